@@ -1,0 +1,40 @@
+# Two commands matter: `make demo` and `make test`. Both make the environment if it is missing.
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.installed
+
+.PHONY: demo test check docs clean env
+.DEFAULT_GOAL := demo
+
+# uv where it is there (faster), else the standard library's venv and pip. The stamp is touched
+# last, so that an interrupted installation is done again.
+$(STAMP): setup.cfg pyproject.toml
+	@if command -v uv >/dev/null 2>&1; then \
+	  { test -x $(BIN)/python || uv venv --quiet --python $(PYTHON) $(VENV); } && \
+	  uv pip install --quiet --python $(BIN)/python -e '.[test]'; \
+	else \
+	  { test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV); } && \
+	  $(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[test]'; \
+	fi
+	@touch $@
+
+env: $(STAMP)
+
+demo: $(STAMP)
+	$(BIN)/python -m experiments.demo --workdir runs/demo
+
+test: $(STAMP)
+	$(BIN)/python -m pytest
+
+check: $(STAMP)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest -m "not slow"
+
+docs: $(STAMP)
+	$(BIN)/python -m docs.build
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache
