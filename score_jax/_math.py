@@ -1,4 +1,4 @@
-"""The only broadcasting code: times against data of any rank, and reductions over all but the batch."""
+"""The only broadcasting code: times against data of any rank, reductions over all but the batch."""
 
 import math
 

@@ -1,0 +1,136 @@
+r"""Training objectives, each a `Loss`: (params, key, batch) -> (scalar, metrics).
+
+Denoising score matching (Vincent 2011; arXiv:2011.13456 eq. 7) with x = m(t) x0 + s(t) z:
+
+    (1)  L = E_t E_z [ w(t) || s(t) score(x, t) + z ||^2 ]
+
+in units of the unit noise z, so w = 1 is the "noise weighting" lambda(t) = s(t)^2 of the paper, and
+w = g(t)^2 / s(t)^2 is lambda(t) = g(t)^2, with which (1) bounds the negative log-likelihood
+(arXiv:2101.09258 theorem 1).
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Key
+
+from score_jax._math import batch_mean, batch_sum, bcast
+from score_jax.score import NOISE, Output
+from score_jax.types import SDE, Apply, Batch, Loss, Metrics, Params
+
+Weighting = Callable[[SDE, Any], Any]
+TimeSampler = Callable[[Any, int, float, float], Any]
+
+
+def uniform_times(key: Key[Array, ""], n: int, t0: float, t1: float) -> Float[Array, " n"]:
+    """Draw n independent times, uniform on [t0, t1)."""
+    return jax.random.uniform(key, (n,), minval=t0, maxval=t1)
+
+
+def stratified_times(key: Key[Array, ""], n: int, t0: float, t1: float) -> Float[Array, " n"]:
+    """Draw n times, one in each n-th of [t0, t1): each is uniform, their mean varies far less.
+
+    One shared offset (Kingma et al. 2021, arXiv:2107.00630 appendix I.1), in random order so that a
+    time is not tied to a place in the batch.
+    """
+    offset_key, order_key = jax.random.split(key)
+    u = (jax.random.uniform(offset_key) + jnp.arange(n)) / n
+    u = jnp.minimum(u, 1 - jnp.finfo(u.dtype).eps)
+    return t0 + (t1 - t0) * jax.random.permutation(order_key, u)
+
+
+def noise_weighting(sde: SDE, t: Any) -> Any:
+    """w(t) = 1 in eq. (1): lambda(t) = s(t)^2, the default of arXiv:2011.13456."""
+    return jnp.ones_like(t)
+
+
+def likelihood_weighting(sde: SDE, t: Any) -> Any:
+    """w(t) = g(t)^2 / s(t)^2 in eq. (1): lambda(t) = g(t)^2, for likelihood (arXiv:2101.09258)."""
+    return jnp.square(sde.diffusion(t) / sde.std(t))
+
+
+def mean_reduction(squares: Float[Array, "b *d"]) -> Float[Array, " b"]:
+    """Mean over the entries of an example."""
+    return batch_mean(squares)
+
+
+def half_sum_reduction(squares: Float[Array, "b *d"]) -> Float[Array, " b"]:
+    """One half of the sum over the entries of an example, as the likelihood bound has it."""
+    return 0.5 * batch_sum(squares)
+
+
+def dsm_per_example(
+    sde: SDE,
+    apply: Apply,
+    params: Params,
+    x0: Float[Array, "b *d"],
+    t: Float[Array, " b"],
+    z: Float[Array, "b *d"],
+    *,
+    label: Callable[[Any], Any],
+    output: Output = NOISE,
+    weighting: Weighting = noise_weighting,
+    reduction: Callable[[Any], Any] = mean_reduction,
+    **kwargs: Any,
+) -> Float[Array, " b"]:
+    """Eq. (1) of this module for given times t (b,) and unit noise z (b, *d): (b,).
+
+    The loss that `dsm_loss` averages; use it to compare with reference numbers.
+    """
+    mean, std = sde.marginal(x0, t)
+    s = bcast(std, x0)
+    x = mean + s * z
+    value = apply(params, x, label(t), **kwargs).astype(x.dtype)
+    z_hat = output.to_noise(value, x, bcast(sde.mean_coeff(t), x0), s)
+    return weighting(sde, t) * reduction(jnp.square(z_hat - z))
+
+
+def dsm_loss(
+    sde: SDE,
+    apply: Apply,
+    *,
+    label: Callable[[Any], Any],
+    output: Output = NOISE,
+    weighting: Weighting = noise_weighting,
+    reduction: Callable[[Any], Any] = mean_reduction,
+    times: TimeSampler = stratified_times,
+    t0: float = 1e-5,
+    train: bool = True,
+) -> Loss:
+    """Continuous denoising score matching, eq. (1) of this module, as a `Loss`.
+
+    The batch is a dict with "x" (b, *d), floating, and optionally "y" (b,), class labels, which are
+    passed to the network as y=. `t0` is the smallest time; with `train` the network gets train=True
+    and a key for dropout. Metrics: "loss".
+
+    Raises ValueError unless 0 < t0 < t1, and, when traced, for integer data (scale and dequantise
+    them first).
+
+    >>> loss = dsm_loss(VP(), net.apply, label=label_time())
+    >>> value, metrics = loss(params, jax.random.key(0), {"x": x0})
+    """
+    if not 0 < t0 < sde.t1:
+        raise ValueError(f"t0 must be in (0, t1={sde.t1}), got {t0!r}")
+
+    def loss(params: Params, key: Key[Array, ""], batch: Batch) -> tuple[Float[Array, ""], Metrics]:
+        x0 = batch["x"]
+        if not jnp.issubdtype(x0.dtype, jnp.floating):
+            raise ValueError(
+                f'batch["x"] must be floating, got {x0.dtype}: scale and dequantise integers first'
+            )
+        t_key, z_key, dropout_key = jax.random.split(key, 3)
+        t = times(t_key, x0.shape[0], t0, sde.t1)
+        z = jax.random.normal(z_key, x0.shape, x0.dtype)
+        kwargs: dict[str, Any] = {"y": batch["y"]} if "y" in batch else {}
+        if train:
+            kwargs |= {"train": True, "rngs": {"dropout": dropout_key}}
+        per_example = dsm_per_example(
+            sde, apply, params, x0, t, z,
+            label=label, output=output, weighting=weighting, reduction=reduction, **kwargs,
+        )  # fmt: skip
+        value = per_example.mean()
+        return value, {"loss": value}
+
+    return loss

@@ -1,0 +1,314 @@
+r"""Stochastic differential equations that turn data into noise, as frozen records.
+
+Every SDE here is linear and isotropic, `dx = f(x, t) dt + g(t) dw` with `f(x, t) = a(t) x`, so
+
+    (1)  p(x(t) | x0) = N(m(t) x0, s(t)^2 I)                 m = mean_coeff, s = std
+    (2)  a(t)   = d log m(t) / dt                            drift(x, t) = a(t) x
+    (3)  g(t)^2 = d s(t)^2 / dt - 2 a(t) s(t)^2              diffusion(t) = g(t)
+    (4)  reverse time: dx = [f(x, t) - g(t)^2 score(x, t)] dt + g(t) dw
+    (5)  probability flow: dx/dt = f(x, t) - g(t)^2 score(x, t) / 2
+
+(1) is Song et al. 2021 (arXiv:2011.13456) eq. 29, (4) its eq. 6 and (5) its eq. 13. (2) and (3)
+make any pair m, s an SDE: `from_marginals`.
+
+The coefficients are exact near t = 0 in float32: 1 - exp(-u) is computed as -expm1(-u), because the
+subtraction would lose 1 % of sub-VP's std at t = 1e-5.
+
+An SDE is static under `jax.jit`: it may be closed over or passed as an argument, and a function is
+compiled once for each set of parameters.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Key
+
+from score_jax._math import as_time, bcast, elementwise_grad, normal_logp
+from score_jax.types import SDE, ScoreFn
+
+TimeLike = float | Float[Array, "..."]
+
+
+def _require_positive(owner: str, **values: Any) -> None:
+    for name, value in values.items():
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise ValueError(f"{owner}: {name} must be a number, got {value!r}")
+        if not (math.isfinite(value) and value > 0):
+            raise ValueError(f"{owner}: {name} must be finite and > 0, got {name}={value!r}")
+
+
+class _Marginals:
+    """What follows from `mean_coeff` and `std` alone; the final classes give closed forms."""
+
+    t1: float
+
+    def mean_coeff(self, t: TimeLike) -> Float[Array, "..."]:
+        """m(t) of eq. (1), shape of t."""
+        raise NotImplementedError
+
+    def std(self, t: TimeLike) -> Float[Array, "..."]:
+        """s(t) of eq. (1), shape of t."""
+        raise NotImplementedError
+
+    def drift_coeff(self, t: TimeLike) -> Float[Array, "..."]:
+        """a(t) = d log m(t) / dt of eq. (2), shape of t."""
+        return elementwise_grad(lambda u: jnp.log(self.mean_coeff(u)))(as_time(t))
+
+    def diffusion(self, t: TimeLike) -> Float[Array, "..."]:
+        """g(t) of eq. (3), shape of t."""
+        t = as_time(t)
+        variance, growth = jax.jvp(lambda u: jnp.square(self.std(u)), (t,), (jnp.ones_like(t),))
+        # Rounding may leave a tiny negative number where g vanishes.
+        return jnp.sqrt(jnp.maximum(growth - 2 * self.drift_coeff(t) * variance, 0))
+
+    def drift(self, x: Float[Array, "b *d"], t: TimeLike) -> Float[Array, "b *d"]:
+        """f(x, t) = a(t) x, shape of x; t is a scalar or (b,)."""
+        return bcast(self.drift_coeff(t), x) * x
+
+    def marginal(
+        self, x0: Float[Array, "b *d"], t: TimeLike
+    ) -> tuple[Float[Array, "b *d"], Float[Array, "..."]]:
+        """(mean, std) of p(x(t) | x0), eq. (1): shapes of x0 and of t."""
+        return bcast(self.mean_coeff(t), x0) * x0, self.std(t)
+
+    @property
+    def prior_std(self) -> float:
+        """Standard deviation of the prior: 1, the limit of s(t) for large t."""
+        return 1.0
+
+    def prior_sample(
+        self, key: Key[Array, ""], shape: tuple[int, ...], dtype: Any = None
+    ) -> Float[Array, "..."]:
+        """A draw of the prior N(0, prior_std^2 I) with this shape."""
+        z = jax.random.normal(key, shape, dtype=jnp.zeros(0).dtype if dtype is None else dtype)
+        return z * jnp.asarray(self.prior_std, z.dtype)
+
+    def prior_logp(self, z: Float[Array, "b *d"]) -> Float[Array, " b"]:
+        """Log density of the prior in nats: (b, *d) -> (b,)."""
+        return normal_logp(z, self.prior_std)
+
+
+class _LinearBeta(_Marginals):
+    """The integral of beta(t) = beta_min + t (beta_max - beta_min), shared by VP and sub-VP."""
+
+    beta_min: float
+    beta_max: float
+    t1: float
+
+    def _check(self) -> None:
+        owner = type(self).__name__
+        _require_positive(owner, beta_min=self.beta_min, beta_max=self.beta_max, t1=self.t1)
+        if self.beta_min > self.beta_max:
+            raise ValueError(
+                f"{owner}: beta_min must not exceed beta_max, got beta_min={self.beta_min!r} and "
+                f"beta_max={self.beta_max!r}"
+            )
+
+    def beta(self, t: TimeLike) -> Float[Array, "..."]:
+        """beta(t), the rate of the noise: shape of t."""
+        return self.beta_min + as_time(t) * (self.beta_max - self.beta_min)
+
+    def beta_integral(self, t: TimeLike) -> Float[Array, "..."]:
+        """The integral of beta from 0 to t: shape of t."""
+        t = as_time(t)
+        return t * (self.beta_min + 0.5 * t * (self.beta_max - self.beta_min))
+
+    def mean_coeff(self, t: TimeLike) -> Float[Array, "..."]:
+        """m(t) = exp(-B(t)/2), B the integral of beta: shape of t."""
+        return jnp.exp(-0.5 * self.beta_integral(t))
+
+    def drift_coeff(self, t: TimeLike) -> Float[Array, "..."]:
+        """a(t) = -beta(t)/2: shape of t."""
+        return -0.5 * self.beta(t)
+
+
+@jax.tree_util.register_static
+@dataclasses.dataclass(frozen=True)
+class VP(_LinearBeta):
+    """Variance-preserving SDE: dx = -beta(t) x / 2 dt + sqrt(beta(t)) dw.
+
+    The continuous limit of DDPM, arXiv:2011.13456 eq. 11, with its linear beta (eq. 32).
+
+    Raises ValueError unless 0 < beta_min <= beta_max and t1 > 0, all finite.
+
+    >>> VP().mean_coeff(0.0)
+    Array(1., dtype=float32, weak_type=True)
+    """
+
+    beta_min: float = 0.1
+    beta_max: float = 20.0
+    t1: float = 1.0
+
+    def __post_init__(self) -> None:
+        self._check()
+
+    def std(self, t: TimeLike) -> Float[Array, "..."]:
+        """s(t) = sqrt(1 - exp(-B(t))): shape of t."""
+        return jnp.sqrt(-jnp.expm1(-self.beta_integral(t)))
+
+    def diffusion(self, t: TimeLike) -> Float[Array, "..."]:
+        """g(t) = sqrt(beta(t)): shape of t."""
+        return jnp.sqrt(self.beta(t))
+
+
+@jax.tree_util.register_static
+@dataclasses.dataclass(frozen=True)
+class SubVP(_LinearBeta):
+    """Sub-VP SDE: VP's drift with less noise, s(t) = 1 - exp(-B(t)).
+
+    dx = -beta(t) x / 2 dt + sqrt(beta(t) (1 - exp(-2 B(t)))) dw, arXiv:2011.13456 eq. 12; the best
+    of the three for likelihoods.
+
+    Raises ValueError unless 0 < beta_min <= beta_max and t1 > 0, all finite.
+    """
+
+    beta_min: float = 0.1
+    beta_max: float = 20.0
+    t1: float = 1.0
+
+    def __post_init__(self) -> None:
+        self._check()
+
+    def std(self, t: TimeLike) -> Float[Array, "..."]:
+        """s(t) = 1 - exp(-B(t)): shape of t."""
+        return -jnp.expm1(-self.beta_integral(t))
+
+    def diffusion(self, t: TimeLike) -> Float[Array, "..."]:
+        """g(t) = sqrt(beta(t) (1 - exp(-2 B(t)))): shape of t."""
+        return jnp.sqrt(self.beta(t) * -jnp.expm1(-2 * self.beta_integral(t)))
+
+
+@jax.tree_util.register_static
+@dataclasses.dataclass(frozen=True)
+class VE(_Marginals):
+    """Variance-exploding SDE: no drift, s(t) = sigma(t) = sigma_min (sigma_max/sigma_min)^(t/t1).
+
+    The continuous limit of NCSN, arXiv:2011.13456 eq. 9 and 30-31. As there, p(x(0)) is not the
+    data but the data with noise sigma_min, and s(t)^2 is sigma(t)^2, without the - sigma_min^2 of
+    the exact integral: with it the density at t = 0 is the smoothed data.
+
+    Raises ValueError unless 0 < sigma_min < sigma_max and t1 > 0, all finite.
+    """
+
+    sigma_min: float = 0.01
+    sigma_max: float = 50.0
+    t1: float = 1.0
+
+    def __post_init__(self) -> None:
+        _require_positive("VE", sigma_min=self.sigma_min, sigma_max=self.sigma_max, t1=self.t1)
+        if self.sigma_min >= self.sigma_max:
+            raise ValueError(
+                f"VE: sigma_min must be smaller than sigma_max, got sigma_min={self.sigma_min!r} "
+                f"and sigma_max={self.sigma_max!r}"
+            )
+
+    @property
+    def _log_ratio(self) -> float:
+        return math.log(self.sigma_max / self.sigma_min)
+
+    @property
+    def prior_std(self) -> float:
+        """Standard deviation of the prior: sigma_max."""
+        return self.sigma_max
+
+    def mean_coeff(self, t: TimeLike) -> Float[Array, "..."]:
+        """m(t) = 1: shape of t."""
+        return jnp.ones_like(as_time(t))
+
+    def std(self, t: TimeLike) -> Float[Array, "..."]:
+        """s(t) = sigma(t): shape of t."""
+        return self.sigma_min * jnp.exp(as_time(t) / self.t1 * self._log_ratio)
+
+    def drift_coeff(self, t: TimeLike) -> Float[Array, "..."]:
+        """a(t) = 0: shape of t."""
+        return jnp.zeros_like(as_time(t))
+
+    def diffusion(self, t: TimeLike) -> Float[Array, "..."]:
+        """g(t) = sigma(t) sqrt(2 log(sigma_max/sigma_min) / t1): shape of t."""
+        return self.std(t) * math.sqrt(2 * self._log_ratio / self.t1)
+
+
+@jax.tree_util.register_static
+@dataclasses.dataclass(frozen=True)
+class Marginals(_Marginals):
+    """An SDE given by m(t) and s(t), made by `from_marginals`; the rest follows by autodiff."""
+
+    mean_coeff_fn: Callable[[Any], Any]
+    std_fn: Callable[[Any], Any]
+    t1: float
+    terminal_std: float
+
+    def mean_coeff(self, t: TimeLike) -> Float[Array, "..."]:
+        """m(t) as given: shape of t."""
+        return self.mean_coeff_fn(as_time(t))
+
+    def std(self, t: TimeLike) -> Float[Array, "..."]:
+        """s(t) as given: shape of t."""
+        return self.std_fn(as_time(t))
+
+    @property
+    def prior_std(self) -> float:
+        """Standard deviation of the prior: s(t1)."""
+        return self.terminal_std
+
+
+def from_marginals(
+    mean_coeff: Callable[[Any], Any], std: Callable[[Any], Any], t1: float = 1.0
+) -> Marginals:
+    """Make an SDE of any differentiable m(t) > 0 and s(t) >= 0 with p(x(t)|x0) = N(m x0, s^2 I).
+
+    The two functions are elementwise in t and are written with `jax.numpy`. Drift and diffusion
+    follow from eq. (2) and (3) of this module, the prior is N(0, s(t1)^2 I).
+
+    Raises ValueError where m or s is not finite on (0, t1], m is not positive, s is negative, or
+    where g(t)^2 of eq. (3) would be negative (the noise-to-signal ratio must not decrease).
+
+    >>> cosine = from_marginals(lambda t: jnp.cos(t), lambda t: jnp.sin(t), t1=1.5)
+    """
+    _require_positive("from_marginals", t1=t1)
+    t = jnp.linspace(1e-3, 1.0, 257) * t1
+    with jax.ensure_compile_time_eval():
+        m, s = mean_coeff(t), std(t)
+        for name, value, ok in (("mean_coeff", m, m > 0), ("std", s, s >= 0)):
+            bad = ~(jnp.isfinite(value) & ok)
+            if value.shape != t.shape:
+                raise ValueError(
+                    f"{name} must keep the shape of t, got {value.shape} for {t.shape}"
+                )
+            if bool(bad.any()):
+                at = int(jnp.argmax(bad))
+                raise ValueError(
+                    f"{name} must be finite and {'> 0' if name[0] == 'm' else '>= 0'} on (0, t1], "
+                    f"got {float(value[at])} at t={float(t[at])}"
+                )
+        ratio = s / m
+        falls = ratio[1:] < ratio[:-1] * (1 - 1e-5)
+        if bool(falls.any()):
+            at = int(jnp.argmax(falls))
+            raise ValueError(
+                "std / mean_coeff must not decrease (the diffusion would be imaginary), it does "
+                f"near t={float(t[at])}"
+            )
+        terminal = float(s[-1])
+    _require_positive("from_marginals", **{"std(t1)": terminal})
+    return Marginals(mean_coeff, std, float(t1), terminal)
+
+
+def reverse_drift(
+    sde: SDE,
+    score: ScoreFn,
+    x: Float[Array, "b *d"],
+    t: TimeLike,
+    *,
+    ode: bool = False,
+) -> Float[Array, "b *d"]:
+    """Drift of the reverse-time SDE, or of the probability-flow ODE: f - g^2 score (ode: / 2).
+
+    x is (b, *d), t a scalar or (b,); one evaluation of `score`. arXiv:2011.13456 eq. 6 and 13.
+    """
+    g2 = jnp.square(sde.diffusion(t)) * (0.5 if ode else 1.0)
+    return sde.drift(x, t) - bcast(g2, x) * score(x, t)
