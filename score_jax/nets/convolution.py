@@ -84,9 +84,7 @@ def _conv_forward(x: Array, w: Array, geometry: Geometry) -> tuple[Array, tuple[
     return _plain(x, w, geometry), (x, w)
 
 
-def _conv_backward(
-    geometry: Geometry, saved: tuple[Array, Array], g: Array
-) -> tuple[Array, Array]:
+def _conv_backward(geometry: Geometry, saved: tuple[Array, Array], g: Array) -> tuple[Array, Array]:
     x, w = saved
     k, s, u = w.shape[0], geometry.stride, geometry.dilation
     dx = _plain(g, jnp.swapaxes(w[::-1, ::-1], 2, 3), _transposed(geometry, k, x, g))

@@ -1,0 +1,59 @@
+"""A residual MLP for vectors."""
+
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from score_jax.nets.layers import positional_embedding
+
+
+class MLP(nn.Module):
+    """Residual MLP: (x (b, *d), label (b,), y (b,)) -> shape of x; data of any rank is flattened.
+
+    The label (t * 999) is embedded by sines and, with that of the class y, shifts and scales the
+    hidden layer of every block. y is needed exactly when `num_classes` is given (ValueError).
+
+    >>> net = MLP(width=128, num_blocks=3)
+    >>> params = net.init(jax.random.key(0), jnp.zeros((1, 2)), jnp.zeros(1))
+    """
+
+    width: int = 128
+    num_blocks: int = 3
+    dropout: float = 0.0
+    num_classes: int | None = None
+    dtype: Any = None
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Float[Array, "b *d"],
+        label: Float[Array, " b"],
+        y: Int[Array, " b"] | None = None,
+        *,
+        train: bool = False,
+    ) -> Float[Array, "b *d"]:
+        """Predict from x, the label and the classes."""
+        if (y is None) != (self.num_classes is None):
+            raise ValueError(
+                f"class labels y are needed exactly when num_classes is given, got "
+                f"num_classes={self.num_classes} and y={'None' if y is None else 'labels'}"
+            )
+        dense = lambda n: nn.Dense(n, dtype=self.dtype)
+        emb = nn.silu(dense(self.width)(positional_embedding(label, self.width)))
+        if y is not None:
+            emb = emb + nn.Embed(self.num_classes or 0, self.width, dtype=self.dtype)(y)
+        flat = x.reshape(x.shape[0], -1)
+        h = dense(self.width)(flat)
+        for _ in range(self.num_blocks):
+            scale, shift = jnp.split(dense(2 * self.width)(emb), 2, axis=1)
+            z = nn.LayerNorm(use_bias=False, use_scale=False, dtype=self.dtype)(h)
+            z = nn.silu(dense(self.width)(z * (1 + scale) + shift))
+            z = nn.Dropout(self.dropout, deterministic=not train)(z)
+            h = h + dense(self.width)(z)
+        # The last map starts at zero: the first prediction is zero, whatever the input.
+        out = nn.Dense(flat.shape[1], kernel_init=nn.initializers.zeros, dtype=self.dtype)(
+            nn.silu(h)
+        )
+        return out.reshape(x.shape).astype(x.dtype)

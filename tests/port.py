@@ -1,0 +1,104 @@
+"""The authors' PyTorch weights of NCSN++ / DDPM++, laid out for `NCSNpp` (for parity tests)."""
+
+import json
+
+import jax.numpy as jnp
+import numpy as np
+
+from score_jax.nets import NCSNpp
+from tests.golden_files import golden
+
+PREFIX = "state_dict/module.all_modules."
+LEAVES = {
+    "GroupNorm_0": "norm0", "GroupNorm_1": "norm1", "Conv_0": "conv0", "Conv_1": "conv1",
+    "Conv_2": "skip", "Dense_0": "label", "Conv2d_0": "conv",
+}  # fmt: skip
+ATTENTION = {
+    "GroupNorm_0": "norm", "NIN_0": "query", "NIN_1": "key", "NIN_2": "value", "NIN_3": "out",
+}  # fmt: skip
+
+
+def network(meta):
+    """The module of a reference file's configuration."""
+    model, data = meta["config"]["model"], meta["config"]["data"]
+    return NCSNpp(
+        channels=model["nf"],
+        channel_mult=tuple(model["ch_mult"]),
+        num_blocks=model["num_res_blocks"],
+        attention=tuple(model["attn_resolutions"]),
+        dropout=model["dropout"],
+        block=model["resblock_type"],
+        embedding=model["embedding_type"],
+        fourier_scale=model["fourier_scale"],
+        fir=model["fir"],
+        fir_kernel=tuple(model["fir_kernel"]),
+        resample_with_conv=model["resamp_with_conv"],
+        progressive=model["progressive"],
+        progressive_input=model["progressive_input"],
+        combine=model["progressive_combine"],
+        skip_rescale=model["skip_rescale"],
+        init_scale=model["init_scale"],
+        scale_by_sigma=model["scale_by_sigma"],
+        centered=data["centered"],
+    )
+
+
+def names(net, size):
+    """Flax names in the order in which the authors' program makes its modules."""
+    out = ["fourier"] if net.embedding == "fourier" else []
+    out += ["embed0", "embed1", "first"]
+    last = len(net.channel_mult) - 1
+    for level in range(last + 1):
+        for i in range(net.num_blocks):
+            out.append(f"enc{level}_{i}")
+            if size >> level in net.attention:
+                out.append(f"enc{level}_{i}_attention")
+        if level != last:
+            out.append(f"down{level}")
+            if net.progressive_input != "none":
+                out.append(f"input{level}")
+    out += ["mid0", "mid_attention", "mid1"]
+    for level in range(last, -1, -1):
+        out += [f"dec{level}_{i}" for i in range(net.num_blocks + 1)]
+        if size >> level in net.attention:
+            out.append(f"dec{level}_attention")
+        if level:
+            out.append(f"up{level}")
+    return [*out, "last_norm", "last"]
+
+
+def _leaf(kind, value):
+    value = jnp.asarray(value, jnp.float32)
+    if kind in ("bias", "b"):
+        return "bias", value
+    if kind == "W":
+        return ("kernel", value) if value.ndim == 2 else ("frequency", value)
+    if value.ndim == 4:
+        return "kernel", jnp.transpose(value, (2, 3, 1, 0))
+    return ("kernel", value.T) if value.ndim == 2 else ("scale", value)
+
+
+def load(name):
+    """(module, params, arrays) of one reference file."""
+    arrays = golden(name)
+    net = network(json.loads(str(arrays["meta"])))
+    order = names(net, arrays["net/x"].shape[1])
+    params = {}
+    for key, value in arrays.items():
+        if not key.startswith(PREFIX):
+            continue
+        index, *path = key[len(PREFIX) :].split(".")
+        module = order[int(index)]
+        table = ATTENTION if module.endswith("attention") else LEAVES
+        folders = [module, *(table[p] for p in path[:-1])]
+        leaf, value = _leaf(path[-1], value)
+        if folders[-1] in ("query", "key", "value", "out"):
+            folders.append("map")
+        if folders[-1] == "skip":
+            folders.append("map")
+            value = value[0, 0] if value.ndim == 4 else value
+        place = params
+        for folder in folders:
+            place = place.setdefault(folder, {})
+        place[leaf] = np.asarray(value)
+    return net, {"params": params}, arrays
