@@ -48,10 +48,15 @@ class FourierEmbedding(nn.Module):
         return jnp.concatenate([jnp.sin(angle), jnp.cos(angle)], axis=1)
 
 
+def default_groups(channels: int) -> int:
+    """The largest divisor of `channels` that is at most min(channels // 4, 32)."""
+    return next(g for g in range(max(min(channels // 4, 32), 1), 0, -1) if channels % g == 0)
+
+
 class GroupNorm(nn.Module):
     """Group normalisation over (h, w) and groups of channels, as x * a + c with a, c per channel.
 
-    (b, h, w, c) -> the same. `min(c // 4, 32)` groups unless given, epsilon 1e-6; arXiv:1803.08494.
+    (b, h, w, c) -> the same. `default_groups(c)` groups unless given, epsilon 1e-6; arXiv:1803.08494.
     One pass of per-channel sums was the fastest form measured on a CPU.
     """
 
@@ -62,7 +67,7 @@ class GroupNorm(nn.Module):
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
         """Normalise x."""
         b, h, w, c = x.shape
-        groups = min(c // 4, 32) if self.groups is None else self.groups
+        groups = default_groups(c) if self.groups is None else self.groups
         if groups < 1 or c % groups:
             raise ValueError(f"{c} channels cannot be normalised in {groups} groups")
         scale = self.param("scale", nn.initializers.ones, (c,))
