@@ -13,9 +13,13 @@ beside and renamed, so a killed save leaves nothing that counts as a checkpoint.
 """
 
 import base64
+import gc
+import inspect
 import json
 import logging
 import os
+import sys
+import time
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -48,15 +52,21 @@ class Restored(NamedTuple):
     extra: Any
 
 
-def _quiet(record: logging.LogRecord) -> bool:
-    """Keep a log record unless it is Orbax' talk below the level of an error."""
-    return record.levelno >= logging.ERROR or "orbax" not in record.pathname
+class _Quiet(logging.Filter):
+    """Drops Orbax' log while ours is open: each of its failures is raised, as one line."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether to keep the record."""
+        return "orbax" not in record.pathname
 
 
 def _one_line(error: BaseException) -> str:
-    """The kind and the first line of an error, shortened."""
+    """The kind and the text of an error on one line; of a long text the beginning and the end."""
     text = " ".join(str(error).split())
-    return f"{type(error).__name__}: {text[:200]}" if text else type(error).__name__
+    if len(text) > 240:
+        # The reason that the system gives ("No space left on device") comes last.
+        text = f"{text[:100]} ... {text[-130:]}"
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
 def _guard(what: str, call: Callable[[], _T]) -> _T:
@@ -67,6 +77,35 @@ def _guard(what: str, call: Callable[[], _T]) -> _T:
         raise
     except Exception as error:
         raise CheckpointError(f"{what}: {_one_line(error)}") from error
+
+
+def _guard_read(what: str, call: Callable[[], _T]) -> _T:
+    """As `_guard` for a restore of many leaves.
+
+    When one of them fails, Orbax abandons the reads of the others, and Python would print a page
+    for each as it is collected. So they are collected here and now, unheard, without the cause.
+    """
+    heard = sys.unraisablehook
+
+    def hook(unraisable: Any) -> None:
+        abandoned = inspect.iscoroutine(unraisable.object) or "Event loop is closed" in str(
+            unraisable.exc_value
+        )
+        if not abandoned:
+            heard(unraisable)
+
+    sys.unraisablehook = hook
+    try:
+        try:
+            return call()
+        except Exception as error:
+            message = f"{what}: {_one_line(error)}"
+            _log.debug("%s", what, exc_info=True)
+        gc.collect()
+        time.sleep(0.1)
+    finally:
+        sys.unraisablehook = heard
+    raise CheckpointError(message)
 
 
 def _is_key(leaf: Any) -> bool:
@@ -150,7 +189,8 @@ class Checkpoints:
     def __init__(self, folder: Path, *, keep: int, read_only: bool) -> None:
         self.folder = folder
         self._damaged: set[int] = set()
-        logging.getLogger("absl").addFilter(_quiet)
+        self._quiet = _Quiet()
+        logging.getLogger("absl").addFilter(self._quiet)
         options = ocp.CheckpointManagerOptions(
             step_prefix=_PREFIX,
             step_format_fixed_length=8,
@@ -234,7 +274,7 @@ class Checkpoints:
         abstract = jax.tree.map(_raw_abstract, template)
         _check_layout(_names(abstract), jax.tree.leaves(abstract), content["leaves"], where)
         args = ocp.args.Composite(state=ocp.args.StandardRestore(abstract))
-        raw = _guard(
+        raw = _guard_read(
             f"cannot read {where}", lambda: self._manager.restore(step, args=args)["state"]
         )
         self._verify(raw, content, where)
@@ -261,7 +301,12 @@ class Checkpoints:
 
     def wait(self) -> None:
         """Wait for the save in the background. Raises CheckpointError if it failed."""
-        _guard(f"cannot save in {self.folder}", self._manager.wait_until_finished)
+        try:
+            _guard(f"cannot save in {self.folder}", self._manager.wait_until_finished)
+        except CheckpointError:
+            # Orbax has already struck the steps it was about to delete off its list.
+            self._manager.reload()
+            raise
 
     def close(self) -> None:
         """Wait for the save in the background and release everything. Raises as `wait`."""
@@ -269,6 +314,7 @@ class Checkpoints:
             self.wait()
         finally:
             _guard(f"cannot close {self.folder}", self._manager.close)
+            logging.getLogger("absl").removeFilter(self._quiet)
 
     def _newest(self, read: Callable[[int], _T]) -> _T | None:
         reasons = []
@@ -326,7 +372,7 @@ class Checkpoints:
         # A manager remembers one handler per item, and the standard one cannot restore a part.
         with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
             path = self.folder / f"{_PREFIX}_{step:08d}" / "state"
-            raw = _guard(f"cannot read {where}", lambda: reader.restore(path, args=args))
+            raw = _guard_read(f"cannot read {where}", lambda: reader.restore(path, args=args))
         self._verify(raw, content, where)
         return jax.tree.map(_unraw, template, raw[field])
 
