@@ -1,0 +1,71 @@
+"""Grids: the times that a sampler visits, strictly decreasing, as data.
+
+A grid of n + 1 times makes n steps, each over an interval (t, t_next); the last one ends exactly at the
+last time. The number of steps belongs here, never to an SDE.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from score_jax.types import SDE
+
+
+def check_grid(grid: object, t1: float | None = None) -> Float[Array, " n"]:
+    """Return the grid as an array, or raise ValueError saying what is wrong with it.
+
+    A grid has at least two finite times, decreases strictly, and lies in (0, t1]. Values are checked
+    where they are known, which is everywhere but inside a transformation over the grid itself.
+    """
+    array = jnp.asarray(grid)
+    if array.ndim != 1 or array.shape[0] < 2:
+        raise ValueError(f"grid must be a list of at least two times, got shape {array.shape}")
+    if not jnp.issubdtype(array.dtype, jnp.floating):
+        array = array.astype(jnp.zeros(0).dtype)
+    if isinstance(array, jax.core.Tracer):
+        return array
+    values = np.asarray(array)
+    if not np.isfinite(values).all():
+        raise ValueError(f"grid must be finite, got {values[~np.isfinite(values)][0]}")
+    rises = np.diff(values) >= 0
+    if rises.any():
+        at = int(np.argmax(rises))
+        raise ValueError(
+            f"grid must decrease strictly, got {values[at]} then {values[at + 1]} at index {at}"
+        )
+    if values[-1] <= 0:
+        raise ValueError(f"grid must stay above 0, got {values[-1]}")
+    if t1 is not None and values[0] > t1 * (1 + 1e-6):
+        raise ValueError(f"grid must not start above t1={t1}, got {values[0]}")
+    return array
+
+
+def _check(sde: SDE, n: int, t0: float) -> None:
+    if n < 1:
+        raise ValueError(f"n, the number of steps, must be at least 1, got {n}")
+    if not 0 < t0 < sde.t1:
+        raise ValueError(f"t0 must be in (0, t1={sde.t1}), got {t0}")
+
+
+def uniform_grid(sde: SDE, n: int, *, t0: float = 1e-3) -> Float[Array, " n+1"]:
+    """n equal steps from t1 to t0: (n + 1,).
+
+    >>> uniform_grid(VP(), 4, t0=0.2)
+    Array([1. , 0.8, 0.6, 0.4, 0.2], dtype=float32)
+    """
+    _check(sde, n, t0)
+    return jnp.asarray(np.linspace(sde.t1, t0, n + 1), jnp.zeros(0).dtype)
+
+
+def power_grid(sde: SDE, n: int, *, t0: float = 1e-3, power: float = 2.0) -> Float[Array, " n+1"]:
+    """n steps equal in t^(1/power), from t1 to t0: (n + 1,); power 2 is the quadratic grid.
+
+    Larger powers put more steps near t0, where the data's detail is decided.
+    """
+    _check(sde, n, t0)
+    if not power > 0:
+        raise ValueError(f"power must be > 0, got {power}")
+    times = np.linspace(sde.t1 ** (1 / power), t0 ** (1 / power), n + 1) ** power
+    times[0], times[-1] = sde.t1, t0
+    return jnp.asarray(times, jnp.zeros(0).dtype)
