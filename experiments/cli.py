@@ -1,0 +1,126 @@
+"""What the commands share: reading flags, one clear line for bad input, the run folder."""
+
+import dataclasses
+import json
+import os
+import pathlib
+import sys
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any
+
+import tyro
+
+from experiments import configs
+
+CONFIG_FILE = "config.json"
+
+
+def main(command: Callable[[], Any]) -> None:
+    """Run a command; bad input ends it with one line on stderr and exit code 2.
+
+    Set SCORE_JAX_DEBUG=1 to see the traceback as well.
+    """
+    try:
+        command()
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)
+    except (ValueError, OSError, FloatingPointError) as error:
+        if os.environ.get("SCORE_JAX_DEBUG"):
+            raise
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.exit(2)
+
+
+def parse(cls: Any, prog: str, argv: Sequence[str] | None = None) -> Any:
+    """Read the command line into the dataclass `cls` (its docstring and comments are the help)."""
+    return tyro.cli(cls, args=argv, prog=f"python -m {prog}", description=cls.__doc__)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Overrides:
+    """Flags of a command that starts from a preset."""
+
+    # Preset; every other flag overrides a field of it.
+    config: str
+    # Folder of the run: config, metrics, pictures, checkpoints.
+    workdir: str
+    # Print what would be built and stop.
+    dry_run: bool
+    cfg: Annotated[configs.Config, tyro.conf.arg(name="")]
+
+
+def parse_config(prog: str, description: str, argv: Sequence[str] | None = None) -> _Overrides:
+    """Read `--config NAME --workdir DIR --optim.lr 1e-4 ...`: (preset name, workdir, config).
+
+    Raises ValueError listing the presets for an unknown one; unknown fields end the program with
+    exit code 2 and the nearest known ones.
+    """
+    given = list(sys.argv[1:] if argv is None else argv)
+    args = [
+        part
+        for a in given
+        for part in (a.split("=", 1) if a.startswith("--config=") else [a])
+    ]  # fmt: skip
+    name = args[args.index("--config") + 1] if "--config" in args[:-1] else configs.DEFAULT
+    default = _Overrides(name, f"runs/{name}", False, configs.get(name))
+    known = "presets: " + ", ".join(configs.CONFIGS)
+    return tyro.cli(
+        _Overrides,
+        default=default,
+        args=args,
+        prog=f"python -m {prog}",
+        description=f"{description} ({known})",
+    )
+
+
+def save_config(workdir: pathlib.Path, config: configs.Config) -> None:
+    """Write config.json; ValueError with the differences if the folder holds another run's."""
+    path = workdir / CONFIG_FILE
+    if path.exists():
+        changed = configs.differences(load_config(workdir), config)
+        if changed:
+            raise ValueError(
+                f"workdir {str(workdir)!r} holds a run with another config "
+                f"({'; '.join(changed)}): choose another --workdir or the same fields"
+            )
+    elif workdir.exists() and not workdir.is_dir():
+        raise ValueError(f"workdir {str(workdir)!r} is a file, not a folder")
+    workdir.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, configs.to_json(config))
+
+
+def load_config(workdir: pathlib.Path) -> configs.Config:
+    """Read the config of a run folder; ValueError that names the folder if there is none."""
+    path = workdir / CONFIG_FILE
+    if not path.is_file():
+        raise ValueError(f"workdir {str(workdir)!r} holds no run ({CONFIG_FILE} is missing)")
+    try:
+        return configs.from_json(path.read_text())
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+
+
+def write_atomically(path: pathlib.Path, text: str) -> None:
+    """Write a text file whole or not at all."""
+    part = path.with_name(path.name + ".part")
+    try:
+        part.write_text(text)
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def write_json(path: pathlib.Path, value: Any) -> None:
+    """Write a JSON file whole or not at all."""
+    write_atomically(path, json.dumps(value, indent=2) + "\n")
+
+
+def table(rows: Sequence[Sequence[str]]) -> str:
+    """Set rows of text as an aligned table with a line under the first."""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    line = lambda row: "  ".join(
+        cell.ljust(w) if i == 0 else cell.rjust(w)
+        for i, (cell, w) in enumerate(zip(row, widths, strict=True))
+    ).rstrip()
+    return "\n".join([line(rows[0]), "  ".join("-" * w for w in widths), *map(line, rows[1:])])

@@ -1,0 +1,105 @@
+"""`make demo`: train on real digits, sample two ways, evaluate, and say where the pictures are."""
+
+import dataclasses
+import pathlib
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from experiments import cli, configs, evaluate, pictures, sampling, train
+
+
+@dataclasses.dataclass(frozen=True)
+class Args:
+    """Train digits_vp on this machine, sample by predictor-corrector and by the ODE, evaluate."""
+
+    # Folder of the run; a second call goes on from what is there.
+    workdir: str = "runs/demo"
+    # Preset to show.
+    config: str = configs.DEFAULT
+    # Parameter updates (default: the preset's).
+    steps: int | None = None
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Entry point of `python -m experiments.demo`."""
+    args = cli.parse(Args, "experiments.demo", argv)
+    train.start()
+    config = configs.get(args.config)
+    if args.steps is not None:
+        config = dataclasses.replace(
+            config, train=dataclasses.replace(config.train, steps=args.steps)
+        )
+    workdir = pathlib.Path(args.workdir)
+    seconds: dict[str, float] = {}
+    clock = time.perf_counter()
+    result = train.train(config, workdir)
+    if result.interrupted:
+        print("stopped; the same command goes on from the last checkpoint")
+        return
+    seconds["compile (training)"] = result.first_call_seconds
+    seconds["train"] = time.perf_counter() - clock - result.first_call_seconds
+    pictures.save_loss(workdir / train.METRICS, workdir / "loss.png")
+
+    exp, params, step = train.restore(workdir)
+    drawn = {
+        "pc": _draw(exp, params, "pc", save_every=max(1, config.sample.steps // 50)),
+        "ode": _draw(exp, params, "ode", save_every=None),
+    }
+    seconds["compile (sampling)"] = sum(d.compile_seconds for d in drawn.values())
+    seconds["sample"] = sum(d.seconds for d in drawn.values())
+    if len(exp.shape) == 3:
+        real = exp.from_data(jax.random.key(0), exp.test.x[:64])
+        panels = {
+            "predictor-corrector": drawn["pc"].x,
+            "probability-flow ODE": drawn["ode"].x,
+            "real (test split)": real,
+        }
+        pictures.save_comparison(exp, panels, workdir / "samples.png")
+        pictures.save_strip(exp, drawn["pc"].trajectory, workdir / "noise_to_digit.png")
+    else:
+        pictures.save_samples(exp, drawn["pc"].x, workdir / "samples.png")
+
+    clock = time.perf_counter()
+    judged = evaluate.evaluate(workdir, evaluate.Args(workdir=args.workdir))
+    seconds["evaluate"] = time.perf_counter() - clock
+    text = _summary(config, step, judged, drawn, seconds)
+    cli.write_atomically(workdir / "summary.txt", text)
+    cli.write_json(workdir / "seconds.json", seconds)
+    print("\n" + text)
+    print("Look at:")
+    for name in ("samples.png", "noise_to_digit.png", "loss.png", "summary.txt"):
+        if (workdir / name).exists():
+            print(f"  {workdir / name}")
+
+
+def _draw(exp: Any, params: Any, sampler: Any, save_every: int | None) -> sampling.Drawn:
+    config = dataclasses.replace(exp.config.sample, sampler=sampler)
+    key = jax.random.key(exp.config.seed + 2)
+    return sampling.draw(exp, params, key, 64, config, save_every=save_every)
+
+
+def _summary(
+    config: configs.Config,
+    step: int,
+    judged: dict[str, Any],
+    drawn: dict[str, sampling.Drawn],
+    seconds: dict[str, float],
+) -> str:
+    samplers = [["sampler (64 images)", "evaluations", "seconds", "compile s"]]
+    for name, d in drawn.items():
+        cells = [f"{d.nfe:.0f}", f"{d.seconds:.1f}", f"{d.compile_seconds:.1f}"]
+        samplers.append([name, *cells])
+    times = [["stage", "seconds"], *([k, f"{v:.1f}"] for k, v in seconds.items())]
+    total = np.sum(list(seconds.values()))
+    return (
+        f"step {step} of {config.train.steps}\n{evaluate.report(judged)}\n\n"
+        f"{cli.table(samplers)}\n\n{cli.table([*times, ['in all', f'{total:.1f}']])}\n"
+    )
+
+
+if __name__ == "__main__":
+    cli.main(main)

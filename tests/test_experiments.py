@@ -1,0 +1,156 @@
+"""The commands: the whole way from training to evaluation, and one clear line for bad input."""
+
+import dataclasses
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from experiments import cli, configs
+
+ROOT = pathlib.Path(__file__).parent.parent
+TINY = [
+    "--net.width", "8", "--net.num-blocks", "1", "--net.attention", "4",
+    "--train.steps", "20", "--train.steps-per-call", "5", "--train.log-every", "5",
+    "--train.sample-every", "20", "--train.checkpoint-every", "10", "--train.batch-size", "32",
+    "--sample.steps", "5",
+]  # fmt: skip
+
+
+def run(command, *args, check=None, env=None):
+    """Run `python -m experiments.COMMAND` in its own process."""
+    out = subprocess.run(
+        [sys.executable, "-m", f"experiments.{command}", *map(str, args)],
+        cwd=ROOT,
+        env={**os.environ, **(env or {})},
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    if check is not None:
+        assert out.returncode == check, out.stdout + out.stderr
+    return out
+
+
+@pytest.mark.parametrize("name", configs.CONFIGS)
+def test_presets_survive_json(name):
+    config = configs.get(name)
+    assert configs.from_json(configs.to_json(config)) == config
+
+
+def test_differences_name_what_changed_and_let_a_run_be_longer():
+    old = configs.get("digits_vp")
+    longer = dataclasses.replace(old, train=dataclasses.replace(old.train, steps=10_000))
+    assert configs.differences(old, longer) == []
+    other = dataclasses.replace(old, optim=dataclasses.replace(old.optim, lr=0.5))
+    assert configs.differences(old, other) == [f"optim.lr: {old.optim.lr} -> 0.5"]
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("{", "not JSON"),
+        ('{"sde": {"kind": "vpp"}}', "config.sde.kind must be one of"),
+        ('{"optim": {"lrr": 1}}', "unknown fields"),
+        ('{"train": {"steps": "many"}}', "config.train.steps must be int"),
+        ('{"train": {"steps": -10}}', "train.steps must be at least 1"),
+        ('{"optim": {"lr": NaN}}', "optim.lr must be finite"),
+        ("[]", "must be an object"),
+    ],
+)
+def test_a_damaged_config_is_named(tmp_path, text, named):
+    (tmp_path / "config.json").write_text(text)
+    with pytest.raises(ValueError, match=named):
+        cli.load_config(tmp_path)
+
+
+def test_a_folder_of_another_run_is_refused_and_left_alone(tmp_path):
+    config = configs.get("digits_vp")
+    cli.save_config(tmp_path, config)
+    before = (tmp_path / "config.json").read_text()
+    other = dataclasses.replace(config, seed=7)
+    with pytest.raises(ValueError, match="seed: 0 -> 7"):
+        cli.save_config(tmp_path, other)
+    assert (tmp_path / "config.json").read_text() == before
+
+
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory):
+    """A tiny conditional run trained by the command itself."""
+    folder = tmp_path_factory.mktemp("run") / "tiny"
+    out = run("train", "--config", "digits_vp_conditional", "--workdir", folder, *TINY, check=0)
+    assert "trained to step 20" in out.stdout
+    return folder
+
+
+@pytest.mark.slow
+def test_the_run_folder_holds_everything(workdir):
+    rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == [5, 10, 15, 20]
+    assert all(np.isfinite(row["loss"]) for row in rows)
+    for name in ("config.json", "loss.png", "pictures/samples_0000020.png"):
+        assert (workdir / name).stat().st_size > 0
+
+
+@pytest.mark.slow
+def test_sample_and_evaluate_need_only_the_folder(workdir):
+    out = run("sample", "--workdir", workdir, "--sampler", "pc", "--num", 6, "--label", 3, check=0)
+    assert "11 evaluations each" in out.stdout  # 5 steps, each corrected once, and the denoising
+    with np.load(workdir / "samples" / "pc.npz") as file:
+        x = file["x"]
+    assert x.shape == (6, 8, 8, 1) and x.dtype == np.uint8 and x.max() <= 16
+    out = run("evaluate", "--workdir", workdir, "--num", 40, "--tol", "1e-2", check=0)
+    assert "bits per dim" in out.stdout
+    result = json.loads((workdir / "evaluation.json").read_text())
+    # Exact facts: a plain Gaussian codes the digits with fewer bits than log2(17) a pixel.
+    assert 0 < result["bits_per_dim"]["gaussian"]["mean"] < np.log2(17)
+    assert result["bits_per_dim"]["model"]["stderr"] > 0
+    assert result["distance"]["train_split"]["frechet"] < result["distance"]["gaussian"]["frechet"]
+    assert result["distance"]["classifier_accuracy"] > 0.95
+
+
+@pytest.mark.slow
+def test_a_finished_run_is_not_trained_again(workdir):
+    before = (workdir / "metrics.jsonl").read_bytes()
+    out = run("train", "--config", "digits_vp_conditional", "--workdir", workdir, *TINY, check=0)
+    assert "trained to step 20" in out.stdout
+    assert (workdir / "metrics.jsonl").read_bytes() == before
+
+
+BAD = [
+    (["train", "--config", "digits_vq"], "unknown config 'digits_vq' (did you mean"),
+    (["train", "--config", "digits_vp", "--optim.lrr", "1"], "--optim.lr"),
+    (["train", "--config", "digits_vp", "--sde.kind", "vpp"], "subvp"),
+    (["train", "--config", "digits_vp", "--train.steps", "-10"], "train.steps must be at least 1"),
+    (["train", "--data.name", "array", "--data.path", "missing.npy"], "missing.npy"),
+    (["sample", "--workdir", "no_such_run"], "holds no run"),
+    (["sample", "--workdir", "no_such_run", "--num", "-4"], "--num must be at least 1"),
+    (["evaluate", "--workdir", "no_such_run", "--num", "1"], "--num must be 0 or at least 2"),
+]
+
+
+@pytest.mark.parametrize(("args", "named"), BAD, ids=[" ".join(a[-2:]) for a, _ in BAD])
+def test_bad_input_gets_exit_code_2_and_one_clear_line(tmp_path, args, named):
+    if args[0] == "train":
+        args = [*args, "--workdir", str(tmp_path / "run")]
+    out = run(*args, check=2)
+    assert named in out.stderr and "Traceback" not in out.stderr
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_array_files_train_and_bad_ones_are_refused(tmp_path):
+    path = tmp_path / "x.npy"
+    np.save(path, np.zeros((30, 8, 8, 1), np.int64))
+    common = ["--data.name", "array", "--data.path", path, "--workdir", tmp_path / "r"]
+    out = run("train", *common, *TINY, check=2)
+    assert "int64" in out.stderr and not (tmp_path / "r").exists()
+    np.save(path, np.random.default_rng(0).normal(size=(64, 3)).astype(np.float32))
+    mlp = [*TINY, "--net.kind", "mlp"]
+    run("train", *common, *mlp, check=0)
+    out = run("train", *common, *mlp, "--optim.lr", "0.5", check=2)
+    assert "another config" in out.stderr and "optim.lr: 0.001 -> 0.5" in out.stderr
