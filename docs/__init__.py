@@ -1,0 +1,1 @@
+"""The papers of score_jax, and what builds and checks them."""

@@ -1,0 +1,224 @@
+"""Build the API reference from the docstrings, and check all Markdown links: `python -m docs.build`.
+
+Standard library only. Writes one page a public module to build/docs/api/ and an index beside them.
+Fails, naming every place, when a public object has no docstring or a relative link leads nowhere.
+"""
+
+import ast
+import importlib
+import inspect
+import pathlib
+import pkgutil
+import re
+import sys
+from collections.abc import Iterator
+from types import ModuleType
+from typing import Any, NamedTuple
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+PACKAGE = "score_jax"
+# Folders that are made, not written.
+SKIPPED = {"build", "dist", "runs", "node_modules", "__pycache__"}
+
+
+class Entry(NamedTuple):
+    """A public object: its dotted name, and what the reference says of it."""
+
+    name: str
+    kind: str
+    signature: str
+    doc: str
+
+
+def public_modules(package: str = PACKAGE) -> list[ModuleType]:
+    """Import the package and every module in it whose path has no part with a leading underscore."""
+    root = importlib.import_module(package)
+    found = pkgutil.walk_packages(root.__path__, package + ".")
+    names = [m.name for m in found if not any(p.startswith("_") for p in m.name.split("."))]
+    return [root, *(importlib.import_module(name) for name in sorted(names))]
+
+
+def reexported(module: ModuleType) -> set[str]:
+    """Return the names that a module offers from elsewhere: `__all__`, and `import X as X`."""
+    names = set(getattr(module, "__all__", ()))
+    for node in ast.walk(ast.parse(inspect.getsource(module))):
+        if isinstance(node, ast.ImportFrom):
+            names |= {alias.name for alias in node.names if alias.asname == alias.name}
+    return names
+
+
+def public_objects(module: ModuleType) -> Iterator[tuple[str, Any]]:
+    """Yield (name, object) of the functions and classes that a module offers, in order."""
+    from_elsewhere = reexported(module)
+    for name, value in vars(module).items():
+        if name.startswith("_") or not (inspect.isfunction(value) or inspect.isclass(value)):
+            continue
+        if value.__module__ == module.__name__ or name in from_elsewhere:
+            yield name, value
+
+
+def written_doc(value: Any) -> str:
+    """Return the docstring that someone wrote: "" for one that dataclass or NamedTuple made up."""
+    doc = inspect.cleandoc(getattr(value, "__doc__", None) or "")
+    name = getattr(value, "__name__", "")
+    return "" if inspect.isclass(value) and re.match(rf"{name}\(.*\)$", doc, re.S) else doc
+
+
+def signature(value: Any) -> str:
+    """Return the call's arguments, with the types' long homes left out."""
+    try:
+        text = str(inspect.signature(value))
+    except (TypeError, ValueError):
+        return ""
+    text = re.sub(r"<(?:function|class) ['\"]?(?:\w+\.)*(\w+)[^>]*>", r"\1", text)
+    return re.sub(r"\b(?:\w+\.)+(?=[A-Za-z_]\w*)", "", text)
+
+
+def methods(owner: type) -> Iterator[tuple[str, Any]]:
+    """Yield the public methods and properties of a class, those of private bases included."""
+    seen = set()
+    for base in owner.__mro__:
+        if not base.__module__.startswith(PACKAGE):
+            continue
+        for name, value in vars(base).items():
+            if name in seen or (name.startswith("_") and name != "__call__"):
+                continue
+            function = value.fget if isinstance(value, property) else value
+            function = getattr(function, "__func__", function)
+            if not inspect.isfunction(function):
+                continue
+            if inspect.unwrap(function).__code__.co_filename.startswith(str(ROOT / PACKAGE)):
+                seen.add(name)
+                yield name, value
+
+
+def entries(module: ModuleType) -> list[Entry]:
+    """Collect the public objects of a module with their methods."""
+    found = []
+    for name, value in public_objects(module):
+        kind = "class" if inspect.isclass(value) else "function"
+        found.append(Entry(name, kind, signature(value), written_doc(value)))
+        if inspect.isclass(value):
+            for method, member in methods(value):
+                is_property = isinstance(member, property)
+                text = "" if is_property else signature(member)
+                kind = "property" if is_property else "method"
+                found.append(Entry(f"{name}.{method}", kind, text, written_doc(member)))
+    return found
+
+
+def missing_docstrings(modules: list[ModuleType]) -> list[str]:
+    """Name every public module, function, class and method without a docstring."""
+    missing = []
+    for module in modules:
+        if not (module.__doc__ or "").strip():
+            missing.append(module.__name__)
+        for entry in entries(module):
+            if not entry.doc:
+                missing.append(f"{module.__name__}.{entry.name}")
+    return missing
+
+
+def page(module: ModuleType) -> str:
+    """Set the reference of one module as Markdown."""
+    parts = [f"# {module.__name__}\n", f"```text\n{inspect.cleandoc(module.__doc__ or '')}\n```\n"]
+    for entry in entries(module):
+        level = "###" if "." in entry.name else "##"
+        heading = f"{level} {entry.name}\n\n*{entry.kind}*"
+        call = f"\n\n```python\n{entry.name.split('.')[-1]}{entry.signature}\n```"
+        # A docstring is set as it was written: its formulas live by their spaces.
+        parts.append(f"{heading}{call if entry.signature else ''}\n\n```text\n{entry.doc}\n```\n")
+    return "\n".join(parts)
+
+
+def markdown_files(root: pathlib.Path = ROOT) -> list[pathlib.Path]:
+    """List the .md files of the repository, without hidden folders and those that are made."""
+    return sorted(
+        path
+        for path in root.rglob("*.md")
+        if not any(
+            part.startswith(".") or part in SKIPPED or part.endswith(".egg-info")
+            for part in path.relative_to(root).parts
+        )
+    )
+
+
+def anchors(text: str) -> set[str]:
+    """Return the fragments that GitHub gives to the headings of a Markdown text."""
+    found: dict[str, int] = {}
+    result = set()
+    for heading in re.findall(r"^#{1,6} +(.+?)\s*#*$", without_code(text), re.M):
+        plain = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", heading)
+        slug = re.sub(r"[^\w\- ]", "", plain.lower()).replace(" ", "-")
+        count = found.get(slug, 0)
+        found[slug] = count + 1
+        result.add(f"{slug}-{count}" if count else slug)
+    return result
+
+
+def without_code(text: str) -> str:
+    """Drop fenced blocks and inline code, in which brackets are no links."""
+    text = re.sub(r"^(```|~~~).*?^\1\s*$", "", text, flags=re.M | re.S)
+    return re.sub(r"`[^`\n]*`", "`code`", text)
+
+
+def broken_links(files: list[pathlib.Path], root: pathlib.Path = ROOT) -> list[str]:
+    """Name every relative link or picture that leads to no file, folder or heading."""
+    broken = []
+    for file in files:
+        text = without_code(file.read_text(encoding="utf-8"))
+        links = re.findall(r"\]\(<?([^)\s>]+)>?(?:\s+[\"'][^)]*)?\)", text)
+        links += re.findall(r"<(?:img|a)\s[^>]*?(?:src|href)=[\"']([^\"']+)", text)
+        links += re.findall(r"^\[[^\]]+\]:\s+<?(\S+?)>?\s*$", text, re.M)
+        for link in links:
+            if re.match(r"[a-z][a-z0-9+.-]*:|//", link, re.I):
+                continue
+            path, _, fragment = link.partition("#")
+            target = (file.parent / path).resolve() if path else file
+            where = f"{file.relative_to(root)}: {link}"
+            if not target.exists():
+                broken.append(f"{where} (no such file)")
+            elif not target.is_relative_to(root):
+                broken.append(f"{where} (outside the repository)")
+            elif (
+                fragment
+                and target.suffix == ".md"
+                and fragment not in anchors(target.read_text(encoding="utf-8"))
+            ):
+                broken.append(f"{where} (no such heading)")
+    return broken
+
+
+def build(target: pathlib.Path) -> list[str]:
+    """Write the reference to `target` and return every fault found: [] when all is well."""
+    modules = public_modules()
+    faults = [f"missing docstring: {name}" for name in missing_docstrings(modules)]
+    faults += [f"broken link: {link}" for link in broken_links(markdown_files())]
+    api = target / "api"
+    api.mkdir(parents=True, exist_ok=True)
+    # Pages of modules that are gone would stay.
+    for old in api.glob("*.md"):
+        old.unlink()
+    rows = []
+    for module in modules:
+        (api / f"{module.__name__}.md").write_text(page(module), encoding="utf-8")
+        first = inspect.cleandoc(module.__doc__ or "").split("\n\n")[0].replace("\n", " ")
+        rows.append(f"| [{module.__name__}](api/{module.__name__}.md) | {first} |")
+    index = "# score_jax: API reference\n\n| module | what |\n|---|---|\n" + "\n".join(rows) + "\n"
+    (target / "index.md").write_text(index, encoding="utf-8")
+    return faults
+
+
+def main() -> int:
+    """Build, say where, and return the exit code: 1 with one line a fault."""
+    target = ROOT / "build" / "docs"
+    faults = build(target)
+    for fault in faults:
+        print(fault, file=sys.stderr)
+    pages = len(list((target / "api").glob("*.md")))
+    print(f"wrote {pages} pages to {target.relative_to(ROOT)}/index.md and api/")
+    return 1 if faults else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
