@@ -9,13 +9,15 @@ from score_jax.nets import NCSNpp
 from tests.golden_files import golden
 
 PREFIX = "state_dict/module.all_modules."
-LEAVES = {
+BLOCK = {
     "GroupNorm_0": "norm0", "GroupNorm_1": "norm1", "Conv_0": "conv0", "Conv_1": "conv1",
-    "Conv_2": "skip", "Dense_0": "label", "Conv2d_0": "conv",
+    "Conv_2": "skip", "NIN_0": "skip", "Dense_0": "label",
 }  # fmt: skip
 ATTENTION = {
     "GroupNorm_0": "norm", "NIN_0": "query", "NIN_1": "key", "NIN_2": "value", "NIN_3": "out",
 }  # fmt: skip
+RESAMPLE = {"Conv_0": "conv", "Conv2d_0": "conv"}
+POINTWISE = ("query", "key", "value", "out", "skip")
 
 
 def network(meta):
@@ -40,31 +42,40 @@ def network(meta):
         init_scale=model["init_scale"],
         scale_by_sigma=model["scale_by_sigma"],
         centered=data["centered"],
+        conditional=model["conditional"],
     )
 
 
 def names(net, size):
-    """Flax names in the order in which the authors' program makes its modules."""
-    out = ["fourier"] if net.embedding == "fourier" else []
-    out += ["embed0", "embed1", "first"]
+    """(Flax name, table of its parts) in the order in which the authors' program makes its modules."""
+    resample = RESAMPLE if net.block == "ddpm" else BLOCK
+    out = [("fourier", {})] if net.embedding == "fourier" else []
+    out += [("embed0", {}), ("embed1", {})] if net.conditional else []
+    out += [("first", {})]
     last = len(net.channel_mult) - 1
     for level in range(last + 1):
         for i in range(net.num_blocks):
-            out.append(f"enc{level}_{i}")
+            out.append((f"enc{level}_{i}", BLOCK))
             if size >> level in net.attention:
-                out.append(f"enc{level}_{i}_attention")
+                out.append((f"enc{level}_{i}_attention", ATTENTION))
         if level != last:
-            out.append(f"down{level}")
-            if net.progressive_input != "none":
-                out.append(f"input{level}")
-    out += ["mid0", "mid_attention", "mid1"]
+            out.append((f"down{level}", resample))
+            if net.progressive_input == "residual":
+                out.append((f"input{level}", RESAMPLE))
+            elif net.progressive_input == "input_skip":
+                out.append((f"input{level}_combine", {"Conv_0": None}))
+    out += [("mid0", BLOCK), ("mid_attention", ATTENTION), ("mid1", BLOCK)]
     for level in range(last, -1, -1):
-        out += [f"dec{level}_{i}" for i in range(net.num_blocks + 1)]
+        out += [(f"dec{level}_{i}", BLOCK) for i in range(net.num_blocks + 1)]
         if size >> level in net.attention:
-            out.append(f"dec{level}_attention")
+            out.append((f"dec{level}_attention", ATTENTION))
+        if net.progressive == "residual" and level != last:
+            out.append((f"output{level}", RESAMPLE))
+        elif net.progressive != "none":
+            out += [(f"output{level}_norm", {}), (f"output{level}_conv", {})]
         if level:
-            out.append(f"up{level}")
-    return [*out, "last_norm", "last"]
+            out.append((f"up{level}", resample))
+    return out if net.progressive == "output_skip" else [*out, ("last_norm", {}), ("last", {})]
 
 
 def _leaf(kind, value):
@@ -79,8 +90,12 @@ def _leaf(kind, value):
 
 
 def load(name):
-    """(module, params, arrays) of one reference file."""
-    arrays = golden(name)
+    """(module, params, arrays) of one reference file, or of one "file/variant" of several."""
+    file, _, variant = name.partition("/")
+    arrays = golden(file)
+    if variant:
+        start = f"{variant}/"
+        arrays = {k.removeprefix(start): v for k, v in arrays.items() if k.startswith(start)}
     net = network(json.loads(str(arrays["meta"])))
     order = names(net, arrays["net/x"].shape[1])
     params = {}
@@ -88,13 +103,12 @@ def load(name):
         if not key.startswith(PREFIX):
             continue
         index, *path = key[len(PREFIX) :].split(".")
-        module = order[int(index)]
-        table = ATTENTION if module.endswith("attention") else LEAVES
-        folders = [module, *(table[p] for p in path[:-1])]
+        module, table = order[int(index)]
+        folders = [module, *filter(None, (table[p] for p in path[:-1]))]
+        if folders[-1] == "label" and not net.conditional:
+            continue  # the authors' program makes these maps and never uses them
         leaf, value = _leaf(path[-1], value)
-        if folders[-1] in ("query", "key", "value", "out"):
-            folders.append("map")
-        if folders[-1] == "skip":
+        if folders[-1] in POINTWISE:
             folders.append("map")
             value = value[0, 0] if value.ndim == 4 else value
         place = params

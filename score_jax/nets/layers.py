@@ -18,14 +18,33 @@ def default_init(scale: float = 1.0) -> Callable[..., Any]:
     return nn.initializers.variance_scaling(max(scale, 1e-10), "fan_avg", "uniform")
 
 
+def at_least_float32(x: Float[Array, "*n"]) -> Float[Array, "*n"]:
+    """Raise half precision to float32 and leave float32 and float64 as they are."""
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+
+
+def check_labels(x: Array, label: Array, y: Array | None, num_classes: int | None) -> None:
+    """Raise ValueError unless there is a label for every example, and y if and only if asked for."""
+    if label.shape != x.shape[:1]:
+        raise ValueError(f"label must have shape {x.shape[:1]}, got {label.shape}")
+    if (y is None) != (num_classes is None):
+        raise ValueError(
+            "class labels y are needed exactly when num_classes is given, got "
+            f"num_classes={num_classes} and y={'None' if y is None else 'labels'}"
+        )
+    if y is not None and y.shape != x.shape[:1]:
+        raise ValueError(f"y must have shape {x.shape[:1]}, got {y.shape}")
+
+
 def positional_embedding(label: Float[Array, " b"], dim: int) -> Float[Array, "b dim"]:
     """Sines and cosines of label at `dim`/2 frequencies from 1 to 1e-4: (b,) -> (b, dim).
 
     Vaswani et al. 2017 (arXiv:1706.03762), as in DDPM: sines first.
     """
     half = dim // 2
-    frequency = jnp.exp(jnp.arange(half, dtype=jnp.float32) * -(math.log(10_000) / (half - 1)))
-    angle = label.astype(jnp.float32)[:, None] * frequency[None]
+    step = -math.log(10_000) / max(half - 1, 1)
+    frequency = jnp.exp(jnp.arange(half, dtype=jnp.float32) * step)
+    angle = at_least_float32(label)[:, None] * frequency[None]
     embedding = jnp.concatenate([jnp.sin(angle), jnp.cos(angle)], axis=1)
     return jnp.pad(embedding, ((0, 0), (0, dim % 2)))
 
@@ -72,7 +91,7 @@ class GroupNorm(nn.Module):
             raise ValueError(f"{c} channels cannot be normalised in {groups} groups")
         scale = self.param("scale", nn.initializers.ones, (c,))
         bias = self.param("bias", nn.initializers.zeros, (c,))
-        y = x.astype(jnp.float32)
+        y = at_least_float32(x)
         count = h * w * (c // groups)
         in_groups = lambda s: s.reshape(b, groups, c // groups).sum(axis=2) / count
         mean = in_groups(y.sum(axis=(1, 2)))

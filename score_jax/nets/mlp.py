@@ -6,14 +6,16 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from score_jax.nets.layers import positional_embedding
+from score_jax.nets.layers import check_labels, positional_embedding
 
 
 class MLP(nn.Module):
     """Residual MLP: (x (b, *d), label (b,), y (b,)) -> shape of x; data of any rank is flattened.
 
     The label (t * 999) is embedded by sines and, with that of the class y, shifts and scales the
-    hidden layer of every block. y is needed exactly when `num_classes` is given (ValueError).
+    hidden layer of every block. y is needed exactly when `num_classes` is given.
+
+    Raises ValueError for sizes below 1, labels of another length than x, and missing or unasked y.
 
     >>> net = MLP(width=128, num_blocks=3)
     >>> params = net.init(jax.random.key(0), jnp.zeros((1, 2)), jnp.zeros(1))
@@ -35,11 +37,11 @@ class MLP(nn.Module):
         train: bool = False,
     ) -> Float[Array, "b *d"]:
         """Predict from x, the label and the classes."""
-        if (y is None) != (self.num_classes is None):
+        if self.width < 1 or self.num_blocks < 1:
             raise ValueError(
-                f"class labels y are needed exactly when num_classes is given, got "
-                f"num_classes={self.num_classes} and y={'None' if y is None else 'labels'}"
+                f"width and num_blocks must be at least 1, got {self.width} and {self.num_blocks}"
             )
+        check_labels(x, label, y, self.num_classes)
         dense = lambda n: nn.Dense(n, dtype=self.dtype)
         emb = nn.silu(dense(self.width)(positional_embedding(label, self.width)))
         if y is not None:

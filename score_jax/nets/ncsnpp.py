@@ -19,6 +19,7 @@ from score_jax.nets.layers import (
     FourierEmbedding,
     GroupNorm,
     Pointwise,
+    check_labels,
     default_init,
     positional_embedding,
     residual,
@@ -97,6 +98,7 @@ class ResBlock(nn.Module):
     resample: Literal["none", "up", "down"] = "none"
     taps: tuple[int, ...] | None = None
     dtype: Any = None
+    shortcut_scale: float = 1.0  # of the shortcut's map at the start
 
     @nn.compact
     def __call__(self, x: Image, emb: Float[Array, "b e"] | None, *, train: bool = False) -> Image:
@@ -117,7 +119,7 @@ class ResBlock(nn.Module):
             y, train=train
         )
         if x.shape[3] != self.features or self.resample != "none":
-            x = Pointwise(self.features, 1.0, dtype=self.dtype, name="skip")(x)
+            x = Pointwise(self.features, self.shortcut_scale, dtype=self.dtype, name="skip")(x)
         return residual(x, y, self.skip_rescale)
 
 
@@ -129,7 +131,8 @@ class NCSNpp(nn.Module):
     their embedding is added to the label's. Height and width must be divisible by
     2 ** (len(channel_mult) - 1). With train=True a key for "dropout" is needed if dropout > 0.
 
-    Raises ValueError for unknown choices, sizes that do not divide, and missing or unasked y.
+    Raises ValueError for unknown choices, numbers out of range, sizes that do not divide, labels of
+    another length than x, and missing or unasked y.
 
     >>> net = NCSNpp(channels=32, channel_mult=(1, 2), attention=(4,))
     >>> params = net.init(jax.random.key(0), jnp.zeros((1, 8, 8, 1)), jnp.zeros(1))
@@ -162,25 +165,30 @@ class NCSNpp(nn.Module):
         """FIR taps, or None."""
         return self.fir_kernel if self.fir else None
 
-    def _check(self, x: Any, y: Any) -> None:
+    def _check(self, x: Any, label: Any, y: Any) -> None:
         for field, allowed in CHOICES.items():
             if getattr(self, field) not in allowed:
                 raise ValueError(f"{field} must be one of {allowed}, got {getattr(self, field)!r}")
+        for field in ("channels", "num_blocks"):
+            if getattr(self, field) < 1:
+                raise ValueError(f"{field} must be at least 1, got {getattr(self, field)}")
+        if not self.channel_mult or min(self.channel_mult) < 1:
+            raise ValueError(f"channel_mult must be numbers from 1 on, got {self.channel_mult}")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout must be in [0, 1), got {self.dropout}")
         if x.ndim != 4:
             raise ValueError(f"x must be images (b, h, w, c), got shape {x.shape}")
         factor = 2 ** (len(self.channel_mult) - 1)
         if x.shape[1] % factor or x.shape[2] % factor:
             raise ValueError(f"height and width must be divisible by {factor}, got shape {x.shape}")
-        if (y is None) != (self.num_classes is None):
-            raise ValueError(
-                f"class labels y are needed exactly when num_classes is given, got "
-                f"num_classes={self.num_classes} and y={'None' if y is None else 'labels'}"
-            )
+        check_labels(x, label, y, self.num_classes)
 
     def _block(self, features: int, name: str, resample: Any = "none") -> ResBlock:
+        # The authors start the shortcuts of the two block types differently.
+        shortcut_scale = 0.1 if self.block == "ddpm" else 1.0
         return ResBlock(
             features, self.dropout, self.skip_rescale, self.init_scale, resample,
-            self.taps, self.dtype, name=name,
+            self.taps, self.dtype, shortcut_scale, name=name,
         )  # fmt: skip
 
     def _attention(self, name: str) -> Attention:
@@ -255,7 +263,7 @@ class NCSNpp(nn.Module):
     ) -> Image:
         """Predict (noise, or score with scale_by_sigma) from x, the label and the classes."""
         # Longer than most functions: the U shape is read best in one piece.
-        self._check(x, y)
+        self._check(x, label, y)
         channels, last = x.shape[3], len(self.channel_mult) - 1
         emb = self._embed(label, y)
         pyramid = h = x if self.centered else 2 * x - 1
@@ -276,7 +284,7 @@ class NCSNpp(nn.Module):
         h = self._attention("mid_attention")(h)
         h = self._block(h.shape[3], "mid1")(h, emb, train=train)
 
-        output = None
+        output: Any = None
         for level, mult in reversed(list(enumerate(self.channel_mult))):
             for i in range(self.num_blocks + 1):
                 h = jnp.concatenate([h, skips.pop()], axis=3)
