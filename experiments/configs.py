@@ -72,7 +72,7 @@ class NetConfig:
     # Channel multiplier of every level (ncsnpp).
     channel_mult: tuple[int, ...] = (1, 2)
     # Residual blocks: per level (ncsnpp) or in all (mlp).
-    num_blocks: int = 2
+    num_blocks: int = 1
     # Resolutions with self-attention (ncsnpp).
     attention: tuple[int, ...] = (4,)
     # Dropout rate in the residual blocks.
@@ -111,7 +111,7 @@ class OptimConfig:
     """Adam, its warm-up, and the average of the parameters."""
 
     # Learning rate after the warm-up.
-    lr: float = 1e-3
+    lr: float = 2e-3
     # Steps over which the rate grows linearly from 0.
     warmup: int = 200
     # Largest global norm of the gradient.
@@ -140,28 +140,27 @@ class TrainConfig:
     """The training loop."""
 
     # Parameter updates in all.
-    steps: int = 3_000
+    steps: int = 2_500
     # Examples per update, over all devices.
-    batch_size: int = 128
+    batch_size: int = 64
     # Updates compiled into one call.
     steps_per_call: int = 10
     # Updates between two lines of metrics.jsonl.
     log_every: int = 50
     # Updates between two pictures of samples.
-    sample_every: int = 1_000
+    sample_every: int = 1_250
     # Updates between two checkpoints.
     checkpoint_every: int = 500
     # Checkpoints kept.
     keep: int = 3
 
     def __post_init__(self) -> None:
-        for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
-            _check("train", value >= 1, field.name, value, "at least 1")
-        for field in ("log_every", "sample_every", "checkpoint_every", "steps"):
-            value = getattr(self, field)
+        for name in (field.name for field in dataclasses.fields(self)):
+            _check("train", getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
+        for name in ("log_every", "sample_every", "checkpoint_every", "steps"):
+            value = getattr(self, name)
             allowed = f"a multiple of train.steps_per_call={self.steps_per_call}"
-            _check("train", value % self.steps_per_call == 0, field, value, allowed)
+            _check("train", value % self.steps_per_call == 0, name, value, allowed)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -171,7 +170,7 @@ class SampleConfig:
     # Predictor-corrector, probability-flow ODE, or the reverse SDE by Euler-Maruyama.
     sampler: Literal["pc", "ode", "em"] = "pc"
     # Steps of the fixed-step samplers.
-    steps: int = 500
+    steps: int = 250
     # Signal-to-noise ratio of the Langevin corrector.
     snr: float = 0.16
     # Corrector moves per step.

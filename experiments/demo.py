@@ -64,7 +64,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         pictures.save_samples(exp, drawn["pc"].x, workdir / "samples.png")
 
     clock = time.perf_counter()
-    judged = evaluate.evaluate(workdir, evaluate.Args(workdir=args.workdir))
+    judged = evaluate.evaluate(workdir, evaluate.Args(workdir=args.workdir, num=300))
     seconds["evaluate"] = time.perf_counter() - clock
     text = _summary(config, step, judged, drawn, seconds)
     cli.write_atomically(workdir / "summary.txt", text)

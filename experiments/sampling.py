@@ -63,7 +63,7 @@ def make_sampler(exp: Experiment, c: SampleConfig, chunk: int, save_every: int |
         x = denoise(exp.sde, score, out.x, jnp.asarray(c.t0))
         return x, out.nfe + 1, None
 
-    makers = {
+    makers: dict[str, Any] = {
         "pc": functools.partial(by_steps, pc),
         "em": functools.partial(by_steps, em),
         "ode": ode,

@@ -10,7 +10,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 from jaxtyping import install_import_hook
 
 with install_import_hook("score_jax", "beartype.beartype"):
-    import score_jax
+    import score_jax  # noqa: F401
 
 import jax
 import numpy as np

@@ -153,4 +153,4 @@ def test_array_files_train_and_bad_ones_are_refused(tmp_path):
     mlp = [*TINY, "--net.kind", "mlp"]
     run("train", *common, *mlp, check=0)
     out = run("train", *common, *mlp, "--optim.lr", "0.5", check=2)
-    assert "another config" in out.stderr and "optim.lr: 0.001 -> 0.5" in out.stderr
+    assert "another config" in out.stderr and "optim.lr: 0.002 -> 0.5" in out.stderr

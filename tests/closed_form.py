@@ -1,0 +1,82 @@
+"""Data whose score is known at every time: Gaussians and mixtures of Gaussians."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from score_jax._math import as_time
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Mixture:
+    """A mixture of Gaussians in d dimensions: weights (k,), means (k, d), covariances (k, d, d)."""
+
+    weights: Any
+    means: Any
+    covs: Any
+
+    @property
+    def dim(self):
+        return self.means.shape[1]
+
+    def logp(self, sde, x, t):
+        """log p_t(x) (b,) of the data carried by the SDE to the scalar time t; t=None: the data."""
+        m, s = (1.0, 0.0) if t is None else (sde.mean_coeff(t), sde.std(t))
+        flat = x.reshape(x.shape[0], -1)
+        covs = m**2 * self.covs + s**2 * jnp.eye(self.dim, dtype=x.dtype)[None]
+        logs = [
+            jnp.log(w) + normal_logpdf(flat - (m * mu)[None], cov)
+            for w, mu, cov in zip(self.weights, self.means, covs, strict=True)
+        ]
+        return jax.scipy.special.logsumexp(jnp.stack(logs), axis=0)
+
+    def score_fn(self, sde):
+        """The exact score as a ScoreFn."""
+
+        def score(x, t):
+            return jax.grad(lambda v: self.logp(sde, v, as_time(t)).sum())(x)
+
+        return score
+
+    def sample(self, n, seed=0):
+        rng = np.random.default_rng(seed)
+        which = rng.choice(len(self.weights), size=n, p=np.asarray(self.weights, np.float64))
+        chol = np.linalg.cholesky(np.asarray(self.covs, np.float64))
+        z = rng.normal(size=(n, self.dim))
+        x = np.asarray(self.means)[which] + np.einsum("nij,nj->ni", chol[which], z)
+        return jnp.asarray(x, self.means.dtype)
+
+
+def normal_logpdf(x, cov):
+    """log N(x; 0, cov) of (b, d)."""
+    chol = jnp.linalg.cholesky(cov)
+    z = jax.scipy.linalg.solve_triangular(chol, x.T, lower=True)
+    constant = 0.5 * x.shape[1] * np.log(2 * np.pi) + jnp.log(jnp.diag(chol)).sum()
+    return -constant - 0.5 * jnp.square(z).sum(axis=0)
+
+
+def gaussian(mean, cov, dtype=jnp.float32):
+    """One Gaussian as a mixture of one."""
+    return Mixture(
+        jnp.ones(1, dtype), jnp.asarray(mean, dtype)[None], jnp.asarray(cov, dtype)[None]
+    )
+
+
+def random_gaussian(dim, seed=0, dtype=jnp.float32):
+    """A Gaussian with a full covariance of moderate condition."""
+    rng = np.random.default_rng(seed)
+    a = rng.normal(size=(dim, dim)) / np.sqrt(dim)
+    return gaussian(0.5 * rng.normal(size=dim), 0.3 * a @ a.T + 0.1 * np.eye(dim), dtype)
+
+
+def isotropic(sde, mean, std):
+    """The score of N(mean, std^2 I) under the SDE, in one line: cheap for any shape."""
+
+    def score(x, t):
+        m, s = sde.mean_coeff(t), sde.std(t)
+        return -(x - m * mean) / (m**2 * std**2 + s**2)
+
+    return score
