@@ -1,3 +1,33 @@
-"""Score-based generative modelling through SDEs, with Improved DDPM, in JAX and Flax."""
+"""Score-based generative modelling through SDEs, with Improved DDPM, in JAX and Flax.
+
+Pure functions on small frozen records: an `SDE`, a `ScoreFn` made of any network by `score_fn`, a
+sampler `Step` run by `simulate`, a `Loss` for `training.fit`. See the modules for the rest.
+"""
+
+from score_jax.likelihood import bits_per_dim as bits_per_dim
+from score_jax.likelihood import log_likelihood as log_likelihood
+from score_jax.losses import dsm_loss as dsm_loss
+from score_jax.samplers import chain as chain
+from score_jax.samplers import euler_maruyama as euler_maruyama
+from score_jax.samplers import langevin as langevin
+from score_jax.samplers import probability_flow as probability_flow
+from score_jax.samplers import reverse_diffusion as reverse_diffusion
+from score_jax.samplers import simulate as simulate
+from score_jax.samplers import uniform_grid as uniform_grid
+from score_jax.score import denoise as denoise
+from score_jax.score import label_std as label_std
+from score_jax.score import label_time as label_time
+from score_jax.score import score_fn as score_fn
+from score_jax.sde import VE as VE
+from score_jax.sde import VP as VP
+from score_jax.sde import SubVP as SubVP
+from score_jax.sde import from_marginals as from_marginals
+from score_jax.sde import reverse_drift as reverse_drift
 
 __version__ = "0.1.0"
+
+__all__ = [
+    "VE", "VP", "SubVP", "bits_per_dim", "chain", "denoise", "dsm_loss", "euler_maruyama",
+    "from_marginals", "label_std", "label_time", "langevin", "log_likelihood", "probability_flow",
+    "reverse_diffusion", "reverse_drift", "score_fn", "simulate", "uniform_grid",
+]  # fmt: skip

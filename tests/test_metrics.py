@@ -50,7 +50,7 @@ def test_wasserstein_of_columns_is_scipys():
 def test_sliced_wasserstein_of_a_shift():
     """A shift by v costs E|v . direction|: for a unit v in the plane 2/pi."""
     x = RNG.normal(size=(500, 2))
-    got = metrics.sliced_wasserstein(x, x + [1.0, 0.0], n_projections=4000)
+    got = metrics.sliced_wasserstein(x, x + np.array([1.0, 0.0]), n_projections=4000)
     assert got == pytest.approx(2 / np.pi, rel=0.03)
 
 

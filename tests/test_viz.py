@@ -33,7 +33,7 @@ def test_strip_is_rows_of_frames():
 
 
 def test_titles_and_colours():
-    red = np.zeros((1, 4, 4, 3)) + [1.0, -1.0, -1.0]
+    red = np.zeros((1, 4, 4, 3)) + np.array([1.0, -1.0, -1.0])
     grid = viz.image_grid(red, scale=4)
     both = viz.side_by_side([grid, grid], ["one", "two"])
     assert both.width > 2 * grid.width and both.height > grid.height

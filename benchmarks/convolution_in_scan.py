@@ -1,0 +1,150 @@
+"""One test of decision 8: training steps cost the same inside `lax.scan` as outside of it.
+
+    python -m benchmarks.convolution_in_scan [--batch 64] [--channels 32] [--plain] [--untuned]
+
+Prints the milliseconds of a training step (gradient and Adam) of a small U-Net alone and in a scan of
+`--steps`, and of single convolutions with the explicit gradients and with XLA's own. The exit code is 1
+if the scan costs more than 1.5 times as much a step as the loop. `--plain` also times the network with
+XLA's own gradients, which takes long in the scan. Times are the least of `--repeat` rounds.
+"""
+
+import argparse
+import sys
+import time
+
+from score_jax import _xla
+
+LIMIT = 1.5
+
+
+def least_ms(f, *args, repeat):
+    """Milliseconds of f(*args), compiled, least of some rounds; and seconds of compiling."""
+    import jax
+
+    start = time.perf_counter()
+    compiled = jax.jit(f).lower(*args).compile()
+    compiling = time.perf_counter() - start
+    jax.block_until_ready(compiled(*args))
+    rounds = []
+    for _ in range(repeat):
+        start = time.perf_counter()
+        jax.block_until_ready(compiled(*args))
+        rounds.append(time.perf_counter() - start)
+    return min(rounds) * 1e3, compiling
+
+
+def network_step(net, batch, explicit):
+    """((carry, key) -> (carry, loss), carry, key): one step of Adam on zeros, and where it starts."""
+    import jax
+    import jax.numpy as jnp
+    import optax
+
+    x, label = jnp.ones((batch, 8, 8, 1)), jnp.linspace(1.0, 999.0, batch)
+    optimizer = optax.adam(1e-3)
+    params = jax.jit(net.init)(jax.random.key(0), x[:1], label[:1])
+
+    def loss(params, key):
+        noise = jax.random.normal(key, x.shape)
+        out = net.apply(params, x + noise, label, train=explicit)
+        return jnp.mean(jnp.square(out - noise))
+
+    def step(carry, key):
+        params, state = carry
+        value, grads = jax.value_and_grad(loss)(params, key)
+        updates, state = optimizer.update(grads, state, params)
+        return (optax.apply_updates(params, updates), state), value
+
+    return step, (params, optimizer.init(params)), jax.random.key(1)
+
+
+def compare_network(args, explicit):
+    """Print one line for the network and return scan / alone."""
+    import jax
+
+    from score_jax.nets import NCSNpp
+
+    net = NCSNpp(args.channels, tuple(args.mult), args.blocks, attention=(4,), dropout=0.0)
+    step, carry, key = network_step(net, args.batch, explicit)
+    alone, seconds = least_ms(step, carry, key, repeat=args.repeat * args.steps)
+    keys = jax.random.split(key, args.steps)
+    scan = lambda carry, keys: jax.lax.scan(step, carry, keys)
+    looped, scan_seconds = least_ms(scan, carry, keys, repeat=args.repeat)
+    size = sum(leaf.size for leaf in jax.tree.leaves(carry[0]))
+    print(
+        f"network ({size:,} parameters, batch {args.batch}), "
+        f"{'explicit' if explicit else 'own     '} gradients: alone {alone:.1f} ms, "
+        f"scanned {looped / args.steps:.1f} ms a step; compiled in {seconds:.1f} and "
+        f"{scan_seconds:.1f} s",
+        flush=True,
+    )
+    return looped / args.steps / alone
+
+
+def compare_forms(args):
+    """Print the gradient of every form of convolution in a scan, explicit and XLA's own."""
+    import jax
+    import jax.numpy as jnp
+
+    from score_jax.nets import convolution as cv
+    from score_jax.nets import resample
+
+    c = args.channels
+    x = jax.random.normal(jax.random.key(0), (args.batch, 8, 8, c))
+    w = jax.random.normal(jax.random.key(1), (3, 3, c, c))
+    same, half = cv.Geometry(1, 1, ((1, 1),) * 2), cv.Geometry(2, 1, ((0, 1),) * 2)
+    taps = resample.DEFAULT_KERNEL
+    forms = {
+        "3x3": lambda x, w, train: cv.conv(x, w, same, train=train),
+        "3x3 stride 2": lambda x, w, train: cv.conv(x, w, half, train=train),
+        "FIR down": lambda x, w, train: resample.fir_down(x, taps, train=train),
+        "FIR up": lambda x, w, train: resample.fir_up(x, taps, train=train),
+        "FIR, 3x3 down": lambda x, w, train: resample.fir_conv_down(x, w, taps, train=train),
+        "3x3, FIR up": lambda x, w, train: resample.fir_conv_up(x, w, taps, train=train),
+    }
+    for name, form in forms.items():
+
+        def scan(x, w, train, form=form):
+            loss = lambda x, w: jnp.sum(jnp.square(form(x, w, train)))
+
+            def step(carry, _):
+                dx, dw = jax.grad(loss, (0, 1))(*carry)
+                return (carry[0] - 1e-6 * dx, carry[1] - 1e-6 * dw), None
+
+            return jax.lax.scan(step, (x, w), None, length=3)[0]
+
+        ours, own = (
+            least_ms(lambda x, w, t=t: scan(x, w, t), x, w, repeat=args.repeat)[0] / 3
+            for t in (True, False)
+        )
+        print(f"gradient of {name:14} in a scan: explicit {ours:8.2f} ms, own {own:8.2f} ms")
+
+
+def main():
+    """Measure, print, and return the exit code."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--batch", type=int, default=64)
+    parser.add_argument("--channels", type=int, default=32)
+    parser.add_argument("--mult", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--blocks", type=int, default=1)
+    parser.add_argument("--steps", type=int, default=8)
+    parser.add_argument("--repeat", type=int, default=3)
+    parser.add_argument("--plain", action="store_true")
+    parser.add_argument("--untuned", action="store_true", help="without the compiler option")
+    parser.add_argument("--no-forms", action="store_true", help="only the network")
+    args = parser.parse_args()
+    tuned = not args.untuned and _xla.tune_cpu()
+
+    import jax
+
+    print(f"jax {jax.__version__}, {jax.default_backend()}, compiler option set: {tuned}")
+    if not args.no_forms:
+        compare_forms(args)
+    if args.plain:
+        compare_network(args, explicit=False)
+    ratio = compare_network(args, explicit=True)
+    print(f"scanned / alone = {ratio:.2f} (at most {LIMIT})")
+    return int(ratio > LIMIT)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
