@@ -96,8 +96,6 @@ def compare_forms(args):
     forms = {
         "3x3": lambda x, w, train: cv.conv(x, w, same, train=train),
         "3x3 stride 2": lambda x, w, train: cv.conv(x, w, half, train=train),
-        "FIR down": lambda x, w, train: resample.fir_down(x, taps, train=train),
-        "FIR up": lambda x, w, train: resample.fir_up(x, taps, train=train),
         "FIR, 3x3 down": lambda x, w, train: resample.fir_conv_down(x, w, taps, train=train),
         "3x3, FIR up": lambda x, w, train: resample.fir_conv_up(x, w, taps, train=train),
     }

@@ -43,26 +43,12 @@ def conv(x: Image, w: Float[Array, "k k i o"], geometry: Geometry, *, train: boo
     return (_conv if wants_loop_gradients(train) else _plain)(x, w, geometry)
 
 
-def depthwise(
-    x: Image, kernel: Float[Array, "k k"], geometry: Geometry, *, train: bool = False
-) -> Image:
-    """Convolve every channel with one constant kernel (k, k): one grouped convolution."""
-    # A barrier in the rule's place: the kernel is a constant, only x has a gradient.
-    kernel = lax.stop_gradient(kernel.astype(x.dtype))
-    return (_depthwise if wants_loop_gradients(train) else _plain_depthwise)(x, kernel, geometry)
-
-
 def _plain(x: Array, w: Array, geometry: Geometry, kernel_dilation: int = 1) -> Array:
     return lax.conv_general_dilated(
         x, w, (geometry.stride,) * 2, geometry.padding,
         lhs_dilation=(geometry.dilation,) * 2, rhs_dilation=(kernel_dilation,) * 2,
-        dimension_numbers=("NHWC", "HWIO", "NHWC"), feature_group_count=x.shape[3] // w.shape[2],
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
     )  # fmt: skip
-
-
-def _plain_depthwise(x: Array, kernel: Array, geometry: Geometry) -> Array:
-    w = jnp.broadcast_to(kernel[:, :, None, None], (*kernel.shape, 1, x.shape[3]))
-    return _plain(x, w, geometry)
 
 
 def _transposed(geometry: Geometry, k: int, x: Array, g: Array) -> Geometry:
@@ -102,26 +88,3 @@ def _conv_backward(geometry: Geometry, saved: tuple[Array, Array], g: Array) -> 
 
 
 _conv.defvjp(_conv_forward, _conv_backward)
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
-def _depthwise(x: Array, kernel: Array, geometry: Geometry) -> Array:
-    return _plain_depthwise(x, kernel, geometry)
-
-
-def _depthwise_forward(
-    x: Array, kernel: Array, geometry: Geometry
-) -> tuple[Array, tuple[Array, Array]]:
-    # x is kept for its shape alone; XLA drops the unused values.
-    return _plain_depthwise(x, kernel, geometry), (x, kernel)
-
-
-def _depthwise_backward(
-    geometry: Geometry, saved: tuple[Array, Array], g: Array
-) -> tuple[Array, Array]:
-    x, kernel = saved
-    back = _transposed(geometry, kernel.shape[0], x, g)
-    return _plain_depthwise(g, kernel[::-1, ::-1], back), jnp.zeros_like(kernel)
-
-
-_depthwise.defvjp(_depthwise_forward, _depthwise_backward)

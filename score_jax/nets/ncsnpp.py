@@ -78,7 +78,7 @@ class Resample(nn.Module):
                 return FirConv(self.features, self.taps, self.up, self.dtype, name="conv")(
                     x, train=train
                 )
-            return (fir_up if self.up else fir_down)(x, self.taps, train=train)
+            return (fir_up if self.up else fir_down)(x, self.taps)
         if self.features is None:
             return nearest_up(x) if self.up else average_down(x)
         layer = Conv(self.features, stride=1 if self.up else 2, dtype=self.dtype, name="conv")

