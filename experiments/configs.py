@@ -170,16 +170,16 @@ class SampleConfig:
     # Predictor-corrector, probability-flow ODE, or the reverse SDE by Euler-Maruyama.
     sampler: Literal["pc", "ode", "em"] = "pc"
     # Steps of the fixed-step samplers.
-    steps: int = 250
+    steps: int = 125
     # Signal-to-noise ratio of the Langevin corrector.
-    snr: float = 0.16
+    snr: float = 0.1
     # Corrector moves per step.
     corrector_steps: int = 1
     # Time at which sampling ends (and a last denoising step is taken).
     t0: float = 1e-3
     # Tolerances of the ODE solver.
-    rtol: float = 1e-5
-    atol: float = 1e-5
+    rtol: float = 1e-3
+    atol: float = 1e-3
 
     def __post_init__(self) -> None:
         _check("sample", self.steps >= 1, "steps", self.steps, "at least 1")
