@@ -163,11 +163,13 @@ class Attention(nn.Module):
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
         """Attend."""
         b, h, w, c = x.shape
-        y = GroupNorm(name="norm")(x).reshape(b, h * w, 1, c)
+        y = GroupNorm(name="norm")(x).reshape(b, h * w, c)
         q, k, v = (Pointwise(c, dtype=self.dtype, name=n)(y) for n in ("query", "key", "value"))
-        y = jax.nn.dot_product_attention(q, k, v).reshape(b, h, w, c)
+        # jax.nn.dot_product_attention would take its logits to float32, from float64 too.
+        logits = at_least_float32(jnp.einsum("bqc,bkc->bqk", q, k)) / math.sqrt(c)
+        y = jnp.einsum("bqk,bkc->bqc", jax.nn.softmax(logits).astype(v.dtype), v)
         y = Pointwise(c, self.init_scale, dtype=self.dtype, name="out")(y)
-        return residual(x, y, self.skip_rescale)
+        return residual(x, y.reshape(b, h, w, c), self.skip_rescale)
 
 
 def residual(x: Float[Array, "..."], y: Float[Array, "..."], rescale: bool) -> Float[Array, "..."]:
