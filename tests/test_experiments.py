@@ -6,6 +6,7 @@ import os
 import pathlib
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -154,3 +155,52 @@ def test_array_files_train_and_bad_ones_are_refused(tmp_path):
     run("train", *common, *mlp, check=0)
     out = run("train", *common, *mlp, "--optim.lr", "0.5", check=2)
     assert "another config" in out.stderr and "optim.lr: 0.002 -> 0.5" in out.stderr
+
+
+@pytest.mark.parametrize("name", configs.CONFIGS)
+def test_every_preset_fits_its_data_and_network(name):
+    """Traced only: the gradient of the loss on one raw batch of the preset's own data."""
+    import jax
+    import jax.numpy as jnp
+
+    from experiments import build
+
+    exp = build.build(configs.get(name))
+    batch = {"x": jnp.asarray(exp.train.x[:8]), "y": jnp.asarray(exp.train.y[:8])}
+
+    def gradient(key):
+        params = exp.init_params(key)
+        loss = lambda p: exp.loss(p, key, exp.prepare(key, batch))[0]
+        return jax.grad(loss)(params)
+
+    with jax.debug_key_reuse(False):  # one key for all: nothing is drawn
+        shapes = jax.eval_shape(gradient, jax.random.key(0))
+    assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(shapes))
+
+
+def checksums(folder):
+    """CRC-32 of every leaf of the newest checkpoint."""
+    newest = max((folder / "checkpoints").glob("step_*"))
+    text = (newest / "meta" / "metadata").read_text()
+    return {k: v["crc32"] for k, v in json.loads(text)["content"]["leaves"].items()}
+
+
+@pytest.mark.slow
+def test_killed_training_ends_with_the_same_bits(workdir, tmp_path):
+    """SIGKILL as soon as a checkpoint is there, then the same command again."""
+    command = [
+        sys.executable, "-m", "experiments.train", "--config", "digits_vp_conditional",
+        "--workdir", str(tmp_path / "killed"), *TINY,
+    ]  # fmt: skip
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL)
+    deadline = time.monotonic() + 300
+    while not list((tmp_path / "killed" / "checkpoints").glob("step_00000010")):
+        assert time.monotonic() < deadline and process.poll() is None
+        time.sleep(0.02)
+    process.kill()
+    process.wait()
+    assert not list((tmp_path / "killed" / "checkpoints").glob("step_00000020"))
+    run("train", *command[3:], check=0)
+    assert checksums(tmp_path / "killed") == checksums(workdir)
+    rows = (tmp_path / "killed" / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(row)["step"] for row in rows] == [5, 10, 15, 20]

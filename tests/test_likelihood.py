@@ -4,10 +4,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.integrate
 
 from score_jax import likelihood as lk
-from score_jax.sde import VE, VP, SubVP
+from score_jax.score import label_time, score_fn
+from score_jax.sde import VE, VP, SubVP, reverse_drift
 from tests.closed_form import Mixture, random_gaussian
+from tests.port import load
 
 SDES = {"vp": VP(), "subvp": SubVP(), "ve": VE(0.01, 20.0)}
 
@@ -145,3 +148,46 @@ def test_wrong_use_is_named():
         lk.bits_per_dim(jnp.zeros(1), (2,), levels=1, range=(0.0, 1.0))
     with pytest.raises(ValueError, match="range"):
         lk.bits_per_dim(jnp.zeros(1), (2,), levels=17, range=(1.0, -1.0))
+
+
+@pytest.mark.slow
+def test_parity_with_the_authors_likelihood():
+    """Their bits per dimension, latents and evaluations, with their probes and their solver.
+
+    scipy's RK45 at their tolerance on our field gives their numbers to rounding; their "7" is the
+    change of variables of 256 levels on [-1, 1]. The tolerance (1e-4) leaves their figure 0.03
+    from the limit, which is where ours, at 1e-5, is.
+    """
+    net, params, a = load("vp_ddpmpp_continuous")
+    sde = VP()
+    score = score_fn(sde, net.apply, params, label=label_time())
+    x, probes = jnp.asarray(a["likelihood/x"]), jnp.asarray(a["likelihood/epsilon"])
+
+    @jax.jit
+    def field(t, y):
+        drift = lambda v: reverse_drift(sde, score, v, t, ode=True)
+        value, along = jax.jvp(drift, (y[:-2].reshape(x.shape),), (probes,))
+        return jnp.concatenate([value.reshape(-1), (probes * along).sum(axis=(1, 2, 3))])
+
+    solution = scipy.integrate.solve_ivp(
+        lambda t, y: np.asarray(field(jnp.float32(t), jnp.asarray(y, jnp.float32)), np.float64),
+        (float(a["likelihood/eps"]), sde.t1),
+        np.r_[np.asarray(x, np.float64).ravel(), 0, 0],
+        rtol=float(a["likelihood/rtol"]),
+        atol=float(a["likelihood/rtol"]),
+    )
+    z = jnp.asarray(solution.y[:-2, -1].reshape(x.shape), jnp.float32)
+    logp = sde.prior_logp(z) + jnp.asarray(solution.y[-2:, -1], jnp.float32)
+    bpd = lk.bits_per_dim(logp, x.shape[1:], levels=256, range=(-1.0, 1.0))
+    np.testing.assert_allclose(z, a["likelihood/z"], atol=1e-4)
+    np.testing.assert_allclose(bpd, a["likelihood/bpd"], atol=1e-4)
+    assert solution.nfev == a["likelihood/nfe"]
+
+    given = lk.Divergence(lambda key, x: probes[None], exact=False)
+    run = jax.jit(
+        lambda x: lk.log_likelihood(
+            jax.random.key(0), sde, score, x, t0=0.2, divergence=given, rtol=1e-5, atol=1e-5
+        )
+    )
+    ours = lk.bits_per_dim(run(x).logp, x.shape[1:], levels=256, range=(-1.0, 1.0))
+    np.testing.assert_allclose(ours, bpd, atol=0.05)

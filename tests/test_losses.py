@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from score_jax import losses
-from score_jax.score import DENOISED, NOISE, SCORE, label_time
+from score_jax.score import DENOISED, NOISE, SCORE, label_std, label_time
 from score_jax.sde import VE, VP, SubVP
+from tests.port import load
 
 SDES = {"vp": VP(), "subvp": SubVP(), "ve": VE(0.01, 5.0)}
 
@@ -105,3 +106,26 @@ def test_wrong_use_is_named():
     loss = losses.dsm_loss(VP(), zero_net, label=label_time())
     with pytest.raises(ValueError, match="uint8"):
         loss(None, jax.random.key(0), {"x": jnp.zeros((2, 3), jnp.uint8)})
+
+
+@pytest.mark.parametrize(
+    "name", ["vp_ddpmpp_continuous", "subvp_ddpmpp_continuous", "ve_ncsnpp_continuous"]
+)
+def test_parity_with_the_authors_losses(name):
+    """Their four losses, for their weights, times and noise."""
+    net, params, a = load(name)
+    sde = {"vp": VP(), "su": SubVP(), "ve": VE()}[name[:2]]
+    label, output = (label_std(sde), SCORE) if name.startswith("ve") else (label_time(), NOISE)
+    x0, t, z = (jnp.asarray(a[f"loss/{k}"]) for k in ("x0", "t", "z"))
+    predict = jax.jit(net.apply)
+    for mean in (True, False):
+        for likelihood in (True, False):
+            got = losses.dsm_per_example(
+                sde, predict, params, x0, t, z,
+                label=label,
+                output=output,
+                reduction=losses.mean_reduction if mean else losses.half_sum_reduction,
+                weighting=losses.likelihood_weighting if likelihood else losses.noise_weighting,
+            ).mean()  # fmt: skip
+            want = a[f"loss/reduce_mean={mean},likelihood_weighting={likelihood}"]
+            np.testing.assert_allclose(got, want, rtol=2e-5)
