@@ -235,7 +235,7 @@ def _check_levels(levels: int, range: Interval) -> None:
         raise ValueError(f"range must be (low, high) with low < high, got {range}")
 
 
-def scale(x: Float[Array, "..."], range: Interval = (-1.0, 1.0)) -> Float[Array, "..."]:
+def scale(x: Array, range: Interval = (-1.0, 1.0)) -> Float[Array, "..."]:
     """Take [0, 1] to the range; `unscale` is its inverse. Raises ValueError for integers."""
     if not jnp.issubdtype(jnp.asarray(x).dtype, jnp.floating):
         raise ValueError(f"x must be floating, got {jnp.asarray(x).dtype}: use dequantize")
@@ -249,7 +249,7 @@ def unscale(x: Float[Array, "..."], range: Interval = (-1.0, 1.0)) -> Float[Arra
 
 def dequantize(
     key: Key[Array, ""],
-    x: Integer[Array, "..."],
+    x: Array | np.ndarray,
     *,
     levels: int = 256,
     range: Interval = (-1.0, 1.0),
@@ -269,7 +269,7 @@ def dequantize(
 
 
 def quantize(
-    x: Float[Array, "..."], *, levels: int = 256, range: Interval = (-1.0, 1.0)
+    x: Array, *, levels: int = 256, range: Interval = (-1.0, 1.0)
 ) -> Integer[Array, "..."]:
     """Undo `dequantize` exactly: the integer in [0, levels) whose cell holds x, clipped, uint8.
 

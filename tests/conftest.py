@@ -9,12 +9,15 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 from jaxtyping import install_import_hook
 
-with install_import_hook("score_jax", "beartype.beartype"):
-    import score_jax  # noqa: F401
+# For the whole run: modules imported later by the tests are checked as well.
+# An int where a float is asked for is right, as in the rest of Python.
+install_import_hook(
+    "score_jax", "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))"
+)
 
-import jax
-import numpy as np
-import pytest
+import jax  # noqa: E402
+import numpy as np  # noqa: E402
+import pytest  # noqa: E402
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_debug_key_reuse", True)

@@ -91,7 +91,10 @@ def test_order_of_euler_is_one():
                 float(
                     jnp.abs(
                         sm.simulate(
-                            make(sde, score), jax.random.key(0), z, sm.uniform_grid(sde, n, t0=0.1)
+                            make(sde, score),
+                            jax.random.key(0),
+                            z,
+                            sm.uniform_grid(sde, int(n), t0=0.1),
                         ).x
                         - exact
                     ).max()

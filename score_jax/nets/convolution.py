@@ -22,7 +22,7 @@ from jax import lax
 from jaxtyping import Array, Float
 
 Pads = tuple[tuple[int, int], tuple[int, int]]
-Image = Float[Array, "b h w c"]
+Image = Float[Array, "_ _ _ _"]
 
 
 class Geometry(NamedTuple):

@@ -34,7 +34,7 @@ from score_jax.nets.resample import (
     nearest_up,
 )
 
-Image = Float[Array, "b h w c"]
+Image = Float[Array, "_ _ _ _"]
 CHOICES = {
     "block": ("biggan", "ddpm"),
     "embedding": ("positional", "fourier"),
@@ -143,15 +143,15 @@ class NCSNpp(nn.Module):
     num_blocks: int = 4  # residual blocks a level
     attention: tuple[int, ...] = (16,)  # heights with self-attention
     dropout: float = 0.1
-    block: Literal["biggan", "ddpm"] = "biggan"
-    embedding: Literal["positional", "fourier"] = "positional"
+    block: str = "biggan"
+    embedding: str = "positional"
     fourier_scale: float = 16.0
     fir: bool = False  # FIR filters, else copies and averages
     fir_kernel: tuple[int, ...] = DEFAULT_KERNEL
     resample_with_conv: bool = True  # in block "ddpm" and the progressive paths' way
-    progressive: Literal["none", "output_skip", "residual"] = "none"
-    progressive_input: Literal["none", "input_skip", "residual"] = "none"
-    combine: Literal["sum", "cat"] = "sum"  # of progressive_input "input_skip"
+    progressive: str = "none"
+    progressive_input: str = "none"
+    combine: str = "sum"  # of progressive_input "input_skip"
     skip_rescale: bool = True
     init_scale: float = 0.0  # of the last convolution of every block
     scale_by_sigma: bool = False  # divide the output by the label
@@ -255,7 +255,7 @@ class NCSNpp(nn.Module):
     @nn.compact
     def __call__(
         self,
-        x: Image,
+        x: Float[Array, "..."],
         label: Float[Array, " b"],
         y: Int[Array, " b"] | None = None,
         *,

@@ -48,7 +48,7 @@ def _check(sde: SDE, n: int, t0: float) -> None:
         raise ValueError(f"t0 must be in (0, t1={sde.t1}), got {t0}")
 
 
-def uniform_grid(sde: SDE, n: int, *, t0: float = 1e-3) -> Float[Array, " n+1"]:
+def uniform_grid(sde: SDE, n: int, *, t0: float = 1e-3) -> Float[Array, " m"]:
     """n equal steps from t1 to t0: (n + 1,).
 
     >>> uniform_grid(VP(), 4, t0=0.2)
@@ -58,7 +58,7 @@ def uniform_grid(sde: SDE, n: int, *, t0: float = 1e-3) -> Float[Array, " n+1"]:
     return jnp.asarray(np.linspace(sde.t1, t0, n + 1), jnp.zeros(0).dtype)
 
 
-def power_grid(sde: SDE, n: int, *, t0: float = 1e-3, power: float = 2.0) -> Float[Array, " n+1"]:
+def power_grid(sde: SDE, n: int, *, t0: float = 1e-3, power: float = 2.0) -> Float[Array, " m"]:
     """n steps equal in t^(1/power), from t1 to t0: (n + 1,); power 2 is the quadratic grid.
 
     Larger powers put more steps near t0, where the data's detail is decided.
