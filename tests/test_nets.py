@@ -116,10 +116,9 @@ def tiny():
     x = jax.random.normal(jax.random.key(1), (2, 8, 8, 1))
     label = jnp.array([10.0, 600.0])
     params = jax.jit(TINY.init)(jax.random.key(0), x, label)
-    leaves, tree = jax.tree.flatten(params)
-    keys = jax.random.split(jax.random.key(2), len(leaves))
-    noisy = [v + 0.05 * jax.random.normal(k, v.shape) for v, k in zip(leaves, keys, strict=True)]
-    return jax.tree.unflatten(tree, noisy), x, label
+    rng = np.random.default_rng(2)
+    noisy = lambda v: jnp.asarray(v + 0.05 * rng.normal(size=v.shape), v.dtype)
+    return jax.tree.map(noisy, params), x, label
 
 
 def test_forward_and_reverse_derivatives_agree_in_and_out_of_training(tiny):
@@ -222,5 +221,6 @@ def test_mlp_takes_any_rank():
     ],
 )
 def test_wrong_use_is_named(fields, shape, named):
-    with pytest.raises(Exception, match=named):
-        TINY.clone(**fields).init(jax.random.key(0), jnp.ones(shape), jnp.ones(1))
+    # Not through a call: there the tests' own checks of shapes may be the first to refuse.
+    with pytest.raises(ValueError, match=named):
+        TINY.clone(**fields)._check(jnp.ones(shape), jnp.ones(1), None)
