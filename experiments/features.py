@@ -1,8 +1,8 @@
 """A feature space in which samples and data are compared: a small classifier of the labels.
 
 scikit-learn trains it once on the training split (seconds), never on the data it judges; it is cached
-as plain arrays, and its last hidden layer is the feature. Data without labels, such as the two moons,
-are compared as they are.
+as plain arrays in $SCORE_JAX_CACHE or ~/.cache/score_jax, and its last hidden layer is
+the feature. Data without labels, such as points of a file, are compared as they are.
 """
 
 import hashlib
@@ -12,6 +12,8 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
+
+from score_jax import _xla
 from score_jax.data import Dataset
 
 RECIPE = "MLPClassifier (128, 64) alpha=0.5 seed=0 v1"
@@ -26,13 +28,6 @@ class FeatureSpace(NamedTuple):
     name: str
 
 
-def cache_folder() -> pathlib.Path:
-    """Folder of trained classifiers: $SCORE_JAX_CACHE/features or ~/.cache/score_jax/features."""
-    root = os.environ.get("SCORE_JAX_CACHE")
-    base = pathlib.Path(root) if root else pathlib.Path.home() / ".cache" / "score_jax"
-    return base / "features"
-
-
 def feature_space(
     train: Dataset, test: Dataset, folder: pathlib.Path | None = None
 ) -> FeatureSpace:
@@ -44,7 +39,9 @@ def feature_space(
     digest = hashlib.sha256(RECIPE.encode() + train.x.tobytes() + train.y.tobytes()).hexdigest()[
         :16
     ]
-    path = (cache_folder() if folder is None else folder) / f"{train.name}-{digest}.npz"
+    path = (
+        _xla.cache_folder() / "features" if folder is None else folder
+    ) / f"{train.name}-{digest}.npz"
     weights = _read(path)
     if weights is None:
         weights = _fit(train)
