@@ -20,6 +20,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
 from score_jax._math import batch_sum
+from score_jax.samplers.grids import check_float
 from score_jax.samplers.ode import solve_forward
 from score_jax.sde import reverse_drift
 from score_jax.types import SDE, ScoreFn
@@ -95,13 +96,16 @@ def log_likelihood(
     (`solver`, `controller`, `rtol`, `atol`, `max_steps`) as for `probability_flow`. nfe counts
     network evaluations; each carries its forward derivatives with it.
 
-    Raises ValueError unless 0 < t0 < t1.
+    Half precision is computed and returned in single. Raises ValueError unless 0 < t0 < t1 and x is
+    floating point.
 
     >>> out = log_likelihood(key, VP(), score, x)
     >>> bpd = bits_per_dim(out.logp, x.shape[1:], levels=256, range=(-1, 1))
     """
     if not 0 < t0 < sde.t1:
         raise ValueError(f"t0 must be in (0, t1={sde.t1}), got {t0}")
+    check_float(x)
+    x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
     if divergence is None:
         small = math.prod(x.shape[1:]) <= EXACT_UP_TO
         divergence = exact_divergence() if small else hutchinson()

@@ -4,6 +4,8 @@ A grid of n + 1 times makes n steps, each over an interval (t, t_next); the last
 last time. The number of steps belongs here, never to an SDE.
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -18,14 +20,18 @@ def check_grid(grid: object, t1: float | None = None) -> Float[Array, " n"]:
     A grid has at least two finite times, decreases strictly, and lies in (0, t1]. Values are checked
     where they are known, which is everywhere but inside a transformation over the grid itself.
     """
-    array = jnp.asarray(grid)
+    known = not any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(grid))
+    # Inside jit a list would become a traced array, and its values could no longer be seen.
+    values = np.asarray(grid) if known else None
+    array = jnp.asarray(grid if values is None else values)
     if array.ndim != 1 or array.shape[0] < 2:
         raise ValueError(f"grid must be a list of at least two times, got shape {array.shape}")
     if not jnp.issubdtype(array.dtype, jnp.floating):
         array = array.astype(jnp.zeros(0).dtype)
-    if isinstance(array, jax.core.Tracer):
+    if values is None:
         return array
-    values = np.asarray(array)
+    # Rounded as the sampler will see them: two times may become one.
+    values = values.astype(array.dtype)
     if not np.isfinite(values).all():
         raise ValueError(f"grid must be finite, got {values[~np.isfinite(values)][0]}")
     rises = np.diff(values) >= 0
@@ -39,6 +45,12 @@ def check_grid(grid: object, t1: float | None = None) -> Float[Array, " n"]:
     if t1 is not None and values[0] > t1 * (1 + 1e-6):
         raise ValueError(f"grid must not start above t1={t1}, got {values[0]}")
     return array
+
+
+def check_float(x: Any) -> None:
+    """Raise ValueError unless x is floating point: integer images have to be scaled first."""
+    if not jnp.issubdtype(x.dtype, jnp.floating):
+        raise ValueError(f"x must be floating point, got dtype {x.dtype}: scale integer data first")
 
 
 def _check(sde: SDE, n: int, t0: float) -> None:

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from score_jax.samplers.grids import check_float
 from score_jax.sde import reverse_drift
 from score_jax.types import SDE, ScoreFn
 
@@ -27,18 +28,47 @@ class ODEOut(NamedTuple):
     rejected: Any
 
 
-def evaluations(solver: diffrax.AbstractSolver, attempts: Any) -> Any:
+class _Counting(diffrax.AbstractStepSizeController):
+    """A controller that also counts the attempts for which a first-same-as-last solver has no slope.
+
+    These are all attempts until the first accepted step, and those after a jump. `num_rejected_steps`
+    does not tell a rejection at the start, which costs one evaluation more, from a later one.
+    """
+
+    inner: diffrax.AbstractStepSizeController
+
+    def wrap(self, direction: Any) -> Any:
+        return _Counting(self.inner.wrap(direction))
+
+    def init(self, *args: Any) -> Any:
+        t_next, state = self.inner.init(*args)
+        return t_next, (state, jnp.array(True), jnp.array(0))
+
+    def adapt_step_size(self, *args: Any) -> Any:
+        *arguments, (state, fresh, count) = args
+        kept, t0, t1, jumped, state, result = self.inner.adapt_step_size(*arguments, state)
+        state = (state, jnp.where(kept, jumped, fresh), count + fresh)
+        return kept, t0, t1, jumped, state, result
+
+
+def evaluations(solver: diffrax.AbstractSolver, attempts: Any, fresh: Any = 1) -> Any:
     """Vector-field evaluations of an explicit Runge-Kutta solve with `attempts` tried steps.
 
-    A first-same-as-last method saves one a step and needs one to start. An implicit method iterates
+    A first-same-as-last method saves one a step but for `fresh` attempts. An implicit method iterates
     to convergence: its count is not known, and -1 says so.
     """
     if not isinstance(solver, diffrax.AbstractERK | diffrax.Euler):
         return jnp.full_like(attempts, -1)
     tableau = getattr(solver, "tableau", None)
-    stages = 1 if tableau is None else tableau.num_stages
-    reuses = int(tableau is not None and tableau.fsal)
-    return attempts * (stages - reuses) + reuses
+    if tableau is None:
+        return attempts
+    return attempts * (tableau.num_stages - tableau.fsal) + tableau.fsal * fresh
+
+
+def _check_time(name: str, t: Any, t1: float) -> None:
+    """Refuse a time outside [0, t1], where its value is known."""
+    if not isinstance(t, jax.core.Tracer) and not 0 <= float(t) <= t1 * (1 + 1e-6):
+        raise ValueError(f"{name} must be in [0, t1={t1}], got {t}")
 
 
 def solve_forward(
@@ -62,30 +92,44 @@ def solve_forward(
         raise ValueError(f"max_steps must be at least 1, got {max_steps}")
     solver = diffrax.Tsit5() if solver is None else solver
     controller = diffrax.PIDController(rtol=rtol, atol=atol) if controller is None else controller
-    t_from, t_to = jnp.asarray(t_from, float), jnp.asarray(t_to, float)
+    # At least single precision: a tolerance means nothing in half. Times have the state's precision,
+    # since diffrax would otherwise raise the state to theirs.
+    dtype = jnp.promote_types(jnp.result_type(*jax.tree.leaves(start)), jnp.float32)
+    start = jax.tree.map(lambda v: v.astype(dtype), start)
+    t_from, t_to = jnp.asarray(t_from, dtype), jnp.asarray(t_to, dtype)
     direction, span = jnp.sign(t_to - t_from), jnp.abs(t_to - t_from)
 
     def forward(tau: Any, y: Any, args: Any) -> Any:
         del args
         return jax.tree.map(
-            lambda v: direction.astype(v.dtype) * v, field(t_from + direction * tau, y)
+            lambda v: direction * v.astype(dtype), field(t_from + direction * tau, y)
         )
+
+    fixed = isinstance(controller, diffrax.StepTo | diffrax.ConstantStepSize)
+    reuses = getattr(getattr(solver, "tableau", None), "fsal", False)
+    counted = bool(reuses) and not fixed  # fixed steps are never rejected
+    if dt0 is None and not isinstance(controller, diffrax.StepTo):
+        # Given, because a solver that guesses it evaluates the network uncounted.
+        first = 0.01 * span
+    else:
+        first = None if dt0 is None else jnp.asarray(dt0, dtype)
 
     solution = diffrax.diffeqsolve(
         diffrax.ODETerm(forward),
         solver,
         t0=jnp.zeros_like(t_from),
         t1=span,
-        # Given, because a solver that guesses it evaluates the network uncounted.
-        dt0=0.01 * span if dt0 is None else jnp.asarray(dt0, span.dtype),
+        dt0=first,
         y0=start,
-        stepsize_controller=controller,
+        stepsize_controller=_Counting(controller) if counted else controller,
+        saveat=diffrax.SaveAt(t1=True, controller_state=counted),
         max_steps=max_steps,
     )
     end = jax.tree.map(lambda v: v[0], solution.ys)
     accepted = solution.stats["num_accepted_steps"]
     rejected = solution.stats["num_rejected_steps"]
-    return end, evaluations(solver, accepted + rejected), accepted, rejected
+    fresh = solution.controller_state[2] if counted else 1
+    return end, evaluations(solver, accepted + rejected, fresh), accepted, rejected
 
 
 def probability_flow(
@@ -104,17 +148,25 @@ def probability_flow(
     the whole batch (root mean square), or with `per_sample` of each sample on its own: slower, but
     no sample depends on its neighbours. Options: `solver` (default Tsit5) and `controller`, any of
     diffrax's; `rtol`, `atol`; `dt0`, the first step (default a hundredth of the way) or, with a
-    constant step size, all of them; `max_steps`.
+    constant step size, all of them; `max_steps`. The solver's own time runs from 0 to |t_to - t_from|,
+    and so do the places of `diffrax.StepTo`. nfe is exact for explicit solvers, -1 for others; with
+    `per_sample` it is what each sample needs, though all wait for the slowest.
 
-    Raises ValueError for bad options; a solve that needs more than `max_steps` raises at run time.
+    Raises ValueError for bad options, times outside [0, t1] and data that are not floating point. A
+    solve that needs more than `max_steps` raises at run time and names them; so does one whose score
+    is not finite, since no step of it is accepted.
 
     >>> out = probability_flow(sde, score, z, t_from=sde.t1, t_to=1e-3)
     """
 
     def solve(batch: Any) -> ODEOut:
         field = lambda t, y: reverse_drift(sde, score, y, t, ode=True)
-        return ODEOut(*solve_forward(field, batch, t_from, t_to, **options))
+        end, *costs = solve_forward(field, batch, t_from, t_to, **options)
+        return ODEOut(end.astype(x.dtype), *costs)
 
+    check_float(x)
+    _check_time("t_from", t_from, sde.t1)
+    _check_time("t_to", t_to, sde.t1)
     if not per_sample:
         return solve(x)
     out = jax.vmap(lambda one: solve(one[None]))(x)

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
-from score_jax.samplers.grids import check_grid
+from score_jax.samplers.grids import check_float, check_grid
 from score_jax.types import Step, StepOut
 
 
@@ -39,11 +39,13 @@ def simulate(
     score)` is Tweedie's formula. Without it x keeps the noise of the last step, and x_mean is the
     authors' "mean of the last step". `save_every` keeps the state after every so many steps.
 
-    Raises ValueError for a grid that does not decrease strictly inside (0, inf), or save_every < 1.
+    Raises ValueError for a grid that does not decrease strictly inside (0, inf), save_every < 1, or
+    x that is not floating point.
 
     >>> out = simulate(chain(langevin(sde, score), reverse_diffusion(sde, score)), key,
     ...                sde.prior_sample(prior_key, shape), uniform_grid(sde, 500))
     """
+    check_float(x)
     grid = check_grid(grid)
     n = grid.shape[0] - 1
     if save_every is not None and save_every < 1:
