@@ -1,7 +1,9 @@
 """Names become objects: the SDE, network, data, loss and optimiser of a config."""
 
 import dataclasses
-from typing import Any, NamedTuple
+import functools
+from collections.abc import Callable
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -9,95 +11,81 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from experiments import datasets
 from experiments.configs import Config
+from experiments.networks import make_net
 from score_jax import data, losses, score, sde, training
-from score_jax.nets import MLP, NCSNpp
 from score_jax.types import SDE, Loss, ScoreFn
 
-
-def make_sde(config: Config) -> SDE:
-    """Make the forward process."""
-    c = config.sde
-    makers = {
-        "vp": lambda: sde.VP(c.beta_min, c.beta_max),
-        "subvp": lambda: sde.SubVP(c.beta_min, c.beta_max),
-        "ve": lambda: sde.VE(c.sigma_min, c.sigma_max),
-    }
-    return makers[c.kind]()
+OUTPUTS = {output.name: output for output in score.OUTPUTS}
 
 
-def make_data(config: Config) -> tuple[data.Dataset, data.Dataset]:
-    """Load the (train, test) splits."""
-    c = config.data
-    makers = {
-        "digits": lambda: (data.load_digits("train"), data.load_digits("test")),
-        "two_moons": lambda: (data.two_moons(c.num_points, seed=0), data.two_moons(2_000, seed=1)),
-        "array": lambda: split(data.load_array(str(c.path))),
-    }
-    train, test = makers[c.name]()
-    if config.net.conditional and train.y is None:
-        raise ValueError(f"net.conditional needs labels, and data.name={c.name!r} has none")
-    return train, test
+@dataclasses.dataclass(frozen=True)
+class Process:
+    """A forward process and the way a network is joined to it."""
+
+    sde: SDE
+    # t -> what the network is told.
+    label: Callable[[Any], Any]
+    # (apply, train) -> Loss.
+    make_loss: Callable[[Any, bool], Loss]
+    # (apply, params, kwargs) -> ScoreFn.
+    make_score: Callable[[Any, Any, dict[str, Any]], ScoreFn]
 
 
-def split(dataset: data.Dataset) -> tuple[data.Dataset, data.Dataset]:
-    """Keep every tenth example of an array file, counted from a fixed shuffle, for testing."""
-    n = len(dataset.x)
-    if n < 20:
-        raise ValueError(f"data.path must hold at least 20 examples, got {n}")
-    order = np.random.default_rng(0).permutation(n)
-    part = lambda index: dataclasses.replace(
-        dataset, x=dataset.x[index], y=None if dataset.y is None else dataset.y[index]
-    )
-    return part(order[n // 10 :]), part(order[: n // 10])
-
-
-def make_net(config: Config, train: data.Dataset) -> nn.Module:
-    """Make the network for data of this shape."""
-    c = config.net
-    num_classes = int(train.y.max()) + 1 if c.conditional and train.y is not None else None
-    if c.kind == "ncsnpp" and train.x.ndim != 4:
-        raise ValueError(f"net.kind='ncsnpp' needs images (n, h, w, c), got shape {train.x.shape}")
-    makers = {
-        "ncsnpp": lambda: NCSNpp(
-            channels=c.width,
-            channel_mult=c.channel_mult,
-            num_blocks=c.num_blocks,
-            attention=c.attention,
-            dropout=c.dropout,
-            embedding=c.embedding,
-            scale_by_sigma=c.output == "score",
-            num_classes=num_classes,
-        ),
-        "mlp": lambda: MLP(width=c.width, num_blocks=c.num_blocks, num_classes=num_classes),
-    }
-    return makers[c.kind]()
-
-
-class Experiment(NamedTuple):
-    """All parts of a run, built from its config."""
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+    """All parts of a run, built from its config; the data are loaded when first asked for."""
 
     config: Config
-    sde: SDE
+    form: datasets.Form
+    process: Process
     net: nn.Module
-    train: data.Dataset
-    test: data.Dataset
-    label: Any
-    output: score.Output
-    loss: Loss
-    test_loss: Loss
     optimizer: optax.GradientTransformation
-    prepare: Any
+
+    @property
+    def sde(self) -> SDE:
+        """The forward process."""
+        return self.process.sde
 
     @property
     def shape(self) -> tuple[int, ...]:
         """Shape of one example."""
-        return self.train.x.shape[1:]
+        return self.form.shape
+
+    @property
+    def levels(self) -> int | None:
+        """Grey levels of the data, or None where they are continuous."""
+        return self.form.levels
 
     @property
     def num_classes(self) -> int | None:
         """How many classes the network is conditioned on, or None."""
-        return self.net.num_classes  # type: ignore[attr-defined]
+        return self.form.num_classes if self.config.net.conditional else None
+
+    @functools.cached_property
+    def _splits(self) -> tuple[data.Dataset, data.Dataset]:
+        return datasets.load(self.config)
+
+    @property
+    def train(self) -> data.Dataset:
+        """What is learned."""
+        return self._splits[0]
+
+    @property
+    def test(self) -> data.Dataset:
+        """What is kept for judging."""
+        return self._splits[1]
+
+    @functools.cached_property
+    def loss(self) -> Loss:
+        """The loss in training, with dropout."""
+        return self.process.make_loss(self.net.apply, True)
+
+    @functools.cached_property
+    def test_loss(self) -> Loss:
+        """The loss on held-out data."""
+        return self.process.make_loss(self.net.apply, False)
 
     def init_params(self, key: Any) -> Any:
         """Draw the parameters of the network."""
@@ -107,29 +95,81 @@ class Experiment(NamedTuple):
 
     def score_fn(self, params: Any, y: Any = None) -> ScoreFn:
         """Make the score of a set of parameters, with class labels closed over."""
-        kwargs = {} if y is None else {"y": y}
-        return score.score_fn(
-            self.sde, self.net.apply, params, label=self.label, output=self.output, **kwargs
-        )
+        return self.process.make_score(self.net.apply, params, {} if y is None else {"y": y})
+
+    def prepare(self, key: Any, batch: Any) -> Any:
+        """Take a raw batch to what the loss sees."""
+        noise_key, flip_key = jax.random.split(key)
+        c = self.config.data
+        if c.dequantize or self.levels is None:
+            x = self.from_data(noise_key, batch["x"])
+        else:
+            x = data.scale(jnp.asarray(batch["x"], jnp.float32) / (self.levels - 1), c.range)
+        if c.flip:
+            x = data.random_flip(flip_key, x)
+        return {"x": x} | ({"y": batch["y"]} if self.config.net.conditional else {})
 
     def to_data(self, x: Any) -> np.ndarray:
         """Take samples back to the data's own units: grey levels, or the numbers themselves."""
-        if self.train.levels is None:
+        if self.levels is None:
             return np.asarray(x)
-        return np.asarray(
-            data.quantize(jnp.asarray(x), levels=self.train.levels, range=self.config.data.range)
-        )
+        c = self.config.data
+        if c.dequantize:
+            return np.asarray(data.quantize(jnp.asarray(x), levels=self.levels, range=c.range))
+        # The nearest level: without dequantisation the levels are points, not cells.
+        top = self.levels - 1
+        return np.clip(np.rint(np.asarray(data.unscale(x, c.range)) * top), 0, top).astype(np.uint8)
 
     def from_data(self, key: Any, x: Any) -> Any:
-        """Take data to what the network sees: dequantised and scaled where there are levels."""
-        return prepare_x(key, jnp.asarray(x), self.train.levels, self.config.data.range)
+        """Take data to densities: dequantised and scaled where there are levels."""
+        x = jnp.asarray(x)
+        if self.levels is None:
+            return x
+        return data.dequantize(key, x, levels=self.levels, range=self.config.data.range)
 
 
-def prepare_x(key: Any, x: Any, levels: int | None, interval: tuple[float, float]) -> Any:
-    """Dequantise and scale integers; leave floating-point data as they are."""
-    if levels is None:
-        return x
-    return data.dequantize(key, x, levels=levels, range=interval)
+def make_sde(config: Config) -> SDE:
+    """Make the forward SDE."""
+    c: Any = config.sde
+    makers = {
+        "vp": lambda: sde.VP(c.beta_min, c.beta_max),
+        "subvp": lambda: sde.SubVP(c.beta_min, c.beta_max),
+        "ve": lambda: sde.VE(c.sigma_min, c.sigma_max),
+    }
+    return makers[c.kind]()
+
+
+def continuous(config: Config) -> Process:
+    """Denoising score matching on an SDE."""
+    process = make_sde(config)
+    c = config.net
+    label = {"time": score.label_time, "std": lambda: score.label_std(process)}[c.label]()
+    output = OUTPUTS[c.output]
+    options: dict[str, Any] = {
+        "weighting": {
+            "noise": losses.noise_weighting,
+            "likelihood": losses.likelihood_weighting,
+        }[config.loss.weighting],
+        "reduction": {
+            "mean": losses.mean_reduction,
+            "half_sum": losses.half_sum_reduction,
+        }[config.loss.reduction],
+        "times": {
+            "stratified": losses.stratified_times,
+            "uniform": losses.uniform_times,
+        }[config.loss.times],
+        "t0": config.sde.t0,
+    }
+    return Process(
+        process,
+        label,
+        lambda apply, train: losses.dsm_loss(
+            process, apply, label=label, output=output, train=train, **options
+        ),
+        lambda apply, params, kwargs: score.score_fn(
+            process, apply, params, label=label, output=output, **kwargs
+        ),
+    )
 
 
 def make_optimizer(config: Config) -> optax.GradientTransformation:
@@ -151,46 +191,7 @@ def make_optimizer(config: Config) -> optax.GradientTransformation:
 
 def build(config: Config) -> Experiment:
     """Build every part of a run; ValueError where the config does not fit the data."""
-    process = make_sde(config)
-    train, test = make_data(config)
-    net = make_net(config, train)
-    c = config.net
-    label = {"time": score.label_time, "std": lambda: score.label_std(process)}[c.label]()
-    output = {"noise": score.NOISE, "score": score.SCORE}[c.output]
-    weighting = {
-        "noise": losses.noise_weighting,
-        "likelihood": losses.likelihood_weighting,
-    }[config.loss.weighting]
-    reduction = {
-        "mean": losses.mean_reduction,
-        "half_sum": losses.half_sum_reduction,
-    }[config.loss.reduction]
-    times = {
-        "stratified": losses.stratified_times,
-        "uniform": losses.uniform_times,
-    }[config.loss.times]
-
-    def loss(is_train: bool) -> Loss:
-        return losses.dsm_loss(
-            process,
-            net.apply,
-            label=label,
-            output=output,
-            weighting=weighting,
-            reduction=reduction,
-            times=times,
-            t0=config.sde.t0,
-            train=is_train,
-        )
-
-    def prepare(key: Any, batch: Any) -> Any:
-        noise_key, flip_key = jax.random.split(key)
-        x = prepare_x(noise_key, batch["x"], train.levels, config.data.range)
-        if config.data.flip:
-            x = data.random_flip(flip_key, x)
-        return {"x": x} | ({"y": batch["y"]} if c.conditional else {})
-
-    return Experiment(
-        config, process, net, train, test, label, output,
-        loss(True), loss(False), make_optimizer(config), prepare,
-    )  # fmt: skip
+    form = datasets.form(config)
+    num_classes = form.num_classes if config.net.conditional else None
+    net = make_net(config, form.shape, num_classes)
+    return Experiment(config, form, continuous(config), net, make_optimizer(config))

@@ -13,6 +13,7 @@ import tyro
 from experiments import configs
 
 CONFIG_FILE = "config.json"
+SPLIT = ("--config", "--net.kind", "--sde.kind")  # flags that choose what the others mean
 
 
 def main(command: Callable[[], Any]) -> None:
@@ -47,7 +48,7 @@ class _Overrides:
     workdir: str
     # Print what would be built and stop.
     dry_run: bool
-    cfg: Annotated[configs.Config, tyro.conf.arg(name="")]
+    cfg: Annotated[configs.Config, tyro.conf.arg(name=""), tyro.conf.AvoidSubcommands]
 
 
 def parse_config(prog: str, description: str, argv: Sequence[str] | None = None) -> _Overrides:
@@ -60,10 +61,14 @@ def parse_config(prog: str, description: str, argv: Sequence[str] | None = None)
     args = [
         part
         for a in given
-        for part in (a.split("=", 1) if a.startswith("--config=") else [a])
+        for part in (a.split("=", 1) if a.split("=")[0] in SPLIT else [a])
     ]  # fmt: skip
-    name = args[args.index("--config") + 1] if "--config" in args[:-1] else configs.DEFAULT
-    default = _Overrides(name, f"runs/{name}", False, configs.get(name))
+    value = lambda flag, other: args[args.index(flag) + 1] if flag in args[:-1] else other
+    name = value("--config", configs.DEFAULT)
+    config = configs.get(name)
+    for part in ("sde", "net"):
+        config = configs.with_kind(config, part, value(f"--{part}.kind", None))
+    default = _Overrides(name, f"runs/{name}", False, config)
     known = "presets: " + ", ".join(configs.CONFIGS)
     return tyro.cli(
         _Overrides,

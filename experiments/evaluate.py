@@ -56,11 +56,11 @@ def held_out_loss(exp: Experiment, params: Any, key: Any, draws: int = 8) -> flo
 
 def bits(exp: Experiment, logp: Any) -> np.ndarray:
     """Bits per dimension of log-densities in nats; of the data's own units without levels."""
-    if exp.train.levels is None:
+    if exp.levels is None:
         return -np.asarray(logp) / (math.prod(exp.shape) * math.log(2))
     return np.asarray(
         likelihood.bits_per_dim(
-            jnp.asarray(logp), exp.shape, levels=exp.train.levels, range=exp.config.data.range
+            jnp.asarray(logp), exp.shape, levels=exp.levels, range=exp.config.data.range
         )
     )
 
@@ -142,11 +142,11 @@ def evaluate(workdir: pathlib.Path, args: Args) -> dict[str, Any]:
     if args.draws:
         x = np.stack([exp.from_data(k, exp.test.x) for k in jax.random.split(keys[2], args.draws)])
         logp = np.stack([gaussian.logp(np.asarray(d, np.float64)) for d in x], axis=1)
-        unit = "bits_per_dim" if exp.train.levels else "bits_per_dim_of_density"
+        unit = "bits_per_dim" if exp.levels else "bits_per_dim_of_density"
         result[unit] = {
             "model": model_bits(exp, params, keys[3], args),
             "gaussian": mean_stderr(bits(exp, logp)),
-            "levels": exp.train.levels,
+            "levels": exp.levels,
         }
     if args.num:
         given = {k: v for k in ("sampler", "steps") if (v := getattr(args, k)) is not None}

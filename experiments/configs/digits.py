@@ -1,0 +1,36 @@
+"""Presets on the embedded data: scikit-learn's digits and the two moons."""
+
+import dataclasses
+
+from experiments.configs.config import Config
+from experiments.configs.fields import DataConfig, TrainConfig
+from experiments.configs.nets import MLPConfig, NCSNppConfig
+from experiments.configs.process import SDEConfig
+from experiments.configs.sample import SampleConfig
+
+_digits = Config()
+
+PRESETS: dict[str, Config] = {
+    "digits_vp": _digits,
+    "digits_subvp": dataclasses.replace(_digits, sde=SDEConfig(kind="subvp")),
+    "digits_ve": dataclasses.replace(
+        _digits,
+        # As the authors' VE networks: data in [0, 1], told of sigma, output divided by sigma.
+        # The largest distance between two digits is about 5 (arXiv:2006.09011, technique 1).
+        data=DataConfig(range=(0.0, 1.0)),
+        sde=SDEConfig(kind="ve", sigma_min=0.01, sigma_max=5.0),
+        net=NCSNppConfig(output="score", label="std", embedding="fourier"),
+    ),
+    "digits_vp_conditional": dataclasses.replace(
+        _digits, net=dataclasses.replace(_digits.net, conditional=True)
+    ),
+    "two_moons_vp": Config(
+        data=DataConfig(name="two_moons"),
+        net=MLPConfig(width=128, num_blocks=3),
+        train=TrainConfig(
+            steps=5_000, batch_size=512, steps_per_call=50, sample_every=2_500,
+            checkpoint_every=2_500,
+        ),
+        sample=SampleConfig(steps=200),
+    ),
+}  # fmt: skip
