@@ -15,7 +15,7 @@ from experiments import cli, configs
 
 ROOT = pathlib.Path(__file__).parent.parent
 TINY = [
-    "--net.width", "8", "--net.num-blocks", "1", "--net.attention", "4",
+    "--net.width", "8", "--net.num-blocks", "1",
     "--train.steps", "20", "--train.steps-per-call", "5", "--train.log-every", "5",
     "--train.sample-every", "20", "--train.checkpoint-every", "10", "--train.batch-size", "32",
     "--sample.steps", "5",

@@ -12,6 +12,11 @@ class SampleConfig:
 
     # Predictor-corrector, probability-flow ODE, or the reverse SDE by Euler-Maruyama.
     sampler: Literal["pc", "ode", "em"] = "pc"
+    # For "pc": the predictor, and the corrector that runs before it.
+    predictor: Literal["reverse_diffusion", "euler_maruyama", "ancestral", "none"] = (
+        "reverse_diffusion"
+    )
+    corrector: Literal["langevin", "annealed", "none"] = "langevin"
     # Steps of the fixed-step samplers.
     steps: int = 125
     # Signal-to-noise ratio of the Langevin corrector.
