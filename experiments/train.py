@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import math
 import pathlib
 from collections.abc import Sequence
 from typing import Any
@@ -10,17 +9,12 @@ from typing import Any
 import jax
 
 from experiments import build as builder
-from experiments import cli, pictures, sampling
+from experiments import cli, dry_run, pictures, sampling
 from experiments.configs import Config
 from score_jax import _xla, checkpoints, data, training
 
 CHECKPOINTS = "checkpoints"
 METRICS = "metrics.jsonl"
-
-
-def count_parameters(params: Any) -> int:
-    """Number of trained numbers."""
-    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))
 
 
 def start() -> None:
@@ -29,9 +23,9 @@ def start() -> None:
     _xla.enable_compilation_cache()
 
 
-def initial_state(exp: builder.Experiment) -> training.TrainState:
+def initial_state(exp: builder.Experiment, key: Any = None) -> training.TrainState:
     """Draw the parameters and make the state of step 0; everything follows from config.seed."""
-    key = jax.random.key(exp.config.seed)
+    key = jax.random.key(exp.config.seed) if key is None else key
     params_key, state_key = jax.random.split(key)
     return training.init_state(state_key, exp.init_params(params_key), exp.optimizer)
 
@@ -41,7 +35,7 @@ def describe(exp: builder.Experiment) -> str:
     shapes = jax.eval_shape(exp.init_params, jax.random.key(0))
     devices = jax.local_devices()
     return (
-        f"{exp.config.net.kind} with {count_parameters(shapes):,} parameters, "
+        f"{exp.config.net.kind} with {dry_run.count(shapes):,} parameters, "
         f"{len(exp.train.x):,} examples of shape {exp.shape}, "
         f"batch {exp.config.train.batch_size} on {len(devices)} {devices[0].platform} device(s)"
     )
@@ -111,7 +105,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = cli.parse_config("experiments.train", "Train a score model.", argv)
     start()
     if args.dry_run:
-        print(describe(builder.build(args.cfg)))
+        exp = builder.build(args.cfg)
+        dry_run.report(exp, functools.partial(initial_state, exp))
         return
     workdir = pathlib.Path(args.workdir)
     result = train(args.cfg, workdir)
