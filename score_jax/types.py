@@ -72,10 +72,52 @@ class StepOut(NamedTuple):
 
 
 class Step(NamedTuple):
-    """A move of a sampler over the interval (t, t_next), and what it costs.
+    """A move of a sampler over the interval (t, t_next), what it costs, and what it remembers.
 
-    `update(key, x, t, t_next) -> StepOut`; `nfe` is the number of network evaluations of one call.
+    Most steps are memory-free (`init` is None) and move by
+
+        update(key, x, t, t_next) -> StepOut
+
+    A multistep method remembers earlier evaluations. It has `init(x, grid) -> memory`, called once
+    before the first step with the whole grid of times (any pytree of arrays; it may keep the grid,
+    its length or a table made of it, and so know the last step), and moves by
+
+        update(key, x, t, t_next, memory) -> (StepOut, memory)
+
+    with a memory of the same shapes and dtypes. `with_memory` gives every step the second form, so
+    that loops and wrappers (Step -> Step) are written once.
+
+    `nfe` is the number of network evaluations of one call. A run of n steps costs
+    `nfe * n + nfe_extra`: `nfe_extra` is what the first or the last step costs more (or, negative,
+    less) than the others.
     """
 
-    update: Callable[[Any, Any, Any, Any], StepOut]
+    update: Callable[..., Any]
     nfe: int
+    init: Callable[[Any, Any], Any] | None = None
+    nfe_extra: int = 0
+
+
+def with_memory(step: Step) -> Step:
+    """The same step in the form with a memory; a memory-free step is given an empty one.
+
+    A wrapper keeps the memory of what it wraps without looking at it:
+
+    >>> def halved(step):
+    ...     inner = with_memory(step)
+    ...     def update(key, x, t, t_next, memory):
+    ...         out, memory = inner.update(key, x, t, t_next, memory)
+    ...         return StepOut(out.x / 2, out.x_mean / 2), memory
+    ...     return inner._replace(update=update)
+    """
+    if step.init is not None:
+        return step
+
+    def update(key: Any, x: Any, t: Any, t_next: Any, memory: Any) -> tuple[StepOut, Any]:
+        return step.update(key, x, t, t_next), memory
+
+    def init(x: Any, grid: Any) -> tuple[()]:
+        del x, grid
+        return ()
+
+    return Step(update, step.nfe, init, step.nfe_extra)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
 from score_jax.samplers.grids import check_float, check_grid
-from score_jax.types import Step, StepOut
+from score_jax.types import Step, StepOut, with_memory
 
 
 class SampleOut(NamedTuple):
@@ -35,6 +35,8 @@ def simulate(
 ) -> SampleOut:
     """Run `step` over every interval of `grid`, starting at x: one scan, jitted by the caller.
 
+    What a step remembers from one interval to the next travels in the same scan.
+
     `denoise(x, t)`, one evaluation, is applied at the last time: `functools.partial(denoise, sde,
     score)` is Tweedie's formula. Without it x keeps the noise of the last step, and x_mean is the
     authors' "mean of the last step". `save_every` keeps the state after every so many steps.
@@ -51,20 +53,23 @@ def simulate(
     if save_every is not None and save_every < 1:
         raise ValueError(f"save_every must be at least 1, got {save_every}")
 
+    inner = with_memory(step)
+
     def body(carry: Any, this: Any) -> Any:
-        out, trajectory = carry
+        out, memory, trajectory = carry
         i, t, t_next = this
-        out = step.update(jax.random.fold_in(key, i), out.x, t, t_next)
+        out, memory = inner.update(jax.random.fold_in(key, i), out.x, t, t_next, memory)
         if save_every is not None:
             # Every step writes to its slot; what stays is the last of each `save_every`.
             trajectory = trajectory.at[i // save_every].set(out.x)
-        return (StepOut(*out), trajectory), None
+        return (StepOut(*out), memory, trajectory), None
 
     slots = 0 if save_every is None else -(-n // save_every)
     trajectory = None if save_every is None else jnp.zeros((slots, *x.shape), x.dtype)
-    start = (StepOut(x, x), trajectory)
-    (out, trajectory), _ = jax.lax.scan(body, start, (jnp.arange(n), grid[:-1], grid[1:]))
-    nfe = step.nfe * n
+    assert inner.init is not None
+    start = (StepOut(x, x), inner.init(x, grid), trajectory)
+    (out, _, trajectory), _ = jax.lax.scan(body, start, (jnp.arange(n), grid[:-1], grid[1:]))
+    nfe = step.nfe * n + step.nfe_extra
     if denoise is None:
         return SampleOut(out.x, out.x_mean, nfe, trajectory)
     clean = denoise(out.x, grid[-1])

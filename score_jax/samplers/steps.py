@@ -93,19 +93,3 @@ def langevin(sde: SDE, score: ScoreFn, *, snr: float = 0.16, n_steps: int = 1) -
         return jax.lax.scan(move, StepOut(x, x), keys)[0]
 
     return Step(update, n_steps)
-
-
-def chain(*steps: Step) -> Step:
-    """One step that runs several over the same interval, in order; `chain()` changes nothing.
-
-    Predictor-corrector sampling is `chain(langevin(...), reverse_diffusion(...))`: corrected at t, then
-    taken to t_next. The evaluations add up.
-    """
-
-    def update(key, x, t, t_next):  # type: ignore[no-untyped-def]
-        out = StepOut(x, x)
-        for i, step in enumerate(steps):
-            out = step.update(jax.random.fold_in(key, i), out.x, t, t_next)
-        return out
-
-    return Step(update, sum(step.nfe for step in steps))
