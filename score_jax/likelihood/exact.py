@@ -1,4 +1,4 @@
-r"""Exact log-likelihood through the probability-flow ODE, and bits per dimension.
+r"""Exact log-likelihood through the probability-flow ODE.
 
 With h(x, t) = f(x, t) - g(t)^2 score(x, t) / 2 the density obeys (arXiv:2011.13456 eq. 39)
 
@@ -8,7 +8,7 @@ and the divergence is e . J e averaged over probes e of unit covariance (Hutchin
 by all columns. Drift and divergence come from one evaluation of the network: J e is its forward
 derivative at the same point.
 
-The data are taken to lie at t0: p_t0 is the density that is returned, not that at 0.
+That is the density at t0; what stands between it and the data at 0 is a `Gap`.
 """
 
 import math
@@ -19,7 +19,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
-from score_jax._math import batch_sum
+from score_jax._math import as_time, batch_sum
+from score_jax.likelihood.gap import IGNORE, Gap
 from score_jax.samplers.grids import check_float
 from score_jax.samplers.ode import solve_forward
 from score_jax.sde import reverse_drift
@@ -86,21 +87,27 @@ def log_likelihood(
     *,
     t0: float = 1e-5,
     divergence: Divergence | None = None,
+    gap: Gap = IGNORE,
     per_sample: bool = False,
     **options: Any,
 ) -> LogLik:
-    """Log density of x (b, *d) at time t0 in nats, eq. (1) of this module: LogLik.
+    """Log density of x (b, *d) in nats, eq. (1) of this module: LogLik.
 
     `divergence` is `hutchinson(k)` or `exact_divergence()`; by default exact up to 8 dimensions and
-    one probe of signs above. `per_sample` controls the error of every sample on its own. Options
-    (`solver`, `controller`, `rtol`, `atol`, `max_steps`) as for `probability_flow`. nfe counts
-    network evaluations; each carries its forward derivatives with it.
+    one probe of signs above. `gap` says how p_t0 stands for the density at 0: `IGNORE` (as the
+    authors), `OFFSET` or `TWEEDIE` (a bound, with noise). `per_sample` controls the error of every
+    sample on its own. Options (`solver`, `controller`, `rtol`, `atol`, `max_steps`) as for
+    `probability_flow`. nfe counts network evaluations; each carries its forward derivatives with it.
+    z is the latent, stderr the error of the divergence alone.
+
+    Any ScoreFn will do; but log p means what it says only if the score is the gradient of one
+    density at every t. A guided score is not: its figure is that of the flow that draws from it.
 
     Half precision is computed and returned in single. Raises ValueError unless 0 < t0 < t1 and x is
     floating point.
 
     >>> out = log_likelihood(key, VP(), score, x)
-    >>> bpd = bits_per_dim(out.logp, x.shape[1:], levels=256, range=(-1, 1))
+    >>> bpd = bits_per_dim(out.logp, x.shape[1:], levels=256, range=(-1, 1), x=x)
     """
     if not 0 < t0 < sde.t1:
         raise ValueError(f"t0 must be in (0, t1={sde.t1}), got {t0}")
@@ -110,28 +117,31 @@ def log_likelihood(
         small = math.prod(x.shape[1:]) <= EXACT_UP_TO
         divergence = exact_divergence() if small else hutchinson()
     exact = divergence.exact
+    probe_key, gap_key = jax.random.split(key)
+    probes = divergence.probes(probe_key, x)
+    start = as_time(t0).astype(x.dtype)
+    x, noise = gap.start(gap_key, sde, x, start)
 
     def solve(batch: Any, probes: Any) -> Any:
-        def field(t: Any, y: Any) -> Any:
-            value, derivative = jax.linearize(
-                lambda v: reverse_drift(sde, score, v, t, ode=True), y[0]
-            )
-            along = jax.vmap(derivative)(probes)
-            each = jax.vmap(batch_sum)(probes * along)
-            return value, each.sum(axis=0, keepdims=True) if exact else each
-
         rows = 1 if exact else probes.shape[0]
-        start = (batch, jnp.zeros((rows, batch.shape[0]), batch.dtype))
-        (z, change), nfe, _, _ = solve_forward(field, start, t0, sde.t1, **options)
+        field = lambda t, y: _along(
+            lambda v: reverse_drift(sde, score, v, t, ode=True), y[0], probes, exact
+        )
+        begin = (batch, jnp.zeros((rows, batch.shape[0]), batch.dtype))
+        (z, change), nfe, _, _ = solve_forward(field, begin, t0, sde.t1, **options)
         return z, change, nfe
 
-    probes = divergence.probes(key, x)
     if per_sample:
         one = lambda xi, pi: solve(xi[None], pi[:, None])
         z, change, nfe = jax.vmap(one, in_axes=(0, 1))(x, probes)
         z, change = z[:, 0], change[:, :, 0].T
     else:
         z, change, nfe = solve(x, probes)
+    if gap.nfe:
+        value, along = _along(lambda v: score(v, start), x, probes, exact)
+        change = change + jax.vmap(lambda each: gap.correct(sde, x, noise, value, each, start))(
+            along
+        )
     k = change.shape[0]
     if exact:
         stderr = jnp.zeros_like(change[0])
@@ -139,33 +149,11 @@ def log_likelihood(
         stderr = jnp.full_like(change[0], jnp.nan)
     else:
         stderr = change.std(axis=0, ddof=1) / math.sqrt(k)
-    return LogLik(sde.prior_logp(z) + change.mean(axis=0), z, stderr, nfe)
+    return LogLik(sde.prior_logp(z) + change.mean(axis=0), z, stderr, nfe + gap.nfe)
 
 
-def bits_per_dim(
-    logp: Float[Array, " b"],
-    shape: tuple[int, ...],
-    *,
-    levels: int,
-    range: tuple[float, float],
-) -> Float[Array, " b"]:
-    """Bits per dimension of integer data from the density of their dequantised, scaled values.
-
-    A value k in {0, ..., levels - 1} is seen as x = low + (high - low) (k + u) / levels, u uniform on
-    [0, 1), so one level is (high - low) / levels wide and, in D dimensions,
-
-        log P(k) >= E_u log p(x) + D log((high - low) / levels),      bits = -log P(k) / (D log 2)
-
-    (Theis et al. 2016, arXiv:1511.01844). `logp` in nats (b,), `shape` of one example.
-
-    Raises ValueError unless levels >= 2 and low < high.
-
-    >>> bits_per_dim(logp, (32, 32, 3), levels=256, range=(-1, 1))
-    """
-    if levels < 2:
-        raise ValueError(f"levels must be at least 2, got {levels}")
-    low, high = range
-    if not low < high:
-        raise ValueError(f"range must be (low, high) with low < high, got {range}")
-    dim = math.prod(shape)
-    return -(logp + dim * math.log((high - low) / levels)) / (dim * math.log(2))
+def _along(field: Any, x: Any, probes: Any, exact: bool) -> tuple[Any, Any]:
+    """A field at x, and each probe's estimate (k, b) of its divergence, from one evaluation."""
+    value, derivative = jax.linearize(field, x)
+    each = jax.vmap(batch_sum)(probes * jax.vmap(derivative)(probes))
+    return value, each.sum(axis=0, keepdims=True) if exact else each
