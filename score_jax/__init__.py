@@ -9,10 +9,13 @@ from score_jax.likelihood import log_likelihood as log_likelihood
 from score_jax.losses import dsm_loss as dsm_loss
 from score_jax.samplers import chain as chain
 from score_jax.samplers import euler_maruyama as euler_maruyama
+from score_jax.samplers import flow as flow
 from score_jax.samplers import langevin as langevin
 from score_jax.samplers import probability_flow as probability_flow
 from score_jax.samplers import reverse_diffusion as reverse_diffusion
+from score_jax.samplers import sample as sample
 from score_jax.samplers import simulate as simulate
+from score_jax.samplers import stepwise as stepwise
 from score_jax.samplers import uniform_grid as uniform_grid
 from score_jax.score import denoise as denoise
 from score_jax.score import label_std as label_std
@@ -27,7 +30,8 @@ from score_jax.sde import reverse_drift as reverse_drift
 __version__ = "0.1.0"
 
 __all__ = [
-    "VE", "VP", "SubVP", "bits_per_dim", "chain", "denoise", "dsm_loss", "euler_maruyama",
+    "VE", "VP", "SubVP", "bits_per_dim", "chain", "denoise", "dsm_loss", "euler_maruyama", "flow",
     "from_marginals", "label_std", "label_time", "langevin", "log_likelihood", "probability_flow",
-    "reverse_diffusion", "reverse_drift", "score_fn", "simulate", "uniform_grid",
+    "reverse_diffusion", "reverse_drift", "sample", "score_fn", "simulate", "stepwise",
+    "uniform_grid",
 ]  # fmt: skip
