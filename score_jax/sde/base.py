@@ -33,7 +33,8 @@ from score_jax.types import SDE, ScoreFn
 TimeLike = float | Float[Array, "..."]
 
 
-def _require_positive(owner: str, **values: Any) -> None:
+def require_positive(owner: str, **values: Any) -> None:
+    """Raise ValueError naming the first value that is not a finite number above 0."""
     for name, value in values.items():
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise ValueError(f"{owner}: {name} must be a number, got {value!r}")
@@ -41,7 +42,7 @@ def _require_positive(owner: str, **values: Any) -> None:
             raise ValueError(f"{owner}: {name} must be finite and > 0, got {name}={value!r}")
 
 
-class _Marginals:
+class LinearSDE:
     """What follows from `mean_coeff` and `std` alone; the final classes give closed forms."""
 
     t1: float
@@ -92,149 +93,9 @@ class _Marginals:
         return normal_logp(z, self.prior_std)
 
 
-class _LinearBeta(_Marginals):
-    """The integral of beta(t) = beta_min + t (beta_max - beta_min), shared by VP and sub-VP."""
-
-    beta_min: float
-    beta_max: float
-    t1: float
-
-    def _check(self) -> None:
-        owner = type(self).__name__
-        _require_positive(owner, beta_min=self.beta_min, beta_max=self.beta_max, t1=self.t1)
-        if self.beta_min > self.beta_max:
-            raise ValueError(
-                f"{owner}: beta_min must not exceed beta_max, got beta_min={self.beta_min!r} and "
-                f"beta_max={self.beta_max!r}"
-            )
-
-    def beta(self, t: TimeLike) -> Float[Array, "..."]:
-        """beta(t), the rate of the noise: shape of t."""
-        return self.beta_min + as_time(t) * (self.beta_max - self.beta_min)
-
-    def beta_integral(self, t: TimeLike) -> Float[Array, "..."]:
-        """The integral of beta from 0 to t: shape of t."""
-        t = as_time(t)
-        return t * (self.beta_min + 0.5 * t * (self.beta_max - self.beta_min))
-
-    def mean_coeff(self, t: TimeLike) -> Float[Array, "..."]:
-        """m(t) = exp(-B(t)/2), B the integral of beta: shape of t."""
-        return jnp.exp(-0.5 * self.beta_integral(t))
-
-    def drift_coeff(self, t: TimeLike) -> Float[Array, "..."]:
-        """a(t) = -beta(t)/2: shape of t."""
-        return -0.5 * self.beta(t)
-
-
 @jax.tree_util.register_static
 @dataclasses.dataclass(frozen=True)
-class VP(_LinearBeta):
-    """Variance-preserving SDE: dx = -beta(t) x / 2 dt + sqrt(beta(t)) dw.
-
-    The continuous limit of DDPM, arXiv:2011.13456 eq. 11, with its linear beta (eq. 32).
-
-    Raises ValueError unless 0 < beta_min <= beta_max and t1 > 0, all finite.
-
-    >>> VP().mean_coeff(0.0)
-    Array(1., dtype=float32, weak_type=True)
-    """
-
-    beta_min: float = 0.1
-    beta_max: float = 20.0
-    t1: float = 1.0
-
-    def __post_init__(self) -> None:
-        self._check()
-
-    def std(self, t: TimeLike) -> Float[Array, "..."]:
-        """s(t) = sqrt(1 - exp(-B(t))): shape of t."""
-        return jnp.sqrt(-jnp.expm1(-self.beta_integral(t)))
-
-    def diffusion(self, t: TimeLike) -> Float[Array, "..."]:
-        """g(t) = sqrt(beta(t)): shape of t."""
-        return jnp.sqrt(self.beta(t))
-
-
-@jax.tree_util.register_static
-@dataclasses.dataclass(frozen=True)
-class SubVP(_LinearBeta):
-    """Sub-VP SDE: VP's drift with less noise, s(t) = 1 - exp(-B(t)).
-
-    dx = -beta(t) x / 2 dt + sqrt(beta(t) (1 - exp(-2 B(t)))) dw, arXiv:2011.13456 eq. 12; the best
-    of the three for likelihoods.
-
-    Raises ValueError unless 0 < beta_min <= beta_max and t1 > 0, all finite.
-    """
-
-    beta_min: float = 0.1
-    beta_max: float = 20.0
-    t1: float = 1.0
-
-    def __post_init__(self) -> None:
-        self._check()
-
-    def std(self, t: TimeLike) -> Float[Array, "..."]:
-        """s(t) = 1 - exp(-B(t)): shape of t."""
-        return -jnp.expm1(-self.beta_integral(t))
-
-    def diffusion(self, t: TimeLike) -> Float[Array, "..."]:
-        """g(t) = sqrt(beta(t) (1 - exp(-2 B(t)))): shape of t."""
-        return jnp.sqrt(self.beta(t) * -jnp.expm1(-2 * self.beta_integral(t)))
-
-
-@jax.tree_util.register_static
-@dataclasses.dataclass(frozen=True)
-class VE(_Marginals):
-    """Variance-exploding SDE: no drift, s(t) = sigma(t) = sigma_min (sigma_max/sigma_min)^(t/t1).
-
-    The continuous limit of NCSN, arXiv:2011.13456 eq. 9 and 30-31. As there, p(x(0)) is not the
-    data but the data with noise sigma_min, and s(t)^2 is sigma(t)^2, without the - sigma_min^2 of
-    the exact integral: with it the density at t = 0 is the smoothed data.
-
-    Raises ValueError unless 0 < sigma_min < sigma_max and t1 > 0, all finite.
-    """
-
-    sigma_min: float = 0.01
-    sigma_max: float = 50.0
-    t1: float = 1.0
-
-    def __post_init__(self) -> None:
-        _require_positive("VE", sigma_min=self.sigma_min, sigma_max=self.sigma_max, t1=self.t1)
-        if self.sigma_min >= self.sigma_max:
-            raise ValueError(
-                f"VE: sigma_min must be smaller than sigma_max, got sigma_min={self.sigma_min!r} "
-                f"and sigma_max={self.sigma_max!r}"
-            )
-
-    @property
-    def _log_ratio(self) -> float:
-        return math.log(self.sigma_max / self.sigma_min)
-
-    @property
-    def prior_std(self) -> float:
-        """Standard deviation of the prior: sigma_max."""
-        return self.sigma_max
-
-    def mean_coeff(self, t: TimeLike) -> Float[Array, "..."]:
-        """m(t) = 1: shape of t."""
-        return jnp.ones_like(as_time(t))
-
-    def std(self, t: TimeLike) -> Float[Array, "..."]:
-        """s(t) = sigma(t): shape of t."""
-        return self.sigma_min * jnp.exp(as_time(t) / self.t1 * self._log_ratio)
-
-    def drift_coeff(self, t: TimeLike) -> Float[Array, "..."]:
-        """a(t) = 0: shape of t."""
-        return jnp.zeros_like(as_time(t))
-
-    def diffusion(self, t: TimeLike) -> Float[Array, "..."]:
-        """g(t) = sigma(t) sqrt(2 log(sigma_max/sigma_min) / t1): shape of t."""
-        return self.std(t) * math.sqrt(2 * self._log_ratio / self.t1)
-
-
-@jax.tree_util.register_static
-@dataclasses.dataclass(frozen=True)
-class Marginals(_Marginals):
+class Marginals(LinearSDE):
     """An SDE given by m(t) and s(t), made by `from_marginals`; the rest follows by autodiff."""
 
     mean_coeff_fn: Callable[[Any], Any]
@@ -269,11 +130,14 @@ def from_marginals(
 
     >>> cosine = from_marginals(lambda t: jnp.cos(t), lambda t: jnp.sin(t), t1=1.5)
     """
-    _require_positive("from_marginals", t1=t1)
+    require_positive("from_marginals", t1=t1)
     t = jnp.linspace(1e-3, 1.0, 257) * t1
     with jax.ensure_compile_time_eval():
         m, s = mean_coeff(t), std(t)
-        for name, value, ok in (("mean_coeff", m, m > 0), ("std", s, s >= 0)):
+        for name, value, ok, rule in (
+            ("mean_coeff", m, m > 0, "> 0"),
+            ("std", s, s >= 0, ">= 0"),
+        ):
             bad = ~(jnp.isfinite(value) & ok)
             if value.shape != t.shape:
                 raise ValueError(
@@ -282,7 +146,7 @@ def from_marginals(
             if bool(bad.any()):
                 at = int(jnp.argmax(bad))
                 raise ValueError(
-                    f"{name} must be finite and {'> 0' if name[0] == 'm' else '>= 0'} on (0, t1], "
+                    f"{name} must be finite and {rule} on (0, t1], "
                     f"got {float(value[at])} at t={float(t[at])}"
                 )
         ratio = s / m
@@ -294,7 +158,7 @@ def from_marginals(
                 f"near t={float(t[at])}"
             )
         terminal = float(s[-1])
-    _require_positive("from_marginals", **{"std(t1)": terminal})
+    require_positive("from_marginals", **{"std(t1)": terminal})
     return Marginals(mean_coeff, std, float(t1), terminal)
 
 

@@ -1,0 +1,337 @@
+"""The published families in closed form: VP, sub-VP, cosine VP, and the two VE."""
+
+import dataclasses
+import math
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from score_jax._math import as_time
+from score_jax.sde.base import LinearSDE, TimeLike, require_positive
+
+
+class _LinearBeta(LinearSDE):
+    """The integral of beta(t) = beta_min + t (beta_max - beta_min), shared by VP and sub-VP."""
+
+    beta_min: float
+    beta_max: float
+    t1: float
+
+    def _check(self) -> None:
+        owner = type(self).__name__
+        require_positive(owner, beta_min=self.beta_min, beta_max=self.beta_max, t1=self.t1)
+        if self.beta_min > self.beta_max:
+            raise ValueError(
+                f"{owner}: beta_min must not exceed beta_max, got beta_min={self.beta_min!r} and "
+                f"beta_max={self.beta_max!r}"
+            )
+
+    def beta(self, t: TimeLike) -> Float[Array, "..."]:
+        """beta(t), the rate of the noise: shape of t."""
+        return self.beta_min + as_time(t) * (self.beta_max - self.beta_min)
+
+    def beta_integral(self, t: TimeLike) -> Float[Array, "..."]:
+        """The integral of beta from 0 to t: shape of t."""
+        t = as_time(t)
+        return t * (self.beta_min + 0.5 * t * (self.beta_max - self.beta_min))
+
+    def mean_coeff(self, t: TimeLike) -> Float[Array, "..."]:
+        """m(t) = exp(-B(t)/2), B the integral of beta: shape of t."""
+        return jnp.exp(-0.5 * self.beta_integral(t))
+
+    def drift_coeff(self, t: TimeLike) -> Float[Array, "..."]:
+        """a(t) = -beta(t)/2: shape of t."""
+        return -0.5 * self.beta(t)
+
+    def _time_of_integral(self, b: Float[Array, "..."]) -> Float[Array, "..."]:
+        """The t with B(t) = b, in the form of the quadratic's root that does not cancel."""
+        root = jnp.sqrt(self.beta_min**2 + 2 * (self.beta_max - self.beta_min) * b)
+        return 2 * b / (self.beta_min + root)
+
+
+@jax.tree_util.register_static
+@dataclasses.dataclass(frozen=True)
+class VP(_LinearBeta):
+    """Variance-preserving SDE: dx = -beta(t) x / 2 dt + sqrt(beta(t)) dw.
+
+    The continuous limit of DDPM, arXiv:2011.13456 eq. 11, with its linear beta (eq. 32).
+
+    Raises ValueError unless 0 < beta_min <= beta_max and t1 > 0, all finite.
+
+    >>> VP().mean_coeff(0.0)
+    Array(1., dtype=float32, weak_type=True)
+    """
+
+    beta_min: float = 0.1
+    beta_max: float = 20.0
+    t1: float = 1.0
+
+    def __post_init__(self) -> None:
+        self._check()
+
+    def std(self, t: TimeLike) -> Float[Array, "..."]:
+        """s(t) = sqrt(1 - exp(-B(t))): shape of t."""
+        return jnp.sqrt(-jnp.expm1(-self.beta_integral(t)))
+
+    def diffusion(self, t: TimeLike) -> Float[Array, "..."]:
+        """g(t) = sqrt(beta(t)): shape of t."""
+        return jnp.sqrt(self.beta(t))
+
+    def log_snr(self, t: TimeLike) -> Float[Array, "..."]:
+        """2 log(m/s) = -log(exp(B) - 1): shape of t."""
+        b = self.beta_integral(t)
+        return -b - jnp.log(-jnp.expm1(-b))
+
+    def time_of_log_snr(self, value: TimeLike) -> Float[Array, "..."]:
+        """The t with log_snr(t) = value: shape of value."""
+        return self._time_of_integral(jax.nn.softplus(-as_time(value)))
+
+
+@jax.tree_util.register_static
+@dataclasses.dataclass(frozen=True)
+class SubVP(_LinearBeta):
+    """Sub-VP SDE: VP's drift with less noise, s(t) = 1 - exp(-B(t)).
+
+    dx = -beta(t) x / 2 dt + sqrt(beta(t) (1 - exp(-2 B(t)))) dw, arXiv:2011.13456 eq. 12; the best
+    of the three for likelihoods.
+
+    Raises ValueError unless 0 < beta_min <= beta_max and t1 > 0, all finite.
+    """
+
+    beta_min: float = 0.1
+    beta_max: float = 20.0
+    t1: float = 1.0
+
+    def __post_init__(self) -> None:
+        self._check()
+
+    def std(self, t: TimeLike) -> Float[Array, "..."]:
+        """s(t) = 1 - exp(-B(t)): shape of t."""
+        return -jnp.expm1(-self.beta_integral(t))
+
+    def diffusion(self, t: TimeLike) -> Float[Array, "..."]:
+        """g(t) = sqrt(beta(t) (1 - exp(-2 B(t)))): shape of t."""
+        return jnp.sqrt(self.beta(t) * -jnp.expm1(-2 * self.beta_integral(t)))
+
+    def log_snr(self, t: TimeLike) -> Float[Array, "..."]:
+        """2 log(m/s) = -2 log(2 sinh(B/2)): shape of t."""
+        b = self.beta_integral(t)
+        return -b - 2 * jnp.log(-jnp.expm1(-b))
+
+    def time_of_log_snr(self, value: TimeLike) -> Float[Array, "..."]:
+        """The t with log_snr(t) = value: shape of value."""
+        half = -0.5 * as_time(value)
+        # asinh(exp(u) / 2) is u to rounding for large u, where the exponential would overflow.
+        b = jnp.where(half > 20, 2 * half, 2 * jnp.arcsinh(0.5 * jnp.exp(jnp.minimum(half, 20))))
+        return self._time_of_integral(b)
+
+
+@jax.tree_util.register_static
+@dataclasses.dataclass(frozen=True)
+class VE(LinearSDE):
+    """Variance-exploding SDE: no drift, s(t) = sigma(t) = sigma_min (sigma_max/sigma_min)^(t/t1).
+
+    The continuous limit of NCSN, arXiv:2011.13456 eq. 9 and 30-31. As there, p(x(0)) is not the
+    data but the data with noise sigma_min, and s(t)^2 is sigma(t)^2, without the - sigma_min^2 of
+    the exact integral: with it the density at t = 0 is the smoothed data.
+
+    Raises ValueError unless 0 < sigma_min < sigma_max and t1 > 0, all finite.
+    """
+
+    sigma_min: float = 0.01
+    sigma_max: float = 50.0
+    t1: float = 1.0
+
+    def __post_init__(self) -> None:
+        require_positive("VE", sigma_min=self.sigma_min, sigma_max=self.sigma_max, t1=self.t1)
+        if self.sigma_min >= self.sigma_max:
+            raise ValueError(
+                f"VE: sigma_min must be smaller than sigma_max, got sigma_min={self.sigma_min!r} "
+                f"and sigma_max={self.sigma_max!r}"
+            )
+
+    @property
+    def _log_ratio(self) -> float:
+        return math.log(self.sigma_max / self.sigma_min)
+
+    @property
+    def prior_std(self) -> float:
+        """Standard deviation of the prior: sigma_max."""
+        return self.sigma_max
+
+    def mean_coeff(self, t: TimeLike) -> Float[Array, "..."]:
+        """m(t) = 1: shape of t."""
+        return jnp.ones_like(as_time(t))
+
+    def std(self, t: TimeLike) -> Float[Array, "..."]:
+        """s(t) = sigma(t): shape of t."""
+        return self.sigma_min * jnp.exp(as_time(t) / self.t1 * self._log_ratio)
+
+    def drift_coeff(self, t: TimeLike) -> Float[Array, "..."]:
+        """a(t) = 0: shape of t."""
+        return jnp.zeros_like(as_time(t))
+
+    def diffusion(self, t: TimeLike) -> Float[Array, "..."]:
+        """g(t) = sigma(t) sqrt(2 log(sigma_max/sigma_min) / t1): shape of t."""
+        return self.std(t) * math.sqrt(2 * self._log_ratio / self.t1)
+
+    def log_snr(self, t: TimeLike) -> Float[Array, "..."]:
+        """-2 log sigma(t): shape of t."""
+        return -2 * (math.log(self.sigma_min) + as_time(t) / self.t1 * self._log_ratio)
+
+    def time_of_log_snr(self, value: TimeLike) -> Float[Array, "..."]:
+        """The t with log_snr(t) = value: shape of value."""
+        steps = -0.5 * as_time(value) - math.log(self.sigma_min)
+        return steps * (self.t1 / self._log_ratio)
+
+
+@jax.tree_util.register_static
+@dataclasses.dataclass(frozen=True)
+class LinearVE(LinearSDE):
+    """The VE SDE of EDM: no drift, s(t) = sigma(t) = t, so that time is the noise itself.
+
+    dx = sqrt(2 t) dw with data at t = 0, arXiv:2206.00364 eq. 1 with s(t) = 1; its sampler starts at
+    t1 = 80 and stops at t0 = 0.002.
+
+    Raises ValueError unless t1 > 0 and finite.
+    """
+
+    t1: float = 80.0
+
+    def __post_init__(self) -> None:
+        require_positive("LinearVE", t1=self.t1)
+
+    @property
+    def prior_std(self) -> float:
+        """Standard deviation of the prior: t1."""
+        return self.t1
+
+    def mean_coeff(self, t: TimeLike) -> Float[Array, "..."]:
+        """m(t) = 1: shape of t."""
+        return jnp.ones_like(as_time(t))
+
+    def std(self, t: TimeLike) -> Float[Array, "..."]:
+        """s(t) = t: shape of t."""
+        return as_time(t)
+
+    def drift_coeff(self, t: TimeLike) -> Float[Array, "..."]:
+        """a(t) = 0: shape of t."""
+        return jnp.zeros_like(as_time(t))
+
+    def diffusion(self, t: TimeLike) -> Float[Array, "..."]:
+        """g(t) = sqrt(2 t): shape of t."""
+        return jnp.sqrt(2 * as_time(t))
+
+    def log_snr(self, t: TimeLike) -> Float[Array, "..."]:
+        """-2 log t: shape of t."""
+        return -2 * jnp.log(as_time(t))
+
+    def time_of_log_snr(self, value: TimeLike) -> Float[Array, "..."]:
+        """The t with log_snr(t) = value: shape of value."""
+        return jnp.exp(-0.5 * as_time(value))
+
+
+@jax.tree_util.register_static
+@dataclasses.dataclass(frozen=True)
+class CosineVP(LinearSDE):
+    r"""VP SDE with the cosine schedule of Improved DDPM (arXiv:2102.09672 eq. 17) in continuous time.
+
+        alpha_bar(t) = m(t)^2 = cos(q(t))^2 / cos(q(0))^2,  q(t) = (t + offset) / (1 + offset) pi/2
+        beta(t) = -d log alpha_bar / dt = pi / (1 + offset) tan(q(t))
+
+    The paper clips the betas of its table, beta_i <= 0.999, which ends the growth of the rate just
+    before t = 1. As beta_i is beta(t) / N, the rate is clipped here at `max_rate` = 0.999 * 4000, N of
+    the paper's models: this changes t > 0.9995 only and keeps every coefficient finite up to t1 = 1,
+    where log_snr is -16.3. With the clip of another N the prior at t1 is as good as exact too.
+
+    Raises ValueError unless offset and max_rate are finite and > 0 and max_rate exceeds beta(0).
+    """
+
+    offset: float = 0.008
+    max_rate: float = 3996.0
+
+    def __post_init__(self) -> None:
+        require_positive("CosineVP", offset=self.offset, max_rate=self.max_rate)
+        if not self.max_rate > math.pi / (1 + self.offset) * math.tan(self._start):
+            raise ValueError(
+                f"CosineVP: max_rate must exceed the rate at t = 0, got max_rate={self.max_rate!r}"
+            )
+
+    @property
+    def t1(self) -> float:  # type: ignore[override]
+        """Final time: 1."""
+        return 1.0
+
+    @property
+    def _speed(self) -> float:
+        """dq/dt."""
+        return 0.5 * math.pi / (1 + self.offset)
+
+    @property
+    def _start(self) -> float:
+        """q(0)."""
+        return self.offset * self._speed
+
+    @property
+    def _clip(self) -> tuple[float, float]:
+        """The time from which the rate is constant, and B = -log alpha_bar there."""
+        rest = math.atan(2 * self._speed / self.max_rate)  # pi/2 - q
+        return 1 - rest / self._speed, -2 * math.log(math.sin(rest) / math.cos(self._start))
+
+    def _rest(self, t: Float[Array, "..."]) -> Float[Array, "..."]:
+        """pi/2 - q(t), exact near t = 1, held where the rate is clipped."""
+        return jnp.maximum(1 - t, 1 - self._clip[0]) * self._speed
+
+    def beta(self, t: TimeLike) -> Float[Array, "..."]:
+        """beta(t), the rate of the noise: shape of t."""
+        return 2 * self._speed / jnp.tan(self._rest(as_time(t)))
+
+    def beta_integral(self, t: TimeLike) -> Float[Array, "..."]:
+        """B(t) = -log alpha_bar(t), to rounding of 1: shape of t."""
+        t = as_time(t)
+        inside = -2 * jnp.log(jnp.sin(self._rest(t)) / math.cos(self._start))
+        return inside + self.max_rate * jnp.maximum(t - self._clip[0], 0)
+
+    def mean_coeff(self, t: TimeLike) -> Float[Array, "..."]:
+        """m(t) = sqrt(alpha_bar(t)): shape of t."""
+        t = as_time(t)
+        late = jnp.exp(-0.5 * self.max_rate * jnp.maximum(t - self._clip[0], 0))
+        return jnp.sin(self._rest(t)) / math.cos(self._start) * late
+
+    def std(self, t: TimeLike) -> Float[Array, "..."]:
+        """s(t) = sqrt(1 - alpha_bar(t)), as a product of sines that does not cancel: shape of t."""
+        t = as_time(t)
+        early = jnp.minimum(t, self._clip[0])
+        angle = early * self._speed
+        variance = jnp.sin(angle) * jnp.sin(angle + 2 * self._start) / math.cos(self._start) ** 2
+        late = -jnp.expm1(-self.max_rate * jnp.maximum(t - self._clip[0], 0))
+        return jnp.sqrt(variance + (1 - variance) * late)
+
+    def drift_coeff(self, t: TimeLike) -> Float[Array, "..."]:
+        """a(t) = -beta(t)/2: shape of t."""
+        return -0.5 * self.beta(t)
+
+    def diffusion(self, t: TimeLike) -> Float[Array, "..."]:
+        """g(t) = sqrt(beta(t)): shape of t."""
+        return jnp.sqrt(self.beta(t))
+
+    def log_snr(self, t: TimeLike) -> Float[Array, "..."]:
+        """2 log(m/s): shape of t."""
+        return -self.beta_integral(t) - 2 * jnp.log(self.std(t))
+
+    def time_of_log_snr(self, value: TimeLike) -> Float[Array, "..."]:
+        """The t with log_snr(t) = value: shape of value."""
+        value = as_time(value)
+        clip_t, clip_b = self._clip
+        b = jax.nn.softplus(-value)
+        late = jnp.maximum(b - clip_b, 0) / self.max_rate
+        early = jnp.minimum(b, clip_b)
+        m, variance = jnp.exp(-0.5 * early), -jnp.expm1(-early)
+        # sin and cos of q(t) - q(0), in sums of positive terms.
+        first, second = math.sin(self._start), math.cos(self._start)
+        sine = jnp.sqrt(first**2 + variance * second**2)
+        rise = variance * second**2 / (sine + first)
+        up = second * (rise + variance / (1 + m) * first)
+        along = m * second**2 + sine * first
+        return jnp.arctan2(up, along) / self._speed + late
