@@ -44,9 +44,13 @@ class _Counting(diffrax.AbstractStepSizeController):
         t_next, state = self.inner.init(*args)
         return t_next, (state, jnp.array(True), jnp.array(0))
 
-    def adapt_step_size(self, *args: Any) -> Any:
-        *arguments, (state, fresh, count) = args
-        kept, t0, t1, jumped, state, result = self.inner.adapt_step_size(*arguments, state)
+    def adapt_step_size(
+        self, t0: Any, t1: Any, y0: Any, y1: Any, args: Any, y_error: Any, order: Any, state: Any
+    ) -> Any:
+        state, fresh, count = state
+        kept, t0, t1, jumped, state, result = self.inner.adapt_step_size(
+            t0, t1, y0, y1, args, y_error, order, state
+        )
         state = (state, jnp.where(kept, jumped, fresh), count + fresh)
         return kept, t0, t1, jumped, state, result
 
@@ -108,11 +112,10 @@ def solve_forward(
     fixed = isinstance(controller, diffrax.StepTo | diffrax.ConstantStepSize)
     reuses = getattr(getattr(solver, "tableau", None), "fsal", False)
     counted = bool(reuses) and not fixed  # fixed steps are never rejected
+    first = None if dt0 is None else jnp.asarray(dt0, dtype)
     if dt0 is None and not isinstance(controller, diffrax.StepTo):
         # Given, because a solver that guesses it evaluates the network uncounted.
         first = 0.01 * span
-    else:
-        first = None if dt0 is None else jnp.asarray(dt0, dtype)
 
     solution = diffrax.diffeqsolve(
         diffrax.ODETerm(forward),
