@@ -8,6 +8,7 @@ from score_jax.likelihood import bits_per_dim as bits_per_dim
 from score_jax.likelihood import log_likelihood as log_likelihood
 from score_jax.losses import dsm_loss as dsm_loss
 from score_jax.samplers import chain as chain
+from score_jax.samplers import compare_samplers as compare_samplers
 from score_jax.samplers import euler_maruyama as euler_maruyama
 from score_jax.samplers import flow as flow
 from score_jax.samplers import langevin as langevin
@@ -30,8 +31,8 @@ from score_jax.sde import reverse_drift as reverse_drift
 __version__ = "0.1.0"
 
 __all__ = [
-    "VE", "VP", "SubVP", "bits_per_dim", "chain", "denoise", "dsm_loss", "euler_maruyama", "flow",
-    "from_marginals", "label_std", "label_time", "langevin", "log_likelihood", "probability_flow",
-    "reverse_diffusion", "reverse_drift", "sample", "score_fn", "simulate", "stepwise",
-    "uniform_grid",
+    "VE", "VP", "SubVP", "bits_per_dim", "chain", "compare_samplers", "denoise", "dsm_loss",
+    "euler_maruyama", "flow", "from_marginals", "label_std", "label_time", "langevin",
+    "log_likelihood", "probability_flow", "reverse_diffusion", "reverse_drift", "sample",
+    "score_fn", "simulate", "stepwise", "uniform_grid",
 ]  # fmt: skip

@@ -1,6 +1,8 @@
 """Samplers: grids, steps, the scan that runs them, and the probability-flow ODE."""
 
 from score_jax.samplers.chain import chain as chain
+from score_jax.samplers.compare import Candidate as Candidate
+from score_jax.samplers.compare import compare_samplers as compare_samplers
 from score_jax.samplers.grids import check_grid as check_grid
 from score_jax.samplers.grids import power_grid as power_grid
 from score_jax.samplers.grids import uniform_grid as uniform_grid
@@ -21,7 +23,8 @@ from score_jax.samplers.steps import langevin as langevin
 from score_jax.samplers.steps import reverse_diffusion as reverse_diffusion
 
 __all__ = [
-    "ODEOut", "SampleOut", "Sampler", "Samples", "as_it_is", "chain", "check_grid",
-    "euler_maruyama", "flow", "langevin", "last_mean", "power_grid", "probability_flow",
-    "reverse_diffusion", "sample", "simulate", "stepwise", "tweedie", "uniform_grid",
+    "Candidate", "ODEOut", "SampleOut", "Sampler", "Samples", "as_it_is",
+    "chain", "check_grid", "compare_samplers", "euler_maruyama", "flow", "langevin", "last_mean",
+    "power_grid", "probability_flow", "reverse_diffusion", "sample", "simulate", "stepwise",
+    "tweedie", "uniform_grid",
 ]  # fmt: skip
