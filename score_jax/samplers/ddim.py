@@ -1,0 +1,84 @@
+r"""DDIM for any SDE, from noise to data with any share of fresh noise, and back.
+
+With x0_hat = E[x0 | x], the noise in x, eps_hat = (x - m x0_hat) / s = -s score(x, t), and
+r = s' m / (s m') = exp(-h) of the interval (h: its length in the half-log-SNR),
+
+    (1)  x' = m' x0_hat + sqrt(s'^2 - sd^2) eps_hat + sd z
+    (2)  sd = eta s' sqrt(1 - r^2)
+
+is arXiv:2010.02502 eq. 12 for VP, where s'^2 (1 - r^2) is its eq. 16: the variance of
+p(x' | x, x0), which for every isotropic linear SDE is s'^2 (1 - r^2). Eta 1 is ancestral sampling,
+eta 0 the probability flow with the first-order exponential integrator.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from score_jax._math import as_time, bcast
+from score_jax.samplers.exponential import interval
+from score_jax.samplers.grids import check_float, check_grid
+from score_jax.score import denoise
+from score_jax.types import SDE, ScoreFn, Step, StepOut
+
+
+class EncodeOut(NamedTuple):
+    """The latent z (b, *d) at the first time of the grid, and the evaluations it took."""
+
+    z: Any
+    nfe: int
+
+
+def _move(sde, score, x, t, t_next, eta):  # type: ignore[no-untyped-def]
+    """(x' without fresh noise, sd) of eq. (1), in either direction if eta is 0."""
+    move = interval(sde, t, t_next)
+    clean = denoise(sde, score, x, t)
+    fresh = (1 - move.ratio) * (1 + move.ratio)
+    # Eta 0 may go from data to noise, where `fresh` is negative: nothing of it may be left.
+    share = jnp.sqrt(1 - eta**2 * fresh) if eta > 0 else jnp.ones_like(fresh)
+    # eps_hat put in: both terms stay small where m is.
+    x_mean = bcast(share * move.keep, x) * x + bcast(move.m * (1 - share * move.ratio), x) * clean
+    sd = eta * move.s * jnp.sqrt(jnp.maximum(fresh, 0)) if eta > 0 else None
+    return x_mean, sd
+
+
+def ddim(sde: SDE, score: ScoreFn, *, eta: float = 0.0) -> Step:
+    """DDIM: order 1 with one evaluation; eta from 0 (deterministic) to 1 (ancestral).
+
+    Raises ValueError unless 0 <= eta <= 1. Eq. (1) and (2) of the module, arXiv:2010.02502.
+
+    >>> out = simulate(ddim(sde, score), key, x, power_grid(sde, 50))
+    """
+    if not 0 <= eta <= 1:
+        raise ValueError(f"eta must be in [0, 1], got {eta}")
+
+    def update(key, x, t, t_next):  # type: ignore[no-untyped-def]
+        x_mean, sd = _move(sde, score, x, t, t_next, eta)
+        if sd is None:
+            return StepOut(x_mean, x_mean)
+        z = jax.random.normal(key, x.shape, x.dtype)
+        return StepOut(x_mean + bcast(sd, x) * z, x_mean)
+
+    return Step(update, 1)
+
+
+def ddim_encode(sde: SDE, score: ScoreFn, x: Float[Array, "b *d"], grid: Any) -> EncodeOut:
+    """DDIM with eta 0 from data to noise: `grid` is a sampler's, and is walked backwards.
+
+    x (b, *d) is data at the last time of the grid; `simulate(ddim(sde, score), ...)` from the latent
+    gives it back up to O(1/n). For exact codes use `probability_flow`. arXiv:2010.02502 section 4.3.
+
+    Raises ValueError for a bad grid, or x that is not floating point.
+
+    >>> z, nfe = ddim_encode(sde, score, x, uniform_grid(sde, 100))
+    """
+    check_float(x)
+    times = check_grid(grid)[::-1]
+
+    def body(x, interval):  # type: ignore[no-untyped-def]
+        return _move(sde, score, x, as_time(interval[0]), as_time(interval[1]), 0.0)[0], None
+
+    z, _ = jax.lax.scan(body, x, (times[:-1], times[1:]))
+    return EncodeOut(z, times.shape[0] - 1)

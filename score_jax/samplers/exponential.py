@@ -1,0 +1,174 @@
+r"""The algebra of the few-step solvers: the flow in the half-log-SNR, whose linear part is exact.
+
+With the half-log-SNR lambda = log(m/s), which grows from noise to data, and the prediction
+D(x, t) = E[x0 | x], the probability flow of every isotropic linear SDE is
+
+    (1)  d(x/s) / d lambda = exp(lambda) D
+    (2)  x' = (s'/s) x + m' int_0^h exp(-(h - v)) D(lambda + v) dv          h = lambda' - lambda
+
+(arXiv:2211.01095 prop. 4.1: derived there for VP, and true for any m and s). A solver replaces D by
+the polynomial through predictions at known nodes, u = v/h, D_0 at u = 0, and integrates it exactly:
+
+    (3)  x' = (s'/s) x + m' [ I_0 D_0 + sum_m b_m (D_m - D_0) ]
+    (4)  I_k = h int_0^1 exp(-h (1 - u)) u^k du
+    (5)  b_m = integral of the Lagrange polynomial of node m: a combination of I_1, I_2, ...
+
+I_0 = 1 - exp(-h), and I_k/h is k! phi_{k+1}(-h) of the exponential integrators. h comes from a ratio of
+coefficients, exp(-h) = s' m / (s m'), which in float32 is ten times as exact as a difference of two
+logarithms.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+
+from score_jax._math import as_time, bcast
+from score_jax.types import SDE
+
+# Terms of the series of I_k: at h = 1 the first one left out is below 1e-17.
+_TERMS = 18
+
+
+class Interval(NamedTuple):
+    """What a move from t to t_next needs, all scalars: m', s', s'/s, exp(-h) and h of eq. (2)."""
+
+    m: Any
+    s: Any
+    keep: Any
+    ratio: Any
+    h: Any
+
+
+def interval(sde: SDE, t: Any, t_next: Any) -> Interval:
+    """The coefficients of eq. (2) from t to t_next."""
+    t, t_next = as_time(t), as_time(t_next)
+    m, s = sde.mean_coeff(t_next), sde.std(t_next)
+    keep = s / sde.std(t)
+    ratio = keep * (sde.mean_coeff(t) / m)
+    return Interval(m, s, keep, ratio, -jnp.log(ratio))
+
+
+def moments(h: Any, highest: int) -> list[Any]:
+    """I_0, ..., I_highest of eq. (4), to rounding for every h > 0 in float32 and float64.
+
+    >>> moments(jnp.float32(1e-4), 2)[2] / 1e-4  # 1/3 and not noise
+    """
+    # Upward, I_k = 1 - (k/h) I_{k-1} loses digits as h falls; downward it gains them.
+    upward = [-jnp.expm1(-h)]
+    for k in range(1, highest + 1):
+        upward.append(1 - k / h * upward[-1])
+    series = jnp.ones_like(h)
+    for j in range(_TERMS, 1, -1):
+        series = 1 - h / (highest + j) * series
+    downward = [h / (highest + 1) * series]
+    for k in range(highest, 0, -1):
+        downward.insert(0, h / k * (1 - downward[0]))
+    return [jnp.where(h < 1, low, high) for low, high in zip(downward, upward, strict=True)]
+
+
+def lagrange_weights(h: Any, nodes: Sequence[Any]) -> list[Any]:
+    """b_m of eq. (5) for predictions at the nodes u_m (distinct, not 0) and at 0.
+
+    nodes are scalars in units of h: -1 is one interval of the same length ago, 1 the end of this one.
+    """
+    moment = moments(h, len(nodes))
+    weights = []
+    for m, node in enumerate(nodes):
+        others = [other for k, other in enumerate(nodes) if k != m]
+        # u prod(u - other) as coefficients, the lowest power first.
+        coefficients: list[Any] = [jnp.zeros_like(h), jnp.ones_like(h)]
+        scale = node
+        for other in others:
+            lower = [-other * c for c in coefficients] + [jnp.zeros_like(h)]
+            raised = [jnp.zeros_like(h), *coefficients]
+            coefficients = [a + b for a, b in zip(lower, raised, strict=True)]
+            scale = scale * (node - other)
+        integral = sum(c * i for c, i in zip(coefficients, moment, strict=True))
+        weights.append(integral / scale)
+    return weights
+
+
+def node_weights(h: Any, nodes: Sequence[Any], simple: Callable[[Any], Any]) -> list[Any]:
+    """b_m as the papers take them: for a single node simple(h) / 2u, beyond that eq. (5).
+
+    `simple(h) = h + O(h^2)` keeps the order: half of it stands for I_1.
+    """
+    if len(nodes) == 1:
+        return [0.5 * simple(h) / nodes[0]]
+    return lagrange_weights(h, nodes)
+
+
+class Past(NamedTuple):
+    """What a multistep method remembers: all arrays, so that a scan can carry it.
+
+    i, n: steps done and steps of the whole run; clean: earlier predictions of x0, shape of x, the
+    newest first; lengths: h of the intervals that began there.
+    """
+
+    i: Any
+    n: Any
+    clean: tuple[Any, ...]
+    lengths: tuple[Any, ...]
+
+
+def no_past(x: Any, grid: Any, count: int) -> Past:
+    """The memory before the first step of a method that needs `count` earlier predictions."""
+    one = jnp.ones((), grid.dtype)  # of an interval that never was; its weight is zero
+    n = jnp.asarray(grid.shape[0] - 1, jnp.int32)
+    return Past(jnp.zeros((), jnp.int32), n, (jnp.zeros_like(x),) * count, (one,) * count)
+
+
+def remember(past: Past, clean: Any, h: Any) -> Past:
+    """The memory after a step over an interval h that began with the prediction `clean`."""
+    if not past.clean:
+        return past._replace(i=past.i + 1)
+    return Past(past.i + 1, past.n, (clean, *past.clean[:-1]), (h, *past.lengths[:-1]))
+
+
+def order_at(i: Any, n: Any, order: int, lower_at_end: bool) -> Any:
+    """The order of step i of n: as many predictions as there are, and at the end as steps left."""
+    now = jnp.minimum(i + 1, order)
+    return jnp.minimum(now, n - i) if lower_at_end else now
+
+
+def nodes_of(h: Any, lengths: Sequence[Any]) -> list[Any]:
+    """The nodes of earlier predictions, in units of h, from the lengths of the past intervals."""
+    nodes, back = [], jnp.zeros_like(h)
+    for length in lengths:
+        back = back - length
+        nodes.append(back / h)
+    return nodes
+
+
+def pick(now: Any, rows: Sequence[Sequence[Any]], h: Any) -> Any:
+    """Row now - 1 of a table of weights, rows filled up with zeros to the length of the last."""
+    width = len(rows[-1])
+    zero = jnp.zeros_like(h)
+    table = jnp.stack([jnp.stack([*row, *[zero] * (width - len(row))]) for row in rows])
+    return table[now - 1]
+
+
+def predictor_weights(
+    h: Any, lengths: Sequence[Any], now: Any, simple: Callable[[Any], Any]
+) -> list[Any]:
+    """Weights of the earlier predictions in a step of order `now` (1 to len(lengths) + 1)."""
+    if not lengths:
+        return []
+    nodes = nodes_of(h, lengths)
+    rows: list[Sequence[Any]] = [[]]
+    rows += [node_weights(h, nodes[: k + 1], simple) for k in range(len(nodes))]
+    return list(pick(now, rows, h))
+
+
+def weighted(weights: Sequence[Any], values: Sequence[Any], base: Any, scale: Any) -> Any:
+    """scale * sum_m b_m (D_m - D_0), shape of x; 0 without values."""
+    total: Any = 0.0
+    for weight, value in zip(weights, values, strict=True):
+        total = total + bcast(scale * weight, base) * (value - base)
+    return total
+
+
+def exponential_step(x: Any, move: Interval, clean: Any, extra: Any) -> Any:
+    """Eq. (3) with `extra` its sum: the state at t_next."""
+    return bcast(move.keep, x) * x + bcast(-move.m * jnp.expm1(-move.h), x) * clean + extra
