@@ -1,0 +1,87 @@
+"""Flax's msgpack checkpoints as NumPy arrays, whatever module wrote them.
+
+The bytes are msgpack with three extensions: 1 an array, 2 a complex number, 3 a NumPy scalar; an array
+is (shape, name of the dtype, bytes), and one of more than 1 GiB is cut into flat chunks. Records such
+as the `flax.optim` optimisers of 2021 are dictionaries there, so that their module is not needed.
+"""
+
+import math
+import mmap
+from pathlib import Path
+from typing import Any
+
+import msgpack
+import numpy as np
+
+from score_jax.convert.torch_file import DTYPES
+
+CHUNKED = "__msgpack_chunked_array__"
+UNSIGNED = {f"uint{n}": np.dtype(f"uint{n}") for n in (16, 32, 64)}
+NAMES = {name.encode(): dtype for name, dtype in (DTYPES | UNSIGNED).items()}
+PLAIN = (str, bytes, int, float, bool, complex, type(None), np.ndarray, np.generic)
+
+
+def _array(data: bytes) -> np.ndarray:
+    """An array from (shape, name of its dtype, bytes)."""
+    shape, name, raw = msgpack.unpackb(data, raw=True)
+    if name not in NAMES:
+        raise ValueError(f"an array of dtype {name!r}")
+    if math.prod(shape) * NAMES[name].itemsize != len(raw):
+        raise ValueError(f"an array of shape {tuple(shape)} and {name!r} in {len(raw)} bytes")
+    return np.frombuffer(raw, NAMES[name]).reshape(shape)
+
+
+def _complex(data: bytes) -> complex:
+    real, imaginary = msgpack.unpackb(data)
+    return complex(real, imaginary)
+
+
+EXTENSIONS = {1: _array, 2: _complex, 3: lambda data: _array(data)[()]}
+
+
+def _extension(code: int, data: bytes) -> Any:
+    if code not in EXTENSIONS:
+        raise ValueError(f"the msgpack extension {code}, which Flax does not write")
+    return EXTENSIONS[code](data)
+
+
+def _joined(tree: Any) -> np.ndarray:
+    """An array from its chunks."""
+    shape, chunks = (
+        [tree[name][str(i)] for i in range(len(tree[name]))] for name in ("shape", "chunks")
+    )
+    if sum(chunk.size for chunk in chunks) != math.prod(shape):
+        raise ValueError(f"chunks of {sum(c.size for c in chunks)} numbers for the shape {shape}")
+    return np.concatenate(chunks).reshape(shape)
+
+
+def _restore(tree: Any) -> Any:
+    """The tree with chunks joined; ValueError for leaves that no checkpoint has."""
+    if isinstance(tree, dict):
+        return _joined(tree) if CHUNKED in tree else {k: _restore(v) for k, v in tree.items()}
+    if isinstance(tree, list | tuple):
+        return [_restore(v) for v in tree]
+    if not isinstance(tree, PLAIN):
+        raise ValueError(f"a {type(tree).__name__}")
+    return tree
+
+
+def read_flax_msgpack(path: str | Path) -> Any:
+    """Read a Flax checkpoint (`checkpoint_N`) as nested dictionaries of NumPy arrays.
+
+    The State of score_sde reads as {"step", "optimizer": {"target", "state"}, "lr", "model_state",
+    "ema_rate", "params_ema", "rng"}. Raises ValueError, naming the file, if it is damaged, truncated
+    or holds anything but arrays, numbers, strings and containers; OSError if it cannot be read.
+
+    >>> ema = read_flax_msgpack("checkpoint_8")["params_ema"]
+    """
+    path = Path(path)
+    if not path.stat().st_size:
+        raise ValueError(f"{path} cannot be read: it is empty")
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        try:
+            tree = msgpack.unpackb(data, ext_hook=_extension, raw=False, strict_map_key=False)
+            return _restore(tree)
+        except (ValueError, TypeError, KeyError, msgpack.UnpackException, RecursionError) as error:
+            reason = f"{type(error).__name__}: {error}"
+            raise ValueError(f"{path} is no Flax checkpoint that can be read ({reason})") from error

@@ -1,0 +1,237 @@
+"""Pickles read as data: an interpreter of the few opcodes that containers of tensors need.
+
+A pickle is a program for a small stack machine, and Python's own machine will import and call whatever
+the file names. This one knows numbers, strings, containers, and a table of names handed to it;
+`pickletools` only splits the bytes into opcodes and executes nothing. All else is refused by name.
+"""
+
+import collections
+import io
+import mmap
+import pickletools
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NamedTuple
+
+Table = Mapping[str, Any]  # "module.name" -> a function of ours, or a plain value
+PLAIN_KEYS = (str, bytes, int, float, bool, type(None))
+
+
+class Refused(ValueError):
+    """The pickle asks for something other than plain containers and the names of the table."""
+
+
+class _Call(NamedTuple):
+    """A name of the table that may be called by REDUCE."""
+
+    name: str
+    function: Callable[..., Any]
+
+
+class _Machine:
+    """The stack, the marks on it, and the memo."""
+
+    def __init__(self, table: Table, persistent: Callable[[Any], Any] | None) -> None:
+        self.table = table
+        self.persistent = persistent
+        self.stack: list[Any] = []
+        self.marks: list[int] = []
+        self.memo: dict[int, Any] = {}
+
+    def since_mark(self) -> list[Any]:
+        """Take everything above the last mark."""
+        start = self.marks.pop()
+        items = self.stack[start:]
+        del self.stack[start:]
+        return items
+
+    def find(self, name: str) -> Any:
+        """What a name stands for; Refused if it is not in the table."""
+        if name not in self.table:
+            raise Refused(f"it asks for {name}, which is neither a tensor nor a plain container")
+        found = self.table[name]
+        return _Call(name, found) if callable(found) else found
+
+
+def _key(key: Any) -> Any:
+    # Deeply nested tuples take exponential time, or the C stack, to hash.
+    if isinstance(key, PLAIN_KEYS):
+        return key
+    if isinstance(key, tuple) and all(isinstance(k, PLAIN_KEYS) for k in key):
+        return key
+    raise Refused(f"a {type(key).__name__} as a key of a dictionary or member of a set")
+
+
+def _expect(value: Any, kind: type) -> Any:
+    if not isinstance(value, kind):
+        raise Refused(f"a {type(value).__name__} used as a {kind.__name__}")
+    return value
+
+
+def _push(m: _Machine, arg: Any) -> None:
+    m.stack.append(arg)
+
+
+def _constant(value: Any) -> Callable[[_Machine, Any], None]:
+    return lambda m, arg: m.stack.append(value)
+
+
+def _empty(kind: Callable[[], Any]) -> Callable[[_Machine, Any], None]:
+    return lambda m, arg: m.stack.append(kind())
+
+
+def _tuple(count: int) -> Callable[[_Machine, Any], None]:
+    def handle(m: _Machine, arg: Any) -> None:
+        items = tuple(m.stack.pop() for _ in range(count))
+        m.stack.append(items[::-1])
+
+    return handle
+
+
+def _gather(kind: Callable[[list[Any]], Any]) -> Callable[[_Machine, Any], None]:
+    return lambda m, arg: m.stack.append(kind(m.since_mark()))
+
+
+def _dict(items: list[Any]) -> dict[Any, Any]:
+    return {_key(k): v for k, v in zip(items[::2], items[1::2], strict=True)}
+
+
+def _appends(m: _Machine, arg: Any) -> None:
+    items = m.since_mark()
+    _expect(m.stack[-1], list).extend(items)
+
+
+def _append(m: _Machine, arg: Any) -> None:
+    item = m.stack.pop()
+    _expect(m.stack[-1], list).append(item)
+
+
+def _setitems(m: _Machine, arg: Any) -> None:
+    items = m.since_mark()
+    _expect(m.stack[-1], dict).update(_dict(items))
+
+
+def _setitem(m: _Machine, arg: Any) -> None:
+    value, key = m.stack.pop(), m.stack.pop()
+    _expect(m.stack[-1], dict)[_key(key)] = value
+
+
+def _additems(m: _Machine, arg: Any) -> None:
+    items = m.since_mark()
+    _expect(m.stack[-1], set).update(map(_key, items))
+
+
+def _put(m: _Machine, arg: Any) -> None:
+    m.memo[len(m.memo) if arg is None else arg] = m.stack[-1]
+
+
+def _get(m: _Machine, arg: Any) -> None:
+    m.stack.append(m.memo[arg])
+
+
+def _pop(m: _Machine, arg: Any) -> None:
+    m.stack.pop()
+
+
+def _mark(m: _Machine, arg: Any) -> None:
+    m.marks.append(len(m.stack))
+
+
+def _global(m: _Machine, arg: Any) -> None:
+    m.stack.append(m.find(".".join(arg.split(" ", 1))))
+
+
+def _stack_global(m: _Machine, arg: Any) -> None:
+    name, module = m.stack.pop(), m.stack.pop()
+    m.stack.append(m.find(f"{_expect(module, str)}.{_expect(name, str)}"))
+
+
+def _instance(m: _Machine, arg: Any) -> None:
+    name = ".".join(arg.split(" ", 1))
+    raise Refused(f"it asks for an instance of {name}")
+
+
+def _reduce(m: _Machine, arg: Any) -> None:
+    arguments, call = _expect(m.stack.pop(), tuple), m.stack.pop()
+    m.stack.append(_expect(call, _Call).function(*arguments))
+
+
+def _build(m: _Machine, arg: Any) -> None:
+    # PyTorch hangs the versions of the modules on its state dicts, and nothing else on anything.
+    state, obj = m.stack.pop(), m.stack[-1]
+    if not isinstance(obj, dict) or not isinstance(state, dict) or set(state) - {"_metadata"}:
+        raise Refused(f"it sets attributes of a {type(obj).__name__}")
+
+
+def _persistent(m: _Machine, arg: Any) -> None:
+    if m.persistent is None:
+        raise Refused("it asks for an object kept outside of the pickle")
+    m.stack.append(m.persistent(m.stack.pop()))
+
+
+HANDLERS: dict[str, Callable[[_Machine, Any], None]] = {
+    **dict.fromkeys(("PROTO", "FRAME", "STOP"), lambda m, arg: None),
+    "NONE": _constant(None), "NEWTRUE": _constant(True), "NEWFALSE": _constant(False),
+    **dict.fromkeys((
+        "BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT", "BINUNICODE", "SHORT_BINUNICODE",
+        "BINUNICODE8", "BINBYTES", "SHORT_BINBYTES", "BINBYTES8", "BINSTRING", "SHORT_BINSTRING",
+    ), _push),
+    "EMPTY_DICT": _empty(dict), "EMPTY_LIST": _empty(list), "EMPTY_TUPLE": _constant(()),
+    "EMPTY_SET": _empty(set), "MARK": _mark, "POP": _pop,
+    "TUPLE": _gather(tuple), "LIST": _gather(list), "DICT": _gather(_dict),
+    "FROZENSET": _gather(lambda items: frozenset(map(_key, items))),
+    "TUPLE1": _tuple(1), "TUPLE2": _tuple(2), "TUPLE3": _tuple(3),
+    "APPEND": _append, "APPENDS": _appends, "SETITEM": _setitem, "SETITEMS": _setitems,
+    "ADDITEMS": _additems,
+    **dict.fromkeys(("BINPUT", "LONG_BINPUT", "MEMOIZE"), _put),
+    **dict.fromkeys(("BINGET", "LONG_BINGET"), _get),
+    "GLOBAL": _global, "STACK_GLOBAL": _stack_global, "INST": _instance,
+    "REDUCE": _reduce, "BUILD": _build, "BINPERSID": _persistent,
+}  # fmt: skip
+
+
+def _set(items: Iterable[Any] = ()) -> set[Any]:
+    return set(map(_key, _expect(items, list)))
+
+
+def _ordered(items: Iterable[Any] = ()) -> dict[Any, Any]:
+    return collections.OrderedDict((_key(k), v) for k, v in _expect(items or [], list))
+
+
+def _encode(text: Any, encoding: Any) -> bytes:
+    # How bytes are written by protocol 2, always in Latin 1.
+    return bytes(_expect(text, str).encode("latin-1"))
+
+
+CONTAINERS: dict[str, Any] = {
+    "collections.OrderedDict": _ordered,
+    "_codecs.encode": _encode,
+    **{f"{module}.set": _set for module in ("__builtin__", "builtins")},
+}
+
+
+def read_pickle(
+    source: io.BytesIO | mmap.mmap,
+    table: Table = CONTAINERS,
+    persistent: Callable[[Any], Any] | None = None,
+) -> Any:
+    """Read one pickle from where `source` stands to its end, executing nothing but `table`.
+
+    `table` maps "module.name" to functions of ours (called with the arguments that the pickle gives,
+    which they must check) or to plain values; `persistent` is given the persistent ids. Raises
+    Refused, a ValueError, for everything else, naming it, and ValueError for a damaged pickle.
+
+    >>> read_pickle(io.BytesIO(b"(K\\x01K\\x02t."))
+    (1, 2)
+    """
+    machine = _Machine(table, persistent)
+    try:
+        for opcode, arg, _ in pickletools.genops(source):  # type: ignore[arg-type]
+            if opcode.name not in HANDLERS:
+                raise Refused(f"it uses the opcode {opcode.name}, which no file of tensors needs")
+            HANDLERS[opcode.name](machine, arg)
+        (result,) = machine.stack
+        return result
+    except Refused:
+        raise
+    except (ValueError, TypeError, IndexError, KeyError, OverflowError, MemoryError) as error:
+        raise ValueError(f"the pickle is damaged ({type(error).__name__}: {error})") from error
