@@ -21,6 +21,7 @@ from jaxtyping import Array, Float, Key
 
 from score_jax._math import as_time, batch_sum, bcast
 from score_jax.samplers.grids import check_float
+from score_jax.sde import log_snr, time_of_log_snr
 from score_jax.types import SDE, ScoreFn
 
 
@@ -71,8 +72,6 @@ def variational_bound(
         raise ValueError(f"t0 must be in (0, t1={sde.t1}), got {t0}")
     if draws < 1:
         raise ValueError(f"draws must be at least 1, got {draws}")
-    from score_jax.sde import log_snr, time_of_log_snr
-
     check_float(x0)
     top, low = log_snr(sde, as_time(t0)), log_snr(sde, as_time(sde.t1))
     offset_key, noise_key, last_key = jax.random.split(key, 3)
