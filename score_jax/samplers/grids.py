@@ -4,6 +4,8 @@ A grid of n + 1 times makes n steps, each over an interval (t, t_next); the last
 last time. The number of steps belongs here, never to an SDE.
 """
 
+import math
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -11,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from score_jax.sde import log_snr, time_of_log_snr
 from score_jax.types import SDE
 
 
@@ -81,3 +84,83 @@ def power_grid(sde: SDE, n: int, *, t0: float = 1e-3, power: float = 2.0) -> Flo
     times = np.linspace(sde.t1 ** (1 / power), t0 ** (1 / power), n + 1) ** power
     times[0], times[-1] = sde.t1, t0
     return jnp.asarray(times, jnp.zeros(0).dtype)
+
+
+def quadratic_grid(sde: SDE, n: int, *, t0: float = 1e-3) -> Float[Array, " m"]:
+    """n steps equal in sqrt(t), from t1 to t0: (n + 1,); DDIM's quadratic choice."""
+    return power_grid(sde, n, t0=t0, power=2.0)
+
+
+def _at_log_snr(sde: SDE, t0: float, values: Callable[[float, float], Any]) -> Float[Array, " m"]:
+    """The times with log-SNR values(log_snr(t1), log_snr(t0)), the ends exactly t1 and t0."""
+    with jax.ensure_compile_time_eval():
+        first, last = (float(log_snr(sde, jnp.asarray(t))) for t in (sde.t1, t0))
+        wanted = np.asarray(values(first, last))
+        times = np.array(time_of_log_snr(sde, jnp.asarray(wanted, jnp.zeros(0).dtype)))
+        times[0], times[-1] = sde.t1, t0
+        return check_grid(times, sde.t1)
+
+
+def log_snr_grid(sde: SDE, n: int, *, t0: float = 1e-3) -> Float[Array, " m"]:
+    """n steps equal in log-SNR, from t1 to t0: (n + 1,); the grid of DPM-Solver (arXiv:2206.00927).
+
+    For `VE` it is the uniform grid.
+
+    >>> log_snr_grid(LinearVE(), 3, t0=0.08)
+    Array([80.  ,  8.  ,  0.8 ,  0.08], dtype=float32)
+    """
+    _check(sde, n, t0)
+    return _at_log_snr(sde, t0, lambda first, last: np.linspace(first, last, n + 1))
+
+
+def karras_grid(sde: SDE, n: int, *, t0: float = 1e-3, rho: float = 7.0) -> Float[Array, " m"]:
+    """n steps equal in (s/m)^(1/rho), from t1 to t0: (n + 1,); EDM's grid, arXiv:2206.00364 eq. 5.
+
+    The paper's N steps end with one from its smallest sigma to 0: that is `karras_grid(sde, N - 1)` and
+    Tweedie's formula at its end.
+
+    >>> karras_grid(LinearVE(), 2, t0=0.002)
+    Array([8.000e+01, 2.515e+00, 2.000e-03], dtype=float32)
+    """
+    _check(sde, n, t0)
+    if not (math.isfinite(rho) and rho > 0):
+        raise ValueError(f"rho must be finite and > 0, got {rho}")
+
+    def values(first: float, last: float) -> Any:
+        # sigma = s/m is exp(-log_snr / 2).
+        ends = math.exp(-0.5 * first / rho), math.exp(-0.5 * last / rho)
+        return -2 * rho * np.log(np.linspace(*ends, n + 1))
+
+    return _at_log_snr(sde, t0, values)
+
+
+def even_indices(n: int, keep: int) -> tuple[int, ...]:
+    """`keep` indices of a table of n, evenly spread from 0 to n - 1: increasing integers.
+
+    The respacing of Improved DDPM (arXiv:2102.09672 section 4); one index is the last, n - 1.
+    """
+    if not 1 <= keep <= n:
+        raise ValueError(f"keep must be in 1..n={n}, got {keep}")
+    if keep == 1:
+        return (n - 1,)
+    return tuple(round(i * (n - 1) / (keep - 1)) for i in range(keep))
+
+
+def table_grid(n: int, indices: Any = None) -> Float[Array, " m"]:
+    """The times t = (i + 1)/n of indices of a table of n betas, latest first; by default all of it.
+
+    Grids for `from_betas`: the last time is that of the smallest index, and Tweedie's formula there is
+    the discrete process's last step. k indices make k times and k - 1 steps.
+
+    Raises ValueError unless the indices are at least two different integers in 0..n-1.
+
+    >>> table_grid(1000, even_indices(1000, 3))
+    Array([1.   , 0.501, 0.001], dtype=float32)
+    """
+    chosen = np.asarray(range(n) if indices is None else list(indices))
+    if chosen.ndim != 1 or chosen.size < 2 or not np.issubdtype(chosen.dtype, np.integer):
+        raise ValueError(f"indices must be at least two integers, got {indices!r} for n={n}")
+    chosen = np.sort(chosen)
+    if chosen[0] < 0 or chosen[-1] >= n or (np.diff(chosen) == 0).any():
+        raise ValueError(f"indices must be different and in 0..{n - 1}, got {indices!r}")
+    return check_grid((chosen[::-1] + 1) / n, 1.0)

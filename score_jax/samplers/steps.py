@@ -1,23 +1,43 @@
-r"""Predictors and correctors as `Step`s, and their composition.
+r"""Predictors as `Step`s: moves from t to t_next in reverse time, one evaluation each.
 
-A predictor goes from t to t_next in reverse time; a corrector stays at t and draws x closer to p_t; a
-chain runs several over the same interval. With a = m(t)/m(t_next) and
-G^2 = s(t)^2 - a^2 s(t_next)^2 the forward transition from t_next to t is N(a x, G^2), and
+The forward transition over an interval, from t_next to t, is x_t = a x_{t_next} + G n with
+
+    a = m(t) / m(t_next),  G^2 = s(t)^2 - a^2 s(t_next)^2
+
+and every linear SDE has it. With z unit noise the predictors are
 
     Euler-Maruyama       x + [f - g^2 score] (t_next - t) + g sqrt(t - t_next) z
-    reverse diffusion    x + (1 - a) x + G^2 score + G z            arXiv:2011.13456 eq. 46
-    Langevin             x + e score + sqrt(2 e) z                  arXiv:2011.13456 alg. 4, 5
+    reverse diffusion    (2 - a) x + G^2 score + G z                arXiv:2011.13456 eq. 46
+    ancestral            (x + G^2 score) / a + G s(t_next)/s(t) z   arXiv:2006.11239 eq. 7, 11
 
-The reverse diffusion of the paper is written for three discretisations: with a and G of the interval
-all are one, sqrt(1 - beta) for VP, the difference of sigma^2 for VE, and it holds for any SDE.
+The paper writes the reverse diffusion for three discretisations; with a and G of the interval all are
+one: a = sqrt(1 - beta) for VP, G^2 the difference of sigma^2 for VE, and it holds for any SDE. The
+ancestral step draws from the posterior p(x_{t_next} | x_t, x0) at the denoised x0: in DDPM's words
+G^2 is beta and the variance beta-tilde, for VE it is arXiv:2011.13456 eq. 47.
 """
+
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from score_jax._math import as_time, batch_norm, bcast
+from score_jax._math import as_time, bcast
 from score_jax.sde import reverse_drift
 from score_jax.types import SDE, ScoreFn, Step, StepOut
+
+
+def transition(sde: SDE, t: Any, t_next: Any) -> tuple[Any, Any]:
+    """(a, G^2) of the forward transition x_t = a x_{t_next} + G n, t_next <= t: shape of t each."""
+    t, t_next = as_time(t), as_time(t_next)
+    a = sde.mean_coeff(t) / sde.mean_coeff(t_next)
+    variance = jnp.square(sde.std(t)) - jnp.square(a * sde.std(t_next))
+    return a, jnp.maximum(variance, 0)  # rounding on a very short interval
+
+
+def identity(sde: SDE | None = None, score: ScoreFn | None = None) -> Step:
+    """The step that changes nothing and costs nothing: no predictor, or no corrector."""
+    del sde, score  # it has the form of the other factories
+    return Step(lambda key, x, t, t_next: StepOut(x, x), 0)
 
 
 def euler_maruyama(sde: SDE, score: ScoreFn, *, ode: bool = False) -> Step:
@@ -47,11 +67,8 @@ def reverse_diffusion(sde: SDE, score: ScoreFn, *, ode: bool = False) -> Step:
     """
 
     def update(key, x, t, t_next):  # type: ignore[no-untyped-def]
-        t, t_next = as_time(t), as_time(t_next)
-        a = sde.mean_coeff(t) / sde.mean_coeff(t_next)
-        variance = jnp.square(sde.std(t)) - jnp.square(a * sde.std(t_next))
-        variance = jnp.maximum(variance, 0)  # rounding on a very short interval
-        push = bcast(variance * (0.5 if ode else 1.0), x) * score(x, t)
+        a, variance = transition(sde, t, t_next)
+        push = bcast(variance * (0.5 if ode else 1.0), x) * score(x, as_time(t))
         x_mean = bcast(2 - a, x) * x + push
         if ode:
             return StepOut(x_mean, x_mean)
@@ -61,35 +78,27 @@ def reverse_diffusion(sde: SDE, score: ScoreFn, *, ode: bool = False) -> Step:
     return Step(update, 1)
 
 
-def langevin(sde: SDE, score: ScoreFn, *, snr: float = 0.16, n_steps: int = 1) -> Step:
-    """Langevin dynamics at the level t: a corrector for any SDE.
+def ancestral(sde: SDE, score: ScoreFn, *, large: bool = False, ode: bool = False) -> Step:
+    """A draw from the posterior of the interval at the denoised x0: a predictor for any SDE.
 
-    The step size is e = 2 (snr ||z|| / ||score||)^2 with norms averaged over the batch, as in the
-    paper but for its factor alpha, which depends on a number of steps. `n_steps` evaluations.
+    Exact over an interval of any length if x0 is certain given x. `large` takes DDPM's other choice
+    of the variance, G^2 in place of the posterior's (the upper bound of arXiv:2006.11239 section
+    3.2). With `ode` half of the score's part and no noise, as a discretised probability flow of first
+    order. One evaluation.
 
-    Raises ValueError unless snr > 0 and n_steps >= 1.
+    >>> out = simulate(ancestral(sde, score), key, x, uniform_grid(sde, 1000))
     """
-    if not snr > 0:
-        raise ValueError(f"snr must be > 0, got {snr}")
-    if n_steps < 1:
-        raise ValueError(f"n_steps must be at least 1, got {n_steps}")
-    del sde  # every SDE is corrected alike; the argument keeps the factories' form
 
     def update(key, x, t, t_next):  # type: ignore[no-untyped-def]
-        del t_next
+        a, variance = transition(sde, t, t_next)
+        push = bcast(variance * (0.5 if ode else 1.0), x) * score(x, as_time(t))
+        x_mean = (x + push) / bcast(a, x)
+        if ode:
+            return StepOut(x_mean, x_mean)
+        noise = jnp.sqrt(variance)
+        if not large:
+            noise = noise * sde.std(as_time(t_next)) / sde.std(as_time(t))
+        z = jax.random.normal(key, x.shape, x.dtype)
+        return StepOut(x_mean + bcast(noise, x) * z, x_mean)
 
-        def move(carry, k):  # type: ignore[no-untyped-def]
-            x, _ = carry
-            z = jax.random.normal(k, x.shape, x.dtype)
-            gradient = score(x, t)
-            ratio = snr * batch_norm(z).mean() / batch_norm(gradient).mean()
-            e = 2 * jnp.square(ratio).astype(x.dtype)
-            x_mean = x + e * gradient
-            return StepOut(x_mean + jnp.sqrt(2 * e) * z, x_mean), None
-
-        keys = jax.random.split(key, n_steps)
-        if n_steps == 1:
-            return move((x, x), keys[0])[0]
-        return jax.lax.scan(move, StepOut(x, x), keys)[0]
-
-    return Step(update, n_steps)
+    return Step(update, 1)

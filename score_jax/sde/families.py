@@ -323,7 +323,7 @@ class CosineVP(LinearSDE):
     def time_of_log_snr(self, value: TimeLike) -> Float[Array, "..."]:
         """The t with log_snr(t) = value: shape of value."""
         value = as_time(value)
-        clip_t, clip_b = self._clip
+        _, clip_b = self._clip
         b = jax.nn.softplus(-value)
         late = jnp.maximum(b - clip_b, 0) / self.max_rate
         early = jnp.minimum(b, clip_b)

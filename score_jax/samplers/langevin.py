@@ -1,0 +1,188 @@
+r"""Langevin dynamics: correctors that stay at a level, and annealed dynamics as a sampler by itself.
+
+One move with step size e is
+
+    x + e score(x, t) + sqrt(2 e) z
+
+A corrector's e follows from a signal-to-noise ratio snr (arXiv:2011.13456, algorithms 4 and 5)
+
+    langevin             e = 2 (snr ||z|| / ||score||)^2
+    annealed_langevin    e = 2 (snr s(t))^2
+
+without the factor alpha that the authors' programs put there for VP, which depends on a number of
+steps (`score_jax.samplers.song` has it); so every SDE is corrected alike. The norms' ratio is a
+function: `per_batch`, `per_sample`, `root_dim`, or any other of (z, score).
+
+A corrector in a chain works before the predictor, at t; `at_next` takes it behind, to t_next:
+
+    chain(langevin(...), reverse_diffusion(...))            corrected, then predicted
+    chain(reverse_diffusion(...), at_next(langevin(...)))   predicted, then corrected
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from score_jax._math import as_time, batch_norm, bcast
+from score_jax.types import SDE, ScoreFn, Step, StepOut, with_memory
+
+Ratio = Callable[[Any, Any], Any]  # (z: (b, *d), score: (b, *d)) -> () or (b,)
+StepSize = Callable[[Any, Any, Any], Any]  # (z, score, t: ()) -> e: () or (b,)
+
+
+def _divide(above: Any, norm: Any) -> Any:
+    """above / norm, and 0 where the norm is 0, with derivatives that are finite too."""
+    zero = norm == 0
+    return jnp.where(zero, 0, above / jnp.where(zero, 1, norm))
+
+
+def per_batch(z: Any, gradient: Any) -> Any:
+    """||z|| / ||score||, each averaged over the batch first, as in the paper: ()."""
+    return _divide(batch_norm(z).mean(), batch_norm(gradient).mean())
+
+
+def per_sample(z: Any, gradient: Any) -> Any:
+    """||z|| / ||score|| of each sample by itself, which no neighbour changes: (b,)."""
+    return _divide(batch_norm(z), batch_norm(gradient))
+
+
+def root_dim(z: Any, gradient: Any) -> Any:
+    """sqrt(d) / ||score||, the noise's norm by its typical value, averaged over the batch: ()."""
+    return _divide(math.sqrt(math.prod(z.shape[1:])), batch_norm(gradient).mean())
+
+
+def move(x: Any, z: Any, gradient: Any, e: Any) -> StepOut:
+    """One Langevin move with step size e, () or (b,): x + e gradient + sqrt(2 e) z."""
+    x_mean = x + bcast(e, x) * gradient
+    return StepOut(x_mean + bcast(jnp.sqrt(2 * e), x) * z, x_mean)
+
+
+def corrector(score: ScoreFn, n_steps: int, size: StepSize) -> Step:
+    """The Step of n_steps moves at t with step size size(z, score, t), () or (b,).
+
+    Raises ValueError unless n_steps >= 1.
+    """
+    if n_steps < 1:
+        raise ValueError(f"n_steps must be at least 1, got {n_steps}")
+
+    def update(key, x, t, t_next):  # type: ignore[no-untyped-def]
+        del t_next
+        t = as_time(t)
+
+        def once(carry, k):  # type: ignore[no-untyped-def]
+            x = carry.x
+            gradient = score(x, t)
+            z = jax.random.normal(k, x.shape, x.dtype)
+            return move(x, z, gradient, size(z, gradient, t)), None
+
+        keys = jax.random.split(key, n_steps)
+        if n_steps == 1:
+            return once(StepOut(x, x), keys[0])[0]
+        return jax.lax.scan(once, StepOut(x, x), keys)[0]
+
+    return Step(update, n_steps)
+
+
+def _check_snr(snr: float) -> None:
+    if not (math.isfinite(snr) and snr > 0):
+        raise ValueError(f"snr must be > 0 and finite, got {snr}")
+
+
+def langevin_size(snr: float, ratio: Ratio) -> StepSize:
+    """e = 2 (snr ratio(z, score))^2. Raises ValueError unless snr > 0 and ratio is a function."""
+    _check_snr(snr)
+    if not callable(ratio):
+        raise ValueError(f"ratio must be a function of (z, score) such as per_batch, got {ratio!r}")
+    return lambda z, gradient, t: 2 * jnp.square(snr * ratio(z, gradient))
+
+
+def annealed_size(sde: SDE, snr: float) -> StepSize:
+    """e = 2 (snr s(t))^2. Raises ValueError unless snr > 0."""
+    _check_snr(snr)
+    return lambda z, gradient, t: 2 * jnp.square(snr * sde.std(t))
+
+
+def langevin(
+    sde: SDE, score: ScoreFn, *, snr: float = 0.16, n_steps: int = 1, ratio: Ratio = per_batch
+) -> Step:
+    """Langevin dynamics at the level t: a corrector for any SDE. `n_steps` evaluations.
+
+    The step size is e = 2 (snr ||z|| / ||score||)^2, the quotient of norms by `ratio`. A score that is
+    exactly zero has no norm to divide by: there the move is left out, and x stays.
+
+    Raises ValueError unless snr > 0 and n_steps >= 1.
+
+    >>> step = chain(langevin(sde, score, ratio=per_sample), reverse_diffusion(sde, score))
+    """
+    del sde  # every SDE is corrected alike; the argument keeps the factories' form
+    return corrector(score, n_steps, langevin_size(snr, ratio))
+
+
+def annealed_langevin(sde: SDE, score: ScoreFn, *, snr: float = 0.16, n_steps: int = 1) -> Step:
+    """Annealed Langevin dynamics at t, e = 2 (snr s(t))^2: a corrector. `n_steps` evaluations.
+
+    Raises ValueError unless snr > 0 and n_steps >= 1.
+    """
+    return corrector(score, n_steps, annealed_size(sde, snr))
+
+
+def at_next(step: Step) -> Step:
+    """The same step taken at the end of the interval: a corrector for behind a predictor.
+
+    >>> step = chain(reverse_diffusion(sde, score), at_next(langevin(sde, score)))
+    """
+    inner = with_memory(step)
+
+    def update(key, x, t, t_next, memory):  # type: ignore[no-untyped-def]
+        del t
+        return inner.update(key, x, t_next, t_next, memory)
+
+    if step.init is not None:
+        return step._replace(update=update)
+    return step._replace(update=lambda key, x, t, t_next: update(key, x, t, t_next, ())[0])
+
+
+def langevin_dynamics(
+    sde: SDE, score: ScoreFn, *, epsilon: float, n_steps: int, anneal: bool = True
+) -> Step:
+    """Langevin dynamics alone as a sampler, the NCSN way: n_steps moves at every time of the grid.
+
+    With noise levels s_1 > ... > s_L, the stds at the times of the grid, the move at level i is
+    x + alpha_i score / 2 + sqrt(alpha_i) z with alpha_i = epsilon s_i^2 / s_L^2 (arXiv:1907.05600
+    algorithm 1); without `anneal` alpha_i = epsilon, plain Langevin dynamics. All times of the grid
+    are levels, the last too: n + 1 times cost (n + 1) n_steps evaluations. Meant for VE, whose m is 1.
+
+    Raises ValueError unless epsilon > 0 and n_steps >= 1.
+
+    >>> step = langevin_dynamics(sde, score, epsilon=2e-5, n_steps=100)
+    >>> out = simulate(step, key, x, geometric_levels)
+    """
+    if not (math.isfinite(epsilon) and epsilon > 0):
+        raise ValueError(f"epsilon must be > 0 and finite, got {epsilon}")
+
+    def init(x, grid):  # type: ignore[no-untyped-def]
+        del x
+        return grid[-1]
+
+    def moves_down_to(last):  # type: ignore[no-untyped-def]
+        def size(z, gradient, t):  # type: ignore[no-untyped-def]
+            del z, gradient
+            scale = sde.std(t) / sde.std(last) if anneal else jnp.ones_like(t)
+            return 0.5 * epsilon * jnp.square(scale)
+
+        return corrector(score, n_steps, size)
+
+    def update(key, x, t, t_next, last):  # type: ignore[no-untyped-def]
+        moves = moves_down_to(last)
+        here, there = jax.random.split(key)
+        out = moves.update(here, x, t, t)
+        # The last time ends an interval and begins none.
+        ends = as_time(t_next) <= last
+        finish = lambda out: moves.update(there, out.x, t_next, t_next)
+        return jax.lax.cond(ends, finish, lambda out: out, out), last
+
+    cost = moves_down_to(1.0).nfe
+    return Step(update, cost, init, cost)
