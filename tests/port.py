@@ -1,11 +1,11 @@
-"""The authors' PyTorch weights of NCSN++ / DDPM++, laid out for `NCSNpp` (for parity tests)."""
+"""The authors' PyTorch weights of NCSN++, DDPM++ and DDPM, laid out for our networks (parity tests)."""
 
 import json
 
 import jax.numpy as jnp
 import numpy as np
 
-from score_jax.nets import NCSNpp
+from score_jax.nets import DDPM, NCSNpp
 from tests.golden_files import golden
 
 PREFIX = "state_dict/module.all_modules."
@@ -22,32 +22,43 @@ POINTWISE = ("query", "key", "value", "out", "skip")
 
 def network(meta):
     """The module of a reference file's configuration."""
-    model, data = meta["config"]["model"], meta["config"]["data"]
+    model, config = meta["config"]["model"], meta["config"]
+    discrete = model["scale_by_sigma"] and not config["training"]["continuous"]
+    table = (float(model["sigma_max"]), float(model["sigma_min"]), model["num_scales"])
+    common = {
+        "channels": model["nf"],
+        "channel_mult": tuple(model["ch_mult"]),
+        "num_blocks": model["num_res_blocks"],
+        "attention": tuple(model["attn_resolutions"]),
+        "dropout": model["dropout"],
+        "resample_with_conv": model["resamp_with_conv"],
+        "scale_by_sigma": model["scale_by_sigma"],
+        "sigmas": table if discrete else None,
+        "centered": config["data"]["centered"],
+        "conditional": model["conditional"],
+    }
+    if model.get("name") == "ddpm":
+        return DDPM(**common)
     return NCSNpp(
-        channels=model["nf"],
-        channel_mult=tuple(model["ch_mult"]),
-        num_blocks=model["num_res_blocks"],
-        attention=tuple(model["attn_resolutions"]),
-        dropout=model["dropout"],
+        **common,
         block=model["resblock_type"],
         embedding=model["embedding_type"],
-        fourier_scale=model["fourier_scale"],
+        fourier_scale=model.get("fourier_scale", 16.0),
         fir=model["fir"],
         fir_kernel=tuple(model["fir_kernel"]),
-        resample_with_conv=model["resamp_with_conv"],
         progressive=model["progressive"],
         progressive_input=model["progressive_input"],
         combine=model["progressive_combine"],
         skip_rescale=model["skip_rescale"],
         init_scale=model["init_scale"],
-        scale_by_sigma=model["scale_by_sigma"],
-        centered=data["centered"],
-        conditional=model["conditional"],
     )
 
 
 def names(net, size):
     """(Flax name, table of its parts) in the order in which the authors' program makes its modules."""
+    if isinstance(net, DDPM):  # NCSN++ without its variations
+        fields = ("channel_mult", "num_blocks", "attention", "conditional")
+        net = NCSNpp(block="ddpm", **{f: getattr(net, f) for f in fields})
     resample = RESAMPLE if net.block == "ddpm" else BLOCK
     out = [("fourier", {})] if net.embedding == "fourier" else []
     out += [("embed0", {}), ("embed1", {})] if net.conditional else []

@@ -12,13 +12,19 @@ from score_jax.nets import convolution as cv
 from score_jax.nets.layers import GroupNorm, default_groups, positional_embedding
 from tests.port import load
 
-NAMES = ["vp_ddpmpp_continuous", "subvp_ddpmpp_continuous", "ve_ncsnpp_continuous"]
+NAMES = [
+    "vp_ddpmpp_continuous",
+    "subvp_ddpmpp_continuous",
+    "ve_ncsnpp_continuous",
+    "ve_ncsnpp_discrete",
+    "vp_ddpm_continuous",
+]
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_parity_with_the_authors_network(name):
     net, params, arrays = load(name)
-    x, label = jnp.asarray(arrays["net/x"]), jnp.asarray(arrays["net/label"])
+    x, label = jnp.asarray(arrays["net/x"]), jnp.asarray(arrays["net/label"], jnp.float32)
     shapes = jax.eval_shape(net.init, jax.random.key(0), x, label)
     same = jax.tree.map(lambda a, b: a.shape == b.shape, shapes, params)
     assert all(jax.tree.leaves(same))

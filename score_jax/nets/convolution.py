@@ -2,10 +2,11 @@ r"""Convolutions whose gradients stay fast inside `lax.scan` on a CPU.
 
 XLA:CPU brings the gradients of a convolution to its fast form only outside of loops: a training step
 inside `lax.scan` took 20 times as long as alone. The cure is to write both gradients as plain NHWC
-convolutions: for y = conv(x, w) with stride s, input dilation u, kernel size k and padding l left,
+convolutions: for y = conv(x, w) with stride s, input dilation u, kernel dilation r, kernel size k and
+padding l left,
 
-    (1)  dL/dx = conv(g, flip(w)^T)       stride u, input dilation s, padding k - 1 - l on the left
-    (2)  dL/dw = conv(x^T, g^T)           batch and channels exchanged, kernel dilation s
+    (1)  dL/dx = conv(g, flip(w)^T)  stride u, dilations s and r, padding (k - 1) r - l on the left
+    (2)  dL/dw = conv(x^T, g^T)      batch and channels exchanged, stride r, kernel dilation s
 
 A function with its own reverse rule has no forward rule, and likelihoods need `jax.jvp`. So the rule
 serves where only reverse mode is met, in training, and only on a CPU; elsewhere the plain convolution
@@ -26,11 +27,12 @@ Image = Float[Array, "_ _ _ _"]
 
 
 class Geometry(NamedTuple):
-    """Stride, dilation of the input and padding ((top, bottom), (left, right))."""
+    """Stride, dilation of the input, padding ((top, bottom), (left, right)), that of the kernel."""
 
     stride: int
     dilation: int
     padding: Pads
+    kernel_dilation: int = 1
 
 
 def wants_loop_gradients(train: bool) -> bool:
@@ -43,23 +45,23 @@ def conv(x: Image, w: Float[Array, "k k i o"], geometry: Geometry, *, train: boo
     return (_conv if wants_loop_gradients(train) else _plain)(x, w, geometry)
 
 
-def _plain(x: Array, w: Array, geometry: Geometry, kernel_dilation: int = 1) -> Array:
+def _plain(x: Array, w: Array, geometry: Geometry) -> Array:
     return lax.conv_general_dilated(
         x, w, (geometry.stride,) * 2, geometry.padding,
-        lhs_dilation=(geometry.dilation,) * 2, rhs_dilation=(kernel_dilation,) * 2,
+        lhs_dilation=(geometry.dilation,) * 2, rhs_dilation=(geometry.kernel_dilation,) * 2,
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
     )  # fmt: skip
 
 
 def _transposed(geometry: Geometry, k: int, x: Array, g: Array) -> Geometry:
     """Geometry of eq. (1): it takes g, of the output's size, back to the size of x."""
-    s, u = geometry.stride, geometry.dilation
+    s, u, r = geometry.stride, geometry.dilation, geometry.kernel_dilation
     pads = []
     for axis in (0, 1):
-        left = k - 1 - geometry.padding[axis][0]
+        left = (k - 1) * r - geometry.padding[axis][0]
         dilated = (g.shape[1 + axis] - 1) * s + 1
-        pads.append((left, (x.shape[1 + axis] - 1) * u + k - left - dilated))
-    return Geometry(u, s, (pads[0], pads[1]))
+        pads.append((left, (x.shape[1 + axis] - 1) * u + (k - 1) * r + 1 - left - dilated))
+    return Geometry(u, s, (pads[0], pads[1]), r)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
@@ -73,16 +75,16 @@ def _conv_forward(x: Array, w: Array, geometry: Geometry) -> tuple[Array, tuple[
 
 def _conv_backward(geometry: Geometry, saved: tuple[Array, Array], g: Array) -> tuple[Array, Array]:
     x, w = saved
-    k, s, u = w.shape[0], geometry.stride, geometry.dilation
+    k, s, u, r = w.shape[0], geometry.stride, geometry.dilation, geometry.kernel_dilation
     dx = _plain(g, jnp.swapaxes(w[::-1, ::-1], 2, 3), _transposed(geometry, k, x, g))
     pads = []
     for axis in (0, 1):
         left = geometry.padding[axis][0]
         size = (x.shape[1 + axis] - 1) * u + 1
-        pads.append((left, k + (g.shape[1 + axis] - 1) * s - size - left))
+        pads.append((left, (k - 1) * r + 1 + (g.shape[1 + axis] - 1) * s - size - left))
     dw = _plain(
         jnp.transpose(x, (3, 1, 2, 0)), jnp.transpose(g, (1, 2, 0, 3)),
-        Geometry(1, u, (pads[0], pads[1])), kernel_dilation=s,
+        Geometry(r, u, (pads[0], pads[1]), s),
     )  # fmt: skip
     return dx, jnp.transpose(dw, (1, 2, 0, 3))
 

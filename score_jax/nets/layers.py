@@ -7,7 +7,8 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+import numpy as np
+from jaxtyping import Array, Float, Num
 
 from score_jax.nets.convolution import Geometry, conv
 
@@ -36,7 +37,7 @@ def check_labels(x: Array, label: Array, y: Array | None, num_classes: int | Non
         raise ValueError(f"y must have shape {x.shape[:1]}, got {y.shape}")
 
 
-def positional_embedding(label: Float[Array, " b"], dim: int) -> Float[Array, "b dim"]:
+def positional_embedding(label: Num[Array, " b"], dim: int) -> Float[Array, "b dim"]:
     """Sines and cosines of label at `dim`/2 frequencies from 1 to 1e-4: (b,) -> (b, dim).
 
     Vaswani et al. 2017 (arXiv:1706.03762), as in DDPM: sines first.
@@ -44,7 +45,9 @@ def positional_embedding(label: Float[Array, " b"], dim: int) -> Float[Array, "b
     half = dim // 2
     step = -math.log(10_000) / max(half - 1, 1)
     frequency = jnp.exp(jnp.arange(half, dtype=jnp.float32) * step)
-    angle = at_least_float32(label)[:, None] * frequency[None]
+    # An index of a noise level is an integer.
+    label = label.astype(jnp.promote_types(label.dtype, jnp.float32))
+    angle = label[:, None] * frequency[None]
     embedding = jnp.concatenate([jnp.sin(angle), jnp.cos(angle)], axis=1)
     return jnp.pad(embedding, ((0, 0), (0, dim % 2)))
 
@@ -65,6 +68,35 @@ class FourierEmbedding(nn.Module):
         w = self.param("frequency", nn.initializers.normal(self.scale), (self.dim,))
         angle = x[:, None] * jax.lax.stop_gradient(w)[None] * (2 * math.pi)
         return jnp.concatenate([jnp.sin(angle), jnp.cos(angle)], axis=1)
+
+
+Levels = tuple[float, float, int]
+
+
+def noise_levels(levels: Levels) -> np.ndarray:
+    """The table (first, last, number) of noise levels in geometric progression: (number,) float64.
+
+    The first is the largest in the authors' programs, and index 0. ValueError unless the levels are
+    positive and there is at least one.
+
+    >>> noise_levels((50.0, 0.5, 3))
+    array([50. ,  5. ,  0.5])
+    """
+    first, last, number = levels
+    if first <= 0 or last <= 0 or number < 1:
+        raise ValueError(
+            f"sigmas must be (first > 0, last > 0, number of at least 1), got {levels}"
+        )
+    return np.geomspace(first, last, number)
+
+
+def divide_by_sigma(
+    h: Float[Array, "b *d"], label: Num[Array, " b"], levels: Levels | None
+) -> Float[Array, "b *d"]:
+    """h over sigma: the label itself or, given a table, its entry at the label's whole part."""
+    if levels is not None:
+        label = jnp.asarray(noise_levels(levels), h.dtype)[label.astype(jnp.int32)]
+    return h / label.reshape(label.shape + (1,) * (h.ndim - 1)).astype(h.dtype)
 
 
 def default_groups(channels: int) -> int:
@@ -103,10 +135,17 @@ class GroupNorm(nn.Module):
         return (y * a[:, None, None] + shift[:, None, None]).astype(x.dtype)
 
 
+def _within(bound: float) -> Callable[..., Any]:
+    """Initialise uniformly within the bound."""
+    return lambda key, shape: jax.random.uniform(key, shape, minval=-bound, maxval=bound)
+
+
 class Conv(nn.Module):
     """Convolution (b, h, w, i) -> (b, h, w, features), size kept, gradients fast in loops.
 
-    `stride` 2 pads one row and column on the far side, as the authors' down-sampling does.
+    `stride` 2 pads one row and column on the far side, as the authors' down-sampling does. The taps
+    of the kernel are `spacing` places apart. With `plain_init` kernel and bias start uniform within
+    1 / sqrt(fan-in), else the kernel with `default_init(init_scale)` and the bias at zero.
     """
 
     features: int
@@ -115,6 +154,8 @@ class Conv(nn.Module):
     use_bias: bool = True
     init_scale: float = 1.0
     dtype: Any = None
+    spacing: int = 1
+    plain_init: bool = False
 
     @nn.compact
     def __call__(
@@ -122,14 +163,17 @@ class Conv(nn.Module):
     ) -> Float[Array, "b h2 w2 o"]:
         """Convolve x."""
         shape = (self.size, self.size, x.shape[3], self.features)
-        w = self.param("kernel", default_init(self.init_scale), shape)
-        half = (self.size - 1) // 2
-        pad = (half, self.size - 1 - half) if self.stride == 1 else (0, 1)
+        start, start_bias = default_init(self.init_scale), nn.initializers.zeros
+        if self.plain_init:
+            start = start_bias = _within(1 / math.sqrt(math.prod(shape[:3])))
+        w = self.param("kernel", start, shape)
+        half = (self.size - 1) * self.spacing // 2
+        pad = (half, (self.size - 1) * self.spacing - half) if self.stride == 1 else (0, 1)
         x, w = nn.dtypes.promote_dtype(x, w, dtype=self.dtype)
-        y = conv(x, w, Geometry(self.stride, 1, (pad, pad)), train=train)
+        y = conv(x, w, Geometry(self.stride, 1, (pad, pad), self.spacing), train=train)
         if not self.use_bias:
             return y
-        bias = self.param("bias", nn.initializers.zeros, (self.features,))
+        bias = self.param("bias", start_bias, (self.features,))
         return y + bias.astype(y.dtype)[None, None, None]
 
 
@@ -148,27 +192,36 @@ class Pointwise(nn.Module):
         )(x)
 
 
+def attend(
+    q: Float[Array, "b n heads c"], k: Float[Array, "b m heads c"], v: Float[Array, "b m heads c"]
+) -> Float[Array, "b n heads c"]:
+    """softmax(q k^T / sqrt(c)) v for every head: (b, n, heads, c) -> the same; arXiv:1706.03762."""
+    if q.dtype != jnp.float64:
+        return jax.nn.dot_product_attention(q, k, v)
+    # That function takes its softmax in float32 whatever comes in.
+    weights = jax.nn.softmax(jnp.einsum("bnhc,bmhc->bhnm", q, k) / math.sqrt(q.shape[3]))
+    return jnp.einsum("bhnm,bmhc->bnhc", weights, v)
+
+
 class Attention(nn.Module):
     """Self-attention over all places of an image, one head, with a residual connection.
 
     (b, h, w, c) -> the same. The output map starts near zero (`init_scale`); with `skip_rescale` the
-    sum is divided by sqrt(2).
+    sum is divided by sqrt(2). `groups` are those of the norm.
     """
 
     init_scale: float = 0.0
     skip_rescale: bool = False
     dtype: Any = None
+    groups: int | None = None
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
         """Attend."""
         b, h, w, c = x.shape
-        y = GroupNorm(name="norm")(x).reshape(b, h * w, c)
+        y = GroupNorm(self.groups, name="norm")(x).reshape(b, h * w, 1, c)
         q, k, v = (Pointwise(c, dtype=self.dtype, name=n)(y) for n in ("query", "key", "value"))
-        # jax.nn.dot_product_attention would take its logits to float32, from float64 too.
-        logits = at_least_float32(jnp.einsum("bqc,bkc->bqk", q, k)) / math.sqrt(c)
-        y = jnp.einsum("bqk,bkc->bqc", jax.nn.softmax(logits).astype(v.dtype), v)
-        y = Pointwise(c, self.init_scale, dtype=self.dtype, name="out")(y)
+        y = Pointwise(c, self.init_scale, dtype=self.dtype, name="out")(attend(q, k, v))
         return residual(x, y.reshape(b, h, w, c), self.skip_rescale)
 
 

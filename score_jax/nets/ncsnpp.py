@@ -2,39 +2,48 @@ r"""The NCSN++ / DDPM++ family of U-Nets (arXiv:2011.13456, appendix H) as one L
 
     DDPM++   block "biggan", positional embedding, no FIR, no progressive paths, VP and sub-VP
     NCSN++   block "biggan", Fourier embedding of log sigma, FIR, progressive_input "residual", VE
+    1024 pixels   NCSN++ with eight levels, progressive "output_skip", progressive_input "input_skip"
 
 The number of blocks, channels, attention and every published variation are plain fields; the structure
-is that of the published networks, so that their weights fit.
+is that of the published networks, so that their weights fit. Modules in the order in which the
+authors' program makes them (their PyTorch `all_modules.N`; a level's names end in its number):
+
+    fourier (embedding "fourier")   embed0   embed1   first
+    every level      enc{l}_{i}   enc{l}_{i}_attention (at its sizes)
+                     down{l}   input{l} or input{l}_combine                 (but the last level)
+    middle           mid0   mid_attention   mid1
+    back, every level   dec{l}_{i}   dec{l}_attention
+                     output{l}_norm   output{l}_conv   or, "residual" below the last level, output{l}
+                     up{l}                                                  (but level 0)
+    last_norm   last                                                        (but "output_skip")
+
+Inside a block norm0, conv0, label, norm1, conv1, skip/map are GroupNorm_0, Conv_0, Dense_0,
+GroupNorm_1, Conv_1, and Conv_2 or NIN_0; in attention norm, query, key, value, out are GroupNorm_0
+and NIN_0 to NIN_3 (each with a `map`).
 """
 
-from typing import Any, Literal
+from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, Num
 
+from score_jax.nets.blocks import Resample, ResBlock, check_fields, check_images, embed_label
+from score_jax.nets.convolution import Image
 from score_jax.nets.layers import (
     Attention,
     Conv,
     FourierEmbedding,
     GroupNorm,
-    Pointwise,
+    Levels,
     check_labels,
-    default_init,
+    divide_by_sigma,
+    noise_levels,
     positional_embedding,
     residual,
 )
-from score_jax.nets.resample import (
-    DEFAULT_KERNEL,
-    average_down,
-    fir_conv_down,
-    fir_conv_up,
-    fir_down,
-    fir_up,
-    nearest_up,
-)
+from score_jax.nets.resample import DEFAULT_KERNEL
 
-Image = Float[Array, "_ _ _ _"]
 CHOICES = {
     "block": ("biggan", "ddpm"),
     "embedding": ("positional", "fourier"),
@@ -42,85 +51,6 @@ CHOICES = {
     "progressive_input": ("none", "input_skip", "residual"),
     "combine": ("sum", "cat"),
 }
-
-
-class FirConv(nn.Module):
-    """FIR filter and a 3x3 convolution that halves (`up` False) or doubles the resolution."""
-
-    features: int
-    taps: tuple[int, ...]
-    up: bool
-    dtype: Any = None
-
-    @nn.compact
-    def __call__(self, x: Image, *, train: bool = False) -> Image:
-        """Resample x."""
-        w = self.param("kernel", default_init(), (3, 3, x.shape[3], self.features))
-        bias = self.param("bias", nn.initializers.zeros, (self.features,))
-        x, w = nn.dtypes.promote_dtype(x, w, dtype=self.dtype)
-        y = (fir_conv_up if self.up else fir_conv_down)(x, w, self.taps, train=train)
-        return y + bias.astype(y.dtype)[None, None, None]
-
-
-class Resample(nn.Module):
-    """Halve or double the resolution, with or without a convolution, with or without FIR."""
-
-    up: bool
-    taps: tuple[int, ...] | None  # None: copies and averages
-    features: int | None = None  # None: no convolution
-    dtype: Any = None
-
-    @nn.compact
-    def __call__(self, x: Image, *, train: bool = False) -> Image:
-        """Resample x."""
-        if self.taps is not None:
-            if self.features is not None:
-                return FirConv(self.features, self.taps, self.up, self.dtype, name="conv")(
-                    x, train=train
-                )
-            return (fir_up if self.up else fir_down)(x, self.taps)
-        if self.features is None:
-            return nearest_up(x) if self.up else average_down(x)
-        layer = Conv(self.features, stride=1 if self.up else 2, dtype=self.dtype, name="conv")
-        return layer(nearest_up(x) if self.up else x, train=train)
-
-
-class ResBlock(nn.Module):
-    """Residual block: norm, SiLU, convolution, the label added, norm, SiLU, dropout, convolution.
-
-    `resample` (BigGAN's form) halves or doubles both paths before the first convolution.
-    """
-
-    features: int
-    dropout: float = 0.0
-    skip_rescale: bool = True
-    init_scale: float = 0.0
-    resample: Literal["none", "up", "down"] = "none"
-    taps: tuple[int, ...] | None = None
-    dtype: Any = None
-    shortcut_scale: float = 1.0  # of the shortcut's map at the start
-
-    @nn.compact
-    def __call__(self, x: Image, emb: Float[Array, "b e"] | None, *, train: bool = False) -> Image:
-        """Transform x given the embedding of the label."""
-        y = nn.silu(GroupNorm(name="norm0")(x))
-        if self.resample != "none":
-            move = Resample(self.resample == "up", self.taps, name="move")
-            x, y = move(x, train=train), move(y, train=train)
-        y = Conv(self.features, dtype=self.dtype, name="conv0")(y, train=train)
-        if emb is not None:
-            dense = nn.Dense(
-                self.features, kernel_init=default_init(), dtype=self.dtype, name="label"
-            )
-            y = y + dense(nn.silu(emb))[:, None, None].astype(y.dtype)
-        y = nn.silu(GroupNorm(name="norm1")(y))
-        y = nn.Dropout(self.dropout, deterministic=not train)(y)
-        y = Conv(self.features, init_scale=self.init_scale, dtype=self.dtype, name="conv1")(
-            y, train=train
-        )
-        if x.shape[3] != self.features or self.resample != "none":
-            x = Pointwise(self.features, self.shortcut_scale, dtype=self.dtype, name="skip")(x)
-        return residual(x, y, self.skip_rescale)
 
 
 class NCSNpp(nn.Module):
@@ -141,7 +71,7 @@ class NCSNpp(nn.Module):
     channels: int = 128  # of the finest level
     channel_mult: tuple[int, ...] = (1, 2, 2, 2)  # of every level
     num_blocks: int = 4  # residual blocks a level
-    attention: tuple[int, ...] = (16,)  # heights with self-attention
+    attention: tuple[int, ...] = (16,)  # sizes (of the larger side) with self-attention
     dropout: float = 0.1
     block: str = "biggan"
     embedding: str = "positional"
@@ -154,11 +84,13 @@ class NCSNpp(nn.Module):
     combine: str = "sum"  # of progressive_input "input_skip"
     skip_rescale: bool = True
     init_scale: float = 0.0  # of the last convolution of every block
-    scale_by_sigma: bool = False  # divide the output by the label
+    scale_by_sigma: bool = False  # divide the output by sigma
+    sigmas: Levels | None = None  # (first, last, number): the label is an index of this table
     centered: bool = True  # x in [-1, 1]; False: in [0, 1]
     conditional: bool = True  # told of the label at all
     num_classes: int | None = None
-    dtype: Any = None  # of the computation; parameters stay float32
+    dtype: Any = None  # of the computation; parameters and output stay float32
+    remat: bool = False  # compute every block again in the backward pass: less memory, more time
 
     @property
     def taps(self) -> tuple[int, ...] | None:
@@ -169,58 +101,51 @@ class NCSNpp(nn.Module):
         for field, allowed in CHOICES.items():
             if getattr(self, field) not in allowed:
                 raise ValueError(f"{field} must be one of {allowed}, got {getattr(self, field)!r}")
-        for field in ("channels", "num_blocks"):
-            if getattr(self, field) < 1:
-                raise ValueError(f"{field} must be at least 1, got {getattr(self, field)}")
-        if not self.channel_mult or min(self.channel_mult) < 1:
-            raise ValueError(f"channel_mult must be numbers from 1 on, got {self.channel_mult}")
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"dropout must be in [0, 1), got {self.dropout}")
-        if x.ndim != 4:
-            raise ValueError(f"x must be images (b, h, w, c), got shape {x.shape}")
-        factor = 2 ** (len(self.channel_mult) - 1)
-        if x.shape[1] % factor or x.shape[2] % factor:
-            raise ValueError(f"height and width must be divisible by {factor}, got shape {x.shape}")
+        check_fields(self)
+        if self.sigmas is not None:
+            noise_levels(self.sigmas)
+        check_images(x.shape, 2 ** (len(self.channel_mult) - 1))
         check_labels(x, label, y, self.num_classes)
 
     def _block(self, features: int, name: str, resample: Any = "none") -> ResBlock:
         # The authors start the shortcuts of the two block types differently.
         shortcut_scale = 0.1 if self.block == "ddpm" else 1.0
-        return ResBlock(
+        make = nn.remat(ResBlock, static_argnums=(3,)) if self.remat else ResBlock
+        return make(
             features, self.dropout, self.skip_rescale, self.init_scale, resample,
             self.taps, self.dtype, shortcut_scale, name=name,
         )  # fmt: skip
 
     def _attention(self, name: str) -> Attention:
-        return Attention(self.init_scale, self.skip_rescale, self.dtype, name=name)
+        make = nn.remat(Attention) if self.remat else Attention
+        return make(self.init_scale, self.skip_rescale, self.dtype, name=name)
 
-    def _conv(self, features: int, name: str, init_scale: float = 1.0) -> Conv:
-        return Conv(features, init_scale=init_scale, dtype=self.dtype, name=name)
+    def _attends(self, h: Image) -> bool:
+        return max(h.shape[1], h.shape[2]) in self.attention
+
+    def _conv(self, features: int, name: str) -> Conv:
+        return Conv(features, dtype=self.dtype, name=name)
+
+    def _out_conv(self, channels: int, name: str) -> Conv:
+        # Without `dtype`: few channels cost little, and the output keeps its precision.
+        return Conv(channels, init_scale=self.init_scale, name=name)
 
     def _embed(self, label: Array, y: Array | None) -> Array | None:
         if self.embedding == "fourier":
-            emb = FourierEmbedding(self.channels, self.fourier_scale, name="fourier")(
-                jnp.log(label)
-            )
+            log_sigma = jnp.log(label.astype(jnp.promote_types(label.dtype, jnp.float32)))
+            emb = FourierEmbedding(self.channels, self.fourier_scale, name="fourier")(log_sigma)
         else:
             emb = positional_embedding(label, self.channels)
         if not self.conditional:
             return None
-        width = 4 * self.channels
-        dense = lambda name: nn.Dense(
-            width, kernel_init=default_init(), dtype=self.dtype, name=name
-        )
-        emb = dense("embed1")(nn.silu(dense("embed0")(emb)))
-        if y is not None:
-            emb = emb + nn.Embed(self.num_classes or 0, width, dtype=self.dtype, name="classes")(y)
-        return emb
+        return embed_label(emb, y, 4 * self.channels, self.num_classes)
 
     def _down(self, h: Image, emb: Any, level: int, train: bool) -> Image:
         name = f"down{level}"
         if self.block == "ddpm":
             features = h.shape[3] if self.resample_with_conv else None
             return Resample(False, self.taps, features, self.dtype, name=name)(h, train=train)
-        return self._block(h.shape[3], name, "down")(h, emb, train=train)
+        return self._block(h.shape[3], name, "down")(h, emb, train)
 
     def _input_path(self, pyramid: Image, h: Image, level: int, train: bool) -> tuple[Any, Any]:
         """One step of the progressive input: (pyramid, h) at the next resolution."""
@@ -240,14 +165,15 @@ class NCSNpp(nn.Module):
     def _output_path(self, pyramid: Any, h: Image, level: int, channels: int, train: bool) -> Any:
         """One step of the progressive output: (pyramid, h) at this resolution."""
         name = f"output{level}"
-        normed = lambda: nn.silu(GroupNorm(name=f"{name}_norm")(h))
+        normed = lambda h: nn.silu(GroupNorm(name=f"{name}_norm")(h))
         if self.progressive == "output_skip":
-            side = self._conv(channels, f"{name}_conv", self.init_scale)(normed(), train=train)
+            wide = h.astype(jnp.promote_types(h.dtype, jnp.float32))
+            side = self._out_conv(channels, f"{name}_conv")(normed(wide), train=train)
             if pyramid is None:
                 return side, h
             return Resample(True, self.taps, None, self.dtype)(pyramid, train=train) + side, h
         if pyramid is None:
-            return self._conv(h.shape[3], f"{name}_conv")(normed(), train=train), h
+            return self._conv(h.shape[3], f"{name}_conv")(normed(h), train=train), h
         pyramid = Resample(True, self.taps, h.shape[3], self.dtype, name=name)(pyramid, train=train)
         pyramid = residual(pyramid, h, self.skip_rescale)
         return pyramid, pyramid
@@ -256,7 +182,7 @@ class NCSNpp(nn.Module):
     def __call__(
         self,
         x: Float[Array, "..."],
-        label: Float[Array, " b"],
+        label: Num[Array, " b"],
         y: Int[Array, " b"] | None = None,
         *,
         train: bool = False,
@@ -270,8 +196,8 @@ class NCSNpp(nn.Module):
         skips = [h := self._conv(self.channels, "first")(h, train=train)]
         for level, mult in enumerate(self.channel_mult):
             for i in range(self.num_blocks):
-                h = self._block(self.channels * mult, f"enc{level}_{i}")(h, emb, train=train)
-                if h.shape[1] in self.attention:
+                h = self._block(self.channels * mult, f"enc{level}_{i}")(h, emb, train)
+                if self._attends(h):
                     h = self._attention(f"enc{level}_{i}_attention")(h)
                 skips.append(h)
             if level != last:
@@ -280,16 +206,16 @@ class NCSNpp(nn.Module):
                     pyramid, h = self._input_path(pyramid, h, level, train)
                 skips.append(h)
 
-        h = self._block(h.shape[3], "mid0")(h, emb, train=train)
+        h = self._block(h.shape[3], "mid0")(h, emb, train)
         h = self._attention("mid_attention")(h)
-        h = self._block(h.shape[3], "mid1")(h, emb, train=train)
+        h = self._block(h.shape[3], "mid1")(h, emb, train)
 
         output: Any = None
         for level, mult in reversed(list(enumerate(self.channel_mult))):
             for i in range(self.num_blocks + 1):
                 h = jnp.concatenate([h, skips.pop()], axis=3)
-                h = self._block(self.channels * mult, f"dec{level}_{i}")(h, emb, train=train)
-            if h.shape[1] in self.attention:
+                h = self._block(self.channels * mult, f"dec{level}_{i}")(h, emb, train)
+            if self._attends(h):
                 h = self._attention(f"dec{level}_attention")(h)
             if self.progressive != "none":
                 output, h = self._output_path(output, h, level, channels, train)
@@ -298,14 +224,14 @@ class NCSNpp(nn.Module):
         if self.progressive == "output_skip":
             h = output
         else:
-            h = nn.silu(GroupNorm(name="last_norm")(h))
-            h = self._conv(channels, "last", self.init_scale)(h, train=train)
+            h = nn.silu(GroupNorm(name="last_norm")(h.astype(x.dtype)))
+            h = self._out_conv(channels, "last")(h, train=train)
         h = h.astype(x.dtype)
-        return h / label[:, None, None, None].astype(h.dtype) if self.scale_by_sigma else h
+        return divide_by_sigma(h, label, self.sigmas) if self.scale_by_sigma else h
 
     def _up(self, h: Image, emb: Any, level: int, train: bool) -> Image:
         name = f"up{level}"
         if self.block == "ddpm":
             features = h.shape[3] if self.resample_with_conv else None
             return Resample(True, self.taps, features, self.dtype, name=name)(h, train=train)
-        return self._block(h.shape[3], name, "up")(h, emb, train=train)
+        return self._block(h.shape[3], name, "up")(h, emb, train)
