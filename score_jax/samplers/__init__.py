@@ -51,6 +51,8 @@ from score_jax.samplers.steps import euler_maruyama as euler_maruyama
 from score_jax.samplers.steps import identity as identity
 from score_jax.samplers.steps import reverse_diffusion as reverse_diffusion
 from score_jax.samplers.steps import transition as transition
+from score_jax.samplers.stochastic import StochasticOut as StochasticOut
+from score_jax.samplers.stochastic import diffrax_sde as diffrax_sde
 from score_jax.samplers.threshold import dynamic as dynamic
 from score_jax.samplers.threshold import no_threshold as no_threshold
 from score_jax.samplers.threshold import static as static
@@ -60,13 +62,14 @@ from score_jax.samplers.unipc import bh2 as bh2
 from score_jax.samplers.unipc import unipc as unipc
 
 __all__ = [
-    "Candidate", "EncodeOut", "ODEOut", "SampleOut", "Sampler", "Samples", "SongGrid", "ancestral",
-    "annealed_langevin", "as_it_is", "at_next", "bh1", "bh2", "chain", "check_grid",
-    "compare_samplers", "ddim", "ddim_encode", "dpmpp_2m", "dpmpp_2s", "dpmpp_3m", "dynamic",
-    "edm", "euler_maruyama", "even_indices", "flow", "heun", "identity", "karras_grid", "langevin",
-    "langevin_dynamics", "last_mean", "log_snr_grid", "no_threshold", "per_batch", "per_sample",
-    "power_grid", "probability_flow", "quadratic_grid", "reverse_diffusion", "root_dim", "sample",
-    "sde_dpmpp_2m", "simulate", "song_ancestral", "song_annealed_langevin", "song_euler_maruyama",
-    "song_grid", "song_langevin", "song_reverse_diffusion", "static", "stepwise", "table_grid",
-    "threshold", "transition", "tweedie", "uniform_grid", "unipc",
+    "Candidate", "EncodeOut", "ODEOut", "SampleOut", "Sampler", "Samples", "SongGrid",
+    "StochasticOut", "ancestral", "annealed_langevin", "as_it_is", "at_next", "bh1", "bh2",
+    "chain", "check_grid", "compare_samplers", "ddim", "ddim_encode", "diffrax_sde", "dpmpp_2m",
+    "dpmpp_2s", "dpmpp_3m", "dynamic", "edm", "euler_maruyama", "even_indices", "flow", "heun",
+    "identity", "karras_grid", "langevin", "langevin_dynamics", "last_mean", "log_snr_grid",
+    "no_threshold", "per_batch", "per_sample", "power_grid", "probability_flow", "quadratic_grid",
+    "reverse_diffusion", "root_dim", "sample", "sde_dpmpp_2m", "simulate", "song_ancestral",
+    "song_annealed_langevin", "song_euler_maruyama", "song_grid", "song_langevin",
+    "song_reverse_diffusion", "static", "stepwise", "table_grid", "threshold", "transition",
+    "tweedie", "uniform_grid", "unipc",
 ]  # fmt: skip
