@@ -1,0 +1,128 @@
+"""From named tensors to a tree of parameters, with every tensor accounted for."""
+
+from collections.abc import Callable, Collection, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+Move = Callable[[np.ndarray], np.ndarray]
+Tree = dict[str, Any]
+
+
+class Slot(NamedTuple):
+    """Where a tensor goes in the tree, and how its axes are moved on the way."""
+
+    path: tuple[str, ...]
+    move: Move
+
+
+def same(w: np.ndarray) -> np.ndarray:
+    """The axes as they are."""
+    return w
+
+
+def transposed(w: np.ndarray) -> np.ndarray:
+    """The matrix of a linear map: (o, i) -> (i, o)."""
+    return w.T
+
+
+def outward(w: np.ndarray) -> np.ndarray:
+    """The kernel of a convolution: (o, i, *k) -> (*k, i, o)."""
+    return np.moveaxis(w, (1, 0), (-2, -1))
+
+
+def pointwise(w: np.ndarray) -> np.ndarray:
+    """The matrix of a convolution of size 1: (o, i, 1, ...) -> (i, o)."""
+    return outward(w).reshape(w.shape[1::-1])
+
+
+def inner(w: np.ndarray) -> np.ndarray:
+    """The matrix of a convolution of size 1 that has its channels last: (1, ..., i, o) -> (i, o)."""
+    return w.reshape(w.shape[-2:])
+
+
+def template(module: nn.Module, x: tuple[int, ...], **inputs: Any) -> Tree:
+    """The shapes of a network's parameters for an example of this shape; nothing is computed.
+
+    `num_classes`, where the network has it, says whether classes are given.
+    """
+    y = jnp.zeros((1,), jnp.int32) if getattr(module, "num_classes", None) else None
+    shapes = jax.eval_shape(
+        lambda key: module.init(key, jnp.zeros((1, *x)), jnp.ones((1,)), y, **inputs),
+        jax.random.key(0),
+    )
+    return dict(shapes["params"])
+
+
+def find(tree: Any, path: tuple[str, ...]) -> Any:
+    """The part of a tree at a path; None if it has none."""
+    for name in path:
+        if not isinstance(tree, Mapping) or name not in tree:
+            return None
+        tree = tree[name]
+    return tree
+
+
+def leaves(tree: Any, path: tuple[str, ...] = ()) -> dict[tuple[str, ...], Any]:
+    """All leaves of nested dictionaries by their paths."""
+    if not isinstance(tree, Mapping):
+        return {path: tree}
+    found: dict[tuple[str, ...], Any] = {}
+    for name, part in tree.items():
+        found |= leaves(part, (*path, str(name)))
+    return found
+
+
+def _list(names: Collection[Any]) -> str:
+    """Some names, and how many more there are."""
+    shown = [str(n) for n in list(names)[:4]]
+    more = f" and {len(names) - len(shown)} more" if len(names) > len(shown) else ""
+    return ", ".join(shown) + more
+
+
+def assemble(
+    shapes: Tree,
+    plan: Mapping[str, Slot],
+    weights: Mapping[str, Any],
+    where: str | Path,
+    unused: Collection[str] = (),
+) -> Tree:
+    """Put tensors where the plan says: {"params": tree} in float32.
+
+    Raises ValueError, naming file and tensor, for a tensor that is missing, of another shape than the
+    network's, no floating-point numbers, or of no use and not among the known `unused` ones, and for
+    parameters of the network that no tensor fills.
+    """
+    missing = [name for name in plan if name not in weights]
+    if missing:
+        raise ValueError(f"{where} lacks tensors that the network needs: {_list(missing)}")
+    extra = [name for name in weights if name not in plan and name not in unused]
+    if extra:
+        raise ValueError(f"{where} has tensors for which the network has no use: {_list(extra)}")
+    wanted = leaves(shapes)
+    empty = set(wanted) - {slot.path for slot in plan.values()}
+    if empty:
+        names = ["/".join(path) for path in sorted(empty)]
+        raise ValueError(f"{where} has no tensors for parameters of the network: {_list(names)}")
+    tree: Tree = {}
+    for name, slot in plan.items():
+        tensor = weights[name]
+        if not isinstance(tensor, np.ndarray) or not jnp.issubdtype(tensor.dtype, jnp.floating):
+            kind = getattr(tensor, "dtype", type(tensor).__name__)
+            raise ValueError(f"{name} of {where} must be a floating-point tensor, got {kind}")
+        shape = wanted[slot.path].shape
+        value = slot.move(tensor) if tensor.ndim else tensor
+        if value.shape != shape:
+            raise ValueError(
+                f"{name} of {where} has shape {tensor.shape}, which does not fit "
+                f"{'/'.join(slot.path)} of shape {shape}"
+            )
+        place = tree
+        for part in slot.path[:-1]:
+            place = place.setdefault(part, {})
+        place[slot.path[-1]] = jnp.asarray(value, jnp.float32)
+    return {"params": tree}

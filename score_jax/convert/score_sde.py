@@ -1,0 +1,327 @@
+"""Weights of score_sde (arXiv:2011.13456), of its PyTorch and of its JAX program, for our networks.
+
+PyTorch keeps the modules in a list (`all_modules.7.Conv_0.weight`); Flax counts those of a class
+(`ResnetBlockBigGANpp_2/Conv_0/kernel`), also those without weights. Both orders are that in which the
+program makes them, so that one list of modules serves both.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from score_jax.convert.assemble import (
+    Move,
+    Slot,
+    Tree,
+    assemble,
+    find,
+    inner,
+    leaves,
+    outward,
+    pointwise,
+    same,
+    template,
+    transposed,
+)
+from score_jax.convert.flax_file import read_flax_msgpack
+from score_jax.convert.torch_file import read_torch
+from score_jax.nets import DDPM, NCSNpp
+from score_jax.nets.layers import noise_levels
+
+Loaded = tuple[Any, Tree, dict[str, Any]]
+
+
+class Leaf(NamedTuple):
+    """A tensor of a layer: its name there, its place here, and the way."""
+
+    source: str
+    target: tuple[str, ...]
+    move: Move = same
+
+
+class Layer(NamedTuple):
+    """The tensors of a kind of layer in the two programs."""
+
+    torch: tuple[Leaf, ...]
+    flax: tuple[Leaf, ...]
+
+
+class Part(NamedTuple):
+    """A layer within a module: its name there, its kind, its name here ("": the module itself)."""
+
+    source: str
+    layer: Layer
+    target: str
+
+
+class Entry(NamedTuple):
+    """A module, in the order in which the authors' programs make them."""
+
+    target: str
+    kind: str  # its class in the Flax program, which names it
+    parts: tuple[Part, ...]
+    listed: bool = True  # in PyTorch's list; some without weights are not
+
+
+BIAS = Leaf("bias", ("bias",))
+DENSE = Layer((Leaf("weight", ("kernel",), transposed), BIAS), (Leaf("kernel", ("kernel",)), BIAS))
+CONV = Layer((Leaf("weight", ("kernel",), outward), BIAS), (Leaf("kernel", ("kernel",)), BIAS))
+FIR = Layer(CONV.torch, (Leaf("weight", ("kernel",)), BIAS))
+NORM = Layer((Leaf("weight", ("scale",)), BIAS), (Leaf("scale", ("scale",)), BIAS))
+FOURIER = Layer((Leaf("W", ("frequency",)),), (Leaf("W", ("frequency",)),))
+NIN = Layer(*((Leaf("W", ("map", "kernel")), Leaf("b", ("map", "bias"))),) * 2)
+ONE = Layer(  # a convolution of size 1, for which we have a linear map
+    (Leaf("weight", ("map", "kernel"), pointwise), Leaf("bias", ("map", "bias"))),
+    (Leaf("kernel", ("map", "kernel"), inner), Leaf("bias", ("map", "bias"))),
+)
+
+BLOCK = (
+    Part("GroupNorm_0", NORM, "norm0"), Part("Conv_0", CONV, "conv0"),
+    Part("Dense_0", DENSE, "label"), Part("GroupNorm_1", NORM, "norm1"),
+    Part("Conv_1", CONV, "conv1"),
+)  # fmt: skip
+ATTENTION = (
+    Part("GroupNorm_0", NORM, "norm"), Part("NIN_0", NIN, "query"), Part("NIN_1", NIN, "key"),
+    Part("NIN_2", NIN, "value"), Part("NIN_3", NIN, "out"),
+)  # fmt: skip
+
+
+class Kinds(NamedTuple):
+    """The modules of one of the authors' networks."""
+
+    block: str
+    skip: Part
+    attention: str
+    resample: bool  # resolution changes in modules of their own, rather than in blocks
+
+
+DDPM_KINDS = Kinds("ResnetBlockDDPM", Part("NIN_0", NIN, "skip"), "AttnBlock", True)
+NCSNPP_KINDS = {
+    "ddpm": Kinds("ResnetBlockDDPMpp", Part("NIN_0", NIN, "skip"), "AttnBlockpp", True),
+    "biggan": Kinds("ResnetBlockBigGANpp", Part("Conv_2", ONE, "skip"), "AttnBlockpp", False),
+}
+
+
+def _layer(target: str, kind: str, layer: Layer) -> Entry:
+    return Entry(target, kind, (Part("", layer, ""),))
+
+
+def _entries(module: Any, shapes: Tree) -> Iterator[Entry]:
+    """All modules in the authors' order; which of the optional ones there are, `shapes` tells."""
+    kinds = NCSNPP_KINDS[module.block] if isinstance(module, NCSNpp) else DDPM_KINDS
+    fir = isinstance(module, NCSNpp) and module.fir
+    move = Part("Conv2d_0", FIR, "conv") if fir else Part("Conv_0", CONV, "conv")
+    block = lambda name: Entry(name, kinds.block, (*BLOCK, kinds.skip))
+    attention = lambda name: Entry(name, kinds.attention, ATTENTION)
+    down = lambda name: Entry(name, "Downsample", (move,)) if kinds.resample else block(name)
+    up = lambda name: Entry(name, "Upsample", (move,)) if kinds.resample else block(name)
+    present = lambda entries: [entry for entry in entries if entry.target in shapes]
+    last = len(module.channel_mult) - 1
+
+    yield from present([
+        _layer("fourier", "GaussianFourierProjection", FOURIER),
+        _layer("embed0", "Dense", DENSE), _layer("embed1", "Dense", DENSE),
+        _layer("first", "Conv", CONV),
+    ])  # fmt: skip
+    for level in range(last + 1):
+        for i in range(module.num_blocks):
+            yield block(f"enc{level}_{i}")
+            yield from present([attention(f"enc{level}_{i}_attention")])
+        if level != last:
+            yield down(f"down{level}")
+            if f"input{level}_combine" in shapes:
+                yield Entry("", "Downsample", (), listed=False)
+                yield Entry(f"input{level}_combine", "Combine", (Part("Conv_0", CONV, ""),))
+            yield from present([Entry(f"input{level}", "Downsample", (move,))])
+    yield from (block("mid0"), attention("mid_attention"), block("mid1"))
+    for level in range(last, -1, -1):
+        yield from (block(f"dec{level}_{i}") for i in range(module.num_blocks + 1))
+        yield from present([attention(f"dec{level}_attention")])
+        if level != last and f"output{level}_norm" in shapes:
+            yield Entry("", "Upsample", (), listed=False)
+        yield from present([
+            Entry(f"output{level}", "Upsample", (move,)),
+            _layer(f"output{level}_norm", "GroupNorm", NORM),
+            _layer(f"output{level}_conv", "Conv", CONV),
+        ])  # fmt: skip
+        if level:
+            yield up(f"up{level}")
+    yield from present([_layer("last_norm", "GroupNorm", NORM), _layer("last", "Conv", CONV)])
+
+
+def _torch_names(entries: Iterable[Entry]) -> Iterator[tuple[str, Entry]]:
+    for index, entry in enumerate(entry for entry in entries if entry.listed):
+        yield f"all_modules.{index}", entry
+
+
+def _flax_names(entries: Iterable[Entry]) -> Iterator[tuple[str, Entry]]:
+    made: Counter[str] = Counter()
+    for entry in entries:
+        yield f"{entry.kind}_{made[entry.kind]}", entry
+        made[entry.kind] += 1
+
+
+class Dialect(NamedTuple):
+    """How one of the two programs names and lays out its tensors."""
+
+    names: Callable[[Iterable[Entry]], Iterator[tuple[str, Entry]]]
+    leaves: Callable[[Layer], tuple[Leaf, ...]]
+    separator: str
+
+
+TORCH = Dialect(_torch_names, lambda layer: layer.torch, ".")
+FLAX = Dialect(_flax_names, lambda layer: layer.flax, "/")
+
+
+def make_plan(dialect: Dialect, module: Any, shapes: Tree) -> tuple[dict[str, Slot], set[str]]:
+    """({name there: place here}, names of tensors that the authors' program makes and never uses)."""
+    plan: dict[str, Slot] = {}
+    unused = set()
+    for name, entry in dialect.names(_entries(module, shapes)):
+        for part in entry.parts:
+            path = tuple(filter(None, (entry.target, part.target)))
+            for leaf in dialect.leaves(part.layer):
+                source = dialect.separator.join(filter(None, (name, part.source, leaf.source)))
+                if find(shapes, path) is not None:
+                    plan[source] = Slot((*path, *leaf.target), leaf.move)
+                elif part.layer is DENSE:
+                    # PyTorch makes the maps of the label even where it is not told.
+                    unused.add(source)
+    return plan, unused
+
+
+def _sizes(module: Any) -> list[int]:
+    """Image sizes that differ in where there is attention: a file does not tell its size."""
+    levels = range(len(module.channel_mult))
+    step = 2 ** levels[-1]
+    sizes = {size << level for size in module.attention for level in levels}
+    nowhere = step * (1 + max([*module.attention, 0]))
+    return [*sorted(size for size in sizes if size % step == 0), nowhere]
+
+
+def _best_plan(
+    dialect: Dialect, module: Any, names: set[str], channels: int, size: int | None
+) -> tuple[dict[str, Slot], set[str], Tree]:
+    """The plan, over the sizes that the image may have, that leaves the fewest names over."""
+    found = []
+    for side in _sizes(module) if size is None else [size]:
+        shapes = template(module, (side, side, channels))
+        plan, unused = make_plan(dialect, module, shapes)
+        left_over = len((names - unused) ^ set(plan))
+        found.append((left_over, plan, unused, shapes))
+        if not left_over:
+            break
+    return min(found, key=lambda item: item[0])[1:]
+
+
+def _check_module(module: Any) -> None:
+    if not isinstance(module, NCSNpp | DDPM):
+        raise ValueError(f"module must be an NCSNpp or a DDPM, got {type(module).__name__}")
+
+
+def _check_sigmas(module: Any, sigmas: Any, path: str | Path) -> None:
+    """The file's table of noise levels must be that of the network, which uses it."""
+    if module.sigmas is None:
+        return
+    own = noise_levels(module.sigmas)
+    if np.shape(sigmas) != own.shape or not np.allclose(sigmas, own, rtol=1e-4):
+        raise ValueError(f"sigmas of {path} are not the network's {module.sigmas}")
+
+
+def _entry(tree: Any, names: tuple[str, ...], path: str | Path) -> Any:
+    found = find(tree, names)
+    if found is None:
+        known = sorted(map(str, tree)) if isinstance(tree, Mapping) else type(tree).__name__
+        raise ValueError(f"{path} has no {'/'.join(names)!r}; it holds {known}")
+    return found
+
+
+def _averaged(file: Any, weights: dict[str, Any], path: str | Path) -> dict[str, Any]:
+    """The weights with the averaged ones in their place: a list in the order of the parameters."""
+    shadows = _entry(file, ("ema", "shadow_params"), path)
+    # Buffers and what has no gradient, the random frequencies, are not averaged.
+    fixed = {"sigmas", *(n for n in weights if n.endswith(".W") and n.count(".") == 2)}
+    names = [name for name in weights if name not in fixed]
+    if len(shadows) != len(names):
+        raise ValueError(
+            f"ema/shadow_params of {path} has {len(shadows)} tensors for {len(names)} parameters"
+        )
+    averaged = dict(weights)
+    for index, (name, shadow) in enumerate(zip(names, shadows, strict=True)):
+        if np.shape(shadow) != np.shape(weights[name]):
+            raise ValueError(
+                f"ema/shadow_params/{index} of {path} has shape {np.shape(shadow)}, "
+                f"but {name} has {np.shape(weights[name])}"
+            )
+        averaged[name] = shadow
+    return averaged
+
+
+def from_score_sde_pytorch(
+    path: str | Path, module: Any, *, ema: bool = True, size: int | None = None
+) -> Loaded:
+    """Weights of a `.pth` of score_sde_pytorch for a network: (module, params, info).
+
+    Args:
+      path: the file: {"model": state dict, with or without "module.", "ema": ..., "step": ...}.
+      module: the `NCSNpp` or `DDPM` whose fields are those of the file's configuration.
+      ema: the averaged weights, or those of the last step.
+      size: of the images; found from the file if None.
+
+    `info` has "step", "ema" and, where the file has it, "sigmas", its table of noise levels.
+    Raises ValueError, naming file and tensor, if the file cannot be read or does not fit the network
+    exactly; OSError if it cannot be opened.
+
+    >>> net, params, info = from_score_sde_pytorch("checkpoint_8.pth", NCSNpp(fir=True))
+    """
+    _check_module(module)
+    file = read_torch(path)
+    model = _entry(file, ("model",), path)
+    weights = {str(name).removeprefix("module."): value for name, value in model.items()}
+    if ema:
+        weights = _averaged(file, weights, path)
+    info = {"step": find(file, ("step",)), "ema": ema}
+    if "sigmas" in weights:
+        info["sigmas"] = weights.pop("sigmas")
+        _check_sigmas(module, info["sigmas"], path)
+    kernels = (w for w in weights.values() if np.ndim(w) == 4)
+    channels = next((w.shape[1] for w in kernels), 0)
+    return module, _convert(TORCH, module, weights, path, channels, size), info
+
+
+def from_score_sde_jax(
+    path: str | Path, module: Any, *, ema: bool = True, size: int | None = None
+) -> Loaded:
+    """Weights of a `checkpoint_N` of the JAX score_sde for a network: (module, params, info).
+
+    The file is Flax's msgpack of the program's State of 2021; arguments, `info` and errors as in
+    `from_score_sde_pytorch`.
+
+    >>> net, params, info = from_score_sde_jax("checkpoint_8", NCSNpp(fir=True))
+    """
+    _check_module(module)
+    file = read_flax_msgpack(path)
+    tree = _entry(file, ("params_ema",) if ema else ("optimizer", "target"), path)
+    tree = tree["params"] if set(tree) == {"params"} else tree
+    weights = {"/".join(names): value for names, value in leaves(tree).items()}
+    shape = np.shape(weights.get("Conv_0/kernel", 0))
+    channels = shape[2] if len(shape) == 4 else 0
+    info = {"step": find(file, ("step",)), "ema": ema}
+    return module, _convert(FLAX, module, weights, path, channels, size), info
+
+
+def _convert(
+    dialect: Dialect,
+    module: Any,
+    weights: dict[str, Any],
+    path: str | Path,
+    channels: int,
+    size: int | None,
+) -> Tree:
+    if not channels:
+        raise ValueError(f"{path} has no convolution, so it is no network of score_sde")
+    plan, unused, shapes = _best_plan(dialect, module, set(weights), channels, size)
+    return assemble(shapes, plan, weights, path, unused)
