@@ -53,6 +53,7 @@ from score_jax.discrete.table import read as read
 from score_jax.discrete.table import respace as respace
 from score_jax.discrete.table import scaled_linear as scaled_linear
 from score_jax.discrete.table import take as take
+from score_jax.discrete.table import where as where
 
 __all__ = [
     "FIXED_LARGE",
@@ -87,6 +88,6 @@ __all__ = [
     "reverse_fn",
     "scaled_linear",
     "split_output",
-    "take",
+    "take", "where",
     "x0_to_noise",
 ]  # fmt: skip
