@@ -85,3 +85,31 @@ def test_paths_between_latents():
     np.testing.assert_allclose(lk.spherical(a, a, 0.3), a, atol=1e-5)
     with pytest.raises(ValueError, match="temperature"):
         lk.decode(VP(), lambda x, t: -x, a, temperature=0.0)
+
+
+def test_a_whole_data_set_on_two_devices():
+    """Every example once a draw, in order, the last partial chunk too, each with its own label."""
+    rng = np.random.default_rng(0)
+    x = rng.integers(0, 17, (11, 3)).astype(np.uint8)
+    y = rng.integers(0, 10, 11).astype(np.int32)
+
+    def estimate(key, params, x, y):
+        noise = jax.random.uniform(key, x.shape[:1])
+        logp = x.sum(axis=1) + params * y
+        return lk.LogLik(logp, x, noise, jnp.int32(7))
+
+    def prepare(key, x):
+        return x.astype(jnp.float32) + 1e-3 * jax.random.uniform(key, x.shape)
+
+    out = lk.over_dataset(
+        jax.random.key(0), estimate, x, y=y, prepare=prepare, params=jnp.float32(100), draws=3,
+        chunk=4, progress=False,
+    )  # fmt: skip
+    assert out.logp.shape == out.nfe.shape == (3, 11) and (out.nfe == 7).all()
+    for draw in out.logp:
+        np.testing.assert_allclose(draw, x.sum(axis=1) + 100.0 * y, atol=3.1e-3)
+    assert len(np.unique(out.logp[:, 0])) == 3  # dequantised anew
+    with pytest.raises(ValueError, match="draws"):
+        lk.over_dataset(jax.random.key(0), estimate, x, draws=0)
+    with pytest.raises(ValueError, match="chunk"):
+        lk.over_dataset(jax.random.key(0), estimate, x, chunk=0)

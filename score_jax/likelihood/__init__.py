@@ -2,6 +2,7 @@
 
 from score_jax.likelihood.bits import bits_per_dim, check_dequantized, mean_over_draws
 from score_jax.likelihood.bound import Bound, variational_bound
+from score_jax.likelihood.dataset import DatasetLogLik, over_dataset
 from score_jax.likelihood.exact import (
     EXACT_UP_TO,
     Divergence,
@@ -19,6 +20,7 @@ __all__ = [
     "OFFSET",
     "TWEEDIE",
     "Bound",
+    "DatasetLogLik",
     "Divergence",
     "Gap",
     "LogLik",
@@ -31,6 +33,7 @@ __all__ = [
     "linear",
     "log_likelihood",
     "mean_over_draws",
+    "over_dataset",
     "spherical",
     "variational_bound",
 ]

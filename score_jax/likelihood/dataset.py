@@ -1,0 +1,75 @@
+"""Log densities of a whole data set: every example, several draws, all devices."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from score_jax._spread import in_chunks
+
+
+class DatasetLogLik(NamedTuple):
+    """Log densities in nats of `draws` draws of n examples: (draws, n), with errors and costs.
+
+    stderr (draws, n) is that of each estimate on its own (NaN where it cannot be told), nfe (draws,
+    n); seconds without compilation.
+    """
+
+    logp: np.ndarray
+    stderr: np.ndarray
+    nfe: np.ndarray
+    seconds: float
+    compile_seconds: float
+
+
+def over_dataset(
+    key: Any,
+    estimate: Callable[..., Any],
+    x: Any,
+    *,
+    y: Any = None,
+    prepare: Callable[[Any, Any], Any] | None = None,
+    params: Any = None,
+    draws: int = 1,
+    chunk: int = 256,
+    devices: Sequence[Any] | None = None,
+    progress: bool | None = None,
+) -> DatasetLogLik:
+    """Apply an estimate of the log density to all n examples of x, `draws` times: `DatasetLogLik`.
+
+    `estimate(key, params, x, y)` returns what has the fields logp, stderr (b,) and nfe: a
+    `log_likelihood` or `variational_bound` with the score of those parameters. `prepare(key, x)`
+    takes raw data to what has a density, by dequantisation for instance; every draw makes its own.
+    `y` (n,) are labels or None. The last partial chunk is not dropped. Noise is keyed by the number of
+    the first example of each chunk on each device.
+
+    Raises ValueError unless draws and chunk are at least 1.
+
+    >>> out = over_dataset(key, lambda k, p, x, y: log_likelihood(k, sde, make_score(p), x), images,
+    ...                    params=params, prepare=dequantize, draws=5)
+    """
+    if draws < 1:
+        raise ValueError(f"draws must be at least 1, got {draws}")
+    x = np.asarray(x)
+    n = len(x)
+
+    def take(index: np.ndarray) -> Any:
+        part = {"x": x[index % n]}
+        return part if y is None else part | {"y": np.asarray(y)[index % n]}
+
+    def function(shared: Any, index: Any, part: Any) -> Any:
+        base, params = shared
+        prepare_key, estimate_key = jax.random.split(jax.random.fold_in(base, index[0]))
+        ready = part["x"] if prepare is None else prepare(prepare_key, part["x"])
+        out = estimate(estimate_key, params, ready, part.get("y"))
+        nfe = jnp.broadcast_to(jnp.asarray(out.nfe, jnp.int32), index.shape)
+        return {"logp": out.logp, "stderr": out.stderr, "nfe": nfe}
+
+    done = in_chunks(
+        function, (key, params), take, n * draws,
+        chunk=chunk, devices=devices, progress=progress, desc="likelihood",
+    )  # fmt: skip
+    joined = {name: v.reshape(draws, n) for name, v in done.out.items()}
+    return DatasetLogLik(**joined, seconds=done.seconds, compile_seconds=done.compile_seconds)
