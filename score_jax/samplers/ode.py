@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from score_jax._math import batch_mean
 from score_jax.samplers.grids import check_float
 from score_jax.sde import reverse_drift
 from score_jax.types import SDE, ScoreFn
@@ -69,7 +70,17 @@ def evaluations(solver: diffrax.AbstractSolver, attempts: Any, fresh: Any = 1) -
     return attempts * (tableau.num_stages - tableau.fsal) + tableau.fsal * fresh
 
 
-def _check_time(name: str, t: Any, t1: float) -> None:
+def batch_rms(error: Any) -> Any:
+    """Root mean square of all entries of a scaled error (b, *d): the whole batch has one error."""
+    return jnp.sqrt(jnp.mean(jnp.square(error)))
+
+
+def worst_sample(error: Any) -> Any:
+    """The largest root mean square of a sample in a scaled error (b, *d)."""
+    return jnp.sqrt(jnp.max(batch_mean(jnp.square(error))))
+
+
+def check_time(name: str, t: Any, t1: float) -> None:
     """Refuse a time outside [0, t1], where its value is known."""
     if not isinstance(t, jax.core.Tracer) and not 0 <= float(t) <= t1 * (1 + 1e-6):
         raise ValueError(f"{name} must be in [0, t1={t1}], got {t}")
@@ -168,8 +179,8 @@ def probability_flow(
         return ODEOut(end.astype(x.dtype), *costs)
 
     check_float(x)
-    _check_time("t_from", t_from, sde.t1)
-    _check_time("t_to", t_to, sde.t1)
+    check_time("t_from", t_from, sde.t1)
+    check_time("t_to", t_to, sde.t1)
     if not per_sample:
         return solve(x)
     out = jax.vmap(lambda one: solve(one[None]))(x)

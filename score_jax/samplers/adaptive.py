@@ -1,0 +1,343 @@
+r"""The probability flow by an adaptive exponential multistep method: one evaluation a step.
+
+With lambda = log(m/s) and the prediction D(x, t) = E[x0 | x] = (x + s^2 score) / m the probability
+flow of every isotropic linear SDE is d(x/s)/d lambda = exp(lambda) D (arXiv:2211.01095 prop. 4.1).
+It is solved for the state v = x / sqrt(m^2 + s^2), which is x for VP and of the size of the data for
+every SDE, so that the solver sees no SDE but only lambda:
+
+    (1)  v' = (c'/c) v + a' int_0^h exp(-(h - u)) D(lambda + u) du           h = lambda' - lambda
+    (2)  a = m / sqrt(m^2 + s^2) = sin(phi),  c = s / sqrt(m^2 + s^2) = cos(phi)
+
+D is replaced by a polynomial through known predictions, integrated exactly for their uneven places
+(`score_jax.samplers.uneven`). A step of order q
+
+    predicts   with the q newest predictions,
+    evaluates  D at the predicted state: the only evaluation of the step,
+    corrects   with these q and the new one (order q + 1).
+
+The difference of the two is the error of the predictor, for nothing; and since the predictors of all
+orders are sums of the same predictions, so are the errors that other orders would have made: the next
+order is the one that allows the longest step. A PI controller sets the length. After a rejection the
+rejected prediction is kept as a node *ahead*: the repeated, shorter step interpolates to it.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from score_jax._math import bcast
+from score_jax.samplers.grids import check_float
+from score_jax.samplers.ode import batch_rms, check_time
+from score_jax.samplers.uneven import uneven_weights
+from score_jax.sde import log_snr, time_of_log_snr
+from score_jax.types import SDE, ScoreFn
+
+# Chosen on mixtures by benchmarks/ode_solvers.py's predecessor: see docs/adr/0009.
+_ACCEPT = 2.0  # of the predictor's error, which the corrector then takes away
+_SAFETY, _SHRINK, _GROW = 0.8, 0.2, 2.0
+_LONGEST = 2.0  # in lambda: beyond, the weights are no longer exact
+_BROKEN = 8  # rejections in a row by a score that is not finite, each for a fifth of the step
+
+
+class AdaptiveOut(NamedTuple):
+    """The state at the end, the denoised state that came with it, and what it cost.
+
+    x, denoised: (b, *d), where denoised is E[x0 | x] at the last time, at no further evaluation;
+    nfe, accepted, rejected: scalars, or (b,) under per-sample control.
+    """
+
+    x: Any
+    denoised: Any
+    nfe: Any
+    accepted: Any
+    rejected: Any
+
+
+class _Flow(NamedTuple):
+    """The problem in lambda: place(lam, last) -> (t, its lambda), predict(v, t) -> D, and the ends."""
+
+    t_from: Any
+    place: Callable[[Any, Any], Any]
+    predict: Callable[[Any, Any], Any]
+    start: Any
+    end: Any
+
+
+class _State(NamedTuple):
+    """What the loop carries.
+
+    lam, v: where it stands. values (k, b, *d), nodes (k,): a ring of predictions and of their lambdas;
+    `slot` is the place of the next one, which after a rejection (`ahead`) holds the rejected one, and
+    `known` how many of the others are there. order, h: of the next step. error: of the last accepted
+    step, over what is allowed. broken: rejections in a row by a score that is not finite.
+    """
+
+    lam: Any
+    v: Any
+    values: Any
+    nodes: Any
+    slot: Any
+    ahead: Any
+    known: Any
+    order: Any
+    h: Any
+    error: Any
+    accepted: Any
+    rejected: Any
+    broken: Any
+    done: Any
+
+
+class _Attempt(NamedTuple):
+    """A step tried: where it leads, the ring with its prediction, errors by order and its own."""
+
+    lam: Any
+    v: Any
+    values: Any
+    nodes: Any
+    h: Any
+    last: Any
+    errors: Any
+    error: Any
+
+
+def _sides(lam: Any) -> tuple[Any, Any]:
+    """a and c of eq. (2)."""
+    return jnp.sqrt(jax.nn.sigmoid(2 * lam)), jnp.sqrt(jax.nn.sigmoid(-2 * lam))
+
+
+def _size(sde: SDE, t: Any) -> Any:
+    """sqrt(m^2 + s^2)."""
+    return jnp.sqrt(jnp.square(sde.mean_coeff(t)) + jnp.square(sde.std(t)))
+
+
+def _flow(sde: SDE, score: ScoreFn, t_from: Any, t_to: Any) -> _Flow:
+    low, high = jnp.minimum(t_from, t_to), jnp.maximum(t_from, t_to)
+    dtype = t_from.dtype
+
+    def half(t: Any) -> Any:
+        return 0.5 * jnp.asarray(log_snr(sde, t), dtype)
+
+    def place(lam: Any, last: Any) -> tuple[Any, Any]:
+        t = jnp.clip(jnp.asarray(time_of_log_snr(sde, 2 * lam), dtype), low, high)
+        t = jnp.where(last, t_to, t)
+        # The lambda of the rounded time: the inverse need not be exact.
+        return t, half(t)
+
+    def predict(v: Any, t: Any) -> Any:
+        x = bcast(_size(sde, t), v) * v
+        s2 = jnp.square(sde.std(t))
+        return (x + bcast(s2, v) * score(x, t).astype(v.dtype)) / bcast(sde.mean_coeff(t), v)
+
+    return _Flow(t_from, place, predict, half(t_from), half(t_to))
+
+
+def _first_step(flow: _Flow, rtol: float, atol: float) -> Any:
+    """Half the step at which Euler's error on unit Gaussian data is the allowed one.
+
+    There v stays and D = a v, so that D' = a c^2 v and the error is (h a c)^2 / 2 of v.
+    """
+    a, c = _sides(flow.start)
+    allowed = 0.5 * jnp.sqrt(2 * (rtol + atol)) / (a * c)
+    span = flow.end - flow.start
+    return jnp.sign(span) * jnp.minimum(jnp.minimum(allowed, 1.0), jnp.abs(span) / 4)
+
+
+def _combine(weights: Any, values: Any) -> Any:
+    """Sum over k of weights (k,) times values (k, b, *d), in one pass."""
+    return sum(bcast(weights[j], values[j]) * values[j] for j in range(values.shape[0]))
+
+
+def _attempt(flow: _Flow, state: _State, scaled: Callable[[Any, Any], Any]) -> _Attempt:
+    """Predict, evaluate, correct, and estimate the errors of all orders: one evaluation."""
+    k = state.nodes.shape[0]
+    rest = flow.end - state.lam
+    # A step that nearly arrives arrives; two equal steps rather than a long one and a crumb.
+    last = jnp.abs(state.h) >= jnp.abs(rest) * (1 - 1e-3)
+    near = jnp.where(jnp.abs(state.h) * 1.9 > jnp.abs(rest), rest / 2, state.h)
+    t, lam = flow.place(state.lam + near, last)
+    h = lam - state.lam
+    a, c = _sides(lam)
+    kept = bcast(c / _sides(state.lam)[1], state.v) * state.v
+
+    age = jnp.mod(state.slot - jnp.arange(k), k)  # 0: the new one's slot, 1: the newest known
+    mine = age <= state.order
+    orders = jnp.arange(1, k)
+    lower = (age[None, :] >= 1) & (age[None, :] <= orders[:, None])
+
+    guess = uneven_weights(state.lam, h, state.nodes, mine & ((age >= 1) | state.ahead))
+    guess = kept + _combine(a * guess, state.values)
+    values = state.values.at[state.slot].set(flow.predict(guess, t))
+    nodes = state.nodes.at[state.slot].set(lam)
+
+    table = jax.vmap(uneven_weights, in_axes=(None, None, None, 0))(
+        state.lam, h, nodes, jnp.concatenate([mine[None, :], lower])
+    )
+    v = kept + _combine(a * table[0], values)
+    size = jnp.maximum(jnp.abs(v), jnp.abs(state.v))
+    errors = jnp.stack([scaled(_combine(a * (table[0] - row), values), size) for row in table[1:]])
+    return _Attempt(lam, v, values, nodes, h, last, errors, scaled(v - guess, size))
+
+
+def _factor(error: Any, order: Any) -> Any:
+    """By what the step may be multiplied, before the limits; never a tracer of the state."""
+    return _SAFETY * jnp.maximum(error, 1e-10) ** (-1.0 / (order + 1))
+
+
+def _advance(state: _State, tried: _Attempt) -> _State:
+    """Accept or reject, and choose order and length of the next step."""
+    k = state.nodes.shape[0]
+    finite = jnp.isfinite(tried.error)
+    kept = tried.error <= _ACCEPT
+    orders = jnp.arange(1, k)
+    here = state.order - 1
+
+    # Accepted: the order of the longest next step among those whose error is known.
+    reach = jnp.clip(_factor(tried.errors, orders), _SHRINK, _GROW)
+    reach = jnp.where(orders <= state.known, reach, 0)
+    best = k - 1 - jnp.argmax(reach[::-1])
+    known = jnp.minimum(state.known + 1, k - 1)
+    growing = (state.order == state.known) & (known > state.known)
+    order = jnp.where(growing, state.order + 1, best)
+    onward = jnp.where(growing, reach[here], reach[best - 1])
+
+    # Rejected: by the error that the step would have made without a node ahead.
+    back = jnp.clip(_factor(tried.errors[here], state.order), _SHRINK, 0.9)
+    back = jnp.where(finite, back, _SHRINK)
+
+    pick = lambda yes, no: jnp.where(kept, yes, no)
+    h = jnp.clip(tried.h * pick(onward, back), -_LONGEST, _LONGEST)
+    # What is not a number must not become a node, nor stay in the ring.
+    values = jnp.where(finite, tried.values, state.values)
+    return _State(
+        lam=pick(tried.lam, state.lam),
+        v=pick(tried.v, state.v),
+        values=values,
+        nodes=jnp.where(finite, tried.nodes, state.nodes),
+        slot=pick((state.slot + 1) % k, state.slot),
+        ahead=~kept & finite,
+        known=pick(known, state.known),
+        order=pick(order, state.order),
+        h=jax.lax.stop_gradient(h),
+        error=pick(tried.error, state.error),
+        accepted=state.accepted + kept,
+        rejected=state.rejected + ~kept,
+        broken=jnp.where(finite, 0, state.broken + 1),
+        done=kept & tried.last,
+    )
+
+
+def _start(flow: _Flow, v: Any, order: int, rtol: float, atol: float) -> _State:
+    """Where the loop begins: the first prediction is made, at one evaluation."""
+    first = flow.predict(v, flow.t_from)
+    return _State(
+        lam=flow.start,
+        v=v,
+        values=jnp.zeros((order + 1, *v.shape), v.dtype).at[0].set(first),
+        nodes=jnp.zeros(order + 1, v.dtype).at[0].set(flow.start),
+        slot=jnp.asarray(1),
+        ahead=jnp.asarray(False),
+        known=jnp.asarray(1),
+        order=jnp.asarray(1),
+        h=jax.lax.stop_gradient(_first_step(flow, rtol, atol)),
+        error=jnp.ones((), v.dtype),
+        accepted=jnp.asarray(0),
+        rejected=jnp.asarray(0),
+        broken=jnp.where(jnp.isfinite(first).all(), 0, _BROKEN),
+        done=flow.start == flow.end,
+    )
+
+
+def _check(rtol: Any, atol: Any, order: Any, max_steps: Any) -> None:
+    for name, value in (("rtol", rtol), ("atol", atol)):
+        if not value > 0:
+            raise ValueError(f"{name} must be > 0, got {value}")
+    if order not in (1, 2, 3, 4):
+        raise ValueError(f"order must be 1, 2, 3 or 4, got {order}")
+    if max_steps < 1:
+        raise ValueError(f"max_steps must be at least 1, got {max_steps}")
+
+
+def _check_std(sde: SDE, name: str, t: Any) -> None:
+    if not isinstance(t, jax.core.Tracer):
+        with jax.ensure_compile_time_eval():
+            std = float(sde.std(float(t)))
+        if not std > 0:
+            raise ValueError(f"{name} must be a time at which std > 0, got {t}, where it is {std}")
+
+
+def adaptive_multistep(
+    sde: SDE,
+    score: ScoreFn,
+    x: Float[Array, "b *d"],
+    *,
+    t_from: Any,
+    t_to: Any,
+    rtol: float = 1e-5,
+    atol: float = 1e-5,
+    order: int = 4,
+    norm: Callable[[Any], Any] = batch_rms,
+    per_sample: bool = False,
+    max_steps: int = 1000,
+) -> AdaptiveOut:
+    """Carry x (b, *d) along the probability flow from t_from to t_to, either way: AdaptiveOut.
+
+    The same map as `probability_flow`, for fewer evaluations: one for the start and one for each step
+    tried, all counted. The error of a step is measured against atol + rtol |v| in the state
+    v = x / sqrt(m^2 + s^2), which for VP is x and near the data is x for every SDE, by `norm`: of the
+    whole batch (`batch_rms`), of its worst sample (`worst_sample`), or any function of an error
+    (b, *d). With `per_sample` every sample takes steps of its own and none depends on its neighbours,
+    though all wait for the slowest. `order` is the highest that is used, 1 to 4.
+
+    Raises ValueError for bad options, times outside [0, t1] or without noise (t = 0 of VP), and data
+    that are not floating point. At run time an error says that more than `max_steps` steps would be
+    needed, or that the score is not finite.
+
+    The loop is a `lax.while_loop`: `jax.jvp` and `jax.jacfwd` go through it (with the steps as they
+    were chosen), reverse mode does not. For `jax.grad` use `probability_flow`.
+
+    >>> out = adaptive_multistep(sde, score, z, t_from=sde.t1, t_to=1e-3, rtol=1e-3, atol=1e-3)
+    """
+    check_float(x)
+    _check(rtol, atol, order, max_steps)
+    for name, t in (("t_from", t_from), ("t_to", t_to)):
+        check_time(name, t, sde.t1)
+        _check_std(sde, name, t)
+    dtype = jnp.promote_types(x.dtype, jnp.float32)
+    t_from, t_to = jnp.asarray(t_from, dtype), jnp.asarray(t_to, dtype)
+    flow = _flow(sde, score, t_from, t_to)
+
+    def scaled(error: Any, size: Any) -> Any:
+        return jax.lax.stop_gradient(norm(error / (atol + rtol * size)))
+
+    def more(state: _State) -> Any:
+        tries = state.accepted + state.rejected
+        return ~state.done & (tries < max_steps) & (state.broken < _BROKEN)
+
+    def solve(batch: Any) -> AdaptiveOut:
+        v = batch.astype(dtype) / bcast(_size(sde, t_from), batch.astype(dtype))
+        state = _start(flow, v, order, rtol, atol)
+        state = jax.lax.while_loop(more, lambda s: _advance(s, _attempt(flow, s, scaled)), state)
+        v = eqx.error_if(
+            state.v, state.broken >= _BROKEN, "adaptive_multistep: the score is not finite"
+        )
+        v = eqx.error_if(
+            v,
+            more(state._replace(accepted=0, rejected=0)),
+            f"adaptive_multistep: max_steps={max_steps} reached before t_to",
+        )
+        end = bcast(_size(sde, t_to), v) * v
+        newest = state.values[(state.slot - 1) % (order + 1)]
+        cost = state.accepted + state.rejected
+        return AdaptiveOut(
+            end.astype(x.dtype), newest.astype(x.dtype), 1 + cost, state.accepted, state.rejected
+        )
+
+    if not per_sample:
+        return solve(x)
+    out = jax.vmap(lambda one: solve(one[None]))(x)
+    return out._replace(x=out.x[:, 0], denoised=out.denoised[:, 0])
