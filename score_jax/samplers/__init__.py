@@ -1,5 +1,7 @@
 """Samplers: grids, steps, the scan that runs them, and the probability-flow ODE."""
 
+from score_jax.samplers.adaptive import AdaptiveOut as AdaptiveOut
+from score_jax.samplers.adaptive import adaptive_multistep as adaptive_multistep
 from score_jax.samplers.chain import chain as chain
 from score_jax.samplers.compare import Candidate as Candidate
 from score_jax.samplers.compare import compare_samplers as compare_samplers
@@ -28,7 +30,9 @@ from score_jax.samplers.langevin import per_batch as per_batch
 from score_jax.samplers.langevin import per_sample as per_sample
 from score_jax.samplers.langevin import root_dim as root_dim
 from score_jax.samplers.ode import ODEOut as ODEOut
+from score_jax.samplers.ode import batch_rms as batch_rms
 from score_jax.samplers.ode import probability_flow as probability_flow
+from score_jax.samplers.ode import worst_sample as worst_sample
 from score_jax.samplers.sampling import Sampler as Sampler
 from score_jax.samplers.sampling import Samples as Samples
 from score_jax.samplers.sampling import as_it_is as as_it_is
@@ -62,14 +66,14 @@ from score_jax.samplers.unipc import bh2 as bh2
 from score_jax.samplers.unipc import unipc as unipc
 
 __all__ = [
-    "Candidate", "EncodeOut", "ODEOut", "SampleOut", "Sampler", "Samples", "SongGrid",
-    "StochasticOut", "ancestral", "annealed_langevin", "as_it_is", "at_next", "bh1", "bh2",
-    "chain", "check_grid", "compare_samplers", "ddim", "ddim_encode", "diffrax_sde", "dpmpp_2m",
-    "dpmpp_2s", "dpmpp_3m", "dynamic", "edm", "euler_maruyama", "even_indices", "flow", "heun",
-    "identity", "karras_grid", "langevin", "langevin_dynamics", "last_mean", "log_snr_grid",
-    "no_threshold", "per_batch", "per_sample", "power_grid", "probability_flow", "quadratic_grid",
-    "reverse_diffusion", "root_dim", "sample", "sde_dpmpp_2m", "simulate", "song_ancestral",
-    "song_annealed_langevin", "song_euler_maruyama", "song_grid", "song_langevin",
-    "song_reverse_diffusion", "static", "stepwise", "table_grid", "threshold", "transition",
-    "tweedie", "uniform_grid", "unipc",
+    "AdaptiveOut", "Candidate", "EncodeOut", "ODEOut", "SampleOut", "Sampler", "Samples",
+    "SongGrid", "StochasticOut", "adaptive_multistep", "ancestral", "annealed_langevin", "as_it_is",
+    "at_next", "batch_rms", "bh1", "bh2", "chain", "check_grid", "compare_samplers", "ddim",
+    "ddim_encode", "diffrax_sde", "dpmpp_2m", "dpmpp_2s", "dpmpp_3m", "dynamic", "edm",
+    "euler_maruyama", "even_indices", "flow", "heun", "identity", "karras_grid", "langevin",
+    "langevin_dynamics", "last_mean", "log_snr_grid", "no_threshold", "per_batch", "per_sample",
+    "power_grid", "probability_flow", "quadratic_grid", "reverse_diffusion", "root_dim", "sample",
+    "sde_dpmpp_2m", "simulate", "song_ancestral", "song_annealed_langevin", "song_euler_maruyama",
+    "song_grid", "song_langevin", "song_reverse_diffusion", "static", "stepwise", "table_grid",
+    "threshold", "transition", "tweedie", "uniform_grid", "unipc", "worst_sample",
 ]  # fmt: skip
