@@ -113,7 +113,8 @@ class Flow:
             )
         grid = jnp.asarray(grid)
         end = self.solve(sde, score, x, t_from=grid[0], t_to=grid[-1], **dict(self.options))
-        return self.finish(sde, score, SampleOut(end.x, end.x, end.nfe, None), grid[-1])
+        clean = getattr(end, "denoised", end.x)
+        return self.finish(sde, score, SampleOut(end.x, clean, end.nfe, None), grid[-1])
 
 
 def stepwise(make: Callable[..., Step], *, finish: Finish = tweedie, **options: Any) -> Stepwise:
@@ -132,8 +133,9 @@ def flow(
 ) -> Flow:
     """Make a `Sampler` of a solver `solve(sde, score, x, *, t_from, t_to, **options)` of the flow.
 
-    The solver returns what has the fields x and nfe, as `ODEOut`. Only the first and the last time
-    of the grid are used: `[sde.t1, 1e-3]` will do.
+    The solver returns what has the fields x and nfe, as `ODEOut`. One that also returns the state
+    denoised, as `adaptive_multistep`, is best finished by `last_mean`, which takes that for nothing.
+    Only the first and the last time of the grid are used: `[sde.t1, 1e-3]` will do.
 
     >>> sampler = flow(rtol=1e-4, atol=1e-4)
     """
