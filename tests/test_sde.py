@@ -1,6 +1,7 @@
 """Identities, limits and parity of the SDEs."""
 
 import math
+import types
 
 import hypothesis.strategies as st
 import jax
@@ -10,7 +11,18 @@ import pytest
 from hypothesis import given, settings
 
 from score_jax._math import normal_logp
-from score_jax.sde import VE, VP, SubVP, from_marginals, reverse_drift
+from score_jax.sde import (
+    VE,
+    VP,
+    CosineVP,
+    LinearVE,
+    SubVP,
+    from_betas,
+    from_marginals,
+    log_snr,
+    reverse_drift,
+    time_of_log_snr,
+)
 from score_jax.types import SDE
 from tests.golden_files import golden
 
@@ -26,6 +38,11 @@ SDES = [
     VE(0.02, 348.0),
     VE(0.1, 3.0, t1=2.0),
     COSINE,
+    CosineVP(),
+    CosineVP(0.05, 500.0),
+    LinearVE(),
+    LinearVE(5.0),
+    from_betas(np.linspace(0.002, 0.3, 17)),
 ]
 ids = [f"{type(s).__name__}{i}" for i, s in enumerate(SDES)]
 every_sde = pytest.mark.parametrize("sde", SDES, ids=ids)
@@ -149,6 +166,111 @@ def test_reverse_drift_moves_the_moments_of_a_gaussian(sde, x64):
     np.testing.assert_allclose(2 * k_sde * var(t) - sde.diffusion(t) ** 2, dv, rtol=1e-8)
 
 
+@every_sde
+def test_log_snr_is_exact_in_float32(sde):
+    """Against 2 log(m/s) in float64, from data to the prior; it falls all the way."""
+    t = np.concatenate([np.geomspace(1e-6, 1e-2, 9), np.linspace(0.02, 1, 50)]) * sde.t1
+    t = t.astype(np.float32)
+    got = np.asarray(log_snr(sde, jnp.asarray(t)), np.float64)
+    with jax.enable_x64(True):
+        t64 = jnp.asarray(t.astype(np.float64))
+        want = 2 * np.log(np.asarray(sde.mean_coeff(t64)) / np.asarray(sde.std(t64)))
+        slope = np.asarray(jax.vmap(jax.grad(lambda u: log_snr(sde, u)))(t64))
+    assert want.dtype == np.float64
+    # A rounding of t, and of the largest number on the way.
+    np.testing.assert_allclose(
+        got, want, rtol=0, atol=np.max(1e-6 + 4e-7 * np.abs(want) + 1e-7 * np.abs(slope * t))
+    )
+    assert (np.diff(got) < 0).all()
+
+
+@every_sde
+def test_time_of_log_snr_is_the_inverse(sde):
+    """Back to t, as exactly as the rounding of the log-SNR and of t allow."""
+    t = np.concatenate([np.geomspace(1e-5, 1e-2, 9), np.linspace(0.02, 1, 50)]) * sde.t1
+    t = jnp.asarray(t, jnp.float32)
+    value = log_snr(sde, t)
+    back = jax.jit(lambda v: time_of_log_snr(sde, v))(value)
+    slope = jax.vmap(jax.grad(lambda u: log_snr(sde, u)))(t)
+    allowed = 4e-7 * t + 4e-7 * (jnp.abs(value) + 1) / jnp.abs(slope)
+    excess = jnp.abs(back - t) / allowed
+    assert float(excess.max()) <= 2, (t[excess.argmax()], excess.max())
+
+
+@every_sde
+def test_time_of_log_snr_has_the_right_derivative(sde, x64):
+    t = jnp.asarray([0.11, 0.52, 0.93]) * sde.t1
+    value = log_snr(sde, t)
+    up = jax.vmap(jax.grad(lambda v: time_of_log_snr(sde, v)))(value)
+    h = 1e-6 * sde.t1
+    slope = (log_snr(sde, t + h) - log_snr(sde, t - h)) / (2 * h)
+    np.testing.assert_allclose(up * slope, 1.0, rtol=1e-6)
+
+
+def test_any_sde_of_the_users_has_the_clock():
+    """An SDE with nothing but the protocol: the bisection finds what VP knows in closed form."""
+
+    names = ("t1 mean_coeff std drift diffusion marginal prior_sample prior_logp").split()
+    own = types.SimpleNamespace(**{name: getattr(VP(), name) for name in names})
+    t = jnp.asarray([1e-5, 1e-3, 0.1, 0.7, 1.0])
+    value = VP().log_snr(t)
+    np.testing.assert_allclose(log_snr(own, t), value, atol=2e-5)
+    np.testing.assert_allclose(time_of_log_snr(own, value), t, rtol=5e-6)
+    # Beyond its range: the ends.
+    ends = time_of_log_snr(own, jnp.asarray([-50.0, 60.0]))
+    np.testing.assert_allclose(ends, [1.0, 0.0], atol=1e-20)
+
+
+def test_from_betas_is_the_table():
+    """At t = (i + 1)/N the marginals of the discrete process, to rounding, and its rate there."""
+    betas = golden("iddpm_process")["betas/cosine/1000"]
+    sde = from_betas(betas)
+    i = np.array([0, 1, 499, 997, 998, 999])
+    t = jnp.asarray((i + 1) / 1000, jnp.float32)
+    alpha_bar = np.cumprod(1 - betas)[i]
+    np.testing.assert_allclose(jnp.square(sde.mean_coeff(t)), alpha_bar, rtol=3e-4)
+    np.testing.assert_allclose(jnp.square(sde.std(t)), 1 - alpha_bar, rtol=2e-6)
+    np.testing.assert_allclose(sde.beta(t), -1000 * np.log(1 - betas[i]), rtol=1e-6)
+    assert sde == from_betas(betas) and hash(sde) == hash(from_betas(betas))
+    assert sde != from_betas(betas[:-1]) and sde.n == 1000
+    np.testing.assert_array_equal(sde.betas, betas)
+
+
+def test_from_linear_betas_tends_to_vp():
+    """DDPM's table is VP as N grows: the distance falls like 1/N."""
+    distance = []
+    for n in (250, 1000):
+        sde = from_betas(np.linspace(0.1 / n, 20 / n, n))
+        t = jnp.linspace(0.05, 1.0, 20)
+        distance.append(float(jnp.abs(sde.std(t) - VP().std(t)).max()))
+    assert distance[1] < 5e-3 and distance[0] / distance[1] == pytest.approx(4, rel=0.2)
+
+
+@pytest.mark.parametrize("n", [1000, 4000])
+def test_cosine_vp_is_the_limit_of_the_papers_table(n):
+    """alpha_bar of the authors' table at its own times, but for the end, where theirs is clipped."""
+    betas = golden("iddpm_process")[f"betas/cosine/{n}"]
+    t = (np.arange(n) + 1) / n
+    want = np.cumprod(1 - betas)
+    with jax.enable_x64(True):
+        got = np.asarray(jnp.square(CosineVP().mean_coeff(jnp.asarray(t))))
+    before = t < 0.9994
+    np.testing.assert_allclose(got[before], want[before], rtol=1e-8)
+    # At the end: nothing left of the data, nothing infinite, and the clip in force.
+    sde = CosineVP()
+    for f in (sde.mean_coeff, sde.std, sde.beta, sde.diffusion, sde.drift_coeff, sde.log_snr):
+        assert np.isfinite(f(jnp.float32(1.0)))
+    assert float(sde.beta(jnp.float32(1.0))) == pytest.approx(0.999 * 4000, rel=1e-6)
+    assert -17 < float(sde.log_snr(1.0)) < -16
+
+
+def test_linear_ve_is_the_noise_itself():
+    sde = LinearVE()
+    t = jnp.asarray([0.002, 1.0, 80.0])
+    np.testing.assert_array_equal(sde.std(t), t)
+    assert float(sde.prior_sample(jax.random.key(0), (4096,)).std()) == pytest.approx(80, rel=0.05)
+
+
 positive = st.floats(1e-3, 50.0)
 
 
@@ -172,7 +294,25 @@ BAD = [
     (VE, {"sigma_min": 0.0}, "sigma_min"),
     (VE, {"sigma_min": 60.0}, "sigma_max"),
     (VE, {"sigma_max": math.nan}, "sigma_max"),
+    (CosineVP, {"offset": 0.0}, "offset"),
+    (CosineVP, {"max_rate": 0.01}, "max_rate"),
+    (LinearVE, {"t1": -1.0}, "t1"),
 ]
+
+
+@pytest.mark.parametrize(
+    ("betas", "named"),
+    [
+        ([0.1, 1.0], "got 1.0 at index 1"),
+        ([0.0, 0.1], "got 0.0 at index 0"),
+        ([0.1, math.nan], "got nan at index 1"),
+        ([[0.1]], "shape"),
+        ([], "at least one"),
+    ],
+)
+def test_wrong_tables_are_named(betas, named):
+    with pytest.raises(ValueError, match=named):
+        from_betas(betas)
 
 
 @pytest.mark.parametrize(("cls", "kwargs", "named"), BAD)

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import diffrax
 import jax
 import jax.numpy as jnp
-import lineax
+import lineax  # type: ignore[import-untyped]
 from jaxtyping import Array, Float, Key
 
 from score_jax._math import as_time
@@ -43,7 +43,7 @@ def _evaluations(solver: diffrax.AbstractSolver) -> int | None:
     """Drift evaluations of one step, None where that is not known."""
     if isinstance(solver, ONCE):
         return 1
-    tableau = getattr(solver, "tableau", None)
+    tableau: Any = getattr(solver, "tableau", None)
     if isinstance(solver, diffrax.AbstractSRK):
         ignored = tableau.ignore_stage_f
         return len(tableau.b_sol) - (0 if ignored is None else int(sum(ignored)))
