@@ -28,8 +28,8 @@ from score_jax.nets.layers import check_labels
 from score_jax.nets.unet_blocks import (
     AttentionBlock,
     ConvNd,
-    ResBlock,
     Resample,
+    ResBlock,
     Volume,
     double,
     factors,

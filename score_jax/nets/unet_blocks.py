@@ -68,13 +68,14 @@ def _as_dots(x: Array, w: Array, stride: tuple[int, ...]) -> Array:
     half = w.shape[0] // 2
     x = jnp.pad(x, ((0, 0), *[(half, half)] * d, (0, 0)))
     sizes = [(n - w.shape[0]) // s + 1 for n, s in zip(x.shape[1:-1], stride, strict=True)]
-    out = None
-    for place in np.ndindex(*w.shape[:d]):
+
+    def term(place: tuple[int, ...]) -> Array:
         last = [p + (n - 1) * s + 1 for p, n, s in zip(place, sizes, stride, strict=True)]
         seen = lax.slice(x, (0, *place, 0), (x.shape[0], *last, x.shape[-1]), (1, *stride, 1))
-        term = seen @ w[place]
-        out = term if out is None else out + term
-    return out
+        return seen @ w[place]
+
+    first, *rest = map(term, np.ndindex(*w.shape[:d]))
+    return sum(rest, first)
 
 
 class ConvNd(nn.Module):
