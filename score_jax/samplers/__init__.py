@@ -29,9 +29,14 @@ from score_jax.samplers.langevin import langevin_dynamics as langevin_dynamics
 from score_jax.samplers.langevin import per_batch as per_batch
 from score_jax.samplers.langevin import per_sample as per_sample
 from score_jax.samplers.langevin import root_dim as root_dim
+from score_jax.samplers.ode import IN_LOG_NOISE as IN_LOG_NOISE
+from score_jax.samplers.ode import IN_TIME as IN_TIME
+from score_jax.samplers.ode import Coordinate as Coordinate
+from score_jax.samplers.ode import FlowPath as FlowPath
 from score_jax.samplers.ode import ODEOut as ODEOut
 from score_jax.samplers.ode import batch_rms as batch_rms
 from score_jax.samplers.ode import probability_flow as probability_flow
+from score_jax.samplers.ode import probability_path as probability_path
 from score_jax.samplers.ode import worst_sample as worst_sample
 from score_jax.samplers.sampling import Sampler as Sampler
 from score_jax.samplers.sampling import Samples as Samples
@@ -57,6 +62,14 @@ from score_jax.samplers.steps import reverse_diffusion as reverse_diffusion
 from score_jax.samplers.steps import transition as transition
 from score_jax.samplers.stochastic import StochasticOut as StochasticOut
 from score_jax.samplers.stochastic import diffrax_sde as diffrax_sde
+from score_jax.samplers.table import Tablewise as Tablewise
+from score_jax.samplers.table import ddim_move as ddim_move
+from score_jax.samplers.table import table_ancestral as table_ancestral
+from score_jax.samplers.table import table_ddim as table_ddim
+from score_jax.samplers.table import table_denoise as table_denoise
+from score_jax.samplers.table import table_encode as table_encode
+from score_jax.samplers.table import table_score as table_score
+from score_jax.samplers.table import tablewise as tablewise
 from score_jax.samplers.threshold import dynamic as dynamic
 from score_jax.samplers.threshold import no_threshold as no_threshold
 from score_jax.samplers.threshold import static as static
@@ -66,14 +79,17 @@ from score_jax.samplers.unipc import bh2 as bh2
 from score_jax.samplers.unipc import unipc as unipc
 
 __all__ = [
-    "AdaptiveOut", "Candidate", "EncodeOut", "ODEOut", "SampleOut", "Sampler", "Samples",
-    "SongGrid", "StochasticOut", "adaptive_multistep", "ancestral", "annealed_langevin", "as_it_is",
-    "at_next", "batch_rms", "bh1", "bh2", "chain", "check_grid", "compare_samplers", "ddim",
-    "ddim_encode", "diffrax_sde", "dpmpp_2m", "dpmpp_2s", "dpmpp_3m", "dynamic", "edm",
-    "euler_maruyama", "even_indices", "flow", "heun", "identity", "karras_grid", "langevin",
-    "langevin_dynamics", "last_mean", "log_snr_grid", "no_threshold", "per_batch", "per_sample",
-    "power_grid", "probability_flow", "quadratic_grid", "reverse_diffusion", "root_dim", "sample",
-    "sde_dpmpp_2m", "simulate", "song_ancestral", "song_annealed_langevin", "song_euler_maruyama",
-    "song_grid", "song_langevin", "song_reverse_diffusion", "static", "stepwise", "table_grid",
-    "threshold", "transition", "tweedie", "uniform_grid", "unipc", "worst_sample",
+    "IN_LOG_NOISE", "IN_TIME", "AdaptiveOut", "Candidate", "Coordinate", "EncodeOut", "FlowPath",
+    "ODEOut", "SampleOut", "Sampler", "Samples", "SongGrid", "StochasticOut", "Tablewise",
+    "adaptive_multistep", "ancestral", "annealed_langevin", "as_it_is", "at_next", "batch_rms",
+    "bh1", "bh2", "chain", "check_grid", "compare_samplers", "ddim", "ddim_encode", "ddim_move",
+    "diffrax_sde", "dpmpp_2m", "dpmpp_2s", "dpmpp_3m", "dynamic", "edm", "euler_maruyama",
+    "even_indices", "flow", "heun", "identity", "karras_grid", "langevin", "langevin_dynamics",
+    "last_mean", "log_snr_grid", "no_threshold", "per_batch", "per_sample", "power_grid",
+    "probability_flow", "probability_path", "quadratic_grid", "reverse_diffusion", "root_dim",
+    "sample", "sde_dpmpp_2m", "simulate", "song_ancestral", "song_annealed_langevin",
+    "song_euler_maruyama", "song_grid", "song_langevin", "song_reverse_diffusion", "static",
+    "stepwise", "table_ancestral", "table_ddim", "table_denoise", "table_encode", "table_grid",
+    "table_score", "tablewise", "threshold", "transition", "tweedie", "uniform_grid", "unipc",
+    "worst_sample",
 ]  # fmt: skip

@@ -31,14 +31,15 @@ from jaxtyping import Array, Float
 
 from score_jax._math import bcast
 from score_jax.samplers.grids import check_float
-from score_jax.samplers.ode import batch_rms, check_time
+from score_jax.samplers.ode import batch_rms, check_noise, check_time, check_tolerances
 from score_jax.samplers.uneven import uneven_weights
 from score_jax.sde import log_snr, time_of_log_snr
 from score_jax.types import SDE, ScoreFn
 
 # Chosen on mixtures by benchmarks/ode_solvers.py's predecessor: see docs/adr/0009.
-_ACCEPT = 2.0  # of the predictor's error, which the corrector then takes away
-_SAFETY, _SHRINK, _GROW = 0.8, 0.2, 2.0
+_ACCEPT, _SAFETY, _GROW = 2.0, 0.8, 2.0
+_HALF, _SHRINK = 0.5, 0.2  # the least factors after a rejection and after a step accepted
+_TREND, _LEAST = 0.2, 1e-2  # the controller's proportional part, and an error that is as good as 0
 _LONGEST = 2.0  # in lambda: beyond, the weights are no longer exact
 _BROKEN = 8  # rejections in a row by a score that is not finite, each for a fifth of the step
 
@@ -136,7 +137,7 @@ def _flow(sde: SDE, score: ScoreFn, t_from: Any, t_to: Any) -> _Flow:
     return _Flow(t_from, place, predict, half(t_from), half(t_to))
 
 
-def _first_step(flow: _Flow, rtol: float, atol: float) -> Any:
+def _first_step(flow: _Flow, rtol: Any, atol: Any) -> Any:
     """Half the step at which Euler's error on unit Gaussian data is the allowed one.
 
     There v stays and D = a v, so that D' = a c^2 v and the error is (h a c)^2 / 2 of v.
@@ -165,22 +166,29 @@ def _attempt(flow: _Flow, state: _State, scaled: Callable[[Any, Any], Any]) -> _
     kept = bcast(c / _sides(state.lam)[1], state.v) * state.v
 
     age = jnp.mod(state.slot - jnp.arange(k), k)  # 0: the new one's slot, 1: the newest known
-    mine = age <= state.order
-    orders = jnp.arange(1, k)
-    lower = (age[None, :] >= 1) & (age[None, :] <= orders[:, None])
-
-    guess = uneven_weights(state.lam, h, state.nodes, mine & ((age >= 1) | state.ahead))
-    guess = kept + _combine(a * guess, state.values)
+    reach = jnp.arange(k)[:, None]
+    correctors = age[None, :] <= reach  # rows: of the orders 1 to k, with the new prediction
+    predictors = correctors & (age[None, :] >= 1)
+    used = predictors[state.order] | (state.ahead & (age == 0))
+    weights = a * uneven_weights(state.lam, h, state.nodes, used)
+    guess = kept + _combine(weights, state.values)
     values = state.values.at[state.slot].set(flow.predict(guess, t))
     nodes = state.nodes.at[state.slot].set(lam)
 
-    table = jax.vmap(uneven_weights, in_axes=(None, None, None, 0))(
-        state.lam, h, nodes, jnp.concatenate([mine[None, :], lower])
-    )
-    v = kept + _combine(a * table[0], values)
+    all_weights = jax.vmap(uneven_weights, in_axes=(None, None, None, 0))
+    table = a * all_weights(state.lam, h, nodes, jnp.concatenate([correctors, predictors[1:]]))
+    correct, predict = table[:k], table[k:]
+    v = kept + _combine(correct[state.order], values)
     size = jnp.maximum(jnp.abs(v), jnp.abs(state.v))
-    errors = jnp.stack([scaled(_combine(a * (table[0] - row), values), size) for row in table[1:]])
-    return _Attempt(lam, v, values, nodes, h, last, errors, scaled(v - guess, size))
+    # How much of the new prediction the next higher order takes back: the share of the predictor's
+    # error that the corrector of the same order would make.
+    new = correct[:, state.slot]
+    share = jnp.sqrt(jnp.abs(1 - new[:-1] / new[1:]))
+    errors = jnp.stack(
+        [scaled(_combine(c - p, values), size) for c, p in zip(correct[1:], predict, strict=True)]
+    )
+    error = share[state.order - 1] * scaled(v - guess, size)
+    return _Attempt(lam, v, values, nodes, h, last, *jax.lax.stop_gradient((share * errors, error)))
 
 
 def _factor(error: Any, order: Any) -> Any:
@@ -197,7 +205,8 @@ def _advance(state: _State, tried: _Attempt) -> _State:
     here = state.order - 1
 
     # Accepted: the order of the longest next step among those whose error is known.
-    reach = jnp.clip(_factor(tried.errors, orders), _SHRINK, _GROW)
+    trend = (state.error / jnp.maximum(tried.errors[here], _LEAST)) ** (_TREND / (state.order + 1))
+    reach = jnp.clip(trend * _factor(tried.errors, orders), _SHRINK, _GROW)
     reach = jnp.where(orders <= state.known, reach, 0)
     best = k - 1 - jnp.argmax(reach[::-1])
     known = jnp.minimum(state.known + 1, k - 1)
@@ -206,7 +215,7 @@ def _advance(state: _State, tried: _Attempt) -> _State:
     onward = jnp.where(growing, reach[here], reach[best - 1])
 
     # Rejected: by the error that the step would have made without a node ahead.
-    back = jnp.clip(_factor(tried.errors[here], state.order), _SHRINK, 0.9)
+    back = jnp.clip(_factor(tried.errors[here], state.order), _HALF, 0.9)
     back = jnp.where(finite, back, _SHRINK)
 
     pick = lambda yes, no: jnp.where(kept, yes, no)
@@ -223,7 +232,7 @@ def _advance(state: _State, tried: _Attempt) -> _State:
         known=pick(known, state.known),
         order=pick(order, state.order),
         h=jax.lax.stop_gradient(h),
-        error=pick(tried.error, state.error),
+        error=pick(jnp.maximum(tried.errors[here], _LEAST), state.error),
         accepted=state.accepted + kept,
         rejected=state.rejected + ~kept,
         broken=jnp.where(finite, 0, state.broken + 1),
@@ -231,7 +240,7 @@ def _advance(state: _State, tried: _Attempt) -> _State:
     )
 
 
-def _start(flow: _Flow, v: Any, order: int, rtol: float, atol: float) -> _State:
+def _start(flow: _Flow, v: Any, order: int, rtol: Any, atol: Any) -> _State:
     """Where the loop begins: the first prediction is made, at one evaluation."""
     first = flow.predict(v, flow.t_from)
     return _State(
@@ -253,21 +262,11 @@ def _start(flow: _Flow, v: Any, order: int, rtol: float, atol: float) -> _State:
 
 
 def _check(rtol: Any, atol: Any, order: Any, max_steps: Any) -> None:
-    for name, value in (("rtol", rtol), ("atol", atol)):
-        if not value > 0:
-            raise ValueError(f"{name} must be > 0, got {value}")
+    check_tolerances(rtol, atol)
     if order not in (1, 2, 3, 4):
         raise ValueError(f"order must be 1, 2, 3 or 4, got {order}")
     if max_steps < 1:
         raise ValueError(f"max_steps must be at least 1, got {max_steps}")
-
-
-def _check_std(sde: SDE, name: str, t: Any) -> None:
-    if not isinstance(t, jax.core.Tracer):
-        with jax.ensure_compile_time_eval():
-            std = float(sde.std(float(t)))
-        if not std > 0:
-            raise ValueError(f"{name} must be a time at which std > 0, got {t}, where it is {std}")
 
 
 def adaptive_multistep(
@@ -277,8 +276,8 @@ def adaptive_multistep(
     *,
     t_from: Any,
     t_to: Any,
-    rtol: float = 1e-5,
-    atol: float = 1e-5,
+    rtol: Any = 1e-5,
+    atol: Any = 1e-5,
     order: int = 4,
     norm: Callable[[Any], Any] = batch_rms,
     per_sample: bool = False,
@@ -306,7 +305,7 @@ def adaptive_multistep(
     _check(rtol, atol, order, max_steps)
     for name, t in (("t_from", t_from), ("t_to", t_to)):
         check_time(name, t, sde.t1)
-        _check_std(sde, name, t)
+        check_noise(name, sde, t)
     dtype = jnp.promote_types(x.dtype, jnp.float32)
     t_from, t_to = jnp.asarray(t_from, dtype), jnp.asarray(t_to, dtype)
     flow = _flow(sde, score, t_from, t_to)
