@@ -19,7 +19,7 @@ and `pmap_step` put either on devices as a `MappedStep`, which is what `fit` dri
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -35,6 +35,28 @@ from .types import Batch, Loss, Metrics, Params
 
 Prepare = Callable[[Any, Any], Any]  # (key, batch) -> batch, run inside the jitted step
 
+_INDEX_STREAM = 0x1DE0
+
+
+@runtime_checkable
+class IndexSampler(Protocol):
+    """What draws the index of every example: `score_jax.losses.IndexSampler` has the words."""
+
+    @property
+    def init(self) -> Callable[[], Any]:
+        """() -> state."""
+        ...
+
+    @property
+    def draw(self) -> Callable[[Any, Any, int], tuple[Any, Any]]:
+        """(state, key, b) -> (index (b,), weight (b,))."""
+        ...
+
+    @property
+    def update(self) -> Callable[[Any, Any, Any], Any]:
+        """(state, index, losses) -> state."""
+        ...
+
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
@@ -43,7 +65,8 @@ class TrainState:
 
     step: int32 (), updates done; params: Linen variables; ema_params: their average, float32;
     opt_state: of the optimiser; key: typed, the same during the whole run (steps fold their number
-    into it).
+    into it); index_sampler: what the sampler of indices has learned (`score_jax.losses`), None
+    without one.
     """
 
     step: Any
@@ -51,18 +74,27 @@ class TrainState:
     ema_params: Any
     opt_state: Any
     key: Any
+    index_sampler: Any = None
 
 
 def init_state(
-    key: Key[Array, ""], params: Params, optimizer: optax.GradientTransformation
+    key: Key[Array, ""],
+    params: Params,
+    optimizer: optax.GradientTransformation,
+    *,
+    index_sampler: IndexSampler | None = None,
 ) -> TrainState:
     """The state before the first step. The average starts at the parameters, in float32.
+
+    `index_sampler` is the one that the step is made with, if any.
 
     >>> state = init_state(jax.random.key(0), module.init(init_key, x, label), optimizer)
     """
     # Its own buffers: a donated state must not hold one buffer twice.
     ema_params = jax.tree.map(lambda p: jnp.array(p, jnp.float32, copy=True), params)
-    return TrainState(jnp.zeros((), jnp.int32), params, ema_params, optimizer.init(params), key)
+    drawn = None if index_sampler is None else index_sampler.init()
+    step = jnp.zeros((), jnp.int32)
+    return TrainState(step, params, ema_params, optimizer.init(params), key, drawn)
 
 
 def _check(name: str, value: Any, ok: bool, allowed: str) -> None:
@@ -169,6 +201,33 @@ def _global_norm(tree: Any) -> Float[Array, ""]:
     return jnp.sqrt(sum(squares, jnp.zeros((), jnp.float32)))
 
 
+def _draw_indices(
+    sampler: IndexSampler, state: TrainState, batch: Batch, axis_name: str | None
+) -> Batch:
+    """The batch with "index" and "weight" (b,): this device's share of one draw for all of them.
+
+    The draw does not depend on how many devices there are.
+    """
+    # A number of its own, out of the way of the devices' and of what `split` folds in.
+    key = jax.random.fold_in(jax.random.fold_in(state.key, state.step), _INDEX_STREAM)
+    b = jax.tree.leaves(batch)[0].shape[0]
+    n_devices = 1 if axis_name is None else jax.lax.axis_size(axis_name)
+    index, weight = sampler.draw(state.index_sampler, key, b * n_devices)
+    if axis_name is not None:
+        start = jax.lax.axis_index(axis_name) * b
+        index, weight = (jax.lax.dynamic_slice_in_dim(a, start, b) for a in (index, weight))
+    return {**batch, "index": index, "weight": weight}
+
+
+def _learn_indices(
+    sampler: IndexSampler, state: TrainState, index: Any, losses: Any, axis_name: str | None
+) -> Any:
+    """The sampler's state after the losses (b,) of all devices, the same on each of them."""
+    if axis_name is not None:
+        index, losses = (jax.lax.all_gather(a, axis_name, tiled=True) for a in (index, losses))
+    return sampler.update(state.index_sampler, index, losses)
+
+
 def make_train_step(
     loss: Loss,
     optimizer: optax.GradientTransformation,
@@ -176,6 +235,7 @@ def make_train_step(
     ema_decay: float = 0.999,
     prepare: Prepare | None = None,
     axis_name: str | None = None,
+    index_sampler: IndexSampler | None = None,
 ) -> TrainStep:
     """The training step of eq. (1), pure and not yet jitted.
 
@@ -183,6 +243,10 @@ def make_train_step(
     the device. With `axis_name` the step must be mapped over that axis (`pmap_step`): every device
     draws its own noise, gradients and metrics are averaged. Metrics: those of the loss, "loss",
     "grad_norm" (before clipping) and "finite" (loss, gradients and update all finite).
+
+    With `index_sampler` the batch, a dict, reaches the loss with "index" and "weight" (b,), and the
+    loss gives back "per_example" (b,) among its metrics, from which the sampler learns
+    (`score_jax.losses.discrete_loss`). The state must be made with the same sampler.
 
     Raises ValueError unless 0 <= ema_decay < 1.
 
@@ -198,9 +262,15 @@ def make_train_step(
         prepare_key, loss_key = jax.random.split(key)
         if prepare is not None:
             batch = prepare(prepare_key, batch)
+        learned = state.index_sampler
+        if index_sampler is not None:
+            batch = _draw_indices(index_sampler, state, batch, axis_name)
         grad_fn = jax.value_and_grad(loss, has_aux=True)
         (value, metrics), grads = grad_fn(state.params, loss_key, batch)
         metrics = {**metrics, "loss": value}
+        if index_sampler is not None:
+            per_example = metrics.pop("per_example")
+            learned = _learn_indices(index_sampler, state, batch["index"], per_example, axis_name)
         if axis_name is not None:
             grads, metrics = jax.lax.pmean((grads, metrics), axis_name)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
@@ -212,7 +282,7 @@ def make_train_step(
         grad_norm = _global_norm(grads)
         sizes = metrics["loss"] + grad_norm + _global_norm(updates)
         metrics |= {"grad_norm": grad_norm, "finite": jnp.isfinite(sizes)}
-        return TrainState(step, params, ema_params, opt_state, state.key), metrics
+        return TrainState(step, params, ema_params, opt_state, state.key, learned), metrics
 
     return TrainStep(train_step, axis_name)
 

@@ -33,7 +33,6 @@ from score_jax.discrete.reverse import Reverse as Reverse
 from score_jax.discrete.reverse import ReverseFn as ReverseFn
 from score_jax.discrete.reverse import V as V
 from score_jax.discrete.reverse import Variance as Variance
-from score_jax.discrete.reverse import clip as clip
 from score_jax.discrete.reverse import label_index as label_index
 from score_jax.discrete.reverse import p_mean_var as p_mean_var
 from score_jax.discrete.reverse import reverse_fn as reverse_fn

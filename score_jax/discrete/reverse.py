@@ -110,17 +110,6 @@ class Reverse(NamedTuple):
         return jnp.exp(self.log_variance)
 
 
-def clip(low: float = -1.0, high: float = 1.0) -> Callable[[Any], Any]:
-    """A `clean` that clips the predicted x0 to the range of the data."""
-    if not low < high:
-        raise ValueError(f"low must be below high, got {low=}, {high=}")
-
-    def clean(x0: Any) -> Any:
-        return jnp.clip(x0, low, high)
-
-    return clean
-
-
 def split_output(value: Any, x: Float[Array, "b *d"], learned: bool) -> tuple[Any, Any]:
     """(prediction, variance values): both of x's shape, the second None unless `learned`.
 
@@ -151,12 +140,12 @@ def p_mean_var(
     """p(x_next | x) of a network's output `value`, eq. (3) and (4).
 
     value is (b, *d), with twice the channels for a learned variance; i is () or (b,); i_next as in
-    `q_posterior`; `clean(x0)` corrects the predicted x0 before the mean is made of it (`clip()`, a
-    threshold), for every kind of prediction.
+    `q_posterior`; `clean(x0)` corrects the predicted x0 before the mean is made of it (the
+    rules `static()` and `dynamic()` of `score_jax.samplers`), for every kind of prediction.
 
     Raises ValueError for a wrong number of channels or an index outside the table.
 
-    >>> out = p_mean_var(diffusion, net.apply(params, x, label), x, i, clean=clip())
+    >>> out = p_mean_var(diffusion, net.apply(params, x, label), x, i, clean=static())
     """
     found = bridge(diffusion, i, i_next, x)
     value, values = split_output(value, x, variance.learned)
@@ -203,7 +192,7 @@ def reverse_fn(
     `apply(params, x, label, **kwargs)` is the network with labels (b,), `label(i)` what it is told
     (by default `label_index(diffusion)`). One network evaluation per call; see `p_mean_var`.
 
-    >>> reverse = reverse_fn(diffusion, net.apply, params, clean=clip(), y=classes)
+    >>> reverse = reverse_fn(diffusion, net.apply, params, clean=static(), y=classes)
     """
     tell = label_index(diffusion) if label is None else label
 

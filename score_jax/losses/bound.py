@@ -56,7 +56,7 @@ def table_bound(
     the levels of `decoder` (256 from -1 to 1 by default). `noise(key, i, x0)` draws the unit noise
     of index i. Jit it, and call it on one batch of data after the other.
 
-    >>> reverse = reverse_fn(respace(diffusion, "100"), net.apply, params, clean=clip())
+    >>> reverse = reverse_fn(respace(diffusion, "100"), net.apply, params, clean=static())
     >>> out = table_bound(respace(diffusion, "100"), reverse, key, x0)
     >>> mean, error = mean_and_error(out.total)
     """
