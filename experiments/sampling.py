@@ -1,19 +1,15 @@
-"""Drawing any number of samples from a trained network, in chunks, with what they cost."""
+"""Drawing any number of samples from a trained network, with what they cost."""
 
 import dataclasses
-import functools
-import time
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from tqdm import tqdm
 
+from experiments import samplers
 from experiments.build import Experiment
 from experiments.configs import SampleConfig
-from score_jax import samplers
-from score_jax.score import denoise
+from score_jax.samplers import sample
 
 
 class Drawn(NamedTuple):
@@ -23,52 +19,34 @@ class Drawn(NamedTuple):
     nfe: float  # network evaluations per sample
     seconds: float  # without compilation
     compile_seconds: float
-    trajectory: np.ndarray | None  # (k, b, *d) of the first chunk
+    trajectory: np.ndarray | None  # (k, n, *d)
 
 
-def make_sampler(exp: Experiment, c: SampleConfig, chunk: int, save_every: int | None) -> Any:
-    """Make the jitted function (params, key, y) -> (x, nfe, trajectory) of one chunk."""
-    shape = (chunk, *exp.shape)
+def _of_class(exp: Experiment, c: SampleConfig, params: Any, y: Any = None) -> Any:
+    low, high = exp.config.data.range
+    return samplers.thresholded(c, exp.sde, exp.score_fn(params, y), low, high)
+
+
+def _plain(exp: Experiment, c: SampleConfig, params: Any, x: Any, t: Any) -> Any:
+    return _of_class(exp, c, params)(x, t)
+
+
+def make_score(exp: Experiment, params: Any, c: SampleConfig) -> Any:
+    """Make what `score_jax.sample` takes: the score, or with classes the maker of one.
+
+    The parameters are its arrays, so that one compiled program serves all of them.
+    """
+    # Only what changes the score, for the sake of what was compiled.
+    c = SampleConfig(threshold=c.threshold)
+    return jax.tree_util.Partial(_of_class if exp.num_classes else _plain, exp, c, params)
+
+
+def check_times(exp: Experiment, c: SampleConfig) -> None:
+    """Raise ValueError where sampling would end at a time for which no score was learned."""
     if not exp.config.sde.t0 <= c.t0 < exp.sde.t1:
         raise ValueError(
             f"sample.t0 must be in [sde.t0={exp.config.sde.t0}, t1={exp.sde.t1}), got {c.t0!r}"
         )
-
-    def by_steps(make_step: Any, params: Any, key: Any, y: Any) -> Any:
-        prior_key, step_key = jax.random.split(key)
-        score = exp.score_fn(params, y)
-        out = samplers.simulate(
-            make_step(score),
-            step_key,
-            exp.sde.prior_sample(prior_key, shape),
-            samplers.uniform_grid(exp.sde, c.steps, t0=c.t0),
-            denoise=functools.partial(denoise, exp.sde, score),
-            save_every=save_every,
-        )
-        return out.x, out.nfe, out.trajectory
-
-    def pc(score: Any) -> Any:
-        corrector = samplers.langevin(exp.sde, score, snr=c.snr, n_steps=c.corrector_steps)
-        return samplers.chain(corrector, samplers.reverse_diffusion(exp.sde, score))
-
-    def em(score: Any) -> Any:
-        return samplers.euler_maruyama(exp.sde, score)
-
-    def ode(params: Any, key: Any, y: Any) -> Any:
-        score = exp.score_fn(params, y)
-        out = samplers.probability_flow(
-            exp.sde, score, exp.sde.prior_sample(key, shape),
-            t_from=exp.sde.t1, t_to=c.t0, rtol=c.rtol, atol=c.atol,
-        )  # fmt: skip
-        x = denoise(exp.sde, score, out.x, jnp.asarray(c.t0))
-        return x, out.nfe + 1, None
-
-    makers: dict[str, Any] = {
-        "pc": functools.partial(by_steps, pc),
-        "em": functools.partial(by_steps, em),
-        "ode": ode,
-    }
-    return jax.jit(makers[c.sampler])
 
 
 def draw(
@@ -81,39 +59,34 @@ def draw(
     y: Any = None,
     chunk: int = 256,
     save_every: int | None = None,
-    progress: bool = True,
+    progress: bool | None = None,
 ) -> Drawn:
     """Draw `num` samples with the sampler of `c`, `chunk` at a time; `y` (num,) are classes.
 
-    The last chunk is drawn whole and cut, so that one program is compiled.
+    The key decides the samples, whatever the chunk and the devices (unless `c.together`).
     """
     if num < 1:
         raise ValueError(f"num must be at least 1, got {num}")
-    if exp.num_classes and y is None:
-        y = np.arange(num) % exp.num_classes
-    chunk = min(chunk, num)
-    run = make_sampler(exp, c, chunk, save_every)
-    count = -(-num // chunk)
-    label = lambda i: (
-        None
-        if y is None
-        else jnp.asarray(np.resize(y[i * chunk : (i + 1) * chunk], chunk), jnp.int32)
+    check_times(exp, c)
+    if exp.num_classes:
+        y = np.arange(num) % exp.num_classes if y is None else np.asarray(y)
+        y = y.astype(np.int32)
+    out = sample(
+        key,
+        exp.sde,
+        make_score(exp, params, c),
+        (num, *exp.shape),
+        samplers.make(c),
+        samplers.make_grid(c, exp.sde),
+        y=y,
+        chunk=chunk,
+        save_every=save_every,
+        together=c.together,
+        progress=progress,
     )
-    start = time.perf_counter()
-    compiled = run.lower(params, key, label(0)).compile()
-    compile_seconds = time.perf_counter() - start
-    parts, nfes, trajectory = [], [], None
-    start = time.perf_counter()
-    for i in tqdm(range(count), desc=f"sample {c.sampler}", unit="chunk", disable=not progress):
-        x, nfe, path = compiled(params, jax.random.fold_in(key, i), label(i))
-        parts.append(np.asarray(x))
-        nfes.append(float(np.mean(nfe)))
-        trajectory = np.asarray(path) if i == 0 and path is not None else trajectory
-    seconds = time.perf_counter() - start
-    x = np.concatenate(parts)[:num]
-    if not np.isfinite(x).all():
+    if not np.isfinite(out.x).all():
         raise FloatingPointError(f"sampler {c.sampler!r} returned values that are not finite")
-    return Drawn(x, float(np.mean(nfes)), seconds, compile_seconds, trajectory)
+    return Drawn(out.x, float(out.nfe.mean()), out.seconds, out.compile_seconds, out.trajectory)
 
 
 def quick(config: SampleConfig) -> SampleConfig:

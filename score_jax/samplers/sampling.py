@@ -203,7 +203,8 @@ def sample(
     and the pictures depend on `chunk` and `devices`. The bar is shown in terminals, or as
     `progress` says.
 
-    The last two programs a call needs are kept: a second call with equal arguments compiles nothing.
+    Compiled programs are kept: a second call with equal arguments, and another key, grid of the
+    same length, parameters or labels, compiles nothing.
 
     Raises ValueError for shapes, chunks, labels or grids that do not fit, before compiling.
 

@@ -1,0 +1,230 @@
+"""The sampler card of a run: `python -m experiments.compare --workdir runs/x --nfe 10 20 50`.
+
+Every sampler draws from the same latents with about the same number of network evaluations. Written are
+compare.json (all numbers), compare.md (a table) and compare.png (two plots against the evaluations):
+
+    error      of deterministic samplers, root mean square to a fine solution of the probability flow
+    distance   of the samples to the test split, mean and spread over repeated draws, beside that of
+               as many training examples, which no sampler is expected to beat
+"""
+
+import dataclasses
+import functools
+import pathlib
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from experiments import cli, samplers, sampling, train
+from experiments.build import Experiment
+from experiments.configs import SampleConfig
+from experiments.features import FeatureSpace, feature_space
+from score_jax import metrics, viz
+from score_jax.samplers import Candidate, compare_samplers, flow, sample
+
+# Relative and absolute tolerances of the adaptive samplers: each gives a number of evaluations.
+TOLERANCES = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5)
+# Of the fine solution that errors are measured against.
+FINE = 1e-6
+# Not for few evaluations: Langevin dynamics alone, and the authors' tables, which have no short ones.
+LEFT_OUT = ("langevin", "song")
+
+
+@dataclasses.dataclass(frozen=True)
+class Args:
+    """Compare samplers on a trained run: error and sample distance against evaluations."""
+
+    # Folder of a run made by experiments.train.
+    workdir: str
+    # Samples of a draw.
+    num: int = 300
+    # Draws whose distances are averaged; two or more give a spread.
+    repeats: int = 2
+    # Which samplers (default: all but "langevin" and "song", which need hundreds).
+    samplers: tuple[str, ...] = ()
+    # Network evaluations a sample.
+    nfe: tuple[int, ...] = (10, 20, 50, 100)
+    # Samples drawn at once.
+    chunk: int = 300
+    # Seed of the latents and of all other noise.
+    seed: int = 0
+    # Where to write compare.json, .md and .png (default: WORKDIR).
+    out: str | None = None
+
+
+def candidates(exp: Experiment, base: SampleConfig, name: str, args: Args) -> dict[str, Candidate]:
+    """Make one sampler at all numbers of evaluations, or at all tolerances."""
+    found = {}
+    choice: Any = name
+    named = dataclasses.replace(base, sampler=choice)
+    if samplers.SAMPLERS[name].adaptive:
+        configs = {
+            f"tol {tol:g}": dataclasses.replace(named, rtol=tol, atol=tol) for tol in TOLERANCES
+        }
+    else:
+        configs = {}
+        for nfe in args.nfe:
+            steps = samplers.steps_within(named, exp.sde, nfe)
+            configs[f"{steps} steps"] = dataclasses.replace(named, steps=steps)
+    for how, c in configs.items():
+        made, grid = samplers.make(c), samplers.make_grid(c, exp.sde)
+        found[how] = Candidate(made, grid, samplers.deterministic(c))
+    return found
+
+
+def distances(exp: Experiment, space: FeatureSpace) -> dict[str, Callable[[Any], float]]:
+    """Make the distances of samples, in the network's range, to the test split."""
+    test = space.features(exp.test.x)
+
+    def measure(f: Callable[[Any, Any], float], x: Any) -> float:
+        return f(space.features(exp.to_data(x)), test)
+
+    return {
+        "frechet": functools.partial(measure, metrics.frechet),
+        "sliced_wasserstein": functools.partial(measure, metrics.sliced_wasserstein),
+    }
+
+
+def compare(workdir: pathlib.Path, args: Args) -> dict[str, Any]:
+    """Compare the samplers on a run folder: what compare.json holds."""
+    names = args.samplers or tuple(n for n in samplers.SAMPLERS if n not in LEFT_OUT)
+    exp, params, step = train.restore(workdir)
+    base = dataclasses.replace(exp.config.sample, grid="usual")
+    sampling.check_times(exp, base)
+    key, shape = jax.random.key(args.seed), (args.num, *exp.shape)
+    score = sampling.make_score(exp, params, base)
+    classes = None
+    if exp.num_classes:
+        classes = (np.arange(args.num) % exp.num_classes).astype(np.int32)
+    options: dict[str, Any] = {"y": classes, "chunk": args.chunk}
+    ends = [exp.sde.t1, base.t0]
+    exact = sample(
+        key, exp.sde, score, shape,
+        flow(rtol=FINE, atol=FINE, finish=samplers.FINISHES[base.finish]), ends, **options,
+    )  # fmt: skip
+    space = feature_space(exp.train, exp.test)
+    far = distances(exp, space)
+    rows = []
+    for name in names:
+        found = compare_samplers(
+            key, exp.sde, score, shape, candidates(exp, base, name, args),
+            exact=exact.x, distances=far, repeats=args.repeats, **options,
+        )  # fmt: skip
+        for row in found:
+            rows.append({"sampler": name, "how": row.name, **as_dict(row)})
+            print(" ".join(cells(rows[-1], list(far))), flush=True)
+    index = np.random.default_rng(args.seed).permutation(len(exp.train.x))[: args.num]
+    real = exp.from_data(jax.random.key(args.seed), exp.train.x[index])
+    return {
+        "step": step,
+        "num": args.num,
+        "repeats": args.repeats,
+        "seed": args.seed,
+        "space": space.name,
+        "fine": {"tolerance": FINE, "nfe": float(exact.nfe.mean())},
+        "train_split": {k: f(real) for k, f in far.items()},
+        "rows": rows,
+    }
+
+
+def as_dict(row: Any) -> dict[str, Any]:
+    """One row of the comparison as plain numbers, without its name."""
+    far = {k: {"mean": v.mean, "std": v.std} for k, v in row.distances.items()}
+    rest = {k: v for k, v in row._asdict().items() if k not in ("name", "distances")}
+    return rest | {"distances": far}
+
+
+def cells(row: dict[str, Any], far: Sequence[str]) -> list[str]:
+    """One row of the comparison as text."""
+    error = "" if row["error"] is None else f"{row['error']:.2g}"
+    shown = []
+    for name in far:
+        d = row["distances"][name]
+        shown.append(f"{d['mean']:.3g}" + ("" if d["std"] is None else f" ± {d['std']:.1g}"))
+    return [row["sampler"], row["how"], f"{row['nfe']:.0f}", error, *shown, f"{row['seconds']:.1f}"]
+
+
+def report(result: dict[str, Any]) -> str:
+    """Set a comparison as a Markdown table."""
+    far = list(result["train_split"])
+    head = ["sampler", "", "evaluations", "error", *(n.replace("_", " ") for n in far), "seconds"]
+    lines = [head, ["---"] * len(head), *(cells(row, far) for row in result["rows"])]
+    real = [f"{result['train_split'][name]:.3g}" for name in far]
+    lines.append(["train split", "", "", "", *real, ""])
+    table = "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    return (
+        f"Step {result['step']}, {result['num']} samples a draw, {result['repeats']} draws. Error: "
+        "root mean square to the probability flow from the same latent; distances: to the test "
+        f"split (space: {result['space']}), mean ± standard deviation over the draws.\n\n{table}\n"
+    )
+
+
+def card(result: dict[str, Any]) -> Any:
+    """Draw a comparison: errors and distances against evaluations."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+    from PIL import Image
+
+    far = next(iter(result["train_split"]))
+    figure = Figure(figsize=(11, 4.6), dpi=110, layout="constrained")
+    left, right = figure.subplots(1, 2)
+    names = list(dict.fromkeys(row["sampler"] for row in result["rows"]))
+    for i, name in enumerate(names):
+        rows = sorted((r for r in result["rows"] if r["sampler"] == name), key=lambda r: r["nfe"])
+        look = {
+            "color": f"C{i % 10}",
+            "marker": "osD^vP*X"[i % 8],
+            "linestyle": "-" if i < 10 else "--",
+            "markersize": 5,
+            "linewidth": 1.2,
+        }
+        nfe = [r["nfe"] for r in rows]
+        if all(r["error"] is not None for r in rows):
+            left.plot(nfe, [r["error"] for r in rows], **look)
+        mean = [r["distances"][far]["mean"] for r in rows]
+        std = [r["distances"][far]["std"] or 0 for r in rows]
+        right.errorbar(nfe, mean, yerr=std, label=name, capsize=2, **look)
+    real = result["train_split"][far]
+    right.axhline(real, color="#868e96", linewidth=1, linestyle=":", label="training examples")
+    left.set(ylabel="error from the same latent (rms)")
+    right.set(ylabel=f"{far.replace('_', ' ')} distance to the test split")
+    for axes in (left, right):
+        axes.set(xlabel="network evaluations a sample", xscale="log", yscale="log")
+        axes.grid(True, which="both", alpha=0.2)
+    figure.legend(*right.get_legend_handles_labels(), loc="outside right center", frameon=False)
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    # Few colours: the file stays small enough for documentation.
+    return Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB").quantize(64)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Entry point of `python -m experiments.compare`."""
+    args = cli.parse(Args, "experiments.compare", argv)
+    for name, least in (("num", 2), ("repeats", 1), ("chunk", 1)):
+        if getattr(args, name) < least:
+            raise ValueError(f"--{name} must be at least {least}, got {getattr(args, name)}")
+    if not args.nfe or min(args.nfe) < 2:
+        raise ValueError(f"--nfe must be numbers of at least 2, got {args.nfe}")
+    samplers.check_names(args.samplers)
+    train.start()
+    workdir = pathlib.Path(args.workdir)
+    result = compare(workdir, args)
+    out = workdir if args.out is None else pathlib.Path(args.out)
+    out.mkdir(parents=True, exist_ok=True)
+    cli.write_json(out / "compare.json", result)
+    cli.write_atomically(out / "compare.md", report(result))
+    print("\n" + report(result))
+    written = ["compare.json", "compare.md"]
+    try:
+        viz.save_image(card(result), out / "compare.png")
+        written.append("compare.png")
+    except ImportError:
+        print('no picture: it needs matplotlib, pip install "score_jax[notebooks]"')
+    print("wrote " + ", ".join(str(out / name) for name in written))
+
+
+if __name__ == "__main__":
+    cli.main(main)
