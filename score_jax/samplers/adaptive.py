@@ -40,6 +40,8 @@ from score_jax.types import SDE, ScoreFn
 _ACCEPT, _SAFETY, _GROW = 2.0, 0.8, 2.0
 _HALF, _SHRINK = 0.5, 0.2  # the least factors after a rejection and after a step accepted
 _TREND, _LEAST = 0.2, 1e-2  # the controller's proportional part, and an error that is as good as 0
+_SHARE = 0.25  # between the predictor's error (0) and the corrector's (1)
+_WIDEST = 0.4  # in the angle: beyond, the estimates are too hopeful
 _LONGEST = 2.0  # in lambda: beyond, the weights are no longer exact
 _BROKEN = 8  # rejections in a row by a score that is not finite, each for a fifth of the step
 
@@ -183,7 +185,7 @@ def _attempt(flow: _Flow, state: _State, scaled: Callable[[Any, Any], Any]) -> _
     # How much of the new prediction the next higher order takes back: the share of the predictor's
     # error that the corrector of the same order would make.
     new = correct[:, state.slot]
-    share = jnp.sqrt(jnp.abs(1 - new[:-1] / new[1:]))
+    share = jnp.abs(1 - new[:-1] / new[1:]) ** _SHARE
     errors = jnp.stack(
         [scaled(_combine(c - p, values), size) for c, p in zip(correct[1:], predict, strict=True)]
     )
@@ -194,6 +196,15 @@ def _attempt(flow: _Flow, state: _State, scaled: Callable[[Any, Any], Any]) -> _
 def _factor(error: Any, order: Any) -> Any:
     """By what the step may be multiplied, before the limits; never a tracer of the state."""
     return _SAFETY * jnp.maximum(error, 1e-10) ** (-1.0 / (order + 1))
+
+
+def _limited(lam: Any, h: Any) -> Any:
+    """h, no longer than _LONGEST in lambda and _WIDEST in the angle phi, of which tan = exp(lambda)."""
+    phi = jnp.arctan(jnp.exp(lam)) + jnp.sign(h) * _WIDEST
+    inside = (phi > 1e-3) & (phi < jnp.pi / 2 - 1e-3)
+    wide = jnp.abs(jnp.log(jnp.tan(jnp.where(inside, phi, 1.0))) - lam)
+    longest = jnp.minimum(jnp.where(inside, wide, _LONGEST), _LONGEST)
+    return jnp.clip(h, -longest, longest)
 
 
 def _advance(state: _State, tried: _Attempt) -> _State:
@@ -219,7 +230,7 @@ def _advance(state: _State, tried: _Attempt) -> _State:
     back = jnp.where(finite, back, _SHRINK)
 
     pick = lambda yes, no: jnp.where(kept, yes, no)
-    h = jnp.clip(tried.h * pick(onward, back), -_LONGEST, _LONGEST)
+    h = _limited(pick(tried.lam, state.lam), tried.h * pick(onward, back))
     # What is not a number must not become a node, nor stay in the ring.
     values = jnp.where(finite, tried.values, state.values)
     return _State(
