@@ -45,14 +45,14 @@ def inner(w: np.ndarray) -> np.ndarray:
     return w.reshape(w.shape[-2:])
 
 
-def template(module: nn.Module, x: tuple[int, ...], **inputs: Any) -> Tree:
+def template(module: nn.Module, x: tuple[int, ...], *, classes: bool, **inputs: Any) -> Tree:
     """The shapes of a network's parameters for an example of this shape; nothing is computed.
 
-    `num_classes`, where the network has it, says whether classes are given.
+    `classes` says whether the network is told a class, `inputs` what else it is given.
     """
-    y = jnp.zeros((1,), jnp.int32) if getattr(module, "num_classes", None) else None
+    y = (jnp.zeros((1,), jnp.int32),) if classes else ()
     shapes = jax.eval_shape(
-        lambda key: module.init(key, jnp.zeros((1, *x)), jnp.ones((1,)), y, **inputs),
+        lambda key: module.init(key, jnp.zeros((1, *x)), jnp.ones((1,)), *y, **inputs),
         jax.random.key(0),
     )
     return dict(shapes["params"])
@@ -82,6 +82,13 @@ def _list(names: Collection[Any]) -> str:
     shown = [str(n) for n in list(names)[:4]]
     more = f" and {len(names) - len(shown)} more" if len(names) > len(shown) else ""
     return ", ".join(shown) + more
+
+
+def _moved(move: Move, tensor: np.ndarray) -> np.ndarray | None:
+    try:
+        return move(tensor)
+    except ValueError:  # it has not the axes that should be moved
+        return None
 
 
 def assemble(
@@ -115,8 +122,8 @@ def assemble(
             kind = getattr(tensor, "dtype", type(tensor).__name__)
             raise ValueError(f"{name} of {where} must be a floating-point tensor, got {kind}")
         shape = wanted[slot.path].shape
-        value = slot.move(tensor) if tensor.ndim else tensor
-        if value.shape != shape:
+        value = _moved(slot.move, tensor)
+        if value is None or value.shape != shape:
             raise ValueError(
                 f"{name} of {where} has shape {tensor.shape}, which does not fit "
                 f"{'/'.join(slot.path)} of shape {shape}"

@@ -208,7 +208,7 @@ def _best_plan(
     """The plan, over the sizes that the image may have, that leaves the fewest names over."""
     found = []
     for side in _sizes(module) if size is None else [size]:
-        shapes = template(module, (side, side, channels))
+        shapes = template(module, (side, side, channels), classes=bool(module.num_classes))
         plan, unused = make_plan(dialect, module, shapes)
         left_over = len((names - unused) ^ set(plan))
         found.append((left_over, plan, unused, shapes))

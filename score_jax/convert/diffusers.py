@@ -1,0 +1,270 @@
+"""Folders of diffusers' `UNet2DModel`: NCSN++ (`google/ncsnpp-*`) and DDPM (`google/ddpm-*`).
+
+NCSN++ is there with skips between images of all sizes (`SkipDownBlock2D`), as published for 256 and
+1024 pixels. DDPM is the first one, with attention after every block on the way up.
+"""
+
+import json
+import math
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors
+
+from score_jax.convert.assemble import Slot, Tree, assemble, find, same, template, transposed
+from score_jax.convert.diffusers_nets import GROUPS, FirstDDPM, WideNormNCSNpp
+from score_jax.convert.schedulers import read_scheduler
+from score_jax.convert.score_sde import CONV, DENSE, NORM, ONE, Layer, Leaf, Part
+from score_jax.convert.torch_file import read_torch
+from score_jax.nets import NCSNpp
+from score_jax.nets.layers import default_groups
+
+Loaded = tuple[Any, Tree, dict[str, Any]]
+Module = tuple[str, str, tuple[Part, ...]]  # its name there, its name here, its layers
+
+MAP = Layer((Leaf("weight", ("map", "kernel"), transposed), Leaf("bias", ("map", "bias"))), ())
+FREQUENCY = Layer((Leaf("weight", ("frequency",), same),), ())
+CLASSES = Layer((Leaf("weight", ("embedding",), same),), ())
+BLOCK = (
+    Part("norm1", NORM, "norm0"), Part("conv1", CONV, "conv0"),
+    Part("time_emb_proj", DENSE, "label"), Part("norm2", NORM, "norm1"),
+    Part("conv2", CONV, "conv1"), Part("conv_shortcut", ONE, "skip"),
+)  # fmt: skip
+ATTENTION = (
+    Part("group_norm", NORM, "norm"), Part("to_q", MAP, "query"), Part("to_k", MAP, "key"),
+    Part("to_v", MAP, "value"), Part("to_out.0", MAP, "out"),
+)  # fmt: skip
+# Names of versions before 0.17, in which the published files are.
+RENAMED = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
+
+DEFAULTS = {
+    "act_fn": "silu", "add_attention": True, "attention_head_dim": 8, "attention_legacy_order": False,
+    "attn_norm_num_groups": None, "center_input_sample": False, "class_embed_type": None,
+    "downsample_padding": 1, "downsample_type": "conv", "dropout": 0.0, "flip_sin_to_cos": True,
+    "freq_shift": 0, "in_channels": 3, "layers_per_block": 2, "mid_block_scale_factor": 1,
+    "mid_block_type": "UNetMidBlock2D", "norm_eps": 1e-5, "norm_num_groups": 32,
+    "num_class_embeds": None, "out_channels": 3, "resnet_time_scale_shift": "default",
+    "sample_size": None, "time_embedding_type": "positional", "upsample_type": "conv",
+}  # fmt: skip
+# What both networks ask of the fields, and what each does.
+BOTH: dict[str, tuple[Any, ...]] = {
+    "act_fn": ("silu", "swish"), "add_attention": (True,), "attention_head_dim": (None,),
+    "attention_legacy_order": (False,), "class_embed_type": (None,), "downsample_type": ("conv",),
+    "mid_block_type": ("UNetMidBlock2D",), "norm_eps": (1e-6,),
+    "resnet_time_scale_shift": ("default",), "upsample_type": ("conv",),
+    "attn_norm_num_groups": (None,),
+}  # fmt: skip
+KINDS: dict[tuple[str, ...], dict[str, tuple[Any, ...]]] = {
+    ("SkipDownBlock2D", "AttnSkipDownBlock2D", "SkipUpBlock2D", "AttnSkipUpBlock2D"): {
+        "time_embedding_type": ("fourier",), "norm_num_groups": (None,), "num_class_embeds": (None,),
+    },
+    ("DownBlock2D", "AttnDownBlock2D", "UpBlock2D", "AttnUpBlock2D"): {
+        "time_embedding_type": ("positional",), "flip_sin_to_cos": (False,), "freq_shift": (1,),
+        "downsample_padding": (0,),
+    },
+}  # fmt: skip
+SKIP, PLAIN = KINDS
+
+
+def _check_fields(config: Mapping[str, Any], path: Path) -> tuple[str, ...]:
+    """The names of the network's kinds of blocks; ValueError for fields that ours does not have."""
+    types = {*config.get("down_block_types", ()), *config.get("up_block_types", ())}
+    names = next((names for names in KINDS if types and types <= set(names)), None)
+    if names is None:
+        raise ValueError(
+            f"{path} has blocks {sorted(types)}; known are those of NCSN++ {SKIP} and of DDPM {PLAIN}"
+        )
+    for field, allowed in (BOTH | KINDS[names]).items():
+        if config[field] not in allowed:
+            raise ValueError(f"{field} of {path} must be one of {allowed}, got {config[field]!r}")
+    scale = math.sqrt(2) if names is SKIP else 1
+    if not math.isclose(config["mid_block_scale_factor"], scale, rel_tol=1e-6):
+        raise ValueError(
+            f"mid_block_scale_factor of {path} must be {scale}, got "
+            f"{config['mid_block_scale_factor']}"
+        )
+    if config["in_channels"] != config["out_channels"]:
+        raise ValueError(
+            f"in_channels and out_channels of {path} must be equal, got "
+            f"{config['in_channels']} and {config['out_channels']}"
+        )
+    return names
+
+
+def _attended(config: Mapping[str, Any], names: tuple[str, ...], path: Path) -> list[bool]:
+    """At which levels there is attention; ValueError unless up and down agree."""
+    down = [kind == names[1] for kind in config["down_block_types"]]
+    up = [kind == names[3] for kind in config["up_block_types"]]
+    if down != up[::-1] or len(down) != len(config["block_out_channels"]):
+        raise ValueError(
+            f"{path} must have as many blocks down as up and attention at the same levels, got "
+            f"{config['down_block_types']} and {config['up_block_types']}"
+        )
+    return down
+
+
+def _network(config: Mapping[str, Any], path: Path) -> tuple[Any, tuple[int, ...]]:
+    """The network of a configuration, and the shape of its images."""
+    names = _check_fields(config, path)
+    attended = _attended(config, names, path)
+    widths = config["block_out_channels"]
+    if any(w % widths[0] for w in widths):
+        raise ValueError(
+            f"block_out_channels of {path} must be multiples of the first, got {widths}"
+        )
+    size = config["sample_size"]
+    if size is None:
+        raise ValueError(f"sample_size of {path} is needed to tell where there is attention")
+    height, width = (size, size) if isinstance(size, int) else size
+    fields = {
+        "channels": widths[0],
+        "channel_mult": tuple(w // widths[0] for w in widths),
+        "num_blocks": config["layers_per_block"],
+        "attention": tuple(
+            max(height, width) >> n for n, attends in enumerate(attended) if attends
+        ),
+        "dropout": float(config["dropout"]),
+        "centered": not config["center_input_sample"],
+        "num_classes": config["num_class_embeds"],
+    }
+    shape = (height, width, config["in_channels"])
+    if names is PLAIN:
+        return FirstDDPM(**fields, groups=config["norm_num_groups"]), shape
+    wide = [w for w, attends in zip(widths, attended, strict=True) if attends]
+    make = NCSNpp if all(default_groups(w) == GROUPS for w in wide) else WideNormNCSNpp
+    return make(
+        **fields, block="biggan", embedding="fourier", fir=True, progressive="output_skip",
+        progressive_input="input_skip", combine="sum", skip_rescale=True, scale_by_sigma=True,
+    ), shape  # fmt: skip
+
+
+def _modules(module: Any) -> Iterator[Module]:
+    """(name there, name here, layers) of all that either network may have."""
+    last = len(module.channel_mult) - 1
+    one = lambda there, here, layer: (there, here, (Part("", layer, ""),))
+    yield one("time_proj", "fourier", FREQUENCY)
+    yield one("time_embedding.linear_1", "embed0", DENSE)
+    yield one("time_embedding.linear_2", "embed1", DENSE)
+    yield one("class_embedding", "classes", CLASSES)
+    yield one("conv_in", "first", CONV)
+    for level in range(last + 1):
+        down, up = f"down_blocks.{level}", f"up_blocks.{last - level}"
+        for i in range(module.num_blocks):
+            yield f"{down}.resnets.{i}", f"enc{level}_{i}", BLOCK
+            yield f"{down}.attentions.{i}", f"enc{level}_{i}_attention", ATTENTION
+        for i in range(module.num_blocks + 1):
+            yield f"{up}.resnets.{i}", f"dec{level}_{i}", BLOCK
+            yield f"{up}.attentions.{i}", f"dec{level}_{i}_attention", ATTENTION
+        only = 0 if isinstance(module, NCSNpp) else module.num_blocks
+        yield f"{up}.attentions.{only}", f"dec{level}_attention", ATTENTION
+        if isinstance(module, NCSNpp):
+            yield f"{down}.resnet_down", f"down{level}", BLOCK
+            yield one(f"{down}.skip_conv", f"input{level}_combine", CONV)
+            yield f"{up}.resnet_up", f"up{level}", BLOCK
+            yield one(f"{up}.skip_norm" if level else "conv_norm_out", f"output{level}_norm", NORM)
+            yield one(f"{up}.skip_conv" if level else "conv_out", f"output{level}_conv", CONV)
+        else:
+            yield f"{down}.downsamplers.0", f"down{level}", (Part("conv", CONV, "conv"),)
+            yield f"{up}.upsamplers.0", f"up{level}", (Part("conv", CONV, "conv"),)
+    for i in (0, 1):
+        yield f"mid_block.resnets.{i}", f"mid{i}", BLOCK
+    yield "mid_block.attentions.0", "mid_attention", ATTENTION
+    yield one("conv_norm_out", "last_norm", NORM)
+    yield one("conv_out", "last", CONV)
+
+
+def _plan(module: Any, shapes: Tree) -> dict[str, Slot]:
+    plan: dict[str, Slot] = {}
+    for there, here, parts in _modules(module):
+        for part in parts:
+            path = tuple(filter(None, (here, part.target)))
+            if find(shapes, path) is not None:
+                for leaf in part.layer.torch:
+                    name = ".".join(filter(None, (there, part.source, leaf.source)))
+                    plan[name] = Slot((*path, *leaf.target), leaf.move)
+    return plan
+
+
+def read_safetensors(path: str | Path) -> dict[str, np.ndarray]:
+    """Read a `.safetensors` file as a dictionary of NumPy arrays; ValueError if it is damaged.
+
+    >>> weights = read_safetensors("unet/diffusion_pytorch_model.safetensors")
+    """
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"{path} is not a file")
+    try:
+        with safetensors.safe_open(path, framework="numpy") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (safetensors.SafetensorError, TypeError, ValueError) as error:
+        raise ValueError(f"{path} cannot be read: {error}") from error
+
+
+READERS = {
+    "diffusion_pytorch_model.safetensors": read_safetensors,
+    "diffusion_pytorch_model.bin": read_torch,
+}
+
+
+def _read_weights(folder: Path) -> tuple[Path, dict[str, Any]]:
+    found = [folder / name for name in READERS if (folder / name).is_file()]
+    if not found:
+        raise ValueError(f"{folder} has none of {list(READERS)}")
+    weights: dict[str, Any] = {}
+    for name, value in READERS[found[0].name](found[0]).items():
+        parts = [RENAMED.get(part, part) for part in name.split(".")]
+        weights[".".join(parts)] = value
+    # Of the frequencies there may be two names, of one tensor.
+    double = weights.pop("time_proj.W", None)
+    if double is not None and not np.array_equal(
+        weights.setdefault("time_proj.weight", double), double
+    ):
+        raise ValueError(f"time_proj.W and time_proj.weight of {found[0]} differ")
+    return found[0], weights
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text())
+    except ValueError as error:
+        raise ValueError(f"{path} is no JSON: {error}") from None
+    if not isinstance(found, dict):
+        raise ValueError(f"{path} must hold an object, got {type(found).__name__}")
+    return found
+
+
+def from_diffusers(folder: str | Path) -> Loaded:
+    """The network of a diffusers folder of a `UNet2DModel`, and its weights: (module, params, info).
+
+    The folder has `unet/config.json` or `config.json` and beside it
+    `diffusion_pytorch_model.safetensors` or `.bin`; a scheduler's configuration in `scheduler/` or the
+    folder itself is read as well. The weights are the averaged ones where the authors saved those;
+    the file does not say. The network's label is sigma (NCSN++) or the index of the table (DDPM); its
+    output is the score, or what "prediction_type" says.
+
+    `info` has what `read_scheduler` finds, "shape" (h, w, c) of an image and "config". The levels of
+    attention are kept as sizes of images of that shape: for other sizes, change `attention`.
+
+    Raises ValueError, naming file and field or tensor, for other kinds of networks and for weights
+    that do not fit exactly; OSError for files that cannot be opened.
+
+    >>> net, params, info = from_diffusers("ddpm-cifar10-32")
+    >>> info["betas"].shape
+    (1000,)
+    """
+    folder = Path(folder)
+    home = folder / "unet" if (folder / "unet").is_dir() else folder
+    path = home / "config.json"
+    config = _read_json(path)
+    module, shape = _network(DEFAULTS | config, path)
+    file, weights = _read_weights(home)
+    shapes = template(module, shape, classes=bool(module.num_classes))
+    params = assemble(shapes, _plan(module, shapes), weights, file)
+    info: dict[str, Any] = {"shape": shape, "config": config}
+    for place in (folder / "scheduler", folder):
+        scheduler = place / "scheduler_config.json"
+        if scheduler.is_file():
+            info |= read_scheduler(_read_json(scheduler), scheduler)
+            break
+    return module, params, info
