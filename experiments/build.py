@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
@@ -14,23 +13,9 @@ import optax
 from experiments import datasets
 from experiments.configs import Config
 from experiments.networks import make_net
-from score_jax import data, losses, score, sde, training
+from experiments.processes import Process, make_process
+from score_jax import data, training
 from score_jax.types import SDE, Loss, ScoreFn
-
-OUTPUTS = {output.name: output for output in score.OUTPUTS}
-
-
-@dataclasses.dataclass(frozen=True)
-class Process:
-    """A forward process and the way a network is joined to it."""
-
-    sde: SDE
-    # t -> what the network is told.
-    label: Callable[[Any], Any]
-    # (apply, train) -> Loss.
-    make_loss: Callable[[Any, bool], Loss]
-    # (apply, params, kwargs) -> ScoreFn.
-    make_score: Callable[[Any, Any, dict[str, Any]], ScoreFn]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,10 +76,16 @@ class Experiment:
         """Draw the parameters of the network."""
         y = jnp.zeros((1,), jnp.int32) if self.num_classes else None
         x = jnp.zeros((1, *self.shape))
-        return jax.jit(self.net.init)(key, x, jnp.ones((1,)), y)
+        small = {"low_res": self._reduced(x)} if self.reduces else {}
+        return jax.jit(self.net.init)(key, x, jnp.ones((1,)), y, **small)
 
     def score_fn(self, params: Any, y: Any = None) -> ScoreFn:
         """Make the score of a set of parameters, with class labels closed over."""
+        if self.reduces:
+            raise ValueError(
+                "a network of super-resolution needs the small images: use score_jax.score.score_fn "
+                "or score_jax.discrete.reverse_fn with low_res=..."
+            )
         return self.process.make_score(self.net.apply, params, {} if y is None else {"y": y})
 
     def prepare(self, key: Any, batch: Any) -> Any:
@@ -107,7 +98,19 @@ class Experiment:
             x = data.scale(jnp.asarray(batch["x"], jnp.float32) / (self.levels - 1), c.range)
         if c.flip:
             x = data.random_flip(flip_key, x)
-        return {"x": x} | ({"y": batch["y"]} if self.config.net.conditional else {})
+        ready = {"x": x} | ({"y": batch["y"]} if self.config.net.conditional else {})
+        return ready | ({"low_res": self._reduced(x)} if self.reduces else {})
+
+    @property
+    def reduces(self) -> int | None:
+        """By how much images are reduced for a network of super-resolution, or None."""
+        return getattr(self.config.net, "super_resolution", None)
+
+    def _reduced(self, x: Any) -> Any:
+        """The images (b, h, w, c) that such a network sees: means of blocks."""
+        n = self.reduces or 1
+        b, h, w, c = x.shape
+        return x.reshape(b, h // n, n, w // n, n, c).mean(axis=(2, 4))
 
     def to_data(self, x: Any) -> np.ndarray:
         """Take samples back to the data's own units: grey levels, or the numbers themselves."""
@@ -126,50 +129,6 @@ class Experiment:
         if self.levels is None:
             return x
         return data.dequantize(key, x, levels=self.levels, range=self.config.data.range)
-
-
-def make_sde(config: Config) -> SDE:
-    """Make the forward SDE."""
-    c: Any = config.sde
-    makers = {
-        "vp": lambda: sde.VP(c.beta_min, c.beta_max),
-        "subvp": lambda: sde.SubVP(c.beta_min, c.beta_max),
-        "ve": lambda: sde.VE(c.sigma_min, c.sigma_max),
-    }
-    return makers[c.kind]()
-
-
-def continuous(config: Config) -> Process:
-    """Denoising score matching on an SDE."""
-    process = make_sde(config)
-    c = config.net
-    label = {"time": score.label_time, "std": lambda: score.label_std(process)}[c.label]()
-    output = OUTPUTS[c.output]
-    options: dict[str, Any] = {
-        "weighting": {
-            "noise": losses.noise_weighting,
-            "likelihood": losses.likelihood_weighting,
-        }[config.loss.weighting],
-        "reduction": {
-            "mean": losses.mean_reduction,
-            "half_sum": losses.half_sum_reduction,
-        }[config.loss.reduction],
-        "times": {
-            "stratified": losses.stratified_times,
-            "uniform": losses.uniform_times,
-        }[config.loss.times],
-        "t0": config.sde.t0,
-    }
-    return Process(
-        process,
-        label,
-        lambda apply, train: losses.dsm_loss(
-            process, apply, label=label, output=output, train=train, **options
-        ),
-        lambda apply, params, kwargs: score.score_fn(
-            process, apply, params, label=label, output=output, **kwargs
-        ),
-    )
 
 
 def make_optimizer(config: Config) -> optax.GradientTransformation:
@@ -194,4 +153,5 @@ def build(config: Config) -> Experiment:
     form = datasets.form(config)
     num_classes = form.num_classes if config.net.conditional else None
     net = make_net(config, form.shape, num_classes)
-    return Experiment(config, form, continuous(config), net, make_optimizer(config))
+    process = make_process(config, form.levels)
+    return Experiment(config, form, process, net, make_optimizer(config))

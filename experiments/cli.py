@@ -13,7 +13,12 @@ import tyro
 from experiments import configs
 
 CONFIG_FILE = "config.json"
-SPLIT = ("--config", "--net.kind", "--sde.kind")  # flags that choose what the others mean
+SPLIT = (
+    "--config",
+    "--net.kind",
+    "--sde.kind",
+    "--loss.kind",
+)  # flags that choose what the others mean
 
 
 def main(command: Callable[[], Any]) -> None:
@@ -66,8 +71,9 @@ def parse_config(prog: str, description: str, argv: Sequence[str] | None = None)
     value = lambda flag, other: args[args.index(flag) + 1] if flag in args[:-1] else other
     name = value("--config", configs.DEFAULT)
     config = configs.get(name)
-    for part in ("sde", "net"):
-        config = configs.with_kind(config, part, value(f"--{part}.kind", None))
+    config = configs.with_kinds(
+        config, {part: value(f"--{part}.kind", None) for part in ("sde", "net", "loss")}
+    )
     default = _Overrides(name, f"runs/{name}", False, config)
     known = "presets: " + ", ".join(configs.CONFIGS)
     return tyro.cli(

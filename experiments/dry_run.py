@@ -43,7 +43,11 @@ def lower(exp: Experiment, make_state: Callable[[Any], Any]) -> tuple[Any, Any]:
     """Trace one training step on one device: (shapes of the state, the lowered program)."""
     state = jax.eval_shape(make_state, jax.random.key(0))
     step = training.make_train_step(
-        exp.loss, exp.optimizer, ema_decay=exp.config.optim.ema_decay, prepare=exp.prepare
+        exp.loss,
+        exp.optimizer,
+        ema_decay=exp.config.optim.ema_decay,
+        prepare=exp.prepare,
+        index_sampler=exp.process.index_sampler,
     )
     return state, jax.jit(step).lower(state, _batch(exp))
 

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 from experiments.configs import SampleConfig
-from score_jax import samplers
+from score_jax import discrete, samplers
 from score_jax.samplers import grids, song
 from score_jax.samplers.adaptive import adaptive_multistep
 from score_jax.samplers.ddim import ddim
@@ -182,6 +182,27 @@ SAMPLERS: dict[str, Known] = {
     "adaptive": Known(_adaptive, deterministic=True, adaptive=True),
     "ode": Known(_flow(samplers.probability_flow), deterministic=True, adaptive=True),
 }
+
+
+TABLE_SAMPLERS: dict[str, Callable[[SampleConfig, Any], Any]] = {
+    "table_ancestral": lambda c, table: samplers.tablewise(samplers.table_ancestral, table),
+    "table_ddim": lambda c, table: samplers.tablewise(samplers.table_ddim, table, eta=c.eta),
+}
+
+
+def respaced(c: SampleConfig, diffusion: Any) -> Any:
+    """Cut a beta table down to the steps of a config; ValueError for a sampler without a table."""
+    if diffusion is None:
+        raise ValueError(
+            f"sampler {c.sampler!r} needs a run on a beta table (sde.kind 'diffusion')"
+        )
+    return diffusion if c.steps >= diffusion.n else discrete.respace(diffusion, str(c.steps))
+
+
+def make_table(c: SampleConfig, table: Any) -> tuple[Any, Any]:
+    """Make the sampler of a config on a table, and its grid."""
+    grid = grids.table_grid(table.n_original, table.index_map)
+    return lookup("sampler", c.sampler, TABLE_SAMPLERS)(c, table), grid
 
 
 def make(c: SampleConfig) -> Any:

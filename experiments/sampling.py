@@ -41,6 +41,35 @@ def make_score(exp: Experiment, params: Any, c: SampleConfig) -> Any:
     return jax.tree_util.Partial(_of_class if exp.num_classes else _plain, exp, c, params)
 
 
+def _reverse(exp: Experiment, c: SampleConfig, params: Any, y: Any = None) -> Any:
+    table = samplers.respaced(c, exp.process.diffusion)
+    low, high = exp.config.data.range
+    rule = samplers.lookup("threshold", c.threshold, samplers.THRESHOLDS)
+    clean = None if rule is None else rule(low=low, high=high)
+    assert exp.process.make_reverse is not None
+    kwargs = {} if y is None else {"y": y}
+    return exp.process.make_reverse(table, exp.net.apply, params, kwargs, clean)
+
+
+def _plain_reverse(
+    exp: Experiment, c: SampleConfig, params: Any, x: Any, i: Any, i_next: Any = None
+) -> Any:
+    return _reverse(exp, c, params)(x, i, i_next)
+
+
+def make_parts(exp: Experiment, params: Any, c: SampleConfig) -> tuple[Any, Any, Any]:
+    """Make what `score_jax.sample` takes: (score or reverse chain, sampler, grid)."""
+    if c.sampler in samplers.TABLE_SAMPLERS:
+        table = samplers.respaced(c, exp.process.diffusion)
+        sampler, grid = samplers.make_table(c, table)
+        # Only what changes the chain, for the sake of what was compiled.
+        kept = SampleConfig(threshold=c.threshold, steps=c.steps, sampler=c.sampler)
+        function = _reverse if exp.num_classes else _plain_reverse
+        return jax.tree_util.Partial(function, exp, kept, params), sampler, grid
+    check_times(exp, c)
+    return make_score(exp, params, c), samplers.make(c), samplers.make_grid(c, exp.sde)
+
+
 def check_times(exp: Experiment, c: SampleConfig) -> None:
     """Raise ValueError where sampling would end at a time for which no score was learned."""
     if not exp.config.sde.t0 <= c.t0 < exp.sde.t1:
@@ -67,17 +96,17 @@ def draw(
     """
     if num < 1:
         raise ValueError(f"num must be at least 1, got {num}")
-    check_times(exp, c)
+    score, sampler, grid = make_parts(exp, params, c)
     if exp.num_classes:
         y = np.arange(num) % exp.num_classes if y is None else np.asarray(y)
         y = y.astype(np.int32)
     out = sample(
         key,
         exp.sde,
-        make_score(exp, params, c),
+        score,
         (num, *exp.shape),
-        samplers.make(c),
-        samplers.make_grid(c, exp.sde),
+        sampler,
+        grid,
         y=y,
         chunk=chunk,
         save_every=save_every,

@@ -27,7 +27,12 @@ def initial_state(exp: builder.Experiment, key: Any = None) -> training.TrainSta
     """Draw the parameters and make the state of step 0; everything follows from config.seed."""
     key = jax.random.key(exp.config.seed) if key is None else key
     params_key, state_key = jax.random.split(key)
-    return training.init_state(state_key, exp.init_params(params_key), exp.optimizer)
+    return training.init_state(
+        state_key,
+        exp.init_params(params_key),
+        exp.optimizer,
+        index_sampler=exp.process.index_sampler,
+    )
 
 
 def describe(exp: builder.Experiment) -> str:
@@ -58,6 +63,7 @@ def train(config: Config, workdir: pathlib.Path, *, progress: bool | None = None
         ema_decay=config.optim.ema_decay,
         prepare=exp.prepare,
         axis_name="devices",
+        index_sampler=exp.process.index_sampler,
     )
     mapped = training.pmap_step(training.scan_steps(step, c.steps_per_call))
     iterator = data.batches(exp.train, c.batch_size, seed=config.seed)

@@ -5,7 +5,7 @@ A preset is a value, not code: a new one is `dataclasses.replace` on another.
 
 import difflib
 
-from experiments.configs import digits
+from experiments.configs import digits, improved_ddpm, score_sde
 from experiments.configs.config import (
     RESUMABLE,
     Config,
@@ -13,7 +13,7 @@ from experiments.configs.config import (
     flatten,
     from_json,
     to_json,
-    with_kind,
+    with_kinds,
 )
 from experiments.configs.fields import DataConfig, LossConfig, OptimConfig, TrainConfig
 from experiments.configs.nets import AnyNet, NCSNppConfig
@@ -21,6 +21,7 @@ from experiments.configs.process import DiffusionConfig, ProcessConfig, SDEConfi
 from experiments.configs.sample import SampleConfig
 
 __all__ = [
+    "ALIASES",
     "CONFIGS",
     "DEFAULT",
     "RESUMABLE",
@@ -40,15 +41,21 @@ __all__ = [
     "from_json",
     "get",
     "to_json",
-    "with_kind",
+    "with_kinds",
 ]
 
-CONFIGS: dict[str, Config] = {**digits.PRESETS}
+CONFIGS: dict[str, Config] = {
+    **digits.PRESETS,
+    **improved_ddpm.PRESETS,
+    **score_sde.PRESETS,
+}
+ALIASES = score_sde.ALIASES
 DEFAULT = "digits_vp"
 
 
 def get(name: str) -> Config:
     """Return the preset of this name; ValueError listing the known ones if there is none."""
+    name = ALIASES.get(name, name)
     if name not in CONFIGS:
         near = difflib.get_close_matches(name, CONFIGS, n=1)
         hint = f" (did you mean {near[0]!r}?)" if near else ""

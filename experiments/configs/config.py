@@ -6,7 +6,15 @@ from dataclasses import field
 from typing import Any
 
 from experiments.configs import json_form
-from experiments.configs.fields import DataConfig, LossConfig, OptimConfig, TrainConfig, check
+from experiments.configs.fields import (
+    AnyLoss,
+    DataConfig,
+    LossConfig,
+    OptimConfig,
+    TableLossConfig,
+    TrainConfig,
+    check,
+)
 from experiments.configs.nets import AnyNet, NCSNppConfig
 from experiments.configs.process import DiffusionConfig, ProcessConfig, SDEConfig
 from experiments.configs.sample import SampleConfig
@@ -19,7 +27,7 @@ class Config:
     data: DataConfig = field(default_factory=DataConfig)
     sde: ProcessConfig = field(default_factory=SDEConfig)
     net: AnyNet = field(default_factory=NCSNppConfig)
-    loss: LossConfig = field(default_factory=LossConfig)
+    loss: AnyLoss = field(default_factory=LossConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     sample: SampleConfig = field(default_factory=SampleConfig)
@@ -28,11 +36,18 @@ class Config:
 
     def __post_init__(self) -> None:
         check("config", self.seed >= 0, "seed", self.seed, "at least 0")
-        table = isinstance(self.sde, DiffusionConfig) or self.sde.levels is not None
-        if table != (self.net.label == "index"):
-            needs = "a table (sde.levels or sde.kind diffusion)" if not table else "'index'"
+        table = isinstance(self.sde, DiffusionConfig)
+        if table != isinstance(self.loss, TableLossConfig):
+            wanted = "table" if table else "dsm"
             raise ValueError(
-                f"net.label={self.net.label!r} does not fit sde.kind={self.sde.kind!r}: needs {needs}"
+                f"loss.kind must be {wanted!r} with sde.kind={self.sde.kind!r}, got {self.loss.kind!r}"
+            )
+        indexed = isinstance(self.sde, DiffusionConfig) or self.sde.levels is not None
+        if indexed != (self.net.label == "index"):
+            wanted = "'index'" if indexed else "'time' or 'std'"
+            raise ValueError(
+                f"net.label must be {wanted} with sde.kind={self.sde.kind!r} and "
+                f"sde.levels={getattr(self.sde, 'levels', 'a table')}, got {self.net.label!r}"
             )
 
 
@@ -65,17 +80,25 @@ def differences(old: Any, new: Any) -> list[str]:
     return json_form.changes(old, new, free)
 
 
-def with_kind(config: Config, part: str, kind: str | None) -> Config:
-    """Give the part "net" or "sde" the record of this kind, keeping fields that both have.
+def with_kinds(config: Config, kinds: dict[str, str | None]) -> Config:
+    """Give the parts "net", "sde", "loss" the records of these kinds, keeping fields both have.
 
     A kind of None, of the record that is there, or that no record has, changes nothing: what reads
-    the value then says which are known.
+    the value then says which are known. A table of betas brings its loss and label with it.
     """
-    old = getattr(config, part)
-    known = json_form.kinds(typing.get_type_hints(Config)[part])
+    new = {name: _of_kind(name, getattr(config, name), kind) for name, kind in kinds.items()}
+    process = new.get("sde", config.sde)
+    if isinstance(process, DiffusionConfig) and not isinstance(config.sde, DiffusionConfig):
+        if kinds.get("loss") is None:
+            new["loss"] = TableLossConfig()
+        new["net"] = dataclasses.replace(new.get("net", config.net), label="index")
+    return dataclasses.replace(config, **new)
+
+
+def _of_kind(name: str, old: Any, kind: str | None) -> Any:
+    known = json_form.kinds(typing.get_type_hints(Config)[name])
     cls = known.get(kind or "", type(old))
     if cls is type(old):
-        return config
+        return old
     shared = {f.name for f in dataclasses.fields(cls)} - {"kind"}
-    kept = {k: v for k, v in vars(old).items() if k in shared}
-    return dataclasses.replace(config, **{part: cls(**kept)})
+    return cls(**{k: v for k, v in vars(old).items() if k in shared})

@@ -49,14 +49,39 @@ class DataConfig:
 
 @dataclasses.dataclass(frozen=True)
 class LossConfig:
-    """Denoising score matching."""
+    """Denoising score matching on an SDE."""
 
+    kind: Literal["dsm"] = "dsm"
     # Equal weight in units of the noise, or g(t)^2, which bounds the likelihood.
     weighting: Literal["noise", "likelihood"] = "noise"
     # Mean over the entries, or half their sum.
     reduction: Literal["mean", "half_sum"] = "mean"
-    # Times of a batch: one in each n-th of the interval, or independent.
-    times: Literal["stratified", "uniform"] = "stratified"
+    # Times of a batch: one in each n-th of the interval, independent, or drawn by importance for
+    # the likelihood weighting. Networks of noise levels draw those.
+    times: Literal["stratified", "uniform", "importance"] = "stratified"
+
+    def __post_init__(self) -> None:
+        ok = self.times != "importance" or self.weighting == "likelihood"
+        check("loss", ok, "times", self.times, "importance only with loss.weighting likelihood")
+
+
+@dataclasses.dataclass(frozen=True)
+class TableLossConfig:
+    """The losses of Improved DDPM, on a beta table."""
+
+    kind: Literal["table"] = "table"
+    # Mean squared error, that and a thousandth of the bound for the variance, or the bound.
+    objective: Literal["simple", "hybrid", "vlb"] = "hybrid"
+    # Weight of N times a term of the bound in the hybrid loss.
+    weight: float = 1e-3
+    # Indices of a batch: uniform, or by the size of their last losses.
+    indices: Literal["uniform", "loss_second_moment"] = "uniform"
+
+    def __post_init__(self) -> None:
+        check("loss", self.weight > 0, "weight", self.weight, "> 0")
+
+
+AnyLoss = LossConfig | TableLossConfig
 
 
 @dataclasses.dataclass(frozen=True)

@@ -113,14 +113,18 @@ class UNetConfig(NetConfig):
     # Heads of attention, or, if given, channels of a head.
     num_heads: int = 4
     head_channels: int | None = None
+    # Heads on the way up, if they differ.
+    num_heads_upsample: int | None = None
     # The embedding scales and shifts the norm, or is added.
     scale_shift: bool = True
     # Resample inside residual blocks (ADM).
     resample_in_blocks: bool = False
     # Order of queries, keys and values: heads outside (Improved DDPM) or inside.
     legacy_attention: bool = True
-    # Sees a small image, brought to size, beside x.
-    super_resolution: bool = False
+    # Groups of the norms; 32 in the published networks.
+    groups: int = 32
+    # Sees the image reduced by this factor, and brought to size again, beside x.
+    super_resolution: int | None = None
 
 
 @dataclasses.dataclass(frozen=True)

@@ -42,6 +42,8 @@ class DiffusionConfig:
     predicts: Literal["noise", "x0", "previous", "v"] = "noise"
     # Variance of a step: the posterior's (small), beta (large), or learned by twice the channels.
     variance: Literal["learned_range", "learned", "small", "large"] = "learned_range"
+    # Tell the network indices scaled to 1,000, whatever the number of steps.
+    rescale_labels: bool = True
     # Smallest time of the likelihood's ODE, in units of the whole table.
     t0: float = 1e-3
 

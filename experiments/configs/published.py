@@ -18,7 +18,8 @@ class Figures(NamedTuple):
 
 
 _SONG = "arXiv:2011.13456, tables 2 and 3; README of yang-song/score_sde_pytorch"
-_NICHOL = "arXiv:2102.09672"
+_NICHOL = "arXiv:2102.09672, abstract and table 3 (variational bound, not the ODE's likelihood)"
+_DHARIWAL = "arXiv:2105.05233, table 5 (IDDPM, 250 steps)"
 
 PUBLISHED: dict[str, Figures] = {
     "ve_cifar10_ncsnpp": Figures(_SONG, 2.45, 9.73),
@@ -32,4 +33,7 @@ PUBLISHED: dict[str, Figures] = {
     "subvp_cifar10_ddpm_continuous": Figures(_SONG, None, None, 3.56, 3.05),
     "subvp_cifar10_ddpmpp_continuous": Figures(_SONG, 2.61, 9.56, 3.16, 3.02),
     "subvp_cifar10_ddpmpp_deep_continuous": Figures(_SONG, 2.41, 9.57, 2.92, 2.99),
+    "iddpm_cifar10_vlb": Figures(_NICHOL, bpd=2.94),
+    "iddpm_imagenet64_vlb": Figures(_NICHOL, bpd=3.53),
+    "iddpm_imagenet64_cond": Figures(_DHARIWAL, 2.92),
 }

@@ -13,7 +13,8 @@ class SampleConfig:
     # Which sampler: docs/samplers.md says what each is for.
     sampler: Literal[
         "pc", "song", "em", "reverse_diffusion", "ancestral", "langevin", "euler", "ddim", "heun", "edm",
-        "dpmpp_2s", "dpmpp_2m", "dpmpp_3m", "sde_dpmpp", "unipc", "adaptive", "ode",
+        "dpmpp_2s", "dpmpp_2m", "dpmpp_3m", "sde_dpmpp", "unipc", "adaptive", "ode", "table_ancestral",
+        "table_ddim",
     ] = "pc"  # fmt: skip
     # For "pc" and "song" (the authors' program): the predictor, and the corrector run before it.
     predictor: Literal["reverse_diffusion", "euler_maruyama", "ancestral", "none"] = (

@@ -285,7 +285,8 @@ def discrete_loss(
     """An objective on a table as a `Loss`.
 
     The batch is a dict with "x" (b, *d), floating, and optionally "y" (b,), class labels, dropped
-    to `null_class` with probability `label_dropout` in training. Indices are uniform, unless the
+    to `null_class` with probability `label_dropout` in training, and "low_res", a smaller image that
+    a network for super-resolution is given. Indices are uniform, unless the
     batch has "index" (b,) and "weight" (b,) from an `IndexSampler` (`make_train_step` puts them
     there); the metrics then have "per_example", the losses (b,) before weighting. `label(i)` is
     what the network is told (by default `label_index(diffusion)`). Other metrics: "loss" and the
@@ -310,7 +311,7 @@ def discrete_loss(
         i = batch["index"] if sampled else jax.random.randint(index_key, shape, 0, diffusion.n)
         noise = jax.random.normal(noise_key, x0.shape, x0.dtype)
         x = q_sample(diffusion, x0, i, noise)
-        kwargs: dict[str, Any] = {}
+        kwargs: dict[str, Any] = {k: batch[k] for k in ("low_res",) if k in batch}
         if "y" in batch:
             y = batch["y"]
             if train and label_dropout:
