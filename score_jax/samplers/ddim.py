@@ -15,7 +15,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
 
 from score_jax._math import as_time, bcast
 from score_jax.samplers.exponential import interval
@@ -64,7 +63,7 @@ def ddim(sde: SDE, score: ScoreFn, *, eta: float = 0.0) -> Step:
     return Step(update, 1)
 
 
-def ddim_encode(sde: SDE, score: ScoreFn, x: Float[Array, "b *d"], grid: Any) -> EncodeOut:
+def ddim_encode(sde: SDE, score: ScoreFn, x: Any, grid: Any) -> EncodeOut:
     """DDIM with eta 0 from data to noise: `grid` is a sampler's, and is walked backwards.
 
     x (b, *d) is data at the last time of the grid; `simulate(ddim(sde, score), ...)` from the latent

@@ -11,9 +11,9 @@ half-log-SNR and r_k = (earlier interval k) / h, and the algebra of `exponential
     SDE  x' = (s'/s) e^-h x + m' (1 - e^-2h) [D_0 + (D_0 - D_-1) / (2 r_1)]
               + s' sqrt(1 - e^-2h) z                                           SDE-DPM-Solver++(2M)
 
-Multistep methods (M) begin with the lower orders, which costs no accuracy on the usual grids: near t1
-D hardly changes. The authors' program halves the second difference in 3M, which leaves it order 2; here
-it is what the integral says.
+Multistep methods (M) begin with the lower orders. That costs no accuracy while D hardly changes near t1:
+under VE with sigma_max only 13 times the data's std 3M shows the h^2 of its first step at errors below
+1e-5. The authors' program halves the second difference in 3M; here it is what the integral says.
 """
 
 from typing import Any

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Key
 
 from score_jax.samplers.grids import check_float, check_grid
 from score_jax.types import Step, StepOut, with_memory
@@ -27,13 +27,13 @@ class SampleOut(NamedTuple):
 def simulate(
     step: Step,
     key: Key[Array, ""],
-    x: Float[Array, "b *d"],
+    x: Any,
     grid: Any,
     *,
     denoise: Callable[[Any, Any], Any] | None = None,
     save_every: int | None = None,
 ) -> SampleOut:
-    """Run `step` over every interval of `grid`, starting at x: one scan, jitted by the caller.
+    """Run `step` over every interval of `grid`, starting at x (b, *d): one scan, jitted by the caller.
 
     What a step remembers from one interval to the next travels in the same scan.
 
