@@ -95,7 +95,7 @@ def moments(variance, n=12):
             x,
             samplers.table_grid(n),
             denoise=samplers.table_denoise(diffusion, reverse),
-        )  # fmt: skip
+        )
     )
     out = run(jax.random.key(1), jax.random.normal(jax.random.key(0), (40_000, 1)))
     assert int(out.nfe) == n
