@@ -5,6 +5,7 @@ PyTorch keeps the modules in a list (`all_modules.7.Conv_0.weight`); Flax counts
 program makes them, so that one list of modules serves both.
 """
 
+import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -202,19 +203,35 @@ def _sizes(module: Any) -> list[int]:
     return [*sorted(size for size in sizes if size % step == 0), nowhere]
 
 
+def _misfits(plan: Mapping[str, Slot], shapes: Tree, weights: Mapping[str, Any]) -> int:
+    """How many of the tensors have another number of values than the plan has room for."""
+    wanted = leaves(shapes)
+    return sum(
+        np.size(weights[name]) != math.prod(wanted[slot.path].shape)
+        for name, slot in plan.items()
+        if name in weights
+    )
+
+
 def _best_plan(
-    dialect: Dialect, module: Any, names: set[str], channels: int, size: int | None
+    dialect: Dialect,
+    module: Any,
+    weights: Mapping[str, Any],
+    channels: int,
+    size: int | None,
+    path: str | Path,
 ) -> tuple[dict[str, Slot], set[str], Tree]:
-    """The plan, over the sizes that the image may have, that leaves the fewest names over."""
-    found = []
+    """The plan, over the sizes that the image may have, that fits the tensors best."""
+    found: dict[tuple[str, ...], tuple[int, Any]] = {}
     for side in _sizes(module) if size is None else [size]:
         shapes = template(module, (side, side, channels), classes=bool(module.num_classes))
         plan, unused = make_plan(dialect, module, shapes)
-        left_over = len((names - unused) ^ set(plan))
-        found.append((left_over, plan, unused, shapes))
-        if not left_over:
-            break
-    return min(found, key=lambda item: item[0])[1:]
+        left_over = len((set(weights) - unused) ^ set(plan)) + _misfits(plan, shapes, weights)
+        found[tuple(sorted(shapes))] = (left_over, (plan, unused, shapes))
+    fitting = [names for names, (left_over, _) in found.items() if not left_over]
+    if len(fitting) > 1:
+        raise ValueError(f"{path} fits images of several sizes: give size")
+    return min(found.values(), key=lambda item: item[0])[1]
 
 
 def _check_module(module: Any) -> None:
@@ -323,5 +340,5 @@ def _convert(
 ) -> Tree:
     if not channels:
         raise ValueError(f"{path} has no convolution, so it is no network of score_sde")
-    plan, unused, shapes = _best_plan(dialect, module, set(weights), channels, size)
+    plan, unused, shapes = _best_plan(dialect, module, weights, channels, size, path)
     return assemble(shapes, plan, weights, path, unused)
