@@ -35,7 +35,8 @@ from .types import Batch, Loss, Metrics, Params
 
 Prepare = Callable[[Any, Any], Any]  # (key, batch) -> batch, run inside the jitted step
 
-_INDEX_STREAM = 0x1DE0
+_INDEX_STREAM = 0x1DE0  # of the keys, apart from devices and from splits
+_FIELDS = ("step", "params", "ema_params", "opt_state", "key")  # of every state
 
 
 @runtime_checkable
@@ -58,7 +59,7 @@ class IndexSampler(Protocol):
         ...
 
 
-@jax.tree_util.register_dataclass
+@jax.tree_util.register_pytree_with_keys_class
 @dataclass(frozen=True)
 class TrainState:
     """All that training carries from one step to the next; every field holds only arrays.
@@ -75,6 +76,16 @@ class TrainState:
     opt_state: Any
     key: Any
     index_sampler: Any = None
+
+    def tree_flatten_with_keys(self) -> tuple[Any, tuple[str, ...]]:
+        """The fields; no node for a sampler that is not there, as in states saved before it was."""
+        names = _FIELDS if self.index_sampler is None else (*_FIELDS, "index_sampler")
+        return [(jax.tree_util.GetAttrKey(n), getattr(self, n)) for n in names], names
+
+    @classmethod
+    def tree_unflatten(cls, names: tuple[str, ...], children: Any) -> "TrainState":
+        """The state of these fields."""
+        return cls(**dict(zip(names, children, strict=True)))
 
 
 def init_state(

@@ -1,9 +1,11 @@
 """Importance sampling of indices: the authors' probabilities, no bias, one history for all devices."""
 
+import dataclasses
 import functools
 import pathlib
 import subprocess
 import sys
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -200,11 +202,35 @@ def test_a_resumed_run_draws_as_if_it_had_never_stopped(tmp_path):
         np.testing.assert_array_equal(a, b)
 
 
-def test_checkpoints_without_a_sampler_are_as_before_and_refused_where_one_is_asked_for(tmp_path):
-    state, step = made(False)
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class StateBeforeSamplers:
+    """The fields of `TrainState` when checkpoints were first written."""
+
+    step: Any
+    params: Any
+    ema_params: Any
+    opt_state: Any
+    key: Any
+
+
+def test_checkpoints_from_before_there_were_samplers_are_restored(tmp_path):
+    state, _ = made(False)
     assert state.index_sampler is None
-    names = [jax.tree_util.keystr(p) for p, _ in jax.tree_util.tree_leaves_with_path(state)]
-    assert not any("index_sampler" in name for name in names)
+    old = StateBeforeSamplers(
+        state.step, state.params, state.ema_params, state.opt_state, state.key
+    )
+    with open_checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(5, old)
+    with open_checkpoints(tmp_path) as checkpoints:
+        found = checkpoints.restore_latest(state).state
+    assert type(found) is type(state) and found.index_sampler is None
+    for a, b in zip(leaves(found), leaves(state), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_a_checkpoint_without_a_sampler_is_refused_where_one_is_asked_for(tmp_path):
+    state, step = made(False)
     with open_checkpoints(tmp_path) as checkpoints:
         fit(
             state, step, Batches(), steps=5, checkpoints=checkpoints, checkpoint_every=None,
