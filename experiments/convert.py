@@ -1,0 +1,162 @@
+"""Make a run folder of published weights, that sample and evaluate take like one trained here:
+
+python -m experiments.convert --from score_sde_pytorch --file checkpoint_8.pth \
+    --config cifar10_ncsnpp_continuous --workdir runs/ncsnpp
+"""
+
+import dataclasses
+import hashlib
+import os
+import pathlib
+import shutil
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any, Literal
+
+import jax
+import tyro
+
+from experiments import build as builder
+from experiments import cli, configs, dry_run, train
+from score_jax import checkpoints, convert, training
+
+NOTE_FILE = "converted.json"
+# Fields of a network that matter only at the start, in training or to the precision.
+FREE = {"dropout", "init_scale", "fourier_scale", "dtype", "remat", "parent", "name"}
+
+Source = Literal[
+    "score_sde_pytorch", "score_sde_jax", "improved_diffusion", "guided_diffusion", "diffusers"
+]
+
+
+@dataclasses.dataclass(frozen=True)
+class Args:
+    """Make a run folder of published weights, for experiments.sample and experiments.evaluate.
+
+    The folder's config is the one given, and the optimiser starts anew, so that training can go on
+    from the weights too.
+    """
+
+    # Which program wrote them.
+    source: Annotated[Source, tyro.conf.arg(name="from")]
+    # The file, or for diffusers the folder.
+    file: str
+    # Preset of the network, its process and its data, or a JSON file of one.
+    config: str
+    # Folder to make.
+    workdir: str
+    # The weights of the last step rather than their average, where the file has both.
+    raw: bool = False
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Entry point of `python -m experiments.convert`."""
+    args = cli.parse(Args, "experiments.convert", argv)
+    workdir = pathlib.Path(args.workdir)
+    if workdir.exists() and (not workdir.is_dir() or any(workdir.iterdir())):
+        raise ValueError(f"workdir {str(workdir)!r} exists already: choose another")
+    config = read_config(args.config)
+    exp = builder.build(config)
+    path = pathlib.Path(args.file)
+    if not path.exists():
+        raise ValueError(f"--file {args.file!r} does not exist")
+    train.start()
+    params, info = READERS[args.source](exp, path, args.raw)
+    # JSON and msgpack give numbers as Python's or NumPy's.
+    step = int(info.get("step") or 0)
+    write_run(workdir, exp, params, step, note(args, path))
+    print(
+        f"wrote {workdir}: {config.net.kind} with {dry_run.count(params):,} parameters "
+        f"of step {step} from {path}"
+    )
+
+
+def read_config(name: str) -> configs.Config:
+    """A preset by its name, or the config in a JSON file; ValueError naming what is wrong."""
+    path = pathlib.Path(name)
+    if path.suffix != ".json":
+        return configs.get(name)
+    if not path.is_file():
+        raise ValueError(f"--config {name!r} is not a file")
+    try:
+        return configs.from_json(path.read_text())
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+
+
+def _score_sde(read: Callable[..., Any]) -> Callable[..., Any]:
+    def reader(exp: builder.Experiment, path: pathlib.Path, raw: bool) -> tuple[Any, Any]:
+        _, params, info = read(path, exp.net, ema=not raw, size=max(exp.shape[:2]))
+        return params, info
+
+    return reader
+
+
+def _openai(read: Callable[..., Any]) -> Callable[..., Any]:
+    def reader(exp: builder.Experiment, path: pathlib.Path, raw: bool) -> tuple[Any, Any]:
+        if raw:
+            raise ValueError("--raw is for files that have an average too: choose the file instead")
+        return read(path, exp.net)[1:]
+
+    return reader
+
+
+def _diffusers(exp: builder.Experiment, path: pathlib.Path, raw: bool) -> tuple[Any, Any]:
+    if raw:
+        raise ValueError("--raw is for files that have an average too")
+    net, params, info = convert.from_diffusers(path)
+    if type(net) is not type(exp.net):
+        raise ValueError(
+            f"the network of {path} is a {type(net).__name__}, but the config's is a "
+            f"{type(exp.net).__name__}"
+        )
+    names = [field.name for field in dataclasses.fields(net) if field.name not in FREE]
+    pairs = [(name, getattr(net, name), getattr(exp.net, name)) for name in names]
+    sde = exp.config.sde
+    pairs += [
+        (name, info[name], getattr(sde, name))
+        for name in ("sigma_min", "sigma_max", "beta_min", "beta_max")
+        if name in info and hasattr(sde, name)
+    ]
+    wrong = [f"{name} {theirs!r}, not {ours!r}" for name, theirs, ours in pairs if theirs != ours]
+    if wrong:
+        raise ValueError(f"{path} does not fit the config: it has {'; '.join(wrong)}")
+    return params, info
+
+
+READERS: dict[str, Callable[[builder.Experiment, pathlib.Path, bool], tuple[Any, Any]]] = {
+    "score_sde_pytorch": _score_sde(convert.from_score_sde_pytorch),
+    "score_sde_jax": _score_sde(convert.from_score_sde_jax),
+    "improved_diffusion": _openai(convert.from_improved_diffusion),
+    "guided_diffusion": _openai(convert.from_guided_diffusion),
+    "diffusers": _diffusers,
+}
+
+
+def note(args: Args, path: pathlib.Path) -> dict[str, Any]:
+    """Where the weights are from."""
+    made: dict[str, Any] = {"from": args.source, "file": str(path), "raw": args.raw}
+    if path.is_file():
+        with path.open("rb") as file:
+            made["sha256"] = hashlib.file_digest(file, "sha256").hexdigest()
+    return made
+
+
+def write_run(
+    workdir: pathlib.Path, exp: builder.Experiment, params: Any, step: int, where_from: Any
+) -> None:
+    """Write the folder of a run whose weights are given, whole or not at all."""
+    key = jax.random.key(exp.config.seed)
+    state = training.init_state(key, params, exp.optimizer, index_sampler=exp.process.index_sampler)
+    part = workdir.with_name(f".{workdir.name}.{os.getpid()}.part")
+    try:
+        cli.save_config(part, exp.config)
+        cli.write_json(part / NOTE_FILE, where_from)
+        with checkpoints.open_checkpoints(part / train.CHECKPOINTS, keep=1) as store:
+            store.save(step, state, extra=dataclasses.asdict(exp.config))
+        os.replace(part, workdir)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+if __name__ == "__main__":
+    cli.main(main)
