@@ -6,6 +6,7 @@ from score_jax.nets.mlp import MLP as MLP
 from score_jax.nets.ncsnpp import NCSNpp as NCSNpp
 from score_jax.nets.ncsnv2 import NCSN as NCSN
 from score_jax.nets.ncsnv2 import NCSNv2 as NCSNv2
+from score_jax.nets.series import SeriesUNet as SeriesUNet
 from score_jax.nets.unet import UNet as UNet
 
-__all__ = ["DDPM", "MLP", "NCSN", "EncoderUNet", "NCSNpp", "NCSNv2", "UNet"]
+__all__ = ["DDPM", "MLP", "NCSN", "EncoderUNet", "NCSNpp", "NCSNv2", "SeriesUNet", "UNet"]

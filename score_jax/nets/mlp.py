@@ -13,7 +13,9 @@ class MLP(nn.Module):
     """Residual MLP: (x (b, *d), label (b,), y (b,)) -> shape of x; data of any rank is flattened.
 
     The label (t * 999) is embedded by sines and, with that of the class y, shifts and scales the
-    hidden layer of every block. y is needed exactly when `num_classes` is given.
+    hidden layer of every block. y is needed exactly when `num_classes` is given. `dtype` is that of the
+    computation: parameters are float32, and the output has the type of x. `remat` recomputes every
+    block in the backward pass, which saves memory.
 
     Raises ValueError for sizes below 1, labels of another length than x, and missing or unasked y.
 
@@ -26,6 +28,7 @@ class MLP(nn.Module):
     dropout: float = 0.0
     num_classes: int | None = None
     dtype: Any = None
+    remat: bool = False
 
     @nn.compact
     def __call__(
@@ -48,12 +51,18 @@ class MLP(nn.Module):
             emb = emb + nn.Embed(self.num_classes or 0, self.width, dtype=self.dtype)(y)
         flat = x.reshape(x.shape[0], -1)
         h = dense(self.width)(flat)
-        for _ in range(self.num_blocks):
+
+        # A function of the module, not a module: the names of the parameters are its own.
+        def block(_: nn.Module, h: Array, emb: Array) -> Array:
             scale, shift = jnp.split(dense(2 * self.width)(emb), 2, axis=1)
             z = nn.LayerNorm(use_bias=False, use_scale=False, dtype=self.dtype)(h)
             z = nn.silu(dense(self.width)(z * (1 + scale) + shift))
             z = nn.Dropout(self.dropout, deterministic=not train)(z)
-            h = h + dense(self.width)(z)
+            return h + dense(self.width)(z)
+
+        apply = nn.remat(block) if self.remat else block
+        for _ in range(self.num_blocks):
+            h = apply(self, h, emb)
         # The last map starts at zero: the first prediction is zero, whatever the input.
         out = nn.Dense(flat.shape[1], kernel_init=nn.initializers.zeros, dtype=self.dtype)(
             nn.silu(h)
