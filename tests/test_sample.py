@@ -12,6 +12,7 @@ from score_jax.samplers import sampling as module
 from score_jax.score import denoise
 from score_jax.sde import VE, VP
 from tests.closed_form import isotropic
+from tests.test_docs import ROOT, run_blocks
 
 SDE = VP()
 SCORE = isotropic(SDE, 0.8, 0.5)
@@ -226,3 +227,8 @@ def test_what_cannot_be_compared_is_compiled_each_time():
         jax.random.key(0), Mine(), SCORE, (2, 2), sm.euler_maruyama, GRID, progress=False
     )
     assert np.isfinite(out.x).all()
+
+
+@pytest.mark.slow
+def test_the_examples_of_the_documentation(tmp_path, monkeypatch):
+    run_blocks(ROOT / "docs" / "samplers.md", tmp_path, monkeypatch)
