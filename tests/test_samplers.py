@@ -308,7 +308,7 @@ def test_bad_grids_are_named(grid, named):
 def test_bad_options_are_named():
     sde = SDES["vp"]
     score = isotropic(sde, MEAN, STD)
-    with pytest.raises(ValueError, match="snr must be > 0, got -1"):
+    with pytest.raises(ValueError, match="snr must be > 0 and finite, got -1"):
         sm.langevin(sde, score, snr=-1.0)
     with pytest.raises(ValueError, match="n_steps"):
         sm.langevin(sde, score, n_steps=0)

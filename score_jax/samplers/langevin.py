@@ -72,16 +72,15 @@ def corrector(score: ScoreFn, n_steps: int, size: StepSize) -> Step:
         del t_next
         t = as_time(t)
 
-        def once(carry, k):  # type: ignore[no-untyped-def]
+        def once(carry, i):  # type: ignore[no-untyped-def]
             x = carry.x
             gradient = score(x, t)
-            z = jax.random.normal(k, x.shape, x.dtype)
+            z = jax.random.normal(jax.random.fold_in(key, i), x.shape, x.dtype)
             return move(x, z, gradient, size(z, gradient, t)), None
 
-        keys = jax.random.split(key, n_steps)
         if n_steps == 1:
-            return once(StepOut(x, x), keys[0])[0]
-        return jax.lax.scan(once, StepOut(x, x), keys)[0]
+            return once(StepOut(x, x), 0)[0]
+        return jax.lax.scan(once, StepOut(x, x), jnp.arange(n_steps))[0]
 
     return Step(update, n_steps)
 

@@ -61,7 +61,7 @@ def dynamic(quantile: float = 0.995, low: float = -1.0, high: float = 1.0) -> Ru
     return rule
 
 
-def threshold(sde: SDE, score: ScoreFn, rule: Rule) -> ScoreFn:
+def threshold(sde: SDE, score: ScoreFn, rule: Any) -> ScoreFn:
     """The score whose denoised estimate is rule(x0): see the module. One evaluation of `score`.
 
     `rule` maps x0 (b, *d) to itself: `static`, `dynamic`, `no_threshold`, or any function.
