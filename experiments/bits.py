@@ -3,14 +3,19 @@
 import dataclasses
 import functools
 import math
+import pathlib
 from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from experiments import curves, samplers
 from experiments.build import Experiment
-from score_jax import likelihood
+from experiments.networks import learns_variance
+from score_jax import likelihood, losses, viz
+from score_jax._spread import in_chunks
+from score_jax.samplers import static
 
 GAPS = {"ignore": likelihood.IGNORE, "tweedie": likelihood.TWEEDIE, "offset": likelihood.OFFSET}
 
@@ -33,6 +38,8 @@ class Options:
     probes: int = 1
     # Also the SDE's variational bound, by so many draws of time (0: not).
     bound: int = 0
+    # On a beta table: steps of the table that the bound is taken over (default: all of them).
+    bound_steps: int | None = None
     # Examples handled at once.
     chunk: int = 300
 
@@ -94,9 +101,95 @@ def _over(exp: Experiment, estimate: Any, params: Any, key: Any, args: Options) 
     }
 
 
-def measure(exp: Experiment, params: Any, key: Any, args: Options) -> dict[str, Any]:
+def table_terms(
+    exp: Experiment, params: Any, key: Any, args: Options
+) -> tuple[Any, dict[str, np.ndarray], dict[str, float]]:
+    """The bound of every example of a split, on a run's beta table: (table, parts, costs).
+
+    parts: total and prior (n,), terms, x0_mse and noise_mse (n, steps), means over the draws.
+    """
+    process, data = exp.process, getattr(exp, args.split)
+    table = samplers.table_of(process.diffusion, args.bound_steps)
+    low, high = exp.config.data.range
+    clean = None if exp.levels is None else static(low, high)
+    n = len(data.x)
+
+    def take(index: np.ndarray) -> Any:
+        part = {"x": data.x[index % n]}
+        return part | ({"y": data.y[index % n]} if exp.num_classes else {})
+
+    def function(shared: Any, index: Any, part: Any) -> Any:
+        base, params = shared
+        assert process.make_reverse is not None
+        kwargs = {"y": part["y"]} if "y" in part else {}
+        reverse = process.make_reverse(table, exp.net.apply, params, kwargs, clean)
+        here = jax.random.fold_in(base, index[0])
+        x0 = exp.on_levels(part["x"])
+        return losses.table_bound(table, reverse, here, x0, decoder=process.decoder)._asdict()
+
+    done = in_chunks(function, (key, params), take, n * args.draws, chunk=args.chunk, desc="bound")
+    parts = {
+        name: v.reshape(args.draws, n, *v.shape[1:]).mean(axis=0) for name, v in done.out.items()
+    }
+    costs = {
+        "nfe": float(table.n),
+        "seconds": done.seconds,
+        "compile_seconds": done.compile_seconds,
+    }
+    return table, parts, costs
+
+
+def measure_table(
+    exp: Experiment, params: Any, key: Any, args: Options, folder: pathlib.Path
+) -> dict[str, Any]:
+    """Bits per dimension of a split by the bound of a beta table; its curves go to the folder."""
+    bound_key, picture_key = jax.random.split(key)
+    table, parts, costs = table_terms(exp, params, bound_key, args)
+    curve = {name: parts[name].mean(axis=0) for name in ("terms", "x0_mse", "noise_mse")}
+    arrays: dict[str, Any] = {"index": table.index_map, **parts}
+    np.savez(folder / "bound.npz", **arrays)
+    viz.save_image(curves.bound_terms(table, {"bound": curve["terms"]}), folder / "bound.png")
+    if learns_variance(exp.config) and not exp.num_classes:
+        assert exp.process.make_reverse is not None
+        reverse = exp.process.make_reverse(table, exp.net.apply, params, {}, None)
+        x0 = exp.on_levels(exp.test.x[:64])
+        picture = curves.learned_variance(table, reverse, picture_key, x0)
+        viz.save_image(picture, folder / "learned_variance.png")
+    return {
+        "split": args.split,
+        "examples": len(parts["total"]),
+        "draws": args.draws,
+        "levels": exp.levels,
+        "steps": table.n,
+        "model": mean_stderr(parts["total"]) | costs,
+        "prior": mean_stderr(parts["prior"]),
+        "terms": mean_stderr(parts["terms"].sum(axis=1)),
+        "reconstruction": mean_stderr(parts["terms"][:, 0]),
+        "x0_mse": float(curve["x0_mse"].mean()),
+        "noise_mse": float(curve["noise_mse"].mean()),
+        "gaussian": _gaussian(exp, key, args),
+    }
+
+
+def _gaussian(exp: Experiment, key: Any, args: Options) -> dict[str, float]:
+    """Bits per dimension of the same data under a plain Gaussian, dequantised."""
+    fit_key, plain_key = jax.random.split(jax.random.fold_in(key, 1))
+    x = getattr(exp, args.split).x
+    plain = Gaussian(exp, fit_key)
+    draws = [exp.from_data(k, x) for k in jax.random.split(plain_key, args.draws)]
+    logp = np.stack([plain.logp(np.asarray(d, np.float64)) for d in draws])
+    return mean_stderr(in_bits(exp, logp.mean(axis=0)))
+
+
+def measure(
+    exp: Experiment, params: Any, key: Any, args: Options, folder: pathlib.Path
+) -> dict[str, Any]:
     """Bits per dimension of a whole split: of the model, its bound if asked, and a Gaussian."""
-    model_key, bound_key, plain_key, fit_key = jax.random.split(key, 4)
+    if exp.process.diffusion is not None:
+        return measure_table(exp, params, key, args, folder)
+    if args.bound_steps is not None:
+        raise ValueError("--bound-steps needs a run on a beta table (sde.kind 'diffusion')")
+    model_key, bound_key = jax.random.split(key)
     result: dict[str, Any] = {
         "split": args.split,
         "examples": len(getattr(exp, args.split).x),
@@ -111,11 +204,7 @@ def measure(exp: Experiment, params: Any, key: Any, args: Options) -> dict[str, 
     }
     if args.bound:
         result["bound"] = _over(exp, _bound, params, bound_key, args)
-    x = getattr(exp, args.split).x
-    plain = Gaussian(exp, fit_key)
-    draws = [exp.from_data(k, x) for k in jax.random.split(plain_key, args.draws)]
-    logp = np.stack([plain.logp(np.asarray(d, np.float64)) for d in draws])
-    result["gaussian"] = mean_stderr(in_bits(exp, logp.mean(axis=0)))
+    result["gaussian"] = _gaussian(exp, key, args)
     return result
 
 

@@ -95,11 +95,18 @@ class Experiment:
         if c.dequantize or self.levels is None:
             x = self.from_data(noise_key, batch["x"])
         else:
-            x = data.scale(jnp.asarray(batch["x"], jnp.float32) / (self.levels - 1), c.range)
+            x = self.on_levels(batch["x"])
         if c.flip:
             x = data.random_flip(flip_key, x)
         ready = {"x": x} | ({"y": batch["y"]} if self.config.net.conditional else {})
         return ready | ({"low_res": self._reduced(x)} if self.reduces else {})
+
+    def on_levels(self, x: Any) -> Any:
+        """Take data to points of the range, one a level, without dequantisation."""
+        if self.levels is None:
+            return jnp.asarray(x)
+        unit = jnp.asarray(x, jnp.float32) / (self.levels - 1)
+        return data.scale(unit, self.config.data.range)
 
     @property
     def reduces(self) -> int | None:

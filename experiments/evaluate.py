@@ -68,7 +68,7 @@ def evaluate(workdir: pathlib.Path, args: Args) -> dict[str, Any]:
     if not args.bpd:
         result["loss"] = held_out_loss(exp, params, keys[1])
     if args.draws:
-        result[bits.unit(exp)] = bits.measure(exp, params, keys[3], args)
+        result[bits.unit(exp)] = bits.measure(exp, params, keys[3], args, workdir)
     if args.num and not args.bpd:
         result["distance"] = _distance(exp, params, keys, args)
     cli.write_json(workdir / (BPD_FILE if args.bpd else RESULT_FILE), result)

@@ -196,7 +196,13 @@ def respaced(c: SampleConfig, diffusion: Any) -> Any:
         raise ValueError(
             f"sampler {c.sampler!r} needs a run on a beta table (sde.kind 'diffusion')"
         )
-    return diffusion if c.steps >= diffusion.n else discrete.respace(diffusion, str(c.steps))
+    return table_of(diffusion, c.steps)
+
+
+def table_of(diffusion: Any, steps: int | None) -> Any:
+    """The table itself, or `steps` of its steps where these are fewer."""
+    whole = steps is None or steps >= diffusion.n
+    return diffusion if whole else discrete.respace(diffusion, str(steps))
 
 
 def make_table(c: SampleConfig, table: Any) -> tuple[Any, Any]:

@@ -7,6 +7,11 @@ import shutil
 import struct
 import tempfile
 import zipfile
+import zlib
+
+import msgpack
+import numpy as np
+from flax import traverse_util
 
 from tests.golden_files import FOLDER
 
@@ -104,3 +109,52 @@ def write_legacy(path, body, storages, *, system=None, magic=0x1950A86A20F9469CF
     raw = [struct.pack("<q", count) + values for count, values in storages.values()]
     path.write_bytes(b"".join(map(program, pickles)) + b"".join(raw))
     return path
+
+
+# Weights drawn from their names, so that only names, shapes and outputs need to be kept.
+
+
+def drawn(path, shape):
+    """Weights of one tensor of the authors' JAX program: scales near 1, all else near 0."""
+    rng = np.random.default_rng(zlib.crc32(path.encode()))
+    return (rng.normal(0, 0.1, shape) + path.endswith("scale")).astype(np.float32)
+
+
+def ndarray(value):
+    """An array as Flax packs it."""
+    value = np.asarray(value)
+    shape = tuple(value.shape)
+    data = msgpack.packb((shape, value.dtype.name, value.tobytes()), use_bin_type=True)
+    return msgpack.ExtType(1, data)
+
+
+def write_msgpack(path, tree):
+    """A file of msgpack, as Flax's checkpoints are."""
+    path.write_bytes(msgpack.packb(tree, strict_types=True))
+    return path
+
+
+def state_of_2021(raw, average):
+    """The State of score_sde's JAX program: {path: array} of the weights and of their average."""
+    pack = lambda flat: {
+        k: ndarray(v) if not isinstance(v, dict) else pack(v) for k, v in flat.items()
+    }
+    raw, average = (traverse_util.unflatten_dict(t, sep="/") for t in (raw, average))
+    zeros = lambda tree: {
+        k: zeros(v)
+        if isinstance(v, dict)
+        else {n: np.zeros_like(v) for n in ("grad_ema", "grad_sq_ema")}
+        for k, v in tree.items()
+    }
+    return {
+        "step": ndarray(np.int32(1300000)),
+        "optimizer": {
+            "target": pack(raw),
+            "state": {"step": ndarray(np.int32(1300000)), "param_states": pack(zeros(raw))},
+        },
+        "lr": 2e-4,
+        "model_state": {},
+        "ema_rate": 0.999,
+        "params_ema": pack(average),
+        "rng": ndarray(np.array([0, 42], np.uint32)),
+    }

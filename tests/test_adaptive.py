@@ -133,7 +133,7 @@ def test_few_evaluations_and_all_of_them_counted(ladder):
     # A fourth-order predictor whose error the tolerance bounds: nfe grows as tol^(-1/5) at the fine end.
     slope = np.polyfit(np.log(tols[-4:]), np.log(nfe[-4:]), 1)[0]
     assert -0.24 < slope < -0.15
-    assert nfe[tols == 1e-3] <= 30 and nfe[tols == 1e-5] <= 65
+    assert nfe[1] <= 30 and nfe[3] <= 65  # 1e-3 and 1e-5
 
 
 @pytest.mark.parametrize("order", [1, 2, 3])
@@ -183,7 +183,7 @@ def test_nfe_is_what_the_network_saw(per_sample):
     sde, calls = VP(), []
 
     def score(x, t):
-        jax.debug.callback(lambda _: calls.append(1), t)
+        jax.debug.callback(lambda _: calls.append(1), x)
         bump = jnp.tanh(30 * (t - 0.4))
         return isotropic(sde, MEAN, STD)(x, t) * (1 + 0.5 * bump)
 
@@ -197,8 +197,8 @@ def test_nfe_is_what_the_network_saw(per_sample):
     jax.effects_barrier()
     assert int(jnp.sum(out.rejected)) > 0
     if per_sample:
-        # All evaluate as often as the slowest; a callback is called for each of them.
-        assert out.nfe.shape == (3,) and len(calls) in (int(out.nfe.max()), 3 * int(out.nfe.max()))
+        # All evaluate as often as the slowest, and the callback is called for each of the three.
+        assert out.nfe.shape == (3,) and abs(len(calls) / 3 - int(out.nfe.max())) < 1
     else:
         assert len(calls) == int(out.nfe)
 
@@ -211,21 +211,22 @@ def test_norms_and_samples_of_their_own():
     x = jnp.asarray(np.random.default_rng(1).normal(size=(32, 2)), jnp.float32)
     truth = reference(sde, mixture(2, 5), x, 1.0, 1e-3)
 
-    def solve(x, **options):
+    def solver_with(**options):
         return jax.jit(
             lambda x: sm.adaptive_multistep(
                 sde, score, x, t_from=1.0, t_to=1e-3, rtol=1e-3, atol=1e-3, **options
             )
-        )(x)
+        )
 
     worst = lambda out: np.sqrt(np.square(out.x - truth).mean(axis=1)).max()
-    batch, careful = solve(x), solve(x, norm=sm.worst_sample)
+    batch, careful = solver_with()(x), solver_with(norm=sm.worst_sample)(x)
     assert int(careful.nfe) > int(batch.nfe)
     assert worst(careful) < worst(batch) / 2
-    each = solve(x, per_sample=True)
-    few = solve(x[:3], per_sample=True)
-    np.testing.assert_allclose(each.x[:3], few.x, rtol=1e-4, atol=1e-5)
-    np.testing.assert_array_equal(each.nfe[:3], few.nfe)
+    alone = solver_with(per_sample=True)
+    each, others = alone(x), alone(x.at[3:].multiply(-0.5))
+    np.testing.assert_array_equal(each.x[:3], others.x[:3])
+    np.testing.assert_array_equal(each.nfe[:3], others.nfe[:3])
+    assert not np.array_equal(each.nfe, others.nfe)
     assert each.nfe.min() < each.nfe.max() and worst(each) < 0.02
 
 
@@ -274,23 +275,31 @@ def test_forward_mode_goes_through_and_reverse_mode_says_so(x64):
 def test_no_way_to_go_and_half_precision():
     sde = VP()
     x = jnp.ones((2, 3))
-    still = sm.adaptive_multistep(sde, isotropic(sde, MEAN, STD), x, t_from=0.5, t_to=0.5)
+    solve = jax.jit(
+        lambda x, t_to: sm.adaptive_multistep(
+            sde, isotropic(sde, MEAN, STD), x, t_from=0.5, t_to=t_to, rtol=1e-2
+        )
+    )
+    still = solve(x, 0.5)
     np.testing.assert_allclose(still.x, x, rtol=1e-6)
     assert int(still.nfe) == 1
-    half = sm.adaptive_multistep(
-        sde, isotropic(sde, MEAN, STD), x.astype(jnp.bfloat16), t_from=1.0, t_to=0.1, rtol=1e-2
-    )
+    half = solve(x.astype(jnp.bfloat16), 0.1)
     assert half.x.dtype == half.denoised.dtype == jnp.bfloat16
 
 
 def test_what_cannot_be_solved_says_why():
     sde = VP()
     x = jnp.ones((2, 3))
-    nan_early = lambda x, t: x * jnp.nan
-    nan_late = lambda x, t: jnp.where(t < 0.3, jnp.nan, -x)
-    for score in (nan_early, nan_late):
+
+    @jax.jit
+    def solve(x, broken_from):
+        score = lambda x, t: jnp.where(t < broken_from, jnp.nan, isotropic(sde, MEAN, STD)(x, t))
+        return sm.adaptive_multistep(sde, score, x, t_from=1.0, t_to=0.1, max_steps=45)
+
+    assert jnp.isfinite(solve(x, 0.0).x).all()
+    for broken_from in (2.0, 0.3):
         with pytest.raises(Exception, match="not finite"):
-            sm.adaptive_multistep(sde, score, x, t_from=1.0, t_to=0.1)
+            jax.block_until_ready(solve(x, broken_from))
     with pytest.raises(Exception, match="max_steps=5"):
         sm.adaptive_multistep(sde, isotropic(sde, MEAN, STD), x, t_from=1.0, t_to=0.1, max_steps=5)
 

@@ -17,6 +17,7 @@ from score_jax.convert.pickles import read_pickle
 from tests.convert_files import (
     dictionary,
     name,
+    ndarray,
     program,
     storage,
     tensor,
@@ -25,6 +26,7 @@ from tests.convert_files import (
     unpacked,
     whole,
     write_legacy,
+    write_msgpack,
     write_zip,
 )
 from tests.golden_files import golden
@@ -321,13 +323,6 @@ def test_files_damaged_at_random_never_crash(tmp_path):
 # Flax.
 
 
-def ndarray(value):
-    value = np.asarray(value)
-    shape = tuple(value.shape)
-    data = msgpack.packb((shape, value.dtype.name, value.tobytes()), use_bin_type=True)
-    return msgpack.ExtType(1, data)
-
-
 def chunked(value, size):
     flat = value.reshape(-1)
     parts = [flat[i : i + size] for i in range(0, flat.size, size)]
@@ -336,11 +331,6 @@ def chunked(value, size):
         "shape": {str(i): n for i, n in enumerate(value.shape)},
         "chunks": {str(i): ndarray(part) for i, part in enumerate(parts)},
     }
-
-
-def write_msgpack(path, tree):
-    path.write_bytes(msgpack.packb(tree, strict_types=True))
-    return path
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16", "uint32", "int8", "bool"])

@@ -99,11 +99,14 @@ def test_the_run_folder_holds_everything(workdir):
 
 @pytest.mark.slow
 def test_sample_and_evaluate_need_only_the_folder(workdir):
-    out = run("sample", "--workdir", workdir, "--sampler", "pc", "--num", 6, "--label", 3, check=0)
+    options = ["--sample.sampler", "pc", "--num", 6, "--label", 3]
+    out = run("sample", "--workdir", workdir, *options, check=0)
     assert "11 evaluations each" in out.stdout  # 5 steps, each corrected once, and the denoising
     with np.load(workdir / "samples" / "pc.npz") as file:
         x = file["x"]
     assert x.shape == (6, 8, 8, 1) and x.dtype == np.uint8 and x.max() <= 16
+    facts = json.loads((workdir / "samples" / "pc.json").read_text())
+    assert facts["nfe"] == 11 and facts["label"] == 3 and facts["sample"]["steps"] == 5
     out = run("evaluate", "--workdir", workdir, "--num", 40, "--tol", "1e-2", check=0)
     assert "bits per dim" in out.stdout
     result = json.loads((workdir / "evaluation.json").read_text())
@@ -112,6 +115,19 @@ def test_sample_and_evaluate_need_only_the_folder(workdir):
     assert result["bits_per_dim"]["model"]["stderr"] > 0
     assert result["distance"]["train_split"]["frechet"] < result["distance"]["gaussian"]["frechet"]
     assert result["distance"]["classifier_accuracy"] > 0.95
+
+
+@pytest.mark.slow
+def test_the_sampler_card(workdir):
+    some = ["--samplers", "dpmpp_2m", "pc", "--nfe", 4, 6]
+    out = run("compare", "--workdir", workdir, "--num", 12, *some, check=0)
+    assert "| dpmpp_2m | 5 steps | 6 |" in out.stdout
+    result = json.loads((workdir / "compare.json").read_text())
+    assert [row["nfe"] for row in result["rows"]] == [4, 6, 3, 5]
+    errors = [row["error"] for row in result["rows"]]
+    assert errors[1] < errors[0] and errors[2:] == [None, None]
+    assert (workdir / "compare.png").stat().st_size > 1_000
+    assert "| pc | 2 steps | 5 |" in (workdir / "compare.md").read_text()
 
 
 @pytest.mark.slow
@@ -130,6 +146,9 @@ BAD = [
     (["train", "--data.name", "array", "--data.path", "missing.npy"], "missing.npy"),
     (["sample", "--workdir", "no_such_run"], "holds no run"),
     (["sample", "--workdir", "no_such_run", "--num", "-4"], "--num must be at least 1"),
+    (["sample", "--workdir", "no_such_run", "--sampler", "dpm"], "dpmpp_2m"),
+    (["compare", "--workdir", "no_such_run", "--samplers", "dpm"], "known: pc, song, em"),
+    (["compare", "--workdir", "no_such_run", "--nfe", "1"], "--nfe must be numbers of at least 2"),
     (["evaluate", "--workdir", "no_such_run", "--num", "1"], "--num must be 0 or at least 2"),
 ]
 

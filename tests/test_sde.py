@@ -210,7 +210,16 @@ def test_time_of_log_snr_has_the_right_derivative(sde, x64):
 def test_any_sde_of_the_users_has_the_clock():
     """An SDE with nothing but the protocol: the bisection finds what VP knows in closed form."""
 
-    names = ("t1 mean_coeff std drift diffusion marginal prior_sample prior_logp").split()
+    names = [
+        "t1",
+        "mean_coeff",
+        "std",
+        "drift",
+        "diffusion",
+        "marginal",
+        "prior_sample",
+        "prior_logp",
+    ]
     own = types.SimpleNamespace(**{name: getattr(VP(), name) for name in names})
     t = jnp.asarray([1e-5, 1e-3, 0.1, 0.7, 1.0])
     value = VP().log_snr(t)

@@ -62,7 +62,8 @@ def _check(net: Any, x: Any, label: Any, y: Any) -> None:
 
 def _refinenet(net: Any, style: Style, x: Image, index: Array | None, train: bool) -> Image:
     """The network without the division by sigma; its modules belong to the module that calls."""
-    res, refine = RefineResBlock, RefineBlock
+    res: Any = RefineResBlock
+    refine: Any = RefineBlock
     if net.remat:
         res, refine = (nn.remat(m, static_argnums=(3,)) for m in (res, refine))
     downs, ups = STAGES[net.variant]

@@ -183,7 +183,8 @@ class ResolutionFusion(nn.Module):
     @nn.compact
     def __call__(self, xs: list[Image], index: Index, *, train: bool = False) -> Image:
         """Fuse xs."""
-        s, total = self.style, None
+        s = self.style
+        total: Any = None
         for i, x in enumerate(xs):
             if s.levels is not None:
                 x = s.norm(f"norm{i}")(x, index)

@@ -166,7 +166,7 @@ def _solve(
     rtol: Any = 1e-5,
     atol: Any = 1e-5,
     norm: Callable[[Any], Any] | None = None,
-    dt0: float | None = None,
+    dt0: Any = None,
     max_steps: int = 4096,
     adjoint: diffrax.AbstractAdjoint | None = None,
     dense: bool = False,
@@ -175,7 +175,7 @@ def _solve(
     controller = _controller(rtol, atol, norm, controller)
     if max_steps < 1:
         raise ValueError(f"max_steps must be at least 1, got {max_steps}")
-    solver = diffrax.Tsit5() if solver is None else solver
+    solver = diffrax.Dopri5() if solver is None else solver
     # At least single precision: a tolerance means nothing in half. Times have the state's precision,
     # since diffrax would otherwise raise the state to theirs.
     dtype = jnp.promote_types(jnp.result_type(*jax.tree.leaves(start)), jnp.float32)
@@ -236,12 +236,13 @@ def _check_flow(sde: SDE, x: Any, t_from: Any, t_to: Any, coordinate: Coordinate
 
 
 class _Ends(NamedTuple):
-    """The two ends in a coordinate: clock and scale of each, in the state's precision."""
+    """The two ends in a coordinate: clock and scale of each, in the state's precision; a first step."""
 
     u_from: Any
     u_to: Any
     scale_from: Any
     scale_to: Any
+    first: Any
 
 
 def _ends(sde: SDE, x: Any, t_from: Any, t_to: Any, coordinate: Coordinate) -> _Ends:
@@ -249,7 +250,19 @@ def _ends(sde: SDE, x: Any, t_from: Any, t_to: Any, coordinate: Coordinate) -> _
     times = [jnp.asarray(t, dtype) for t in (t_from, t_to)]
     clocks = [coordinate.clock(sde, t).astype(dtype) for t in times]
     scales = [coordinate.scale(sde, t).astype(dtype) for t in times]
-    return _Ends(*clocks, *scales)
+    # Half a unit of log(s/m): of that length are the features of the flow, whatever the clock.
+    way = jnp.sign(times[1] - times[0])
+    near = time_of_log_snr(sde, log_snr(sde, times[0]) - way).astype(dtype)
+    first, span = jnp.abs(coordinate.clock(sde, near) - clocks[0]), jnp.abs(clocks[1] - clocks[0])
+    first = jnp.clip(jnp.where(jnp.isfinite(first), first, 0), 0.01 * span, 0.1 * span)
+    return _Ends(clocks[0], clocks[1], scales[0], scales[1], jax.lax.stop_gradient(first))
+
+
+def _with_first(ends: _Ends, options: dict[str, Any]) -> dict[str, Any]:
+    """The options with the default of dt0, which places given one by one do not take."""
+    if isinstance(options.get("controller"), diffrax.StepTo):
+        return options
+    return {"dt0": ends.first} | {k: v for k, v in options.items() if k != "dt0" or v is not None}
 
 
 def probability_flow(
@@ -268,13 +281,13 @@ def probability_flow(
     From t1 to t0 latents become samples, from t0 to t1 samples their latents. `coordinate` is IN_TIME,
     eq. (1) of this module, or IN_LOG_NOISE, eq. (2). Options:
 
-    - `solver` (default Tsit5) and `controller`, any of diffrax's; or `rtol`, `atol` and `norm`: the error
-      is that of the whole batch (`batch_rms`, the default), of its worst sample (`worst_sample`), or any
-      function of a scaled error. With `per_sample` it is that of each sample on its own: slower, but no
-      sample depends on its neighbours.
-    - `dt0`, the first step (default a hundredth of the way) or, with a constant step size, all of
-      them; `max_steps`. The solver's own time runs from 0 to |u_to - u_from|, u the coordinate's clock,
-      and so do the places of `diffrax.StepTo`.
+    - `solver` (default Dopri5) and `controller`, any of diffrax's; or `rtol`, `atol` and `norm`: the
+      error is that of the whole batch (`batch_rms`, the default), of its worst sample (`worst_sample`),
+      or any function of a scaled error. With `per_sample` it is that of each sample on its own: slower,
+      but no sample depends on its neighbours.
+    - `dt0`, the first step or, with a constant step size, all of them (default half a unit of
+      log(s/m), but 1 to 10 % of the way); `max_steps`. The solver's own time runs from 0 to
+      |u_to - u_from|, u the coordinate's clock, and so do the places of `diffrax.StepTo`.
     - `adjoint`, any of diffrax's: by default reverse mode goes through the steps as they were taken
       (`RecursiveCheckpointAdjoint`), with respect to x, to what the score closes over, and to the two
       times. `diffrax.ForwardMode()` is for `jax.jvp`.
@@ -297,6 +310,7 @@ def probability_flow(
 
     _check_flow(sde, x, t_from, t_to, coordinate)
     ends = _ends(sde, x, t_from, t_to, coordinate)
+    options = _with_first(ends, options)
     if not per_sample:
         return solve(x)
     out = jax.vmap(lambda one: solve(one[None]))(x)
@@ -355,7 +369,13 @@ def probability_path(
     field = lambda u, y: coordinate.field(sde, score, y, u)
     start = x / bcast(ends.scale_from, x)
     solution, nfe = _solve(
-        field, start, ends.u_from, ends.u_to, dense=True, max_steps=max_steps, **options
+        field,
+        start,
+        ends.u_from,
+        ends.u_to,
+        dense=True,
+        max_steps=max_steps,
+        **_with_first(ends, options),
     )
     end = solution.ys[0] * bcast(ends.scale_to, solution.ys[0])
     direction = jnp.sign(ends.u_to - ends.u_from)

@@ -4,9 +4,9 @@ Song et al. (arXiv:2011.13456) discretise an SDE with N steps twice: the network
 times from t1 to t0, both included, while the coefficients are those of steps of length dt = 1/N, from
 a table entered at the index trunc(t (N - 1) / t1) in float32. The two clocks agree only when t0 is
 1/N: with N = 2000 and t0 = 1e-3 a thousand steps take the entry of a neighbour. So `song_grid` keeps
-all three, times, indices and dt, and the steps of this module read them there. Anything that is not meant to reproduce
-these programs is better served by `score_jax.samplers.steps`, whose coefficients are those of the
-interval.
+all three, times, indices and dt, and the steps of this module read them there. Anything that is not
+meant to reproduce these programs is better served by `score_jax.samplers.steps`, whose coefficients
+are those of the interval.
 
     table of VP      beta_i = linspace(beta_min, beta_max, N)_i / N,  alpha_i = 1 - beta_i
     table of VE      sigma_i = sigma_min (sigma_max/sigma_min)^(i / (N - 1)),  sigma_{-1} = 0
