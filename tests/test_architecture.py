@@ -43,12 +43,14 @@ STRINGS = {
     "_digits.py": {"test"},  # tensorflow-datasets names its splits so
     "_fit.py": {"finite"},  # a metric that is read, not shown
     "checkpoints.py": {"cpu"},  # JAX names its platforms so
+    "convert/torch_file.py": {"little"},  # Python names the order of bytes so
     "data.py": {".npy", ".npz"},  # endings of files
+    "nets/blocks.py": {"none", "up"},  # which way a block resamples, checked by the network
     "nets/convolution.py": {"cpu"},
     "nets/ncsnpp.py": {  # the fields that name the published variations, checked by `_check`
-        "ddpm", "fourier", "input_skip", "none", "output_skip", "sum", "up",
+        "ddpm", "fourier", "input_skip", "none", "output_skip", "sum",
     },
-    "sde.py": {"m"},  # the wording of an error
+    "nets/ncsnv2.py": {"3"},  # the authors' name of a block
 }  # fmt: skip
 
 LONGEST_FILE = 450

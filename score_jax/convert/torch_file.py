@@ -117,7 +117,7 @@ TABLE: dict[str, Any] = {
 def _values(raw: Any, dtype: np.dtype, little: bool) -> np.ndarray:
     """The numbers in a buffer of a given order of bytes."""
     if little != (sys.byteorder == "little") and dtype.itemsize > 1:
-        part = dtype.itemsize // (2 if dtype.kind in {"c"} else 1)
+        part = dtype.itemsize // (2 if np.issubdtype(dtype, np.complexfloating) else 1)
         raw = np.frombuffer(raw, np.uint8).reshape(-1, part)[:, ::-1].tobytes()
     return np.frombuffer(raw, dtype)
 

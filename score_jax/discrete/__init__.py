@@ -72,7 +72,6 @@ __all__ = [
     "Variance",
     "at_index",
     "check_index",
-    "clip",
     "cosine",
     "from_alpha_bar",
     "label_index",
@@ -87,6 +86,7 @@ __all__ = [
     "reverse_fn",
     "scaled_linear",
     "split_output",
-    "take", "where",
+    "take",
+    "where",
     "x0_to_noise",
-]  # fmt: skip
+]

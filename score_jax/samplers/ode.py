@@ -262,7 +262,8 @@ def _with_first(ends: _Ends, options: dict[str, Any]) -> dict[str, Any]:
     """The options with the default of dt0, which places given one by one do not take."""
     if isinstance(options.get("controller"), diffrax.StepTo):
         return options
-    return {"dt0": ends.first} | {k: v for k, v in options.items() if k != "dt0" or v is not None}
+    given = options.get("dt0")
+    return options | {"dt0": ends.first if given is None else given}
 
 
 def probability_flow(
