@@ -294,7 +294,7 @@ def test_what_cannot_be_solved_says_why():
     @jax.jit
     def solve(x, broken_from):
         score = lambda x, t: jnp.where(t < broken_from, jnp.nan, isotropic(sde, MEAN, STD)(x, t))
-        return sm.adaptive_multistep(sde, score, x, t_from=1.0, t_to=0.1, max_steps=45)
+        return sm.adaptive_multistep(sde, score, x, t_from=1.0, t_to=0.1, max_steps=100)
 
     assert jnp.isfinite(solve(x, 0.0).x).all()
     for broken_from in (2.0, 0.3):

@@ -64,15 +64,47 @@ def test_predictors(file, monkeypatch):
             np.testing.assert_allclose(got / scale, want / scale, atol=1e-5, err_msg=name)
 
 
-@pytest.mark.parametrize("file", ["vp_ddpmpp_continuous", "ve_ncsnpp_continuous"])
-def test_correctors(file, monkeypatch):
-    """Two moves of both correctors, through the network: norms over the batch, alpha of the table."""
+def scored(file):
+    """(SDE, the score in the authors' network with their weights, arrays) of a file."""
     net, params, a = load(file)
     sde = SDES[FILES[file]]
     label, output = (
         (sc.label_std(sde), sc.SCORE) if file[:2] == "ve" else (sc.label_time(), sc.NOISE)
     )
-    score = jax.jit(sc.score_fn(sde, net.apply, params, label=label, output=output))
+    return sde, sc.score_fn(sde, net.apply, params, label=label, output=output), a
+
+
+@pytest.mark.parametrize(
+    "file", [pytest.param(file, marks=pytest.mark.slow if "pp" in file else ()) for file in FILES]
+)
+def test_ode_samples(file):
+    """Their latents down to t = 0.2 as their RK45 goes, then their last denoising step.
+
+    They solved at 1e-4; the network is of random weights and so anything but smooth.
+    """
+    sde, score, a = scored(file)
+    t0 = a["ode_sample/eps"].astype(np.float32)
+    last = sm.song_reverse_diffusion(sde, score, entered_at(t0[None]))
+
+    @jax.jit
+    def draw(z, tol):
+        out = sm.probability_flow(sde, score, z, t_from=1.0, t_to=t0, rtol=tol, atol=tol)
+        end = last.update(jax.random.key(0), out.x, jnp.asarray(t0), jnp.asarray(t0) / 2)
+        return (end.x_mean + 1) / 2, out.nfe
+
+    want = a["ode_sample/x_denoised_unscaled01"]
+    scale, z = np.abs(want).max(), jnp.asarray(a["ode_sample/z"])
+    np.testing.assert_allclose(draw(z, 1e-5)[0] / scale, want / scale, atol=3e-3)
+    x, nfe = draw(z, 1e-4)
+    np.testing.assert_allclose(x / scale, want / scale, atol=5e-3)
+    assert int(nfe) <= int(a["ode_sample/nfe"])
+
+
+@pytest.mark.parametrize("file", ["vp_ddpmpp_continuous", "ve_ncsnpp_continuous"])
+def test_correctors(file, monkeypatch):
+    """Two moves of both correctors, through the network: norms over the batch, alpha of the table."""
+    sde, score, a = scored(file)
+    score = jax.jit(score)
     t, grid = jnp.asarray(a["score/t"]), entered_at(a["score/t"])
     for name, make in (("langevin", sm.song_langevin), ("ald", sm.song_annealed_langevin)):
         ref = {k: a[f"corrector/{name}/{k}"] for k in ("x", "x_mean", "z", "snr")}
