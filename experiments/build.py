@@ -72,6 +72,11 @@ class Experiment:
         """The loss on held-out data."""
         return self.process.make_loss(self.net.apply, False)
 
+    @property
+    def null_class(self) -> int | None:
+        """The class that stands for no label, of a network trained with hidden labels, or None."""
+        return self.num_classes if self.config.loss.label_dropout else None
+
     def init_params(self, key: Any) -> Any:
         """Draw the parameters of the network."""
         y = jnp.zeros((1,), jnp.int32) if self.num_classes else None
@@ -159,6 +164,8 @@ def build(config: Config) -> Experiment:
     """Build every part of a run; ValueError where the config does not fit the data."""
     form = datasets.form(config)
     num_classes = form.num_classes if config.net.conditional else None
+    process = make_process(config, form.levels, num_classes)
+    if num_classes is not None and config.loss.label_dropout:
+        num_classes += 1  # the class of hidden labels
     net = make_net(config, form.shape, num_classes)
-    process = make_process(config, form.levels)
     return Experiment(config, form, process, net, make_optimizer(config))

@@ -44,11 +44,15 @@ class Process:
     decoder: Any = None
 
 
-def make_process(config: Config, levels: int | None) -> Process:
-    """Make the process of a config; `levels` are the grey levels of its data."""
+def make_process(config: Config, levels: int | None, num_classes: int | None = None) -> Process:
+    """Make the process of a config; `levels` are the grey levels of its data.
+
+    `num_classes` are those of a conditional network, without the one for hidden labels.
+    """
+    hidden = {"label_dropout": config.loss.label_dropout, "null_class": num_classes}
     if isinstance(config.sde, DiffusionConfig):
-        return _table(config, levels)
-    return _continuous(config)
+        return _table(config, levels, hidden)
+    return _continuous(config, hidden)
 
 
 def _make_sde(config: Config) -> SDE:
@@ -87,7 +91,7 @@ def _level_times(config: Config) -> Callable[[Any, int, float, float], Any]:
     return lambda key, b, t0, t1: times(jax.random.randint(key, (b,), 0, n).astype(jnp.float32))
 
 
-def _continuous(config: Config) -> Process:
+def _continuous(config: Config, hidden: dict[str, Any]) -> Process:
     """Denoising score matching on an SDE."""
     process = _make_sde(config)
     c, loss = config.net, config.loss
@@ -118,6 +122,7 @@ def _continuous(config: Config) -> Process:
         }[loss.reduction],
         "times": _level_times(config) if c.label == "index" else times,
         "t0": t0,
+        **hidden,
     }
     return Process(
         process,
@@ -130,7 +135,7 @@ def _continuous(config: Config) -> Process:
     )
 
 
-def _table(config: Config, levels: int | None) -> Process:
+def _table(config: Config, levels: int | None, hidden: dict[str, Any]) -> Process:
     """Diffusion on a beta table: DDPM and Improved DDPM."""
     c, loss = config.sde, config.loss
     assert isinstance(c, DiffusionConfig) and isinstance(loss, TableLossConfig)
@@ -176,7 +181,7 @@ def _table(config: Config, levels: int | None) -> Process:
     return Process(
         sde.from_betas(diffusion.betas),
         lambda apply, train: losses.discrete_loss(
-            diffusion, apply, objective, label=label, train=train
+            diffusion, apply, objective, label=label, train=train, **hidden
         ),
         make_score,
         {

@@ -42,6 +42,11 @@ class Config:
             raise ValueError(
                 f"loss.kind must be {wanted!r} with sde.kind={self.sde.kind!r}, got {self.loss.kind!r}"
             )
+        if self.loss.label_dropout and not self.net.conditional:
+            raise ValueError(
+                f"loss.label_dropout={self.loss.label_dropout} needs net.conditional: there are no "
+                "labels to hide"
+            )
         indexed = isinstance(self.sde, DiffusionConfig) or self.sde.levels is not None
         if indexed != (self.net.label == "index"):
             wanted = "'index'" if indexed else "'time' or 'std'"

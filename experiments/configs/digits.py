@@ -3,7 +3,7 @@
 import dataclasses
 
 from experiments.configs.config import Config
-from experiments.configs.fields import DataConfig, TrainConfig
+from experiments.configs.fields import DataConfig, LossConfig, TrainConfig
 from experiments.configs.nets import MLPConfig, NCSNppConfig
 from experiments.configs.process import SDEConfig
 from experiments.configs.sample import SampleConfig
@@ -22,7 +22,10 @@ PRESETS: dict[str, Config] = {
         net=NCSNppConfig(output="score", label="std", embedding="fourier"),
     ),
     "digits_vp_conditional": dataclasses.replace(
-        _digits, net=dataclasses.replace(_digits.net, conditional=True)
+        # Some labels are hidden, so that it can be guided without a classifier.
+        _digits,
+        net=dataclasses.replace(_digits.net, conditional=True),
+        loss=LossConfig(label_dropout=0.1),
     ),
     "two_moons_vp": Config(
         data=DataConfig(name="two_moons"),

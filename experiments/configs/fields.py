@@ -59,10 +59,14 @@ class LossConfig:
     # Times of a batch: one in each n-th of the interval, independent, or drawn by importance for
     # the likelihood weighting. Networks of noise levels draw those.
     times: Literal["stratified", "uniform", "importance"] = "stratified"
+    # Fraction of the labels hidden from a conditional network, so that it learns the data without
+    # them too, as classifier-free guidance needs.
+    label_dropout: float = 0.0
 
     def __post_init__(self) -> None:
         ok = self.times != "importance" or self.weighting == "likelihood"
         check("loss", ok, "times", self.times, "importance only with loss.weighting likelihood")
+        check("loss", 0 <= self.label_dropout < 1, "label_dropout", self.label_dropout, "in [0, 1)")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,9 +80,13 @@ class TableLossConfig:
     weight: float = 1e-3
     # Indices of a batch: uniform, or by the size of their last losses.
     indices: Literal["uniform", "loss_second_moment"] = "uniform"
+    # Fraction of the labels hidden from a conditional network, so that it learns the data without
+    # them too, as classifier-free guidance needs.
+    label_dropout: float = 0.0
 
     def __post_init__(self) -> None:
         check("loss", self.weight > 0, "weight", self.weight, "> 0")
+        check("loss", 0 <= self.label_dropout < 1, "label_dropout", self.label_dropout, "in [0, 1)")
 
 
 AnyLoss = LossConfig | TableLossConfig

@@ -23,7 +23,6 @@ from score_jax.losses.discrete import bound_term as bound_term
 from score_jax.losses.discrete import density_decoder as density_decoder
 from score_jax.losses.discrete import discrete_loss as discrete_loss
 from score_jax.losses.discrete import discretized_gaussian as discretized_gaussian
-from score_jax.losses.discrete import drop_labels as drop_labels
 from score_jax.losses.discrete import gaussian_kl as gaussian_kl
 from score_jax.losses.discrete import hybrid as hybrid
 from score_jax.losses.discrete import normal_log_mass as normal_log_mass
@@ -33,6 +32,7 @@ from score_jax.losses.discrete import tanh_log_mass as tanh_log_mass
 from score_jax.losses.discrete import variational as variational
 from score_jax.losses.importance import importance_weighting as importance_weighting
 from score_jax.losses.importance import log_snr_times as log_snr_times
+from score_jax.losses.labels import drop_labels as drop_labels
 from score_jax.losses.time_samplers import IndexSampler as IndexSampler
 from score_jax.losses.time_samplers import LossHistory as LossHistory
 from score_jax.losses.time_samplers import index_probabilities as index_probabilities

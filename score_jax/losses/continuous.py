@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
 from score_jax._math import batch_mean, batch_sum, bcast
+from score_jax.losses.labels import check_dropout, drop_labels
 from score_jax.score import NOISE, Output
 from score_jax.types import SDE, Apply, Batch, Loss, Metrics, Params
 
@@ -97,22 +98,26 @@ def dsm_loss(
     reduction: Callable[[Any], Any] = mean_reduction,
     times: TimeSampler = stratified_times,
     t0: float = 1e-5,
+    label_dropout: float = 0.0,
+    null_class: int | None = None,
     train: bool = True,
 ) -> Loss:
     """Continuous denoising score matching, eq. (1) of this module, as a `Loss`.
 
     The batch is a dict with "x" (b, *d), floating, and optionally "y" (b,), class labels, which are
-    passed to the network as y=. `t0` is the smallest time; with `train` the network gets train=True
-    and a key for dropout. Metrics: "loss".
+    passed to the network as y=, in training replaced by `null_class` with probability
+    `label_dropout` (`score_jax.guidance.classifier_free` needs a network that knows both). `t0` is
+    the smallest time; with `train` the network gets train=True and a key for dropout. Metrics: "loss".
 
-    Raises ValueError unless 0 < t0 < t1, and, when traced, for integer data (scale and dequantise
-    them first).
+    Raises ValueError unless 0 < t0 < t1, for a dropout without null class and, when traced, for
+    integer data (scale and dequantise them first).
 
     >>> loss = dsm_loss(VP(), net.apply, label=label_time())
     >>> value, metrics = loss(params, jax.random.key(0), {"x": x0})
     """
     if not 0 < t0 < sde.t1:
         raise ValueError(f"t0 must be in (0, t1={sde.t1}), got {t0!r}")
+    check_dropout(label_dropout, null_class)
 
     def loss(params: Params, key: Key[Array, ""], batch: Batch) -> tuple[Float[Array, ""], Metrics]:
         x0 = batch["x"]
@@ -124,6 +129,12 @@ def dsm_loss(
         t = times(t_key, x0.shape[0], t0, sde.t1)
         z = jax.random.normal(z_key, x0.shape, x0.dtype)
         kwargs: dict[str, Any] = {"y": batch["y"]} if "y" in batch else {}
+        if train and label_dropout:
+            # A key of its own, so that the noise is the same with and without.
+            label_key = jax.random.fold_in(dropout_key, 1)
+            kwargs["y"] = drop_labels(
+                label_key, kwargs["y"], rate=label_dropout, null_class=int(null_class or 0)
+            )
         if train:
             kwargs |= {"train": True, "rngs": {"dropout": dropout_key}}
         per_example = dsm_per_example(

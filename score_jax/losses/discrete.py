@@ -40,6 +40,7 @@ from score_jax.discrete import (
     q_sample,
     split_output,
 )
+from score_jax.losses.labels import check_dropout, drop_labels
 from score_jax.types import Apply, Batch, Loss, Metrics, Params
 
 Decoder = Callable[[Any, Any, Any], Any]  # (x0, mean, log_variance) -> log p in nats, shape of x0
@@ -257,21 +258,6 @@ def hybrid(
     return objective
 
 
-def drop_labels(key: Key[Array, ""], y: Any, *, rate: float, null_class: int) -> Any:
-    """Class labels (b,), each replaced by `null_class` with probability `rate`.
-
-    One network then learns p(x | y) and p(x), for classifier-free guidance (arXiv:2207.12598).
-    """
-    return jnp.where(jax.random.bernoulli(key, rate, y.shape), null_class, y)
-
-
-def _check_dropout(label_dropout: float, null_class: int | None) -> None:
-    if not 0 <= label_dropout < 1:
-        raise ValueError(f"label_dropout must be in [0, 1), got {label_dropout!r}")
-    if label_dropout > 0 and null_class is None:
-        raise ValueError("null_class must be given with label_dropout: the class of no label")
-
-
 def discrete_loss(
     diffusion: Diffusion,
     apply: Apply,
@@ -296,7 +282,7 @@ def discrete_loss(
 
     >>> loss = discrete_loss(cosine(1000), net.apply, hybrid(decoder=discretized_gaussian(17)))
     """
-    _check_dropout(label_dropout, null_class)
+    check_dropout(label_dropout, null_class)
     tell = label_index(diffusion) if label is None else label
 
     def loss(params: Params, key: Key[Array, ""], batch: Batch) -> tuple[Float[Array, ""], Metrics]:

@@ -1,0 +1,28 @@
+"""Guidance, ScoreFn -> ScoreFn: classes, any log-likelihood, and the exact conditionals to test by.
+
+What comes out is a score again, so that every sampler and the likelihood take it.
+"""
+
+from score_jax.guidance.classes import Classifier as Classifier
+from score_jax.guidance.classes import check_classes as check_classes
+from score_jax.guidance.classes import class_logp as class_logp
+from score_jax.guidance.classes import classifier_fn as classifier_fn
+from score_jax.guidance.classes import classifier_free as classifier_free
+from score_jax.guidance.classes import classifier_free_apply as classifier_free_apply
+from score_jax.guidance.classes import classifier_free_doubled as classifier_free_doubled
+from score_jax.guidance.classes import classifier_guidance as classifier_guidance
+from score_jax.guidance.exact import Mixture as Mixture
+from score_jax.guidance.exact import gaussian as gaussian
+from score_jax.guidance.tables import gradient_of as gradient_of
+from score_jax.guidance.tables import guided_mean as guided_mean
+from score_jax.guidance.tables import guided_noise as guided_noise
+from score_jax.guidance.terms import Term as Term
+from score_jax.guidance.terms import guide as guide
+from score_jax.guidance.terms import on_x as on_x
+from score_jax.guidance.terms import on_x0 as on_x0
+
+__all__ = [
+    "Classifier", "Mixture", "Term", "check_classes", "class_logp", "classifier_fn",
+    "classifier_free", "classifier_free_apply", "classifier_free_doubled", "classifier_guidance",
+    "gaussian", "gradient_of", "guide", "guided_mean", "guided_noise", "on_x", "on_x0",
+]  # fmt: skip
