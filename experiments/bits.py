@@ -17,6 +17,7 @@ from score_jax import likelihood, losses, viz
 from score_jax._spread import in_chunks
 from score_jax.samplers import static
 
+Split = Literal["test", "train"]
 GAPS = {"ignore": likelihood.IGNORE, "tweedie": likelihood.TWEEDIE, "offset": likelihood.OFFSET}
 
 
@@ -25,7 +26,7 @@ class Options:
     """How bits per dimension are measured."""
 
     # Which data they are of.
-    split: Literal["test", "train"] = "test"
+    split: Split = "test"
     # Dequantisation draws per example (0: no likelihood).
     draws: int = 1
     # Join the draws by the tighter, importance-weighted bound.
@@ -145,10 +146,12 @@ def measure_table(
     """Bits per dimension of a split by the bound of a beta table; its curves go to the folder."""
     bound_key, picture_key = jax.random.split(key)
     table, parts, costs = table_terms(exp, params, bound_key, args)
-    curve = {name: parts[name].mean(axis=0) for name in ("terms", "x0_mse", "noise_mse")}
+    curve = {name: parts[name].mean(axis=0) for name in curves.PARTS}
     arrays: dict[str, Any] = {"index": table.index_map, **parts}
     np.savez(folder / "bound.npz", **arrays)
-    viz.save_image(curves.bound_terms(table, {"bound": curve["terms"]}), folder / "bound.png")
+    for name, label in curves.PARTS.items():
+        picture = curves.along_the_table({name: (table.times, curve[name])}, label)
+        viz.save_image(picture, folder / f"bound_{name}.png")
     if learns_variance(exp.config) and not exp.num_classes:
         assert exp.process.make_reverse is not None
         reverse = exp.process.make_reverse(table, exp.net.apply, params, {}, None)

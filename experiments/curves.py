@@ -1,9 +1,9 @@
 """The curves of Improved DDPM (arXiv:2102.09672, figures 1, 2, 5), and its gradient's variance.
 
 python -m experiments.curves FOLDER draws those that need no network: the ratio of the two fixed
-variances, and the signal left by the linear and the cosine table. `bound_terms` draws the bound of
-trained networks, from `score_jax.losses.table_bound`, and `learned_variance` the variance that one
-has chosen between the fixed ones.
+variances, and the signal left by the linear and the cosine table. `along_the_table` draws the parts
+of the bound of trained networks, from `score_jax.losses.table_bound`, and `learned_variance` the
+variance that one has chosen between the fixed ones.
 """
 
 import pathlib
@@ -19,6 +19,12 @@ from PIL import Image
 from score_jax import discrete, losses, viz
 from score_jax.types import Params
 
+# The parts of a bound that have a value at every index, with what their axis says.
+PARTS = {
+    "terms": "term (bits/dim)",
+    "x0_mse": "mean squared error of x0",
+    "noise_mse": "mean squared error of the noise",
+}
 COLORS = ("#1c5d99", "#d1495b", "#66a182", "#edae49", "#6d597a")
 
 
@@ -76,19 +82,15 @@ def learned_variance(
     )
 
 
-def bound_terms(diffusion: discrete.Diffusion, terms: Mapping[str, Any]) -> Image.Image:
-    """Figure 2: the terms of the bound along the table, of one or more networks.
+def along_the_table(lines: Mapping[str, tuple[Any, Any]], ylabel: str) -> Image.Image:
+    """Figure 2: a part of the bound along the table, of one or more networks, by name.
 
-    `terms` maps a name to (b, n) or (n,), bits per dimension: the field of a `TableBound`, whose
-    `x0_mse` and `noise_mse` are drawn as well by it.
+    Each line is (times (n,), values (n,)): `Diffusion.times`, and the mean over the examples of
+    `terms`, `x0_mse` or `noise_mse` of a `TableBound`.
     """
-    lines = {}
-    for name, value in terms.items():
-        mean = np.asarray(value).reshape(-1, diffusion.n).mean(axis=0)
-        lines[name] = (diffusion.times, np.maximum(mean, 1e-9))
-    return _draw(
-        lines, xlabel="t = (i + 1)/N", ylabel="term (bits/dim)", xscale="log", yscale="log"
-    )
+    # A term may be zero, or less by rounding, which a logarithm does not take.
+    shown = {name: (t, np.maximum(np.asarray(v), 1e-9)) for name, (t, v) in lines.items()}
+    return _draw(shown, xlabel="t = (i + 1)/N", ylabel=ylabel, xscale="log", yscale="log")
 
 
 def gradient_variance(

@@ -126,7 +126,8 @@ def _render(figure: Any) -> Image.Image:
 def smooth(values: Any, width: int) -> np.ndarray:
     """Centred moving mean over `width` values, over fewer at the ends."""
     values = np.asarray(values, np.float64)
-    ones = np.ones(max(1, width))
+    # The convolution is as long as the longer of the two.
+    ones = np.ones(max(1, min(width, len(values))))
     return np.convolve(values, ones, "same") / np.convolve(np.ones_like(values), ones, "same")
 
 

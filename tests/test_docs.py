@@ -29,8 +29,14 @@ def run_blocks(path, folder, monkeypatch):
     return space
 
 
+def with_code():
+    """The Markdown files that have Python in them: the README and the papers."""
+    papers = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+    return [p.relative_to(ROOT).as_posix() for p in papers if blocks(p.read_text())]
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["README.md", "docs/extending.md"])
+@pytest.mark.parametrize("name", with_code())
 def test_the_code_of_the_papers_runs(name, tmp_path, monkeypatch):
     run_blocks(ROOT / name, tmp_path, monkeypatch)
 

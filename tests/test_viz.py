@@ -60,6 +60,7 @@ def test_curves_and_points_draw_ink():
 def test_smooth_keeps_constants_and_ends():
     np.testing.assert_allclose(viz.smooth(np.ones(7), 3), 1)
     np.testing.assert_allclose(viz.smooth([0.0, 3.0, 6.0], 3), [1.5, 3.0, 4.5])
+    assert len(viz.smooth([1.0, 2.0], 5)) == 2
 
 
 def test_wrong_use_is_named():

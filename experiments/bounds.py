@@ -1,0 +1,177 @@
+"""Compare the bounds of runs on beta tables: `python -m experiments.bounds --workdirs A B --out DIR`.
+
+The table and the curves of arXiv:2102.09672, section 3: bits per dimension with their parts, the terms
+of the bound and the errors of x0 and of the noise along the table. Runs that differ only in their seed
+are one row. With `--gradient` also what importance-sampled indices gain: the variance of the bound's
+gradient with uniform indices over that with the indices which the run has learned to draw.
+"""
+
+import dataclasses
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments import bits, cli, configs, curves, train
+from experiments.build import Experiment
+from score_jax import checkpoints, losses, viz
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Args:
+    """Table and curves of the variational bound of several runs on beta tables."""
+
+    # Folders of runs made by experiments.train.
+    workdirs: tuple[str, ...]
+    # Where bounds.json, bounds.md and the pictures go.
+    out: str
+    # What is coded.
+    split: bits.Split = "test"
+    # Draws of the noise that are averaged.
+    draws: int = 1
+    # Steps of the table that the bound is taken over (default: all of them).
+    bound_steps: int | None = None
+    # Draws of the gradient, for its variance (0: not measured).
+    gradient: int = 0
+    # Examples handled at once.
+    chunk: int = 300
+    # Seed of all noise.
+    seed: int = 0
+
+
+def measure(folder: pathlib.Path, args: Args) -> tuple[Any, dict[str, np.ndarray]]:
+    """(table, parts) of one run: total and prior (n,), the rest (n, steps)."""
+    exp, params, _ = train.restore(folder)
+    if exp.process.diffusion is None:
+        raise ValueError(f"--workdirs: {str(folder)!r} is no run on a beta table")
+    options = bits.Options(
+        split=args.split, draws=args.draws, bound_steps=args.bound_steps, chunk=args.chunk
+    )
+    table, parts, _ = bits.table_terms(exp, params, jax.random.key(args.seed), options)
+    return table, parts
+
+
+def gradient_factor(folder: pathlib.Path, args: Args) -> float | None:
+    """Variance of the gradient with uniform indices over that with learned ones; None without."""
+    exp, _, _ = train.restore(folder)
+    learned = exp.process.index_sampler
+    if learned is None:
+        return None
+    state = _state(exp, folder)
+    prepare_key, key = jax.random.split(jax.random.key(args.seed))
+    raw = {"x": jnp.asarray(exp.train.x[: exp.config.train.batch_size])}
+    batch = exp.prepare(
+        prepare_key, raw | ({"y": jnp.asarray(exp.train.y)} if exp.num_classes else {})
+    )
+    assert exp.process.diffusion is not None
+    even = losses.uniform_indices(exp.process.diffusion.n)
+    spread = [
+        curves.gradient_variance(
+            exp.test_loss, state.ema_params, batch, sampler, s, key, draws=args.gradient
+        )
+        for sampler, s in ((even, even.init()), (learned, state.index_sampler))
+    ]
+    return spread[0] / spread[1]
+
+
+def _state(exp: Experiment, folder: pathlib.Path) -> Any:
+    """The whole state in the newest checkpoint of a run."""
+    template = jax.eval_shape(lambda: train.initial_state(exp))
+    with checkpoints.open_checkpoints(folder / train.CHECKPOINTS, read_only=True) as store:
+        found = store.restore_latest(template)
+    if found is None:
+        raise ValueError(f"workdir {str(folder)!r} holds no checkpoint: train it first")
+    return found.state
+
+
+def grouped(folders: Sequence[pathlib.Path]) -> dict[str, list[pathlib.Path]]:
+    """Folders of the same config but for the seed, by the name of the first."""
+    found: list[tuple[configs.Config, list[pathlib.Path]]] = []
+    for folder in folders:
+        config = dataclasses.replace(cli.load_config(folder), seed=0)
+        same = next((group for known, group in found if known == config), None)
+        if same is None:
+            found.append((config, [folder]))
+        else:
+            same.append(folder)
+    return {group[0].name: group for _, group in found}
+
+
+def row(
+    name: str, parts: Sequence[dict[str, np.ndarray]], factors: Sequence[Any]
+) -> dict[str, Any]:
+    """One row of the table: of every seed the mean over the split, and their mean."""
+    each = [bits.mean_stderr(p["total"]) for p in parts]
+    mean = lambda values: float(np.mean([np.mean(v) for v in values]))
+    totals = [e["mean"] for e in each]
+    return {
+        "name": name,
+        "seeds": len(parts),
+        "bits_per_dim": mean(totals),
+        "by_seed": each,
+        "between_seeds": float(np.std(totals, ddof=1)) if len(totals) > 1 else None,
+        "prior": mean([p["prior"] for p in parts]),
+        "reconstruction": mean([p["terms"][:, 0] for p in parts]),
+        "x0_mse": mean([p["x0_mse"] for p in parts]),
+        "noise_mse": mean([p["noise_mse"] for p in parts]),
+        "gradient_factors": [f for f in factors if f is not None],
+    }
+
+
+def markdown(rows: Sequence[dict[str, Any]]) -> str:
+    """The rows as a Markdown table."""
+    heads = ["run", "bits/dim of each seed", "mean", "prior", "last term", "x0 MSE", "noise MSE"]
+    heads.append("gradient's variance")
+    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
+    for r in rows:
+        seeds = ", ".join(f"{e['mean']:.3f} ± {e['stderr']:.3f}" for e in r["by_seed"])
+        factors = ", ".join(f"÷ {f:.3g}" for f in r["gradient_factors"])
+        lines.append(
+            f"| {r['name']} | {seeds} | {r['bits_per_dim']:.3f} | {r['prior']:.1e} | "
+            f"{r['reconstruction']:.3f} | {r['x0_mse']:.4f} | {r['noise_mse']:.4f} | {factors} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def compare(args: Args) -> list[dict[str, Any]]:
+    """Measure all runs, and write bounds.json, bounds.md and a picture of every part to `args.out`."""
+    groups = grouped([pathlib.Path(w) for w in args.workdirs])
+    rows: list[dict[str, Any]] = []
+    lines: dict[str, dict[str, Any]] = {part: {} for part in curves.PARTS}
+    for name, folders in groups.items():
+        measured = [measure(folder, args) for folder in folders]
+        factors = [gradient_factor(folder, args) if args.gradient else None for folder in folders]
+        rows.append(row(name, [parts for _, parts in measured], factors))
+        times = measured[0][0].times
+        for part in curves.PARTS:
+            lines[part][name] = (
+                times,
+                np.mean([p[part].mean(axis=0) for _, p in measured], axis=0),
+            )
+    out = pathlib.Path(args.out)
+    out.mkdir(parents=True, exist_ok=True)
+    for part, label in curves.PARTS.items():
+        viz.save_image(curves.along_the_table(lines[part], label), out / f"{part}.png")
+    cli.write_json(out / "bounds.json", rows)
+    cli.write_atomically(out / "bounds.md", markdown(rows))
+    return rows
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Entry point of `python -m experiments.bounds`."""
+    args = cli.parse(Args, "experiments.bounds", argv)
+    if not args.workdirs:
+        raise ValueError("--workdirs must name at least one run")
+    for name, least in (("draws", 1), ("gradient", 0), ("chunk", 1)):
+        if getattr(args, name) < least:
+            raise ValueError(f"--{name} must be at least {least}, got {getattr(args, name)}")
+    train.start()
+    print(markdown(compare(args)), end="")
+    print(f"wrote {args.out}")
+
+
+if __name__ == "__main__":
+    cli.main(main)
