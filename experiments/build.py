@@ -15,7 +15,7 @@ from experiments.configs import Config
 from experiments.networks import make_net
 from experiments.processes import Process, make_process
 from score_jax import data, training
-from score_jax.types import SDE, Loss, ScoreFn
+from score_jax.types import SDE, Loss, ScoreFn, rows_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,7 +65,10 @@ class Experiment:
     @functools.cached_property
     def loss(self) -> Loss:
         """The loss in training, with dropout."""
-        return self.process.make_loss(self.net.apply, True)
+        remat = self.config.train.remat
+        net: Any = self.net if remat == "none" else self.net.clone(remat=True)
+        loss = self.process.make_loss(net.apply, True)
+        return jax.checkpoint(loss) if remat == "full" else loss
 
     @functools.cached_property
     def test_loss(self) -> Loss:
@@ -95,14 +98,16 @@ class Experiment:
 
     def prepare(self, key: Any, batch: Any) -> Any:
         """Take a raw batch to what the loss sees."""
-        noise_key, flip_key = jax.random.split(key)
+        rows = rows_of(key, batch)
+        noise_key, flip_key = jax.random.split(rows.key)
         c = self.config.data
-        if c.dequantize or self.levels is None:
-            x = self.from_data(noise_key, batch["x"])
-        else:
+        if self.levels is None or not c.dequantize:
             x = self.on_levels(batch["x"])
+        else:
+            x = rows.each(self.from_data, noise_key, batch["x"])
         if c.flip:
-            x = data.random_flip(flip_key, x)
+            flip = lambda key, x: data.random_flip(key, x[None])[0]
+            x = rows.each(flip, flip_key, x)
         ready = {"x": x} | ({"y": batch["y"]} if self.config.net.conditional else {})
         return ready | ({"low_res": self._reduced(x)} if self.reduces else {})
 
@@ -143,21 +148,39 @@ class Experiment:
         return data.dequantize(key, x, levels=self.levels, range=self.config.data.range)
 
 
-def make_optimizer(config: Config) -> optax.GradientTransformation:
-    """Adam with warm-up and clipping."""
-    c = config.optim
-    rate = {
+def make_schedule(config: Config) -> Any:
+    """The learning rate after the warm-up: a number, or a schedule of optax over the whole run."""
+    c, n = config.optim, config.train.steps
+    low = c.lr * c.final_lr
+    return {
         "constant": lambda: c.lr,
-        "cosine": lambda: optax.cosine_decay_schedule(c.lr, config.train.steps),
+        "cosine": lambda: optax.cosine_decay_schedule(c.lr, n, c.final_lr),
+        "linear": lambda: optax.linear_schedule(c.lr, low, n),
+        "exponential": lambda: optax.exponential_decay(c.lr, n, c.final_lr),
+        "polynomial": lambda: optax.polynomial_schedule(c.lr, low, 2, n),
+        "one_cycle": lambda: optax.cosine_onecycle_schedule(n, c.lr),
     }[c.schedule]()
+
+
+def make_optimizer(config: Config) -> optax.GradientTransformation:
+    """The rule of the config with warm-up and clipping."""
+    c = config.optim
     return training.make_optimizer(
-        learning_rate=rate,
+        learning_rate=make_schedule(config),
         warmup=c.warmup,
         grad_clip=c.grad_clip,
         b1=c.beta1,
         b2=c.beta2,
         eps=c.eps,
+        weight_decay=c.weight_decay,
+        rule=optax.scale_by_lion(c.beta1, c.beta2) if c.rule == "lion" else None,
     )
+
+
+def make_averages(config: Config) -> dict[str, training.Decay]:
+    """The averages beside the first: "0.9999" for a decay, "power_0.05" for a relative width."""
+    decays = {f"{d:g}": training.exponential(d) for d in config.optim.averages}
+    return decays | {f"power_{w:g}": training.power(w) for w in config.optim.power_averages}
 
 
 def build(config: Config) -> Experiment:

@@ -11,7 +11,10 @@ from typing import Annotated, Any
 import tyro
 
 from experiments import configs
+from score_jax import training
 
+INTERRUPTED = 75  # exit code: stopped by a signal, everything is saved; start again to go on
+NOT_FINITE = 77  # exit code: too many steps in a row were not finite
 CONFIG_FILE = "config.json"
 SPLIT = (
     "--config",
@@ -31,6 +34,11 @@ def main(command: Callable[[], Any]) -> None:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)
+    except training.NonFiniteLoss as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(NOT_FINITE)
+    except training.LostHost as error:
+        training.leave_at_once(training.STALLED, f"error: {error}")
     except (ValueError, OSError, FloatingPointError) as error:
         if os.environ.get("SCORE_JAX_DEBUG"):
             raise
@@ -44,6 +52,37 @@ def parse(cls: Any, prog: str, argv: Sequence[str] | None = None) -> Any:
 
 
 @dataclasses.dataclass(frozen=True)
+class HostsConfig:
+    """The processes of a run on several hosts; not part of its config."""
+
+    # Find out address, number and place from the scheduler: SLURM, Open MPI, Cloud TPU, Kubernetes.
+    auto: bool = False
+    # Or host:port of the first process, the number of processes, and which one this is.
+    coordinator: str | None = None
+    count: int | None = None
+    index: int | None = None
+    # A step that takes longer ends the process with exit code 76: another host is gone.
+    stall_seconds: float = 600.0
+    # Seconds without a sign of life after which JAX takes a process for dead.
+    heartbeat_seconds: int = 100
+
+    @property
+    def several(self) -> bool:
+        """Whether the run has more than one process."""
+        return self.auto or self.coordinator is not None
+
+    def connect(self) -> None:
+        """Join the other processes, if there are any; before JAX computes anything."""
+        if self.auto or (self.coordinator, self.count, self.index) != (None, None, None):
+            training.connect(
+                coordinator=self.coordinator,
+                count=self.count,
+                index=self.index,
+                heartbeat_seconds=self.heartbeat_seconds,
+            )
+
+
+@dataclasses.dataclass(frozen=True)
 class _Overrides:
     """Flags of a command that starts from a preset."""
 
@@ -53,6 +92,9 @@ class _Overrides:
     workdir: str
     # Print what would be built and stop.
     dry_run: bool
+    # Go on with a run although fields of its config have changed.
+    allow_changes: bool
+    hosts: HostsConfig
     cfg: Annotated[configs.Config, tyro.conf.arg(name=""), tyro.conf.AvoidSubcommands]
 
 
@@ -74,7 +116,7 @@ def parse_config(prog: str, description: str, argv: Sequence[str] | None = None)
     config = configs.with_kinds(
         config, {part: value(f"--{part}.kind", None) for part in ("sde", "net", "loss")}
     )
-    default = _Overrides(name, f"runs/{name}", False, config)
+    default = _Overrides(name, f"runs/{name}", False, False, HostsConfig(), config)
     known = "presets: " + ", ".join(configs.CONFIGS)
     return tyro.cli(
         _Overrides,
@@ -85,16 +127,24 @@ def parse_config(prog: str, description: str, argv: Sequence[str] | None = None)
     )
 
 
-def save_config(workdir: pathlib.Path, config: configs.Config) -> None:
-    """Write config.json; ValueError with the differences if the folder holds another run's."""
+def save_config(
+    workdir: pathlib.Path, config: configs.Config, *, allow_changes: bool = False
+) -> None:
+    """Write config.json; ValueError with the differences if the folder holds another run's.
+
+    With `allow_changes` the differences are printed, and the new config takes the place of the old.
+    """
     path = workdir / CONFIG_FILE
     if path.exists():
         changed = configs.differences(load_config(workdir), config)
-        if changed:
+        if changed and not allow_changes:
             raise ValueError(
                 f"workdir {str(workdir)!r} holds a run with another config "
-                f"({'; '.join(changed)}): choose another --workdir or the same fields"
+                f"({'; '.join(changed)}): choose another --workdir or the same fields, or go on "
+                "with the change by --allow-changes"
             )
+        for line in changed:
+            print(f"changed: {line}", file=sys.stderr)
     elif workdir.exists() and not workdir.is_dir():
         raise ValueError(f"workdir {str(workdir)!r} is a file, not a folder")
     workdir.mkdir(parents=True, exist_ok=True)

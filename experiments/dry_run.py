@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from experiments import build as builder
 from experiments.build import Experiment
 from score_jax import training
 
@@ -48,6 +49,8 @@ def lower(exp: Experiment, make_state: Callable[[Any], Any]) -> tuple[Any, Any]:
         ema_decay=exp.config.optim.ema_decay,
         prepare=exp.prepare,
         index_sampler=exp.process.index_sampler,
+        averages=builder.make_averages(exp.config),
+        accumulate=exp.config.train.accumulate,
     )
     return state, jax.jit(step).lower(state, _batch(exp))
 

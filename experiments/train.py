@@ -1,8 +1,10 @@
 """Train a score model: `python -m experiments.train --config digits_vp --workdir runs/x`."""
 
+import contextlib
 import dataclasses
 import functools
 import pathlib
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,6 +16,7 @@ from experiments.configs import Config
 from score_jax import _xla, checkpoints, data, training
 
 CHECKPOINTS = "checkpoints"
+SNAPSHOTS = "averages"
 METRICS = "metrics.jsonl"
 
 
@@ -32,56 +35,147 @@ def initial_state(exp: builder.Experiment, key: Any = None) -> training.TrainSta
         exp.init_params(params_key),
         exp.optimizer,
         index_sampler=exp.process.index_sampler,
+        averages=tuple(builder.make_averages(exp.config)),
     )
 
 
 def describe(exp: builder.Experiment) -> str:
     """One line of what is trained."""
     shapes = jax.eval_shape(exp.init_params, jax.random.key(0))
-    devices = jax.local_devices()
+    devices = jax.devices()
+    hosts = f" of {jax.process_count()} hosts" if training.several_hosts() else ""
     return (
         f"{exp.config.net.kind} with {dry_run.count(shapes):,} parameters, "
         f"{len(exp.train.x):,} examples of shape {exp.shape}, "
-        f"batch {exp.config.train.batch_size} on {len(devices)} {devices[0].platform} device(s)"
+        f"batch {exp.config.train.batch_size} on {len(devices)} {devices[0].platform} device(s){hosts}"
     )
 
 
-def train(config: Config, workdir: pathlib.Path, *, progress: bool | None = None) -> Any:
-    """Train, or go on with, the run in `workdir`; returns the result of `training.fit`."""
-    exp = builder.build(config)
-    c = config.train
-    devices = jax.local_devices()
-    if c.batch_size % len(devices):
-        raise ValueError(
-            f"train.batch_size must be divisible by the {len(devices)} devices, got {c.batch_size}"
-        )
-    cli.save_config(workdir, config)
-    print(describe(exp))
+def mapped_step(exp: builder.Experiment) -> training.MappedStep:
+    """The training step of a run on all devices, as its config maps it."""
+    c = exp.config
+    whole = c.mesh.mapping == "jit"
     step = training.make_train_step(
         exp.loss,
         exp.optimizer,
-        ema_decay=config.optim.ema_decay,
+        ema_decay=c.optim.ema_decay,
         prepare=exp.prepare,
-        axis_name="devices",
+        axis_name=None if whole else "devices",
         index_sampler=exp.process.index_sampler,
+        averages=builder.make_averages(c),
+        accumulate=c.train.accumulate,
     )
-    mapped = training.pmap_step(training.scan_steps(step, c.steps_per_call))
-    iterator = data.batches(exp.train, c.batch_size, seed=config.seed)
-    with checkpoints.open_checkpoints(workdir / CHECKPOINTS, keep=c.keep) as store:
-        return training.fit(
-            initial_state(exp),
-            mapped,
-            iterator,
-            steps=c.steps,
-            checkpoints=store,
-            checkpoint_every=c.checkpoint_every,
-            extra=dataclasses.asdict(config),
-            metrics_path=workdir / METRICS,
-            log_every=c.log_every,
-            sample_every=c.sample_every,
-            on_sample=functools.partial(_draw_pictures, exp, workdir),
-            progress=progress,
+    step = training.scan_steps(step, c.train.steps_per_call)
+    divided = {"none": lambda: None, "fsdp": lambda: training.divided(training.make_mesh())}
+    return {
+        "pmap": lambda: training.pmap_step(step),
+        "shard_map": lambda: training.shard_map_step(step),
+        "jit": lambda: training.global_step(step, sharding_of=divided[c.mesh.shard]()),
+    }[c.mesh.mapping]()
+
+
+def _check_devices(config: Config) -> None:
+    """Raise ValueError unless every device gets as many examples, a multiple of the parts."""
+    n, parts = len(jax.devices()), config.train.accumulate
+    if config.train.batch_size % (n * parts):
+        by = f"the {n} devices" + (f" times train.accumulate={parts}" if parts > 1 else "")
+        raise ValueError(
+            f"train.batch_size must be divisible by {by}, got {config.train.batch_size}"
         )
+
+
+def train(
+    config: Config,
+    workdir: pathlib.Path,
+    *,
+    progress: bool | None = None,
+    allow_changes: bool = False,
+    stall_seconds: float | None = None,
+) -> training.FitResult:
+    """Train, or go on with, the run in `workdir`; returns the result of `training.fit`.
+
+    Of several hosts the first reads and writes the folder. Raises ValueError for a config that does
+    not fit the folder, unless `allow_changes`, and FolderLocked where another run has the folder.
+    """
+    exp = builder.build(config)
+    _check_devices(config)
+    first = training.is_first()
+    with contextlib.ExitStack() as stack:
+        store, snapshots = None, None
+        if first:
+            if not workdir.is_file():
+                stack.enter_context(training.locked(workdir))
+            cli.save_config(workdir, config, allow_changes=allow_changes)
+            print(describe(exp))
+            store = stack.enter_context(
+                checkpoints.open_checkpoints(workdir / CHECKPOINTS, keep=config.train.keep)
+            )
+            if config.train.snapshot_every is not None:
+                snapshots = stack.enter_context(
+                    checkpoints.open_checkpoints(workdir / SNAPSHOTS, keep=None)
+                )
+        return _fit(
+            exp,
+            workdir,
+            training.SharedCheckpoints(store) if training.several_hosts() else store,
+            snapshots,
+            progress=progress if first else False,
+            stall_seconds=stall_seconds,
+        )
+
+
+def _fit(
+    exp: builder.Experiment, workdir: pathlib.Path, store: Any, snapshots: Any, **options: Any
+) -> training.FitResult:
+    """`training.fit` with what the config says; files are those of the first host."""
+    c, first = exp.config.train, training.is_first()
+    iterator = data.batches(
+        exp.train,
+        c.batch_size,
+        seed=exp.config.seed,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+    )
+    draw = functools.partial(_draw_pictures, exp, workdir) if first else None
+    return training.fit(
+        initial_state(exp),
+        mapped_step(exp),
+        iterator,
+        steps=c.steps,
+        checkpoints=store,
+        checkpoint_every=c.checkpoint_every,
+        extra=dataclasses.asdict(exp.config),
+        metrics_path=workdir / METRICS if first else None,
+        log_every=c.log_every,
+        sample_every=c.sample_every,
+        on_sample=draw,
+        bad_steps=c.bad_steps,
+        stop_on_save_error=c.save_error == "stop",
+        judge=functools.partial(_test_loss, exp) if first and c.score == "test_loss" else None,
+        snapshots=snapshots,
+        snapshot_every=c.snapshot_every,
+        ahead=c.ahead,
+        **options,
+    )
+
+
+def _test_loss(exp: builder.Experiment, step: int, state: Any) -> float:
+    """The loss of the averaged parameters on held-out data, with the same noise at every step."""
+    del step
+    n = min(len(exp.test.x), 512)
+    batch = next(data.eval_batches(exp.test, n))
+    return float(_held_out(exp)(state.ema_params, jax.random.key(exp.config.seed), batch))
+
+
+@functools.lru_cache(maxsize=4)
+def _held_out(exp: builder.Experiment) -> Any:
+    """The jitted loss on held-out data."""
+
+    def loss(params: Any, key: Any, batch: Any) -> Any:
+        prepare_key, loss_key = jax.random.split(key)
+        return exp.test_loss(params, loss_key, exp.prepare(prepare_key, batch))[0]
+
+    return jax.jit(loss)
 
 
 def _draw_pictures(exp: builder.Experiment, workdir: pathlib.Path, step: int, state: Any) -> None:
@@ -114,11 +208,24 @@ def main(argv: Sequence[str] | None = None) -> None:
         exp = builder.build(args.cfg)
         dry_run.report(exp, functools.partial(initial_state, exp))
         return
+    args.hosts.connect()
     workdir = pathlib.Path(args.workdir)
-    result = train(args.cfg, workdir)
-    pictures.save_loss(workdir / METRICS, workdir / "loss.png")
-    how = "stopped at" if result.interrupted else "trained to"
-    print(f"{how} step {result.step} ({result.steps_per_second:.1f} steps a second): {workdir}")
+    result = train(
+        args.cfg,
+        workdir,
+        allow_changes=args.allow_changes,
+        stall_seconds=args.hosts.stall_seconds if training.several_hosts() else None,
+    )
+    if training.is_first():
+        pictures.save_loss(workdir / METRICS, workdir / "loss.png")
+        how = "stopped at" if result.interrupted else "trained to"
+        bad = f", {result.skipped} steps skipped" if result.skipped else ""
+        print(
+            f"{how} step {result.step} ({result.steps_per_second:.1f} steps a second{bad}): "
+            f"{workdir}"
+        )
+    if result.interrupted:
+        sys.exit(cli.INTERRUPTED)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,4 @@
-"""The loop around a mapped training step: progress, metrics, samples, checkpoints, exact resume.
-
-The loop knows no device and no network. It drives a `MappedStep`, and it fetches the metrics of one
-call only after the next was dispatched, so that the device is never idle between calls.
-"""
+"""What the training loop is made of: signals, progress, the metrics file, steps gone bad, times."""
 
 import json
 import logging
@@ -12,7 +8,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -26,7 +22,7 @@ _PLAIN_SECONDS = 15.0  # between two plain progress lines
 
 
 class NonFiniteLoss(FloatingPointError):
-    """The loss, a gradient or an update was infinite or NaN; `step` is the first such step."""
+    """The loss, a gradient or an update was infinite or NaN too often; `step` is the first such."""
 
     def __init__(self, message: str, step: int) -> None:
         super().__init__(message)
@@ -36,12 +32,13 @@ class NonFiniteLoss(FloatingPointError):
 class MappedStep(NamedTuple):
     """A training step as it runs on devices, whatever the mapping.
 
-    call(mapped_state, batch) -> (mapped_state, metrics), the state donated; n_steps: per call;
+    call(mapped_state, batch, stop=False) -> (mapped_state, metrics), the state donated; over several
+    hosts `stop` is this host's wish to stop, and the metric "stop" that of any; n_steps: per call;
     enter: state -> mapped state, owning its buffers; leave: back, to one device; place: n_steps
     batches -> the batch of a call; read: metrics -> arrays (n_steps,) on the host, which waits.
     """
 
-    call: Callable[[Any, Any], tuple[Any, Any]]
+    call: Callable[..., tuple[Any, Any]]
     n_steps: int
     enter: Callable[[Any], Any]
     leave: Callable[[Any], Any]
@@ -55,7 +52,7 @@ class FitResult(NamedTuple):
     state: at the last step, on one device; step: its number; interrupted: stopped by a signal;
     metrics: of the last step (empty if none ran); first_call_seconds: the first call, mostly
     compilation; steps_per_second: of the calls after it, without the pauses for saves and samples
-    (NaN if there were none).
+    (NaN if there were none); skipped: steps of the run that were not finite and changed nothing.
     """
 
     state: Any
@@ -64,16 +61,17 @@ class FitResult(NamedTuple):
     metrics: dict[str, float]
     first_call_seconds: float
     steps_per_second: float
+    skipped: int = 0
 
 
-class _Signals:
+class Signals:
     """Catch the first SIGTERM or SIGINT so that the step in hand can be finished and saved."""
 
     def __init__(self) -> None:
         self.caught: int | None = None
         self._old: dict[int, Any] = {}
 
-    def __enter__(self) -> "_Signals":
+    def __enter__(self) -> "Signals":
         # Python allows handlers in the main thread only; elsewhere the owner stops the run.
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGTERM, signal.SIGINT):
@@ -90,7 +88,7 @@ class _Signals:
             signal.signal(number, handler if handler is not None else signal.SIG_DFL)
 
 
-class _Progress:
+class Progress:
     """A bar on a terminal; elsewhere a plain line now and then; or nothing.
 
     `show`: True for the bar wherever, None for the bar on a terminal and lines elsewhere, False for
@@ -112,7 +110,7 @@ class _Progress:
             desc="compiling",
         )
 
-    def __enter__(self) -> "_Progress":
+    def __enter__(self) -> "Progress":
         return self
 
     def __exit__(self, *exc: object) -> None:
@@ -144,7 +142,7 @@ class _Progress:
             self._last = (now, step)
 
 
-class _MetricsFile:
+class MetricsFile:
     """metrics.jsonl: one JSON object a line, every logged step once.
 
     Opened after a restore to `start`: lines after it, and a last line cut by a kill, are dropped by
@@ -162,7 +160,7 @@ class _MetricsFile:
             _trim(path, start)
         self._file = path.open("a", encoding="utf-8")
 
-    def __enter__(self) -> "_MetricsFile":
+    def __enter__(self) -> "MetricsFile":
         return self
 
     def __exit__(self, *exc: object) -> None:
@@ -181,8 +179,11 @@ class _MetricsFile:
                 finite = {n: v if math.isfinite(v) else None for n, v in values.items()}
                 lines.append(json.dumps({"step": first_step + i, **finite, "seconds": seconds}))
         if lines:
-            self._file.write("\n".join(lines) + "\n")
-            self._file.flush()
+            try:
+                self._file.write("\n".join(lines) + "\n")
+                self._file.flush()
+            except OSError as error:
+                _log.warning("cannot write metrics: %s; training goes on", error)
 
 
 def _trim(path: Path, last: int) -> None:
@@ -208,13 +209,35 @@ def _step_of(line: str) -> float:
         return math.inf
 
 
-class _Settler:
-    """Takes the metrics of finished calls: to the file, the bar, and a stop if not finite."""
+class Streak(NamedTuple):
+    """Steps that were not finite: of the whole run, in a row up to the last, and since which one."""
 
-    def __init__(self, read: Callable[[Any], Any], log: _MetricsFile, bar: _Progress) -> None:
-        self._read, self._log, self._bar = read, log, bar
+    skipped: int = 0
+    in_a_row: int = 0
+    since: int = 0
+
+
+class Settler:
+    """Takes the metrics of finished calls: to the file, the bar, and a stop if too many are bad.
+
+    `limit` steps in a row that are not finite raise NonFiniteLoss.
+    """
+
+    def __init__(
+        self,
+        read: Callable[[Any], Any],
+        log: MetricsFile,
+        bar: Progress,
+        *,
+        limit: int = 1,
+        streak: Streak = Streak(),  # noqa: B008
+    ) -> None:
+        self._read, self._log, self._bar, self._limit = read, log, bar, limit
         self._pending: tuple[int, Any] | None = None
+        self._losses: list[np.ndarray] = []
+        self.streak = streak
         self.last: dict[str, float] = {}
+        self.stop = False  # some host was asked to stop
 
     def put(self, before: int, metrics: Any) -> None:
         """Settle the call before this one; this one has just been dispatched at step `before`."""
@@ -227,67 +250,42 @@ class _Settler:
             return
         (before, metrics), self._pending = self._pending, None
         values = self._read(metrics)
+        self.stop |= bool(values.pop("stop", np.zeros(1)).any())
         loss = values["loss"]
         finite = np.isfinite(loss) & np.asarray(values.get("finite", True), bool)
-        good = int(np.argmin(finite)) + 1 if not finite.all() else len(loss)
+        good = self._count(before, finite)
         self._log.write(before + 1, {name: value[:good] for name, value in values.items()})
         self.last = {name: float(v[good - 1]) for name, v in values.items() if name != "finite"}
-        if not finite.all():
+        if self.streak.in_a_row >= self._limit:
             told = ", ".join(f"{name}={value:.4g}" for name, value in self.last.items())
-            raise NonFiniteLoss(f"not finite at step {before + good}: {told}", before + good)
-        self._bar.update(before + len(loss), len(loss), float(loss.mean()))
+            many = f" {self.streak.in_a_row} times in a row since" if self._limit > 1 else " at"
+            first = self.streak.since
+            raise NonFiniteLoss(f"not finite{many} step {first}: {told}", first)
+        if finite.any():
+            self._losses.append(loss[finite])
+            self._bar.update(before + len(loss), len(loss), float(loss[finite].mean()))
+
+    def mean_loss(self) -> float | None:
+        """The mean loss of the finite steps since this was last asked, None if there were none."""
+        losses, self._losses = self._losses, []
+        return float(np.concatenate(losses).mean(dtype=np.float64)) if losses else None
+
+    def _count(self, before: int, finite: np.ndarray) -> int:
+        """Bring the streak up to date, and return how many steps there were until the limit."""
+        for i, fine in enumerate(finite):
+            skipped, in_a_row, since = self.streak
+            if fine:
+                self.streak = Streak(skipped)
+                continue
+            since = since if in_a_row else before + i + 1
+            self.streak = Streak(skipped + 1, in_a_row + 1, since)
+            _log.warning("step %d is not finite: skipped (%d so far)", before + i + 1, skipped + 1)
+            if self.streak.in_a_row >= self._limit:
+                return i + 1
+        return len(finite)
 
 
-def _check_plan(start: int, steps: int, n_steps: int, every: dict[str, int | None]) -> None:
-    if steps < 0:
-        raise ValueError(f"steps must be >= 0, got {steps=}")
-    for name, value in every.items():
-        if value is not None and value < 1:
-            raise ValueError(f"{name} must be >= 1 or None, got {value!r}")
-    if steps > start and (steps - start) % n_steps:
-        raise ValueError(
-            f"steps - start must be a multiple of the {n_steps} steps of one call, "
-            f"got {steps=} from step {start}"
-        )
-
-
-def _take(batches: Iterator[Any], n: int, step: int) -> list[Any]:
-    """The next n batches. Raises ValueError if they end."""
-    taken = []
-    for batch in batches:
-        taken.append(batch)
-        if len(taken) == n:
-            return taken
-    raise ValueError(f"batches ended after step {step}: give an iterator that repeats")
-
-
-def _restore(state: Any, batches: Any, checkpoints: Any) -> tuple[Any, int]:
-    """The newest checkpoint, or `state` if there is none, and its step."""
-    found = checkpoints and checkpoints.restore_latest(state, data_iterator=batches)
-    if not found:
-        return state, int(state.step)
-    if found.data is None or not hasattr(batches, "set_state"):
-        _log.warning("the data iterator has no saved state: the data begin anew at %d", found.step)
-    return found.state, found.step
-
-
-def _save(checkpoints: Any, step: int, state: Any, batches: Any, extra: Any) -> int:
-    checkpoints.save(step, state, data_iterator=batches, extra=extra)
-    return step
-
-
-def _last_good(checkpoints: Any) -> str:
-    """Where training can go on from, in words."""
-    if checkpoints is None:
-        return "nothing was saved"
-    checkpoints.wait()
-    step = checkpoints.latest_step()
-    if step is None:
-        return f"there is no checkpoint yet in {checkpoints.folder}"
-    return f"the last good checkpoint is step {step} in {checkpoints.folder}"
-
-
-class _Clock:
+class Clock:
     """Times the first call apart from the others, and leaves the pauses out."""
 
     def __init__(self) -> None:
@@ -310,82 +308,3 @@ class _Clock:
     def rate(self, steps: int) -> float:
         """Steps a second for `steps` steps since the first call."""
         return steps / (time.monotonic() - self._began) if steps > 0 else math.nan
-
-
-def fit(
-    state: Any,
-    step_fn: MappedStep,
-    batches: Iterable[Any],
-    *,
-    steps: int,
-    checkpoints: Any = None,
-    checkpoint_every: int | None = 1000,
-    extra: Any = None,
-    metrics_path: str | os.PathLike[str] | None = None,
-    log_every: int = 1,
-    sample_every: int | None = None,
-    on_sample: Callable[[int, Any], None] | None = None,
-    progress: bool | None = None,
-) -> FitResult:
-    """Train up to step `steps` (counted from the start of the run, not of this call).
-
-    state: a fresh state, left as it is; with `checkpoints` (`open_checkpoints`) that hold a step,
-    it is only the template, and training goes on exactly where that step was. batches: endless
-    iterator of batches; with `get_state`/`set_state` (Grain's) it resumes exactly too. A checkpoint
-    is saved when a multiple of `checkpoint_every` is passed and at the end, with the JSON value
-    `extra`; on_sample(step, state) is called when a multiple of `sample_every` is passed, its state
-    valid during the call; metrics of every `log_every`-th step go to `metrics_path`. progress: None
-    shows a bar on a terminal and a line now and then elsewhere, True the bar always, False nothing.
-
-    SIGTERM or SIGINT finishes the call in hand, saves, and returns with `interrupted`; a second one
-    raises KeyboardInterrupt.
-
-    Raises NonFiniteLoss when loss, gradients or update are not finite (that state is never saved),
-    ValueError for counts out of range or batches that end, and what `checkpoints` raises.
-
-    >>> result = fit(state, jit_step(step), batches, steps=1000, checkpoint_every=None)
-    """
-    batches = iter(batches)
-    state, start = _restore(state, batches, checkpoints)
-    every = {"checkpoint_every": checkpoint_every, "sample_every": sample_every}
-    _check_plan(start, steps, step_fn.n_steps, {**every, "log_every": log_every})
-    path = None if metrics_path is None else Path(metrics_path)
-    done = saved = start
-    mapped = step_fn.enter(state)
-    with (
-        _Signals() as signals,
-        _MetricsFile(path, start, log_every) as log,
-        _Progress(progress, start, steps) as bar,
-    ):
-        clock = _Clock()
-        settler = _Settler(step_fn.read, log, bar)
-        try:
-            while done < steps and not signals.caught:
-                batch = step_fn.place(_take(batches, step_fn.n_steps, done))
-                mapped, metrics = step_fn.call(mapped, batch)
-                settler.put(done, metrics)
-                before, done = done, done + step_fn.n_steps
-                due = {name for name, n in every.items() if n and done // n > before // n}
-                if before == start:
-                    step_fn.read(metrics)  # wait, so that the first call is timed alone
-                    bar.first(clock.first(), step_fn.n_steps)
-                if due:
-                    settler.settle()
-                with clock.pause():
-                    if checkpoints is not None and "checkpoint_every" in due:
-                        saved = _save(checkpoints, done, step_fn.leave(mapped), batches, extra)
-                    if on_sample is not None and "sample_every" in due:
-                        on_sample(done, step_fn.leave(mapped))
-            settler.settle()
-        except NonFiniteLoss as error:
-            message = f"{error}; {_last_good(checkpoints)}"
-            raise NonFiniteLoss(message, error.step) from None
-        rate = clock.rate(done - start - step_fn.n_steps)
-        state = step_fn.leave(mapped)
-        if checkpoints is not None:
-            if done > saved:
-                _save(checkpoints, done, state, batches, extra)
-            checkpoints.wait()
-    return FitResult(
-        state, done, signals.caught is not None, settler.last, clock.first_seconds, rate
-    )

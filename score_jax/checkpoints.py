@@ -44,12 +44,16 @@ class CheckpointError(OSError):
 
 
 class Restored(NamedTuple):
-    """A checkpoint: step, state, the data iterator's state (or None), what the caller added."""
+    """A checkpoint: step, state, the data iterator's state (or None), what the caller added.
+
+    progress: what the loop noted of the run so far (None in checkpoints from before there was any).
+    """
 
     step: int
     state: Any
     data: Any
     extra: Any
+    progress: Any = None
 
 
 class _Quiet(logging.Filter):
@@ -131,7 +135,9 @@ def _crc_json(value: Any) -> int:
 def _raw(leaf: Any) -> Any:
     """What is written for a leaf: typed keys as their words, the buffer owned by the save alone."""
     if _is_key(leaf):
-        return jax.random.key_data(leaf)
+        words = jax.random.key_data(leaf)
+        # One of several processes may write what is numpy's, but no array of JAX.
+        return words if jax.process_count() == 1 else np.asarray(words)
     if not isinstance(leaf, jax.Array):
         return np.array(leaf)
     # On CPU the host "copy" of a background save is a view, which a donated step could overwrite.
@@ -180,25 +186,60 @@ def _check_layout(names: list[str], abstract: list[Any], saved: dict[str, Any], 
         raise ValueError(f"{where} has the leaf {extra[0]!r}, which the template lacks")
 
 
+def _lowest(scores: dict[int, float | None]) -> int | None:
+    """The step with the lowest score, the newest of equals."""
+    known = {step: score for step, score in scores.items() if score is not None}
+    return min(known, key=lambda step: (known[step], -step), default=None)
+
+
+class _NewestAndBest(preservation_policy.PreservationPolicy):
+    """Keep the newest checkpoints, all of them with keep=None, and the one with the lowest score."""
+
+    def __init__(self, keep: int | None, scores: dict[int, float | None]) -> None:
+        self._keep, self._scores = keep, scores
+
+    def should_preserve(self, checkpoints: Any, *, context: Any) -> list[bool]:
+        """Whether to keep each of the checkpoints, which are in the order of their steps."""
+        steps = [info.step for info in checkpoints]
+        kept = set(steps if self._keep is None else sorted(steps)[-self._keep :])
+        best = _lowest({step: self._scores.get(step) for step in steps})
+        return [step == best or step in kept for step in steps]
+
+
+def _own_process() -> Any:
+    """Orbax waits for no other process: of several hosts one saves (`training.SharedCheckpoints`)."""
+    if jax.process_count() == 1:
+        return ocp.options.MultiprocessingOptions()
+    own = jax.process_index()
+    return ocp.options.MultiprocessingOptions(
+        primary_host=own, active_processes={own}, barrier_sync_key_prefix=f"host_{own}"
+    )
+
+
 class Checkpoints:
     """The checkpoints of one run; a context manager that waits for the last save on leaving.
 
     Made by `open_checkpoints`. Saves run in the background: `wait` and `close` finish them.
     """
 
-    def __init__(self, folder: Path, *, keep: int, read_only: bool) -> None:
+    def __init__(self, folder: Path, *, keep: int | None, read_only: bool) -> None:
         self.folder = folder
         self._damaged: set[int] = set()
+        self._scores: dict[int, float | None] = {}
         self._quiet = _Quiet()
         logging.getLogger("absl").addFilter(self._quiet)
         options = ocp.CheckpointManagerOptions(
             step_prefix=_PREFIX,
             step_format_fixed_length=8,
-            preservation_policy=preservation_policy.LatestN(keep),
-            create=not read_only,
+            preservation_policy=_NewestAndBest(keep, self._scores),
+            create=False,
             read_only=read_only,
             cleanup_tmp_directories=not read_only,
+            multiprocessing_options=_own_process(),
         )
+        if not read_only:
+            what = f"cannot open the checkpoint folder {folder}"
+            _guard(what, lambda: folder.mkdir(parents=True, exist_ok=True))
         self._manager = _guard(
             f"cannot open the checkpoint folder {folder}",
             lambda: ocp.CheckpointManager(folder, options=options),
@@ -218,11 +259,35 @@ class Checkpoints:
         """The newest step, or None."""
         return max(self.steps(), default=None)
 
-    def save(self, step: int, state: Any, *, data_iterator: Any = None, extra: Any = None) -> bool:
+    def _read_scores(self) -> dict[int, float | None]:
+        """The score of every step, read once; None where there is none or it cannot be read."""
+        for step in self.steps():
+            if step not in self._scores:
+                try:
+                    self._scores[step] = self._content(step).get("score")
+                except (CheckpointError, ValueError):
+                    self._scores[step] = None
+        return {step: self._scores[step] for step in self.steps()}
+
+    def best_step(self) -> int | None:
+        """The step with the lowest score, the newest of equals, or None if none has one."""
+        return _lowest(self._read_scores())
+
+    def save(
+        self,
+        step: int,
+        state: Any,
+        *,
+        data_iterator: Any = None,
+        extra: Any = None,
+        progress: Any = None,
+        score: float | None = None,
+    ) -> bool:
         """Save `state` (a pytree of arrays) as `step`, in the background; False if it is there.
 
         `data_iterator` with `get_state()` has that state stored; `extra` is any JSON value, such as
-        a config. The oldest steps beyond `keep` are deleted once the new one is complete.
+        a config, and `progress` another, such as counts. The oldest steps beyond `keep` are deleted
+        once the new one is complete, but for the one with the lowest `score`.
 
         Raises ValueError for a negative step or one older than the newest, CheckpointError when
         this save or the one before cannot be written (a full disk); finished steps stay intact.
@@ -249,6 +314,8 @@ class Checkpoints:
             "leaves": leaves,
             "data": _encode_data(data_iterator),
             "extra": extra,
+            "progress": progress,
+            "score": score,
         }
         content = json.loads(json.dumps(content))
         args = ocp.args.Composite(
@@ -256,6 +323,8 @@ class Checkpoints:
             meta=ocp.args.JsonSave({"content": content, "crc32": _crc_json(content)}),
         )
         what = f"cannot save step {step} in {self.folder}"
+        self._read_scores()
+        self._scores[step] = score
         return bool(_guard(what, lambda: self._manager.save(step, args=args, force=True)))
 
     def restore(self, step: int, template: Any, *, data_iterator: Any = None) -> Restored:
@@ -282,7 +351,7 @@ class Checkpoints:
         data = _decode_data(content["data"])
         if data is not None and hasattr(data_iterator, "set_state"):
             data_iterator.set_state(data)
-        return Restored(step, state, data, content["extra"])
+        return Restored(step, state, data, content["extra"], content.get("progress"))
 
     def restore_latest(self, template: Any, *, data_iterator: Any = None) -> Restored | None:
         """The newest checkpoint that is intact, or None if there are none; see `restore`.
@@ -420,11 +489,12 @@ def _nest(saved: dict[str, Any], field: str) -> Any:
 
 
 def open_checkpoints(
-    folder: str | os.PathLike[str], *, keep: int = 3, read_only: bool = False
+    folder: str | os.PathLike[str], *, keep: int | None = 3, read_only: bool = False
 ) -> Checkpoints:
     """The checkpoints in `folder`, which is made if it is missing unless `read_only`.
 
-    The newest `keep` are kept. Folders and files that are not ours are left alone.
+    The newest `keep` are kept, all with keep=None, and the one with the lowest score. Folders and
+    files that are not ours are left alone.
 
     Raises ValueError for keep < 1, CheckpointError if the folder cannot be made or, read only, is
     not there.
@@ -432,7 +502,7 @@ def open_checkpoints(
     >>> with open_checkpoints("runs/x/checkpoints") as checkpoints:
     ...     checkpoints.save(1, state)
     """
-    if keep < 1:
+    if keep is not None and keep < 1:
         raise ValueError(f"keep must be >= 1, got {keep=}")
     path = Path(folder).expanduser().resolve()
     if path.exists() and not path.is_dir():

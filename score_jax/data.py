@@ -175,7 +175,8 @@ class _BatchSource:
         rows = np.empty(self._size, np.int64)
         for e in np.unique(epoch):
             rows[epoch == e] = self._order(int(e))[within[epoch == e]]
-        rows = rows[self._index :: self._count]
+        share = self._size // self._count
+        rows = rows[self._index * share : (self._index + 1) * share]
         batch = {"x": self._data.x[rows]}
         return batch if self._data.y is None else batch | {"y": self._data.y[rows]}
 
@@ -198,8 +199,9 @@ def batches(
     """Endless shuffled batches {"x": (b, *d), "y": (b,)} as a Grain iterator with exact state.
 
     Every epoch is a new permutation, no example is dropped: batches run on over the epochs' ends. The
-    whole batch is shuffled first and then every `process_count`-th example taken, so that the data do
-    not depend on the number of hosts. `get_state()` and `set_state()` resume exactly.
+    whole batch is shuffled first and then cut into `process_count` equal parts, so that the data, and
+    their places in the batch, do not depend on the number of hosts. `get_state()` and `set_state()`
+    resume exactly.
 
     Raises ValueError unless 1 <= batch_size, divisible by process_count.
 

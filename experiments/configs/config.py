@@ -10,6 +10,7 @@ from experiments.configs.fields import (
     AnyLoss,
     DataConfig,
     LossConfig,
+    MeshConfig,
     OptimConfig,
     TableLossConfig,
     TrainConfig,
@@ -33,6 +34,7 @@ class Config:
     sample: SampleConfig = field(default_factory=SampleConfig)
     # Seed of the parameters, the noise and the order of the data.
     seed: int = 0
+    mesh: MeshConfig = field(default_factory=MeshConfig)
 
     def __post_init__(self) -> None:
         check("config", self.seed >= 0, "seed", self.seed, "at least 0")
@@ -57,13 +59,24 @@ class Config:
 
 
 # Fields that may differ when a run goes on: they change how long and what is written, not what is
-# computed at a step (the cosine schedule is the exception, checked in `differences`).
+# computed at a step, or not more than its rounding (a schedule of the rate that knows the last step
+# is the exception, checked in `differences`).
 RESUMABLE = (
     "train.steps",
     "train.log_every",
     "train.sample_every",
     "train.checkpoint_every",
     "train.keep",
+    "train.score",
+    "train.accumulate",
+    "train.remat",
+    "train.bad_steps",
+    "train.save_error",
+    "train.snapshot_every",
+    "train.ahead",
+    "mesh.mapping",
+    "mesh.shard",
+    "net.remat",
     *(f"sample.{f.name}" for f in dataclasses.fields(SampleConfig)),
 )
 
@@ -80,7 +93,7 @@ def from_json(text: str) -> Config:
 def differences(old: Any, new: Any) -> list[str]:
     """Say where a run cannot go on from `old` with `new`: lines "optim.lr: 0.001 -> 0.0001"."""
     free = set(RESUMABLE)
-    if new.optim.schedule == "cosine":
+    if new.optim.schedule != "constant":
         free.discard("train.steps")
     return json_form.changes(old, new, free)
 

@@ -94,8 +94,10 @@ AnyLoss = LossConfig | TableLossConfig
 
 @dataclasses.dataclass(frozen=True)
 class OptimConfig:
-    """Adam, its warm-up, and the average of the parameters."""
+    """The optimiser, its warm-up, and the averages of the parameters."""
 
+    # Adam, Adam with weight decay, or Lion (rates about ten times lower; beta2 0.99).
+    rule: Literal["adam", "adamw", "lion"] = "adam"
     # Learning rate after the warm-up.
     lr: float = 2e-3
     # Steps over which the rate grows linearly from 0.
@@ -107,8 +109,18 @@ class OptimConfig:
     eps: float = 1e-8
     # Decay of the average, which itself warms up: min(this, (1 + n) / (10 + n)).
     ema_decay: float = 0.999
-    # The rate falls to zero along a cosine by the last step, or stays.
-    schedule: Literal["constant", "cosine"] = "constant"
+    # The rate stays, or goes to `final_lr` times itself by the last step, as optax has it.
+    schedule: Literal["constant", "cosine", "linear", "exponential", "polynomial", "one_cycle"] = (
+        "constant"
+    )
+    final_lr: float = 0.0
+    # Of matrices and kernels, never of biases and norms; for "adamw" and "lion".
+    weight_decay: float = 0.0
+    # Decays of further averages.
+    averages: tuple[float, ...] = ()
+    # Relative widths of power-function averages (0.05 and 0.1 serve all others, see
+    # train.snapshot_every).
+    power_averages: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         ok = math.isfinite(self.lr) and self.lr > 0
@@ -120,6 +132,14 @@ class OptimConfig:
         check("optim", 0 <= self.beta1 < 1, "beta1", self.beta1, "in [0, 1)")
         check("optim", 0 <= self.beta2 < 1, "beta2", self.beta2, "in [0, 1)")
         check("optim", self.eps > 0, "eps", self.eps, "> 0")
+        ok = 0 < self.final_lr <= 1 if self.schedule == "exponential" else 0 <= self.final_lr <= 1
+        check("optim", ok, "final_lr", self.final_lr, "in [0, 1], and > 0 for exponential")
+        ok = self.weight_decay >= 0 and (self.weight_decay == 0 or self.rule != "adam")
+        check("optim", ok, "weight_decay", self.weight_decay, ">= 0, and 0 for optim.rule adam")
+        ok = all(0 <= d < 1 for d in self.averages)
+        check("optim", ok, "averages", self.averages, "decays in [0, 1)")
+        ok = all(0 < w < 0.28 for w in self.power_averages)
+        check("optim", ok, "power_averages", self.power_averages, "widths in (0, 0.28)")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -138,13 +158,46 @@ class TrainConfig:
     sample_every: int = 1_250
     # Updates between two checkpoints.
     checkpoint_every: int = 500
-    # Checkpoints kept.
+    # Newest checkpoints kept; the best is kept beside them.
     keep: int = 3
+    # What makes a checkpoint the best: the loss since the last one, or that on held-out data.
+    score: Literal["train_loss", "test_loss"] = "train_loss"
+    # Parts that a batch is taken in, one after the other: less memory, the same update.
+    accumulate: int = 1
+    # Compute again in the backward pass, for less memory: nothing, every residual block, or the
+    # whole network as well.
+    remat: Literal["none", "blocks", "full"] = "none"
+    # Steps in a row that are not finite, and so skipped, after which the run stops.
+    bad_steps: int = 10
+    # A checkpoint cannot be written (a full disk): stop, or report it and go on.
+    save_error: Literal["stop", "continue"] = "stop"
+    # Updates between two snapshots of the further averages; none: no snapshots.
+    snapshot_every: int | None = None
+    # Calls whose batches are put on the devices early.
+    ahead: int = 2
 
     def __post_init__(self) -> None:
         for name in (field.name for field in dataclasses.fields(self)):
-            check("train", getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
-        for name in ("log_every", "sample_every", "checkpoint_every", "steps"):
+            value = getattr(self, name)
+            if isinstance(value, int):
+                check("train", value >= 1, name, value, "at least 1")
+        for name in ("log_every", "sample_every", "checkpoint_every", "steps", "snapshot_every"):
             value = getattr(self, name)
             allowed = f"a multiple of train.steps_per_call={self.steps_per_call}"
-            check("train", value % self.steps_per_call == 0, name, value, allowed)
+            check("train", value is None or value % self.steps_per_call == 0, name, value, allowed)
+        ok = self.batch_size % self.accumulate == 0
+        check("train", ok, "accumulate", self.accumulate, f"a divisor of {self.batch_size}")
+
+
+@dataclasses.dataclass(frozen=True)
+class MeshConfig:
+    """How a step lies on the devices; results do not depend on it, but for rounding."""
+
+    # A program a device by jax.pmap or jax.shard_map, or one program of all devices.
+    mapping: Literal["pmap", "shard_map", "jit"] = "pmap"
+    # Divide parameters, optimiser and averages over the devices (with mapping jit), or not.
+    shard: Literal["none", "fsdp"] = "none"
+
+    def __post_init__(self) -> None:
+        ok = self.shard == "none" or self.mapping == "jit"
+        check("mesh", ok, "shard", self.shard, "'none' unless mesh.mapping is 'jit'")

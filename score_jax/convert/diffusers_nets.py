@@ -8,7 +8,15 @@ from jaxtyping import Array, Float
 
 from score_jax.nets import DDPM, NCSNpp
 from score_jax.nets.blocks import ResBlock
-from score_jax.nets.layers import Attention, Conv, GroupNorm, Pointwise, default_init, residual
+from score_jax.nets.layers import (
+    Attention,
+    Conv,
+    Dropout,
+    GroupNorm,
+    Pointwise,
+    default_init,
+    residual,
+)
 
 GROUPS = 32
 Block = Callable[..., Any]
@@ -29,7 +37,7 @@ class WideNormBlock(ResBlock):
             dense = nn.Dense(self.features, kernel_init=init, dtype=self.dtype, name="label")
             y = y + dense(nn.silu(emb))[:, None, None].astype(y.dtype)
         y = nn.silu(GroupNorm(name="norm1")(y))
-        y = nn.Dropout(self.dropout, deterministic=not train)(y)
+        y = Dropout(self.dropout)(y, train=train)
         last = Conv(self.features, init_scale=self.init_scale, dtype=self.dtype, name="conv1")
         y = last(y, train=train)
         if x.shape[3] != self.features:

@@ -10,6 +10,7 @@ w = g(t)^2 / s(t)^2 is lambda(t) = g(t)^2, with which (1) bounds the negative lo
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -19,7 +20,19 @@ from jaxtyping import Array, Float, Key
 from score_jax._math import batch_mean, batch_sum, bcast
 from score_jax.losses.labels import check_dropout, drop_labels
 from score_jax.score import NOISE, Output
-from score_jax.types import SDE, Apply, Batch, Loss, Metrics, Params
+from score_jax.types import (
+    SDE,
+    Apply,
+    Batch,
+    Loss,
+    Metrics,
+    Params,
+    drawn_for,
+    dropout_streams,
+    rows_of,
+)
+
+_LABEL_STREAM = 0x1AB1  # of the keys, apart from the devices' own
 
 Weighting = Callable[[SDE, Any], Any]
 TimeSampler = Callable[[Any, int, float, float], Any]
@@ -108,6 +121,8 @@ def dsm_loss(
     passed to the network as y=, in training replaced by `null_class` with probability
     `label_dropout` (`score_jax.guidance.classifier_free` needs a network that knows both). `t0` is
     the smallest time; with `train` the network gets train=True and a key for dropout. Metrics: "loss".
+    Draws follow the rows that the batch carries (`score_jax.types.Rows`), if any, and then do not
+    depend on the devices.
 
     Raises ValueError unless 0 < t0 < t1, for a dropout without null class and, when traced, for
     integer data (scale and dequantise them first).
@@ -125,22 +140,23 @@ def dsm_loss(
             raise ValueError(
                 f'batch["x"] must be floating, got {x0.dtype}: scale and dequantise integers first'
             )
-        t_key, z_key, dropout_key = jax.random.split(key, 3)
-        t = times(t_key, x0.shape[0], t0, sde.t1)
-        z = jax.random.normal(z_key, x0.shape, x0.dtype)
+        rows = rows_of(key, batch)
+        t_key, z_key, dropout_key = jax.random.split(rows.key, 3)
+        t = rows.shared(lambda key, n: times(key, n, t0, sde.t1), t_key)
+        z = rows.each(lambda key: jax.random.normal(key, x0.shape[1:], x0.dtype), z_key)
         kwargs: dict[str, Any] = {"y": batch["y"]} if "y" in batch else {}
         if train and label_dropout:
             # A key of its own, so that the noise is the same with and without.
-            label_key = jax.random.fold_in(dropout_key, 1)
-            kwargs["y"] = drop_labels(
-                label_key, kwargs["y"], rate=label_dropout, null_class=int(null_class or 0)
-            )
+            label_key = jax.random.fold_in(dropout_key, _LABEL_STREAM)
+            drop = partial(drop_labels, rate=label_dropout, null_class=int(null_class or 0))
+            kwargs["y"] = rows.each(drop, label_key, kwargs["y"])
         if train:
-            kwargs |= {"train": True, "rngs": {"dropout": dropout_key}}
-        per_example = dsm_per_example(
-            sde, apply, params, x0, t, z,
-            label=label, output=output, weighting=weighting, reduction=reduction, **kwargs,
-        )  # fmt: skip
+            kwargs |= {"train": True, "rngs": dropout_streams(rows, dropout_key)}
+        with drawn_for(rows):
+            per_example = dsm_per_example(
+                sde, apply, params, x0, t, z,
+                label=label, output=output, weighting=weighting, reduction=reduction, **kwargs,
+            )  # fmt: skip
         value = per_example.mean()
         return value, {"loss": value}
 

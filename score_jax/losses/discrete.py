@@ -18,6 +18,7 @@ An `Objective` maps a `Sample` to losses (b,) and what they are made of; `discre
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -41,7 +42,7 @@ from score_jax.discrete import (
     split_output,
 )
 from score_jax.losses.labels import check_dropout, drop_labels
-from score_jax.types import Apply, Batch, Loss, Metrics, Params
+from score_jax.types import Apply, Batch, Loss, Metrics, Params, drawn_for, dropout_streams, rows_of
 
 Decoder = Callable[[Any, Any, Any], Any]  # (x0, mean, log_variance) -> log p in nats, shape of x0
 LogMass = Callable[[Any, Any], Any]  # (lower, upper) -> log of a unit Gaussian's mass in between
@@ -291,22 +292,26 @@ def discrete_loss(
             raise ValueError(
                 f'batch["x"] must be floating, got {x0.dtype}: scale integers to levels first'
             )
-        index_key, noise_key, dropout_key, label_key = jax.random.split(key, 4)
+        rows = rows_of(key, batch)
+        index_key, noise_key, dropout_key, label_key = jax.random.split(rows.key, 4)
         sampled = "index" in batch
         shape = x0.shape[:1]
-        i = batch["index"] if sampled else jax.random.randint(index_key, shape, 0, diffusion.n)
-        noise = jax.random.normal(noise_key, x0.shape, x0.dtype)
+        draw = lambda key, b: jax.random.randint(key, (b,), 0, diffusion.n)
+        i = batch["index"] if sampled else rows.shared(draw, index_key)
+        noise = rows.each(lambda k: jax.random.normal(k, x0.shape[1:], x0.dtype), noise_key)
         x = q_sample(diffusion, x0, i, noise)
         kwargs: dict[str, Any] = {k: batch[k] for k in ("low_res",) if k in batch}
         if "y" in batch:
             y = batch["y"]
             if train and label_dropout:
                 assert null_class is not None
-                y = drop_labels(label_key, y, rate=label_dropout, null_class=null_class)
+                drop = partial(drop_labels, rate=label_dropout, null_class=null_class)
+                y = rows.each(drop, label_key, y)
             kwargs["y"] = y
         if train:
-            kwargs |= {"train": True, "rngs": {"dropout": dropout_key}}
-        value = apply(params, x, tell(i), **kwargs)
+            kwargs |= {"train": True, "rngs": dropout_streams(rows, dropout_key)}
+        with drawn_for(rows):
+            value = apply(params, x, tell(i), **kwargs)
         per_example, parts = objective(Sample(diffusion, value, x0, x, noise, i))
         weight = batch["weight"] if sampled else jnp.ones(shape, per_example.dtype)
         total = (weight * per_example).mean()

@@ -6,7 +6,7 @@ import flax.linen as nn
 from jaxtyping import Array, Float
 
 from score_jax.nets.convolution import Image
-from score_jax.nets.layers import Conv, GroupNorm, Pointwise, default_init, residual
+from score_jax.nets.layers import Conv, Dropout, GroupNorm, Pointwise, default_init, residual
 from score_jax.nets.resample import (
     average_down,
     fir_conv_down,
@@ -90,7 +90,7 @@ class ResBlock(nn.Module):
             )
             y = y + dense(nn.silu(emb))[:, None, None].astype(y.dtype)
         y = nn.silu(GroupNorm(self.groups, name="norm1")(y))
-        y = nn.Dropout(self.dropout, deterministic=not train)(y)
+        y = Dropout(self.dropout)(y, train=train)
         y = Conv(self.features, init_scale=self.init_scale, dtype=self.dtype, name="conv1")(
             y, train=train
         )

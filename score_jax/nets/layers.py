@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Array, Float, Num
 
 from score_jax.nets.convolution import Geometry, conv
+from score_jax.types import current_rows
 
 
 def default_init(scale: float = 1.0) -> Callable[..., Any]:
@@ -228,3 +229,26 @@ class Attention(nn.Module):
 def residual(x: Float[Array, "..."], y: Float[Array, "..."], rescale: bool) -> Float[Array, "..."]:
     """x + y, divided by sqrt(2) if `rescale`, which keeps the variance."""
     return (x + y) * math.sqrt(0.5) if rescale else x + y
+
+
+class Dropout(nn.Module):
+    """Zero entries with probability `rate` in training, and scale the rest by 1 / (1 - rate).
+
+    Inside `score_jax.types.drawn_for` the mask of an example depends on its place in the whole batch
+    alone, not on what else the device holds; elsewhere it is that of `flax.linen.Dropout`.
+    """
+
+    rate: float
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b *d"], *, train: bool = False) -> Float[Array, "b *d"]:
+        """Drop entries of x if `train`."""
+        if not train or self.rate == 0:
+            return x
+        rows, keep = current_rows(), 1 - self.rate
+        if rows is None:
+            mask = jax.random.bernoulli(self.make_rng("dropout"), keep, x.shape)
+        else:
+            draw = lambda key: jax.random.bernoulli(key, keep, x.shape[1:])
+            mask = rows.each(draw, self.make_rng("rows"))
+        return jnp.where(mask, x / keep, jnp.zeros_like(x))

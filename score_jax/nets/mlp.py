@@ -6,7 +6,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from score_jax.nets.layers import check_labels, positional_embedding
+from score_jax.nets.layers import Dropout, check_labels, positional_embedding
 
 
 class MLP(nn.Module):
@@ -57,7 +57,7 @@ class MLP(nn.Module):
             scale, shift = jnp.split(dense(2 * self.width)(emb), 2, axis=1)
             z = nn.LayerNorm(use_bias=False, use_scale=False, dtype=self.dtype)(h)
             z = nn.silu(dense(self.width)(z * (1 + scale) + shift))
-            z = nn.Dropout(self.dropout, deterministic=not train)(z)
+            z = Dropout(self.dropout)(z, train=train)
             return h + dense(self.width)(z)
 
         apply = nn.remat(block) if self.remat else block

@@ -22,7 +22,7 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from score_jax.nets.convolution import Geometry, conv, wants_loop_gradients
-from score_jax.nets.layers import GroupNorm, at_least_float32
+from score_jax.nets.layers import Dropout, GroupNorm, at_least_float32
 
 Volume = Float[Array, "_ *_"]  # (b, l, c), (b, h, w, c) or (b, d, h, w, c)
 
@@ -188,7 +188,7 @@ class ResBlock(nn.Module):
             h = norm(h, self.groups, "out_layers_0") * (1 + scale) + shift
         else:
             h = norm(h + told, self.groups, "out_layers_0")
-        h = nn.Dropout(self.dropout, deterministic=not train)(nn.silu(h))
+        h = Dropout(self.dropout)(nn.silu(h), train=train)
         h = ConvNd(self.features, zero=True, dtype=self.dtype, name="out_layers_3")(h, train=train)
         if x.shape[-1] != self.features:
             x = ConvNd(self.features, 1, dtype=self.dtype, name="skip_connection")(x, train=train)

@@ -1,0 +1,60 @@
+"""Training: the state, one pure step, its optimiser and averages, and the mappings onto devices.
+
+    key_n = fold_in(key, n)         all randomness of step n: its state is the step number
+    g     = grad loss(params, key_n, prepare(batch)), averaged over the devices
+    params <- params + optimizer(clip(g))
+    ema    <- d_n ema + (1 - d_n) params,   d_n = min(d, (1 + n) / (10 + n))         (1)
+
+The step is one function of `(state, batch)`. `scan_steps` makes n of them one program; `jit_step`,
+`pmap_step`, `shard_map_step` and `global_step` put either on devices as a `MappedStep`, which is
+what `fit` drives.
+
+>>> optimizer = make_optimizer(learning_rate=2e-4, warmup=1000)
+>>> step = make_train_step(loss, optimizer, ema_decay=0.999, axis_name="devices")
+>>> state = init_state(jax.random.key(0), params, optimizer)
+>>> with open_checkpoints(workdir / "checkpoints") as checkpoints:
+...     result = fit(state, pmap_step(scan_steps(step, 10)), batches, steps=5000,
+...                  checkpoints=checkpoints, metrics_path=workdir / "metrics.jsonl")
+"""
+
+from score_jax._fit import FitResult as FitResult
+from score_jax._fit import MappedStep as MappedStep
+from score_jax._fit import NonFiniteLoss as NonFiniteLoss
+from score_jax.training.ema import Decay as Decay
+from score_jax.training.ema import Profile as Profile
+from score_jax.training.ema import combination as combination
+from score_jax.training.ema import combine as combine
+from score_jax.training.ema import ema_decay_at as ema_decay_at
+from score_jax.training.ema import exponential as exponential
+from score_jax.training.ema import power as power
+from score_jax.training.ema import power_gamma as power_gamma
+from score_jax.training.hosts import STALLED as STALLED
+from score_jax.training.hosts import LostHost as LostHost
+from score_jax.training.hosts import SharedCheckpoints as SharedCheckpoints
+from score_jax.training.hosts import Watchdog as Watchdog
+from score_jax.training.hosts import connect as connect
+from score_jax.training.hosts import is_first as is_first
+from score_jax.training.hosts import leave_at_once as leave_at_once
+from score_jax.training.hosts import several_hosts as several_hosts
+from score_jax.training.hosts import share as share
+from score_jax.training.lock import FolderLocked as FolderLocked
+from score_jax.training.lock import locked as locked
+from score_jax.training.loop import fit as fit
+from score_jax.training.mappings import divided as divided
+from score_jax.training.mappings import global_step as global_step
+from score_jax.training.mappings import jit_step as jit_step
+from score_jax.training.mappings import make_mesh as make_mesh
+from score_jax.training.mappings import pmap_step as pmap_step
+from score_jax.training.mappings import replicate as replicate
+from score_jax.training.mappings import shard_map_step as shard_map_step
+from score_jax.training.mappings import split_batch as split_batch
+from score_jax.training.mappings import unreplicate as unreplicate
+from score_jax.training.optimizers import make_optimizer as make_optimizer
+from score_jax.training.optimizers import warmed_up as warmed_up
+from score_jax.training.state import IndexSampler as IndexSampler
+from score_jax.training.state import TrainState as TrainState
+from score_jax.training.state import init_state as init_state
+from score_jax.training.step import Prepare as Prepare
+from score_jax.training.step import TrainStep as TrainStep
+from score_jax.training.step import make_train_step as make_train_step
+from score_jax.training.step import scan_steps as scan_steps

@@ -1,0 +1,355 @@
+"""The ways to put one pure step onto devices, each a `MappedStep` for `fit`.
+
+| function | state | a device runs |
+|---|---|---|
+| `jit_step` | on one device | the whole batch |
+| `pmap_step` | a copy on every device | its share, by `jax.pmap` |
+| `shard_map_step` | replicated over a mesh | its share, by `jax.shard_map` |
+| `global_step` | replicated, or divided over the mesh | what XLA gives it of the whole step |
+
+All of them take devices of several hosts (`score_jax.training.hosts`): each host then places its own
+part of every batch, and all of them learn in the same call that one of them was asked to stop.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, cast
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from score_jax._fit import MappedStep
+from score_jax.training.optimizers import check
+from score_jax.training.step import TrainStep
+from score_jax.types import Batch, Metrics
+
+AXIS = "devices"
+# Where two programs that communicate may not be under way at once: gloo then waits for ever.
+_ONE_AT_A_TIME = frozenset({"cpu"})
+_WHOLE = 2**14  # entries: smaller arrays are not divided
+
+
+def _stack(train_step: TrainStep, batches: Sequence[Batch]) -> Batch:
+    """The argument of one call: the only batch, or all of them on a new leading axis."""
+    if train_step.n_steps is None:
+        return batches[0]
+    return jax.tree.map(lambda *leaves: np.stack(leaves), *batches)
+
+
+def _read(metrics: Metrics) -> dict[str, np.ndarray]:
+    """Metrics as arrays on the host with one entry per step."""
+    return {name: np.reshape(value, -1) for name, value in jax.device_get(metrics).items()}
+
+
+def jit_step(
+    train_step: TrainStep, *, compiler_options: dict[str, Any] | None = None
+) -> MappedStep:
+    """The step jitted for one device, the state donated.
+
+    Raises ValueError if the step wants a mapped axis.
+
+    >>> result = fit(state, jit_step(scan_steps(step, 10)), batches, steps=1000)
+    """
+    ok = train_step.axis_name is None
+    check("axis_name", train_step.axis_name, ok, "None for jit_step; pmap_step maps an axis")
+    return MappedStep(
+        call=_alone(jax.jit(train_step.run, donate_argnums=0, compiler_options=compiler_options)),
+        n_steps=train_step.n_steps or 1,
+        enter=lambda state: jax.tree.map(jnp.copy, state),
+        leave=lambda state: state,
+        place=lambda batches: _stack(train_step, batches),
+        read=_read,
+    )
+
+
+def replicate(state: Any, devices: Sequence[jax.Device], axis_name: str = AXIS) -> Any:
+    """A copy of every leaf on every device, on a new leading axis of that length, for `jax.pmap`.
+
+    The copies own their buffers: donating them leaves `state` as it is. Of devices of other hosts
+    those hosts make the copies.
+    """
+    sharding = NamedSharding(Mesh(np.asarray(devices), (axis_name,)), PartitionSpec(axis_name))
+    ours = [device for device in devices if device.process_index == jax.process_index()]
+
+    def spread(leaf: Any) -> Any:
+        row = leaf.reshape((1, *leaf.shape))
+        # Without the last argument a device would be handed the buffer that it already has.
+        rows = [jax.device_put(row, device, may_alias=False) for device in ours]
+        return jax.make_array_from_single_device_arrays((len(devices), *leaf.shape), sharding, rows)
+
+    return jax.tree.map(spread, state)
+
+
+@jax.jit
+def _first(tree: Any) -> Any:
+    return jax.tree.map(lambda leaf: leaf[0], tree)
+
+
+def _local(leaf: Any) -> Any:
+    """The part of an array on our first device."""
+    return leaf.addressable_shards[0].data
+
+
+def unreplicate(state: Any) -> Any:
+    """The copy of the first device, on that device, without the leading axis."""
+    return _first(jax.tree.map(_local, state))
+
+
+def split_batch(batch: Batch, n_devices: int, *, axis: int = 0) -> Batch:
+    """Split the batch axis over devices and put the devices first: (k, b, ...) -> (n, k, b/n, ...).
+
+    `axis` is where the batch axis is, 0 or 1 (after the steps of a scan).
+
+    Raises ValueError if the batch cannot be divided evenly.
+    """
+
+    def split(leaf: Any) -> np.ndarray:
+        leaf = np.asarray(leaf)
+        size = leaf.shape[axis]
+        if size % n_devices:
+            raise ValueError(f"the batch of {size} does not divide evenly over {n_devices} devices")
+        shape = (*leaf.shape[:axis], n_devices, size // n_devices, *leaf.shape[axis + 1 :])
+        return np.moveaxis(leaf.reshape(shape), axis, 0)
+
+    return jax.tree.map(split, batch)
+
+
+def _several_hosts(devices: Sequence[jax.Device]) -> bool:
+    return len({device.process_index for device in devices}) > 1
+
+
+def _alone(program: Callable[..., Any]) -> Callable[..., Any]:
+    """The call of a program that runs on one host: the loop knows by itself when to stop."""
+    return lambda state, batch, stop=False: program(state, batch)
+
+
+def _told_to_stop(train_step: TrainStep, highest: Callable[[Any], Any]) -> Callable[..., Any]:
+    """The step with every host's wish to stop, and in its metrics whether any has it, "stop"."""
+
+    def run(state: Any, batch: Any, wishes: Any) -> tuple[Any, Metrics]:
+        state, metrics = train_step.run(state, batch)
+        return state, {**metrics, "stop": highest(wishes)}
+
+    return run
+
+
+def _together(
+    program: Callable[..., Any], devices: Sequence[jax.Device], wishes: Callable[[np.ndarray], Any]
+) -> Callable[..., Any]:
+    """The call of a program that runs on several hosts at once.
+
+    It is waited for where two programs that communicate must not be under way at once.
+    """
+    in_turn = devices[0].platform in _ONE_AT_A_TIME
+    ours = _ours(devices)
+
+    def call(state: Any, batch: Any, stop: bool = False) -> Any:
+        out = program(state, batch, wishes(np.full(ours, stop, np.int32)))
+        return jax.block_until_ready(out) if in_turn else out
+
+    return call
+
+
+def _ours(devices: Sequence[jax.Device]) -> int:
+    """How many of the devices are this host's."""
+    return sum(device.process_index == jax.process_index() for device in devices)
+
+
+def _mapped_axis(train_step: TrainStep, function: str) -> str:
+    if train_step.axis_name is None:
+        raise ValueError(f"axis_name must be given to make_train_step for {function}, got None")
+    return train_step.axis_name
+
+
+def pmap_step(train_step: TrainStep, *, devices: Sequence[jax.Device] | None = None) -> MappedStep:
+    """The step mapped by `jax.pmap` over `devices` (all of all hosts by default), state donated.
+
+    Each device has a copy of the state, which stay identical, and its share of every batch.
+
+    Raises ValueError if the step was made without `axis_name` (it would never average).
+
+    >>> result = fit(state, pmap_step(scan_steps(step, 10)), batches, steps=1000)
+    """
+    name = _mapped_axis(train_step, "pmap_step")
+    devices = list(jax.devices() if devices is None else devices)
+    ours = _ours(devices)
+    axis = 0 if train_step.n_steps is None else 1
+    if _several_hosts(devices):
+        run = _told_to_stop(train_step, lambda wish: jax.lax.pmax(wish, name))
+        # Naming all devices of several hosts would be no more than the default.
+        call = _together(jax.pmap(run, axis_name=name, donate_argnums=0), devices, lambda w: w)
+    else:
+        options: dict[str, Any] = {"axis_name": name, "devices": devices, "donate_argnums": 0}
+        call = _alone(jax.pmap(train_step.run, **options))
+    return MappedStep(
+        call=call,
+        n_steps=train_step.n_steps or 1,
+        enter=lambda state: replicate(state, devices, name),
+        leave=unreplicate,
+        place=lambda batches: split_batch(_stack(train_step, batches), ours, axis=axis),
+        read=lambda metrics: _read(unreplicate(metrics)),
+    )
+
+
+def make_mesh(devices: Sequence[jax.Device] | None = None, axis_name: str = AXIS) -> Mesh:
+    """A mesh of one axis over the devices, all of all hosts by default."""
+    return Mesh(np.asarray(jax.devices() if devices is None else devices), (axis_name,))
+
+
+def _placer(train_step: TrainStep, mesh: Mesh) -> Callable[[Sequence[Batch]], Any]:
+    """batches of this host -> the global arrays of one call, their rows divided over the mesh."""
+    lead = () if train_step.n_steps is None else (None,)
+    rows = NamedSharding(mesh, PartitionSpec(*lead, *mesh.axis_names))
+    ours = _ours(list(mesh.devices.flat))
+
+    def put(leaf: Any) -> Any:
+        leaf, axis = np.asarray(leaf), len(lead)
+        size = leaf.shape[axis]
+        if size % ours:
+            raise ValueError(f"the batch of {size} does not divide evenly over {ours} devices")
+        shape = (*leaf.shape[:axis], size // ours * mesh.size, *leaf.shape[axis + 1 :])
+        return jax.make_array_from_process_local_data(rows, leaf, shape)
+
+    return lambda batches: jax.tree.map(put, _stack(train_step, batches))
+
+
+def _wishes(mesh: Mesh) -> Callable[[np.ndarray], Any]:
+    """This host's wishes to stop -> the array of all of them, one a device."""
+    sharding = NamedSharding(mesh, PartitionSpec(*mesh.axis_names))
+    return lambda own: jax.make_array_from_process_local_data(sharding, own, (mesh.size,))
+
+
+def _enter(sharding_of: Callable[[Any], NamedSharding]) -> Callable[[Any], Any]:
+    """state -> the same as global arrays that own their buffers, each with its sharding."""
+
+    def put(leaf: Any) -> Any:
+        sharding = sharding_of(leaf)
+        if sharding.is_fully_addressable:
+            # A copy, because a device is handed the buffer that it already has.
+            return jax.device_put(jnp.copy(leaf), sharding)
+        if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            words = np.asarray(jax.random.key_data(leaf))
+            impl = jax.random.key_impl(leaf)
+            whole = NamedSharding(sharding.mesh, PartitionSpec())
+            placed = jax.make_array_from_callback(words.shape, whole, lambda i: words[i])
+            return jax.random.wrap_key_data(placed, impl=impl)
+        host = np.asarray(leaf)
+        return jax.make_array_from_callback(host.shape, sharding, lambda i: host[i])
+
+    return lambda state: jax.tree.map(put, state)
+
+
+def shard_map_step(
+    train_step: TrainStep, *, devices: Sequence[jax.Device] | None = None
+) -> MappedStep:
+    """The step mapped by `jax.shard_map` over a mesh of `devices` (all by default), state donated.
+
+    The same body as under `pmap_step`, the state replicated over the mesh without a further axis.
+
+    Raises ValueError if the step was made without `axis_name` (it would never average).
+
+    >>> result = fit(state, shard_map_step(scan_steps(step, 10)), batches, steps=1000)
+    """
+    name = _mapped_axis(train_step, "shard_map_step")
+    mesh = make_mesh(devices, name)
+    devices = list(mesh.devices.flat)
+    rows = PartitionSpec(name) if train_step.n_steps is None else PartitionSpec(None, name)
+    whole = PartitionSpec()
+    # The body averages by itself; with the check, gradients would be summed before that.
+    options: dict[str, Any] = {"mesh": mesh, "out_specs": (whole, whole), "check_vma": False}
+    if _several_hosts(devices):
+        run = _told_to_stop(train_step, lambda wish: jax.lax.pmax(jnp.max(wish), name))
+        body = jax.shard_map(run, in_specs=(whole, rows, PartitionSpec(name)), **options)
+        call = _together(jax.jit(body, donate_argnums=0), devices, _wishes(mesh))
+    else:
+        body = jax.shard_map(train_step.run, in_specs=(whole, rows), **options)
+        call = _alone(jax.jit(body, donate_argnums=0))
+    return MappedStep(
+        call=call,
+        n_steps=train_step.n_steps or 1,
+        enter=_enter(lambda leaf: NamedSharding(mesh, whole)),
+        leave=_first_copy,
+        place=_placer(train_step, mesh),
+        read=_read,
+    )
+
+
+def _first_copy(state: Any) -> Any:
+    """The copy of a replicated state on our first device, its own buffers."""
+    return jax.tree.map(lambda leaf: _local(leaf).copy(), state)
+
+
+def divided(mesh: Mesh, *, smallest: int = _WHOLE) -> Callable[[Any], NamedSharding]:
+    """leaf -> its sharding when parameters, optimiser and averages are divided over the mesh.
+
+    The longest axis that the number of devices divides is the one divided; arrays of fewer than
+    `smallest` entries, and those without such an axis, are replicated (arXiv:1910.02054).
+
+    >>> step = global_step(scan_steps(step, 10), sharding_of=divided(make_mesh()))
+    """
+    (name,) = mesh.axis_names
+
+    def sharding_of(leaf: Any) -> NamedSharding:
+        axes = [i for i, n in enumerate(leaf.shape) if n % mesh.size == 0]
+        if not axes or leaf.size < smallest or jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            return NamedSharding(mesh, PartitionSpec())
+        longest = max(axes, key=lambda i: leaf.shape[i])
+        return NamedSharding(mesh, PartitionSpec(*[None] * longest, name))
+
+    return sharding_of
+
+
+def global_step(
+    train_step: TrainStep,
+    *,
+    devices: Sequence[jax.Device] | None = None,
+    sharding_of: Callable[[Any], NamedSharding] | None = None,
+) -> MappedStep:
+    """The step jitted on global arrays: rows of the batch divided over `devices`, state donated.
+
+    XLA divides the work and adds the communication. The state is replicated unless `sharding_of`
+    (`divided`) says how each leaf lies, which saves memory and costs communication; `devices` are
+    then those of its mesh.
+
+    Raises ValueError if the step wants a mapped axis.
+
+    >>> result = fit(state, global_step(scan_steps(step, 10)), batches, steps=1000)
+    """
+    ok = train_step.axis_name is None
+    check("axis_name", train_step.axis_name, ok, "None for global_step; pmap_step maps an axis")
+    mesh = make_mesh(devices)
+    if sharding_of is not None:
+        mesh = cast(Mesh, sharding_of(jnp.zeros(())).mesh)
+    whole = NamedSharding(mesh, PartitionSpec())
+    lies = sharding_of or (lambda leaf: whole)
+    devices = list(mesh.devices.flat)
+    several = _several_hosts(devices)
+    run = _told_to_stop(train_step, jnp.max) if several else train_step.run
+
+    def constrained(state: Any, *inputs: Any) -> tuple[Any, Metrics]:
+        state, metrics = run(state, *inputs)
+        held = jax.tree.map(lambda a: jax.lax.with_sharding_constraint(a, lies(a)), state)
+        return held, jax.lax.with_sharding_constraint(metrics, whole)
+
+    program = jax.jit(constrained, donate_argnums=0)
+    return MappedStep(
+        call=_together(program, devices, _wishes(mesh)) if several else _alone(program),
+        n_steps=train_step.n_steps or 1,
+        enter=_enter(lies),
+        leave=_first_copy if sharding_of is None else _gather(mesh),
+        place=_placer(train_step, mesh),
+        read=_read,
+    )
+
+
+def _gather(mesh: Mesh) -> Callable[[Any], Any]:
+    """A divided state -> the whole of it on the host, one leaf at a time; keys stay keys."""
+    whole = jax.jit(lambda leaf: leaf, out_shardings=NamedSharding(mesh, PartitionSpec()))
+
+    def fetch(leaf: Any) -> Any:
+        local = _local(jax.block_until_ready(whole(leaf)))
+        is_key = jnp.issubdtype(local.dtype, jax.dtypes.prng_key)
+        return local.copy() if is_key else np.asarray(local).copy()
+
+    return lambda state: jax.tree.map(fetch, state)

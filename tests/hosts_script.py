@@ -1,0 +1,84 @@
+"""One host of a tiny run: python hosts_script.py FOLDER MAPPING STEPS SLEEP DEVICES [PORT COUNT INDEX].
+
+Without the last three it is the whole run. The first host writes FOLDER/final.npz at the end; the
+exit code is 0, or 75 after a signal. Prints the number of every fourth step.
+"""
+
+import contextlib
+import os
+import sys
+import time
+from pathlib import Path
+
+os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={sys.argv[5]}"
+os.environ["JAX_PLATFORMS"] = "cpu"
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from score_jax import data, training
+from score_jax.checkpoints import open_checkpoints
+from score_jax.types import rows_of
+
+
+def loss(params, key, batch):
+    rows = rows_of(key, batch)
+    noise = rows.each(lambda k: jax.random.normal(k, (3,)), rows.key)
+    return jnp.mean(jnp.square(batch["x"] @ params["w"] + noise)), {}
+
+
+def make(mapping):
+    """(optimiser, mapped step) of two steps a call."""
+    optimizer = training.make_optimizer(learning_rate=1e-2, warmup=5)
+    axis = None if mapping == "jit" else "devices"
+    step = training.scan_steps(training.make_train_step(loss, optimizer, axis_name=axis), 2)
+    mappings = {
+        "pmap": training.pmap_step,
+        "shard_map": training.shard_map_step,
+        "jit": lambda step: training.global_step(
+            step, sharding_of=training.divided(training.make_mesh(), smallest=16)
+        ),
+    }
+    return optimizer, mappings[mapping](step)
+
+
+def main(folder, mapping, steps, sleep):
+    rng = np.random.default_rng(0)
+    examples = data.from_arrays(rng.normal(size=(50, 3)).astype(np.float32))
+    batches = data.batches(
+        examples, 8, process_index=jax.process_index(), process_count=jax.process_count()
+    )
+    optimizer, mapped = make(mapping)
+    w = jnp.asarray(rng.normal(size=(3, 8)), jnp.float32) @ jnp.ones((8, 3)) / 8
+    state = training.init_state(jax.random.key(1), {"w": w, "wide": jnp.ones((8, 3))}, optimizer)
+
+    def on_sample(step, state):
+        print(step, flush=True)
+        time.sleep(sleep)
+
+    first = training.is_first()
+    with contextlib.ExitStack() as stack:
+        store = stack.enter_context(open_checkpoints(folder / "c")) if first else None
+        result = training.fit(
+            state, mapped, batches, steps=steps,
+            checkpoints=training.SharedCheckpoints(store), checkpoint_every=4,
+            metrics_path=folder / "metrics.jsonl" if first else None,
+            sample_every=4, on_sample=on_sample if first else None, progress=False,
+            stall_seconds=20,
+        )  # fmt: skip
+    if first and not result.interrupted:
+        state = result.state
+        leaves = jax.tree.leaves((state.params, state.ema_params, state.opt_state))
+        np.savez(folder / "final.npz", *leaves)
+    sys.exit(75 if result.interrupted else 0)
+
+
+if __name__ == "__main__":
+    if len(sys.argv) > 6:
+        port, count, index = map(int, sys.argv[6:])
+        training.connect(coordinator=f"127.0.0.1:{port}", count=count, index=index)
+    try:
+        main(Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), float(sys.argv[4]))
+    except training.LostHost as error:
+        training.leave_at_once(training.STALLED, str(error))
