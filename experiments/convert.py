@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from typing import Annotated, Any, Literal
 
 import jax
+import numpy as np
 import tyro
 
 from experiments import build as builder
@@ -20,6 +21,8 @@ from experiments import cli, configs, dry_run, train
 from score_jax import checkpoints, convert, training
 
 NOTE_FILE = "converted.json"
+# The predictions of diffusers by our names.
+PREDICTS = {"epsilon": "noise", "sample": "x0", "v_prediction": "v"}
 # Fields of a network that matter only at the start, in training or to the precision.
 FREE = {"dropout", "init_scale", "fourier_scale", "dtype", "remat", "parent", "name"}
 
@@ -118,9 +121,30 @@ def _diffusers(exp: builder.Experiment, path: pathlib.Path, raw: bool) -> tuple[
         if name in info and hasattr(sde, name)
     ]
     wrong = [f"{name} {theirs!r}, not {ours!r}" for name, theirs, ours in pairs if theirs != ours]
+    if "betas" in info:
+        wrong += _other_table(exp, info)
     if wrong:
         raise ValueError(f"{path} does not fit the config: it has {'; '.join(wrong)}")
     return params, info
+
+
+def _other_table(exp: builder.Experiment, info: Any) -> list[str]:
+    """Say where the table of a file is not that of the config's process."""
+    c: Any = exp.config.sde
+    if exp.process.diffusion is not None:
+        betas, predicts = exp.process.diffusion.betas, c.predicts
+    elif c.kind == "vp" and c.levels is not None:
+        betas = np.linspace(c.beta_min / c.levels, c.beta_max / c.levels, c.levels)
+        predicts = exp.config.net.output
+    else:
+        return [f"a table of betas, not the SDE {c.kind!r}"]
+    theirs = info["betas"]
+    wrong = []
+    if theirs.shape != np.shape(betas) or not np.allclose(theirs, betas, rtol=1e-4):
+        wrong.append(f"another table of {len(theirs)} betas from {theirs[0]:g} to {theirs[-1]:g}")
+    if PREDICTS.get(info["prediction_type"]) != predicts:
+        wrong.append(f"prediction_type {info['prediction_type']!r}, not {predicts!r}")
+    return wrong
 
 
 READERS: dict[str, Callable[[builder.Experiment, pathlib.Path, bool], tuple[Any, Any]]] = {

@@ -19,6 +19,7 @@ from experiments.configs.nets import (
 )
 from experiments.configs.process import DiffusionConfig, SDEConfig
 from score_jax import nets
+from score_jax.convert.diffusers_nets import FirstDDPM
 
 DTYPES = {"float32": None, "bfloat16": jnp.bfloat16}
 
@@ -90,7 +91,8 @@ def _ncsnpp(config: Config, c: Any, shape: Any, num_classes: int | None) -> nn.M
 
 
 def _ddpm(config: Config, c: Any, shape: Any, num_classes: int | None) -> nn.Module:
-    return nets.DDPM(
+    make = FirstDDPM if c.attend_every_block else nets.DDPM
+    return make(
         channels=c.width,
         channel_mult=c.channel_mult,
         num_blocks=c.num_blocks,

@@ -111,6 +111,27 @@ def write_legacy(path, body, storages, *, system=None, magic=0x1950A86A20F9469CF
     return path
 
 
+def write_torch(path, tree):
+    """Dictionaries, lists, whole numbers and float or int64 arrays, in the newer layout."""
+    kinds, storages = {"f4": "FloatStorage", "f8": "DoubleStorage", "i8": "LongStorage"}, {}
+
+    def body(value):
+        if isinstance(value, dict):
+            items = b"".join(text(key) + body(part) for key, part in value.items())
+            return b"}(" + items + b"u"
+        if isinstance(value, list):
+            return b"](" + b"".join(map(body, value)) + b"e"
+        if isinstance(value, int):
+            return whole(value)
+        key = str(len(storages))
+        storages[key] = np.ascontiguousarray(value).tobytes()
+        stride = [s // value.itemsize for s in np.ascontiguousarray(value).strides]
+        return tensor(kinds[value.dtype.str[1:]], key, value.size, value.shape, stride)
+
+    raw = body(tree)  # fills the storages
+    return write_zip(path, raw, storages)
+
+
 # Weights drawn from their names, so that only names, shapes and outputs need to be kept.
 
 

@@ -55,8 +55,8 @@ def variables(state, shapes):
     return {"params": traverse_util.unflatten_dict(out)}
 
 
-def load(name):
-    """(module, variables, inputs of apply, output, hyper-parameters) of one reference case.
+def read(name):
+    """(module, state dict, arrays) of one reference case.
 
     "file" has its weights in the file; "file/case" draws them from their names.
     """
@@ -71,7 +71,12 @@ def load(name):
     else:
         start = "state_dict/"
         state = {k.removeprefix(start): v for k, v in arrays.items() if k.startswith(start)}
-    net = network(meta["hparams"], meta.get("class", "improved.UNetModel"))
+    return network(meta["hparams"], meta.get("class", "improved.UNetModel")), state, arrays
+
+
+def load(name):
+    """(module, variables, inputs of apply, output) of one reference case; names as in `read`."""
+    net, state, arrays = read(name)
     inputs = {"x": arrays["x"], "label": arrays.get("label", arrays.get("t"))}
     inputs |= {k: arrays[k] for k in ("y", "low_res") if k in arrays}
     if "y" in inputs:

@@ -35,7 +35,7 @@ def test_series_network_learns_the_moons():
         return jax.lax.scan(step, (params, optimiser.init(params)), jax.random.split(key, 60))
 
     (_, _), losses = train(params, jax.random.key(1))
-    assert abs(losses[0] - 1) < 0.1
+    assert abs(losses[0] - 1) < 0.25  # four standard deviations of the mean of 512 squares
     assert losses[-20:].mean() < 0.75
 
 
@@ -72,7 +72,8 @@ def test_mlp_recomputed_and_in_half_precision():
             return jnp.square(out - 1).sum()
 
         traced = jax.jit(jax.value_and_grad(loss)).trace(params)
-        assert ("checkpoint" in str(traced.jaxpr)) == remat
+        program = str(traced.jaxpr)  # JAX prints what is computed again under two names
+        assert ("checkpoint" in program or "remat" in program) == remat
         results.append(traced.lower().compile(FAST)(params))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), *results)
 

@@ -81,6 +81,8 @@ class DDPMConfig(NetConfig):
     attention: tuple[int, ...] = (16,)
     # Told of the time at all.
     time_conditional: bool = True
+    # Attention after every block on the way up (arXiv:2006.11239, diffusers), or a level's last.
+    attend_every_block: bool = False
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""What the authors report for their runs, by preset: data, from which the docs make their table."""
+"""What the authors report for their runs, and how large their networks are, by preset: data for docs."""
 
 from typing import NamedTuple
 
@@ -37,3 +37,43 @@ PUBLISHED: dict[str, Figures] = {
     "iddpm_imagenet64_vlb": Figures(_NICHOL, bpd=3.53),
     "iddpm_imagenet64_cond": Figures(_DHARIWAL, 2.92),
 }
+
+# Numbers of parameters, counted in the authors' own modules built from their own configurations:
+# NCSN++, DDPM++ and DDPM in their PyTorch program; NCSN, NCSNv2 and the DDPM that is not told the
+# time, which that program cannot build, in their JAX program; Improved DDPM by
+# `tests/golden/make_unet.py counts`.
+_SIZES: dict[int, tuple[str, ...]] = {
+    35_218_947: (
+        "vp_ddpm_cifar10", "vp_ddpm_cifar10_continuous", "subvp_cifar10_ddpm_continuous",
+        "ve_cifar10_ddpm",
+    ),
+    32_329_347: ("vp_ddpm_cifar10_unconditional",),
+    111_569_923: ("vp_ddpm_bedroom", "vp_ddpm_church", "vp_ddpm_celebahq"),
+    61_804_419: (
+        "vp_cifar10_ddpmpp", "vp_cifar10_ddpmpp_continuous", "subvp_cifar10_ddpmpp_continuous",
+    ),
+    106_632_579: ("vp_cifar10_ddpmpp_deep_continuous", "subvp_cifar10_ddpmpp_deep_continuous"),
+    62_693_251: (
+        "vp_cifar10_ncsnpp", "vp_cifar10_ncsnpp_continuous", "subvp_cifar10_ncsnpp_continuous",
+        "ve_cifar10_ncsnpp", "ve_celeba_ncsnpp",
+    ),
+    107_521_411: ("vp_cifar10_ncsnpp_deep_continuous", "subvp_cifar10_ncsnpp_deep_continuous"),
+    62_758_915: ("ve_cifar10_ncsnpp_continuous",),
+    107_587_075: ("ve_cifar10_ncsnpp_deep_continuous",),
+    65_574_549: (
+        "ve_bedroom_ncsnpp_continuous", "ve_church_ncsnpp_continuous",
+        "ve_celebahq_256_ncsnpp_continuous", "ve_ffhq_256_ncsnpp_continuous",
+    ),
+    105_785_896: ("ve_celebahq_ncsnpp_continuous", "ve_ffhq_ncsnpp_continuous"),
+    34_428_675: ("ve_ncsn_cifar10", "ve_ncsn_cifar10_5", "ve_ncsn_celeba", "ve_ncsn_celeba_5"),
+    44_828_931: ("ve_ncsn_cifar10_124", "ve_ncsn_cifar10_1245"),
+    57_384_195: ("ve_ncsn_celeba_124", "ve_ncsn_celeba_1245"),
+    33_970_563: ("ve_ncsnv2_cifar10", "ve_ncsnv2_celeba"),
+    83_445_379: ("ve_ncsnv2_bedroom",),
+    52_546_438: ("iddpm_cifar10", "iddpm_cifar10_vlb"),
+    121_063_942: ("iddpm_imagenet64", "iddpm_imagenet64_vlb"),
+    273_049_350: ("iddpm_imagenet64_cond",),
+    279_792_390: ("iddpm_upsample_64_256",),
+    113_676_678: ("iddpm_lsun_bedroom",),
+}  # fmt: skip
+PARAMETERS: dict[str, int] = {name: size for size, names in _SIZES.items() for name in names}

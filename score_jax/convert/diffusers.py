@@ -132,7 +132,10 @@ def _network(config: Mapping[str, Any], path: Path) -> tuple[Any, tuple[int, ...
     shape = (height, width, config["in_channels"])
     if names is PLAIN:
         return FirstDDPM(**fields, groups=config["norm_num_groups"]), shape
-    make = NCSNpp if all(default_groups(w) == GROUPS for w in widths) else WideNormNCSNpp
+    usual = all(
+        default_groups(w) == GROUPS for w, attends in zip(widths, attended, strict=True) if attends
+    )
+    make = NCSNpp if usual else WideNormNCSNpp
     return make(
         **fields, block="biggan", embedding="fourier", fir=True, progressive="output_skip",
         progressive_input="input_skip", combine="sum", skip_rescale=True, scale_by_sigma=True,

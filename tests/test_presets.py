@@ -1,0 +1,63 @@
+"""Every preset, at its full size: it can be traced, and has as many parameters as the original."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from experiments import build, configs
+from experiments.configs.published import PARAMETERS, PUBLISHED
+
+# On the embedded data: pinned, to notice a change.
+OURS = {
+    748_737: ["digits_vp", "digits_subvp"],
+    752_865: ["digits_ve"],
+    750_017: ["digits_vp_conditional"],
+    215_298: ["two_moons_vp"],
+    755_298: ["digits_iddpm", "digits_iddpm_vlb"],
+    755_009: ["digits_iddpm_linear"],
+}
+SIZES = PARAMETERS | {name: size for size, names in OURS.items() for name in names}
+
+
+def network(name):
+    """The network of a preset and what its parameters depend on."""
+    exp = build.build(configs.get(name))
+    return exp, (exp.net, exp.shape, exp.num_classes, exp.reduces)
+
+
+def one_of_each():
+    """The first preset of every network."""
+    found = {}
+    for name in configs.CONFIGS:
+        found.setdefault(network(name)[1], []).append(name)
+    return {names[0]: names for names in found.values()}
+
+
+GROUPS = one_of_each()
+
+
+@pytest.mark.parametrize(
+    "name",
+    [n if SIZES.get(n, 0) < 1e6 else pytest.param(n, marks=pytest.mark.slow) for n in GROUPS],
+)
+def test_presets_have_the_size_of_the_originals(name):
+    exp, _ = network(name)
+    shapes = jax.eval_shape(exp.init_params, jax.random.key(0))
+    assert {v.dtype for v in jax.tree.leaves(shapes)} == {jnp.dtype("float32")}
+    count = sum(math.prod(v.shape) for v in jax.tree.leaves(shapes))
+    assert {SIZES.get(other, count) for other in GROUPS[name]} == {count}
+
+
+def test_every_published_preset_has_a_size_and_the_39_runs_are_there():
+    published = {n for n in configs.CONFIGS if configs.get(n).data.name == "tfds"}
+    assert set(PARAMETERS) == published
+    assert sum(name.startswith(("vp_", "subvp_", "ve_")) for name in published) == 39
+    assert {name for names in OURS.values() for name in names} <= set(configs.CONFIGS) - published
+    assert set(configs.ALIASES.values()) <= published
+
+
+def test_published_figures_are_of_presets():
+    assert set(PUBLISHED) <= set(configs.CONFIGS)
+    assert all("arXiv" in figures.source for figures in PUBLISHED.values())
