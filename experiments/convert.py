@@ -170,7 +170,13 @@ def write_run(
 ) -> None:
     """Write the folder of a run whose weights are given, whole or not at all."""
     key = jax.random.key(exp.config.seed)
-    state = training.init_state(key, params, exp.optimizer, index_sampler=exp.process.index_sampler)
+    state = training.init_state(
+        key,
+        params,
+        exp.optimizer,
+        index_sampler=exp.process.index_sampler,
+        averages=tuple(builder.make_averages(exp.config)),
+    )
     part = workdir.with_name(f".{workdir.name}.{os.getpid()}.part")
     try:
         cli.save_config(part, exp.config)
