@@ -35,7 +35,8 @@ class MappedStep(NamedTuple):
     call(mapped_state, batch, stop=False) -> (mapped_state, metrics), the state donated; over several
     hosts `stop` is this host's wish to stop, and the metric "stop" that of any; n_steps: per call;
     enter: state -> mapped state, owning its buffers; leave: back, to one device; place: n_steps
-    batches -> the batch of a call; read: metrics -> arrays (n_steps,) on the host, which waits.
+    batches -> the batch of a call; read: metrics -> arrays (n_steps,) on the host, which waits;
+    program: what JAX compiles, for its analyses of memory and cost.
     """
 
     call: Callable[..., tuple[Any, Any]]
@@ -44,6 +45,7 @@ class MappedStep(NamedTuple):
     leave: Callable[[Any], Any]
     place: Callable[[Sequence[Any]], Any]
     read: Callable[[Any], dict[str, np.ndarray]]
+    program: Any = None
 
 
 class FitResult(NamedTuple):

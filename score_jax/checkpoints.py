@@ -368,6 +368,13 @@ class Checkpoints:
         """One field of the newest intact state and nothing else of it; see `restore_params`."""
         return self._newest(lambda step: self._field(step, template, field))
 
+    def read(self, step: int, field: str) -> Any:
+        """One field of the state of `step`, and nothing else of it, as nested dicts of arrays.
+
+        Raises CheckpointError if the step is missing or damaged, ValueError if it has no such field.
+        """
+        return self._field(step, None, field)
+
     def wait(self) -> None:
         """Wait for the save in the background. Raises CheckpointError if it failed."""
         try:

@@ -26,6 +26,7 @@ from score_jax.training.ema import combination as combination
 from score_jax.training.ema import combine as combine
 from score_jax.training.ema import ema_decay_at as ema_decay_at
 from score_jax.training.ema import exponential as exponential
+from score_jax.training.ema import post_hoc as post_hoc
 from score_jax.training.ema import power as power
 from score_jax.training.ema import power_gamma as power_gamma
 from score_jax.training.hosts import STALLED as STALLED

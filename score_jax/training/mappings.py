@@ -53,29 +53,31 @@ def jit_step(
     """
     ok = train_step.axis_name is None
     check("axis_name", train_step.axis_name, ok, "None for jit_step; pmap_step maps an axis")
+    program = jax.jit(train_step.run, donate_argnums=0, compiler_options=compiler_options)
     return MappedStep(
-        call=_alone(jax.jit(train_step.run, donate_argnums=0, compiler_options=compiler_options)),
+        call=_alone(program),
         n_steps=train_step.n_steps or 1,
         enter=lambda state: jax.tree.map(jnp.copy, state),
         leave=lambda state: state,
         place=lambda batches: _stack(train_step, batches),
         read=_read,
+        program=program,
     )
 
 
 def replicate(state: Any, devices: Sequence[jax.Device], axis_name: str = AXIS) -> Any:
     """A copy of every leaf on every device, on a new leading axis of that length, for `jax.pmap`.
 
-    The copies own their buffers: donating them leaves `state` as it is. Of devices of other hosts
-    those hosts make the copies.
+    The copies own their buffers: donating them leaves `state` as it is. Of several hosts' devices
+    these are the copies of this one's.
     """
+    devices = [device for device in devices if device.process_index == jax.process_index()]
     sharding = NamedSharding(Mesh(np.asarray(devices), (axis_name,)), PartitionSpec(axis_name))
-    ours = [device for device in devices if device.process_index == jax.process_index()]
 
     def spread(leaf: Any) -> Any:
         row = leaf.reshape((1, *leaf.shape))
         # Without the last argument a device would be handed the buffer that it already has.
-        rows = [jax.device_put(row, device, may_alias=False) for device in ours]
+        rows = [jax.device_put(row, device, may_alias=False) for device in devices]
         return jax.make_array_from_single_device_arrays((len(devices), *leaf.shape), sharding, rows)
 
     return jax.tree.map(spread, state)
@@ -178,10 +180,11 @@ def pmap_step(train_step: TrainStep, *, devices: Sequence[jax.Device] | None = N
     if _several_hosts(devices):
         run = _told_to_stop(train_step, lambda wish: jax.lax.pmax(wish, name))
         # Naming all devices of several hosts would be no more than the default.
-        call = _together(jax.pmap(run, axis_name=name, donate_argnums=0), devices, lambda w: w)
+        program = jax.pmap(run, axis_name=name, donate_argnums=0)
+        call = _together(program, devices, lambda wish: wish)
     else:
-        options: dict[str, Any] = {"axis_name": name, "devices": devices, "donate_argnums": 0}
-        call = _alone(jax.pmap(train_step.run, **options))
+        program = jax.pmap(train_step.run, axis_name=name, devices=devices, donate_argnums=0)
+        call = _alone(program)
     return MappedStep(
         call=call,
         n_steps=train_step.n_steps or 1,
@@ -189,6 +192,7 @@ def pmap_step(train_step: TrainStep, *, devices: Sequence[jax.Device] | None = N
         leave=unreplicate,
         place=lambda batches: split_batch(_stack(train_step, batches), ours, axis=axis),
         read=lambda metrics: _read(unreplicate(metrics)),
+        program=program,
     )
 
 
@@ -261,10 +265,12 @@ def shard_map_step(
     if _several_hosts(devices):
         run = _told_to_stop(train_step, lambda wish: jax.lax.pmax(jnp.max(wish), name))
         body = jax.shard_map(run, in_specs=(whole, rows, PartitionSpec(name)), **options)
-        call = _together(jax.jit(body, donate_argnums=0), devices, _wishes(mesh))
+        program = jax.jit(body, donate_argnums=0)
+        call = _together(program, devices, _wishes(mesh))
     else:
         body = jax.shard_map(train_step.run, in_specs=(whole, rows), **options)
-        call = _alone(jax.jit(body, donate_argnums=0))
+        program = jax.jit(body, donate_argnums=0)
+        call = _alone(program)
     return MappedStep(
         call=call,
         n_steps=train_step.n_steps or 1,
@@ -272,6 +278,7 @@ def shard_map_step(
         leave=_first_copy,
         place=_placer(train_step, mesh),
         read=_read,
+        program=program,
     )
 
 
@@ -340,6 +347,7 @@ def global_step(
         leave=_first_copy if sharding_of is None else _gather(mesh),
         place=_placer(train_step, mesh),
         read=_read,
+        program=program,
     )
 
 
