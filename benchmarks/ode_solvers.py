@@ -13,6 +13,7 @@ are root mean squares over batch and dimensions, for VE as for the others in uni
 import argparse
 import functools
 import os
+import pathlib
 import time
 
 import jax
@@ -20,12 +21,15 @@ import jax.numpy as jnp
 import numpy as np
 from scipy.integrate import solve_ivp
 
+from benchmarks.fewstep import runner
 from score_jax import samplers as sm
 from score_jax.sde import VE, VP, SubVP, reverse_drift
 
 SDES = {"vp": (VP(), 1e-3), "subvp": (SubVP(), 1e-3), "ve": (VE(), 1e-5)}
 LADDER = 10.0 ** -np.arange(1.5, 6.6, 0.5)
 TARGETS = (1e-2, 1e-3, 1e-4, 1e-5)
+# Of the mixtures: batch, shape, components, spread of their means, their std.
+PROBLEMS = {"2-d": (128, (2,), 5, 1.5, 0.3), "3x8x8": (48, (3, 8, 8), 20, 1.0, 0.5)}
 
 
 def mixture_score(sde, dim, k, spread, std, seed, dtype):
@@ -95,14 +99,9 @@ def adaptive_solvers(sde, score, t_from, t_to, *, all_of_them=True):
 
 
 def fixed_curve(make, sde, score, x, t_to, counts=(10, 20, 40, 80)):
-    """(states, evaluations) of a fixed-step solver on uniform log-SNR grids."""
-    outs = []
-    for n in counts:
-        grid = sm.log_snr_grid(sde, n, t0=t_to)
-        run = jax.jit(lambda x, g: sm.simulate(make(sde, score), jax.random.key(0), x, g))
-        out = run(x, jnp.asarray(grid, x.dtype))
-        outs.append((np.asarray(out.x), int(out.nfe)))
-    return outs
+    """(states, evaluations) of a solver of one evaluation a step on uniform log-SNR grids."""
+    run = runner(make(sde, score))
+    return [(np.asarray(run(x, sm.log_snr_grid(sde, n, t0=t_to))), n) for n in counts]
 
 
 def reference(sde, score, x, t_from, t_to, tol):
@@ -179,7 +178,7 @@ def digits(workdir, batch=16):
     """Curves on a trained network, in single precision."""
     from experiments.train import restore
 
-    exp, params, step = restore(workdir)
+    exp, params, step = restore(pathlib.Path(workdir))
     score, sde, t0 = exp.score_fn(params, None), exp.sde, 1e-3
     x = sde.prior_sample(jax.random.key(3), (batch, *exp.shape))
     ladder = 10.0 ** -np.arange(1.5, 5.1, 0.5)
@@ -317,13 +316,14 @@ def main():
     parser.add_argument("--png", default=None, help="where to draw the curves")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--parts", nargs="*", default=["curves", "digits", "wall"])
+    parser.add_argument("--data", nargs="*", default=list(PROBLEMS), choices=list(PROBLEMS))
     args = parser.parse_args()
     print(f"load {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores, jax {jax.__version__}")
     made = {}
     if "wall" in args.parts:
         wall(args.rounds)
     if "curves" in args.parts:
-        made |= curves({"2-d": (128, (2,), 5, 1.5, 0.3), "3x8x8": (48, (3, 8, 8), 20, 1.0, 0.5)})
+        made |= curves({name: PROBLEMS[name] for name in args.data})
     if "digits" in args.parts and args.workdir:
         made |= digits(args.workdir)
     if args.png and made:

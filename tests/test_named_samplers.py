@@ -17,7 +17,7 @@ from tests.closed_form import isotropic
 SDE = VP()
 SCORE = isotropic(SDE, 0.3, 0.2)
 TABLES = {
-    "sampler": samplers.SAMPLERS,
+    "sampler": samplers.SAMPLERS | samplers.TABLE_SAMPLERS,
     "predictor": samplers.PREDICTORS,
     "corrector": samplers.CORRECTORS,
     "grid": samplers.GRIDS | {"usual": None},

@@ -90,7 +90,7 @@ def test_law_of_a_gaussian(sde):
 def test_strong_order_on_one_path():
     """One key is one Brownian path for all grids and solvers: Euler errs like 1/n, ShARK faster."""
     score = isotropic(MILD, 0.8, 0.5)
-    ns = [8, 16, 32, 64]
+    ns = [8, 64]
 
     def end(n, solver):
         grid = np.linspace(1.0, 0.1, n + 1)
@@ -104,8 +104,8 @@ def test_strong_order_on_one_path():
         slopes = []
         for solver in (diffrax.Euler(), diffrax.ShARK()):
             ends = jax.jit(lambda s=solver: [end(n, s) for n in ns])()
-            errors = [float(jnp.sqrt(jnp.square(e - fine).mean())) for e in ends]
-            slopes.append(np.polyfit(np.log(ns), np.log(errors), 1)[0])
+            few, many = (float(jnp.sqrt(jnp.square(e - fine).mean())) for e in ends)
+            slopes.append(np.log(many / few) / np.log(ns[1] / ns[0]))
     assert slopes[0] == pytest.approx(-1.0, abs=0.25)  # the noise is additive
     assert slopes[1] < -1.35
 

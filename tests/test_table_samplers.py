@@ -122,7 +122,6 @@ def test_a_grid_on_the_full_table_is_the_respaced_sampler():
     x = jax.random.normal(jax.random.key(0), (5, 2))
     got = []
     for diffusion in (full, cut):
-        reverse = d.reverse_fn(diffusion, net, None, variance=d.FIXED_LARGE, clean=None)
         reverse = d.reverse_fn(diffusion, net, None, variance=d.LEARNED_RANGE)
         for make in (
             samplers.table_ancestral,
@@ -204,6 +203,34 @@ def test_a_table_samples_in_one_line_with_its_trajectory():
     assert (out.nfe == 8).all()
     np.testing.assert_array_equal(out.trajectory[-1], out.x)
     assert sampler == samplers.tablewise(samplers.table_ancestral, d.cosine(8))
+
+
+def test_nfe_is_what_the_network_saw():
+    """Counted by a callback: both samplers with their last step, encoding, and a score's solver."""
+    diffusion, seen = d.cosine(7), []
+    net = gaussian_net(diffusion)
+
+    def counted(params, x, label):
+        jax.debug.callback(lambda _: seen.append(1), x)
+        return net(params, x, label)
+
+    reverse = d.reverse_fn(diffusion, counted, None, variance=d.LEARNED)
+    score, sde = samplers.table_score(diffusion, counted, None), from_betas(diffusion.betas)
+    grid, x = samplers.table_grid(7), jnp.ones((2, 3))
+    end = samplers.table_denoise(diffusion, reverse)
+    step = samplers.table_ancestral(diffusion, reverse)
+    half = samplers.table_ddim(diffusion, reverse, eta=0.5)
+    runs = {
+        "ancestral": (lambda k, x: samplers.simulate(step, k, x, grid, denoise=end).nfe, 7),
+        "ddim": (lambda k, x: samplers.simulate(half, k, x, grid).nfe, 6),
+        "table_encode": (lambda k, x: samplers.table_encode(diffusion, reverse, x, grid), 6),
+        "ddim_encode": (lambda k, x: samplers.ddim_encode(sde, score, x, grid), 6),
+    }
+    for name, (run, want) in runs.items():
+        seen.clear()
+        out = jax.block_until_ready(jax.jit(run)(jax.random.key(0), x))
+        jax.effects_barrier()
+        assert len(seen) == want == int(getattr(out, "nfe", out)), name
 
 
 @pytest.mark.parametrize("n", [200, 800])

@@ -282,10 +282,12 @@ def probability_flow(
     From t1 to t0 latents become samples, from t0 to t1 samples their latents. `coordinate` is IN_TIME,
     eq. (1) of this module, or IN_LOG_NOISE, eq. (2). Options:
 
-    - `solver` (default Dopri5) and `controller`, any of diffrax's; or `rtol`, `atol` and `norm`: the
-      error is that of the whole batch (`batch_rms`, the default), of its worst sample (`worst_sample`),
-      or any function of a scaled error. With `per_sample` it is that of each sample on its own: slower,
-      but no sample depends on its neighbours.
+    - `solver` and `controller`, any of diffrax's. The default is Dopri5, by measurement
+      (docs/samplers.md): on mixtures it needs as many evaluations as Tsit5 and a third fewer than
+      Dopri8 for an error of 1e-3, and with a small network it was faster than Tsit5. Or `rtol`, `atol`
+      and `norm`: the error is that of the whole batch (`batch_rms`, the default), of its worst sample
+      (`worst_sample`), or any function of a scaled error. With `per_sample` it is that of each sample
+      on its own: slower, but no sample depends on its neighbours.
     - `dt0`, the first step or, with a constant step size, all of them (default half a unit of
       log(s/m), but 1 to 10 % of the way); `max_steps`. The solver's own time runs from 0 to
       |u_to - u_from|, u the coordinate's clock, and so do the places of `diffrax.StepTo`.
