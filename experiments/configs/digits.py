@@ -1,18 +1,37 @@
 """Presets on the embedded data: scikit-learn's digits and the two moons."""
 
 import dataclasses
+from typing import Any
 
 from experiments.configs.config import Config
-from experiments.configs.fields import DataConfig, LossConfig, TrainConfig
+from experiments.configs.fields import DataConfig, LossConfig, OptimConfig, TrainConfig
 from experiments.configs.nets import MLPConfig, NCSNppConfig
 from experiments.configs.process import SDEConfig
 from experiments.configs.sample import SampleConfig
 
 _digits = Config()
 
+
+def _for_likelihood(kind: Any, t0: float) -> Config:
+    """For bits per dimension (arXiv:2101.09258): weighted by g(t)^2, times in proportion to it.
+
+    At t0 the noise is a tenth of a grey level's width: what lies below are half of all log SNR down to
+    t = 1e-5, where there is nothing to learn but uniform cells, and half of every batch went there.
+    """
+    return dataclasses.replace(
+        _digits,
+        sde=SDEConfig(kind=kind, t0=t0),
+        loss=LossConfig(weighting="likelihood", times="importance"),
+        # What the times leave of the weight is about 20 for all of them; the clip grows with it.
+        optim=OptimConfig(grad_clip=20.0),
+    )
+
+
 PRESETS: dict[str, Config] = {
     "digits_vp": _digits,
+    "digits_vp_likelihood": _for_likelihood("vp", 1e-3),
     "digits_subvp": dataclasses.replace(_digits, sde=SDEConfig(kind="subvp")),
+    "digits_subvp_likelihood": _for_likelihood("subvp", 0.025),
     "digits_ve": dataclasses.replace(
         _digits,
         # As the authors' VE networks: data in [0, 1], told of sigma, output divided by sigma.
