@@ -43,6 +43,22 @@ class Options:
     bound_steps: int | None = None
     # Examples handled at once.
     chunk: int = 300
+    # Also for a network that was trained on data without dequantisation.
+    allow_undequantised: bool = False
+
+    def check(self) -> None:
+        """Raise ValueError naming the first flag whose value makes no sense."""
+        for name, least in (("draws", 0), ("chunk", 1), ("probes", 1), ("bound", 0)):
+            if getattr(self, name) < least:
+                raise ValueError(f"--{name} must be at least {least}, got {getattr(self, name)}")
+        if not (math.isfinite(self.tol) and self.tol > 0):
+            raise ValueError(f"--tol must be finite and > 0, got {self.tol}")
+        if self.bound_steps is not None and self.bound_steps < 1:
+            raise ValueError(f"--bound-steps must be at least 1, got {self.bound_steps}")
+
+
+# What says how the flow's likelihood is computed, which a beta table's bound does not need.
+_OF_THE_FLOW = ("importance", "tol", "gap", "probes", "bound")
 
 
 def unit(exp: Experiment) -> str:
@@ -84,16 +100,25 @@ def _bound(exp: Experiment, args: Options, key: Any, params: Any, x: Any, y: Any
 
 def _over(exp: Experiment, estimate: Any, params: Any, key: Any, args: Options) -> dict[str, Any]:
     data = getattr(exp, args.split)
-    out = likelihood.over_dataset(
-        key,
-        functools.partial(estimate, exp, args),
-        data.x,
-        y=data.y if exp.num_classes else None,
-        prepare=exp.from_data,
-        params=params,
-        draws=args.draws,
-        chunk=args.chunk,
-    )
+    try:
+        out = likelihood.over_dataset(
+            key,
+            functools.partial(estimate, exp, args),
+            data.x,
+            y=data.y if exp.num_classes else None,
+            prepare=exp.from_data,
+            params=params,
+            draws=args.draws,
+            chunk=args.chunk,
+        )
+    except (RuntimeError, ValueError) as error:
+        # What diffrax says, in the middle of a long message of the device.
+        if "maximum number of solver steps" not in str(error):
+            raise
+        raise ValueError(
+            f"the likelihood's ODE is not solved within its largest number of steps at --tol "
+            f"{args.tol}: choose a larger one, or see whether the score is finite"
+        ) from None
     joined = likelihood.mean_over_draws(jnp.asarray(out.logp), importance=args.importance)
     return mean_stderr(in_bits(exp, joined)) | {
         "nfe": float(out.nfe.mean()),
@@ -184,14 +209,34 @@ def _gaussian(exp: Experiment, key: Any, args: Options) -> dict[str, float]:
     return mean_stderr(in_bits(exp, logp.mean(axis=0)))
 
 
+def _check_run(exp: Experiment, args: Options) -> None:
+    """Raise ValueError where the flags do not fit the run."""
+    if exp.process.diffusion is not None:
+        defaults = {f.name: f.default for f in dataclasses.fields(Options)}
+        given = [name for name in _OF_THE_FLOW if getattr(args, name) != defaults[name]]
+        if given:
+            raise ValueError(
+                f"--{given[0]} is for runs on an SDE; that of a beta table (sde.kind 'diffusion') is "
+                "judged by its own bound, with --draws, --bound-steps and --chunk"
+            )
+        return
+    if args.bound_steps is not None:
+        raise ValueError("--bound-steps needs a run on a beta table (sde.kind 'diffusion')")
+    if exp.levels and not exp.config.data.dequantize and not args.allow_undequantised:
+        raise ValueError(
+            "the run was trained on grey levels that were never dequantised (data.dequantize is "
+            "false): it knows nothing of the density between them; --allow-undequantised measures "
+            "it all the same, --draws 0 leaves likelihoods out"
+        )
+
+
 def measure(
     exp: Experiment, params: Any, key: Any, args: Options, folder: pathlib.Path
 ) -> dict[str, Any]:
     """Bits per dimension of a whole split: of the model, its bound if asked, and a Gaussian."""
+    _check_run(exp, args)
     if exp.process.diffusion is not None:
         return measure_table(exp, params, key, args, folder)
-    if args.bound_steps is not None:
-        raise ValueError("--bound-steps needs a run on a beta table (sde.kind 'diffusion')")
     model_key, bound_key = jax.random.split(key)
     result: dict[str, Any] = {
         "split": args.split,

@@ -136,17 +136,9 @@ def report(result: dict[str, Any]) -> str:
 def main(argv: Sequence[str] | None = None) -> None:
     """Entry point of `python -m experiments.evaluate`."""
     args = cli.parse(Args, "experiments.evaluate", argv)
-    for name, least in (
-        ("num", 0),
-        ("draws", 0),
-        ("chunk", 1),
-        ("probes", 1),
-        ("bound", 0),
-    ):
-        if getattr(args, name) < least:
-            raise ValueError(f"--{name} must be at least {least}, got {getattr(args, name)}")
-    if args.num == 1:
-        raise ValueError("--num must be 0 or at least 2, got 1")
+    args.check()
+    if args.num < 0 or args.num == 1:
+        raise ValueError(f"--num must be 0 or at least 2, got {args.num}")
     if args.bpd and not args.draws:
         raise ValueError("--draws must be at least 1 with --bpd, got 0")
     train.start()

@@ -1,4 +1,4 @@
-"""The probability flow by diffrax: its two coordinates, norms, adjoints, and the way itself."""
+"""The probability flow by diffrax: its coordinates, norms, adjoints, and the way itself."""
 
 import diffrax
 import jax
@@ -27,7 +27,7 @@ def exact_flow(sde, x, t_from, t_to, mean=MEAN):
     return mean_to + std_to * (x - mean_from) / std_from
 
 
-def test_both_coordinates_solve_the_same_flow_and_count_their_evaluations(x64):
+def test_all_coordinates_solve_the_same_flow_and_count_their_evaluations(x64):
     for sde in SDES.values():
         calls = []
 
@@ -36,7 +36,7 @@ def test_both_coordinates_solve_the_same_flow_and_count_their_evaluations(x64):
             return isotropic(sde, MEAN, STD)(x, t)
 
         z = sde.prior_std * jnp.linspace(-2.0, 2.0, 5)[:, None]
-        for coordinate in (sm.IN_TIME, sm.IN_LOG_NOISE):
+        for coordinate in (sm.IN_TIME, sm.IN_LOG_NOISE, sm.IN_ANGLE):
             calls.clear()
             out = jax.jit(
                 lambda z, sde=sde, score=score, c=coordinate: sm.probability_flow(

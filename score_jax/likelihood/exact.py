@@ -6,7 +6,10 @@ With h(x, t) = f(x, t) - g(t)^2 score(x, t) / 2 the density obeys (arXiv:2011.13
 
 and the divergence is e . J e averaged over probes e of unit covariance (Hutchinson; Skilling), or exact
 by all columns. Drift and divergence come from one evaluation of the network: J e is its forward
-derivative at the same point.
+derivative at the same point. In another coordinate, y = x / c(t) and u for t, the flow F carries the
+density of y in the same way, and the ends add the log-determinant of c:
+
+    (2)  log p_t0(x) = log p_t1(z) + integral of div_y F(y, u) du + D log(c(t1) / c(t0))
 
 That is the density at t0; what stands between it and the data at 0 is a `Gap`.
 """
@@ -19,11 +22,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
-from score_jax._math import as_time, batch_sum
+from score_jax._math import as_time, batch_sum, bcast
 from score_jax.likelihood.gap import IGNORE, Gap
 from score_jax.samplers.grids import check_float
-from score_jax.samplers.ode import solve_forward
-from score_jax.sde import reverse_drift
+from score_jax.samplers.ode import IN_TIME, Coordinate, flow_ends, solve_forward, with_first
 from score_jax.types import SDE, ScoreFn
 
 EXACT_UP_TO = 8  # dimensions: below, all columns cost about as much as a few probes
@@ -88,6 +90,7 @@ def log_likelihood(
     t0: float = 1e-5,
     divergence: Divergence | None = None,
     gap: Gap = IGNORE,
+    coordinate: Coordinate = IN_TIME,
     per_sample: bool = False,
     **options: Any,
 ) -> LogLik:
@@ -121,35 +124,46 @@ def log_likelihood(
     probes = divergence.probes(probe_key, x)
     start = as_time(t0).astype(x.dtype)
     x, noise = gap.start(gap_key, sde, x, start)
+    ends = flow_ends(sde, x, t0, sde.t1, coordinate)
+    options = with_first(ends, options)
 
     def solve(batch: Any, probes: Any) -> Any:
-        rows = 1 if exact else probes.shape[0]
-        field = lambda t, y: _along(
-            lambda v: reverse_drift(sde, score, v, t, ode=True), y[0], probes, exact
-        )
-        begin = (batch, jnp.zeros((rows, batch.shape[0]), batch.dtype))
-        (z, change), nfe, _, _ = solve_forward(field, begin, t0, sde.t1, **options)
-        return z, change, nfe
+        """The latents, the integral (b, k) of each probe, and the evaluations."""
+
+        def field(u: Any, state: Any) -> Any:
+            value, along = _along(
+                lambda y: coordinate.field(sde, score, y, u), state[0], probes, exact
+            )
+            return value, along.T
+
+        y = batch / bcast(ends.scale_from, batch)
+        begin = (y, jnp.zeros((batch.shape[0], 1 if exact else probes.shape[0]), batch.dtype))
+        (y, change), nfe, _, _ = solve_forward(field, begin, ends.u_from, ends.u_to, **options)
+        return y * bcast(ends.scale_to, y), change, nfe
 
     if per_sample:
         one = lambda xi, pi: solve(xi[None], pi[:, None])
         z, change, nfe = jax.vmap(one, in_axes=(0, 1))(x, probes)
-        z, change = z[:, 0], change[:, :, 0].T
+        z, change = z[:, 0], change[:, 0]
     else:
         z, change, nfe = solve(x, probes)
     if gap.nfe:
         value, along = _along(lambda v: score(v, start), x, probes, exact)
-        change = change + jax.vmap(lambda each: gap.correct(sde, x, noise, value, each, start))(
-            along
-        )
-    k = change.shape[0]
+        correct = lambda each: gap.correct(sde, x, noise, value, each, start)
+        change = change + jax.vmap(correct)(along).T
+    scales = jnp.log(ends.scale_to / ends.scale_from)
+    logp = sde.prior_logp(z) + change.mean(axis=1) + math.prod(x.shape[1:]) * scales
+    return LogLik(logp, z, _standard_error(change, exact), nfe + gap.nfe)
+
+
+def _standard_error(change: Any, exact: bool) -> Any:
+    """That of the mean over the probes of (b, k): (b,)."""
+    k = change.shape[1]
     if exact:
-        stderr = jnp.zeros_like(change[0])
-    elif k == 1:
-        stderr = jnp.full_like(change[0], jnp.nan)
-    else:
-        stderr = change.std(axis=0, ddof=1) / math.sqrt(k)
-    return LogLik(sde.prior_logp(z) + change.mean(axis=0), z, stderr, nfe + gap.nfe)
+        return jnp.zeros_like(change[:, 0])
+    if k == 1:
+        return jnp.full_like(change[:, 0], jnp.nan)
+    return change.std(axis=1, ddof=1) / math.sqrt(k)
 
 
 def _along(field: Any, x: Any, probes: Any, exact: bool) -> tuple[Any, Any]:

@@ -29,6 +29,7 @@ from score_jax.samplers.langevin import langevin_dynamics as langevin_dynamics
 from score_jax.samplers.langevin import per_batch as per_batch
 from score_jax.samplers.langevin import per_sample as per_sample
 from score_jax.samplers.langevin import root_dim as root_dim
+from score_jax.samplers.ode import IN_ANGLE as IN_ANGLE
 from score_jax.samplers.ode import IN_LOG_NOISE as IN_LOG_NOISE
 from score_jax.samplers.ode import IN_TIME as IN_TIME
 from score_jax.samplers.ode import Coordinate as Coordinate
@@ -79,15 +80,15 @@ from score_jax.samplers.unipc import bh2 as bh2
 from score_jax.samplers.unipc import unipc as unipc
 
 __all__ = [
-    "IN_LOG_NOISE", "IN_TIME", "AdaptiveOut", "Candidate", "Coordinate", "EncodeOut", "FlowPath",
-    "ODEOut", "SampleOut", "Sampler", "Samples", "SongGrid", "StochasticOut", "Tablewise",
-    "adaptive_multistep", "ancestral", "annealed_langevin", "as_it_is", "at_next", "batch_rms",
-    "bh1", "bh2", "chain", "check_grid", "compare_samplers", "ddim", "ddim_encode", "ddim_move",
-    "diffrax_sde", "dpmpp_2m", "dpmpp_2s", "dpmpp_3m", "dynamic", "edm", "euler_maruyama",
-    "even_indices", "flow", "heun", "identity", "karras_grid", "langevin", "langevin_dynamics",
-    "last_mean", "log_snr_grid", "no_threshold", "per_batch", "per_sample", "power_grid",
-    "probability_flow", "probability_path", "quadratic_grid", "reverse_diffusion", "root_dim",
-    "sample", "sde_dpmpp_2m", "simulate", "song_ancestral", "song_annealed_langevin",
+    "IN_ANGLE", "IN_LOG_NOISE", "IN_TIME", "AdaptiveOut", "Candidate", "Coordinate", "EncodeOut",
+    "FlowPath", "ODEOut", "SampleOut", "Sampler", "Samples", "SongGrid", "StochasticOut",
+    "Tablewise", "adaptive_multistep", "ancestral", "annealed_langevin", "as_it_is", "at_next",
+    "batch_rms", "bh1", "bh2", "chain", "check_grid", "compare_samplers", "ddim", "ddim_encode",
+    "ddim_move", "diffrax_sde", "dpmpp_2m", "dpmpp_2s", "dpmpp_3m", "dynamic", "edm",
+    "euler_maruyama", "even_indices", "flow", "heun", "identity", "karras_grid", "langevin",
+    "langevin_dynamics", "last_mean", "log_snr_grid", "no_threshold", "per_batch", "per_sample",
+    "power_grid", "probability_flow", "probability_path", "quadratic_grid", "reverse_diffusion",
+    "root_dim", "sample", "sde_dpmpp_2m", "simulate", "song_ancestral", "song_annealed_langevin",
     "song_euler_maruyama", "song_grid", "song_langevin", "song_reverse_diffusion", "static",
     "stepwise", "table_ancestral", "table_ddim", "table_denoise", "table_encode", "table_grid",
     "table_score", "tablewise", "threshold", "transition", "tweedie", "uniform_grid", "unipc",

@@ -7,8 +7,13 @@ mean coefficient and s the standard deviation, the same flow of every isotropic 
 
     (2)  dy/du = -(s^2 / m) score(m y, t(u))
 
-(arXiv:2206.00364 eq. 4 with sigma = s/m). For geometric VE the two differ by a constant. The solver's own
-time is re-parametrised so that it always runs forward.
+(arXiv:2206.00364 eq. 4 with sigma = s/m). For geometric VE the two differ by a constant. With the angle
+u = arctan(s/m) and y = x/c, c^2 = m^2 + s^2, data and noise are two sides of a right angle, and
+
+    (3)  dy/du = -(s/m) [y + c score(c y, t(u))] = cos(u) noise - sin(u) data
+
+as predicted from x: bounded, slow where data and noise are both on the scale 1, and the same for
+every SDE (v of arXiv:2202.00512). The solver's own time is re-parametrised to run forward always.
 """
 
 import dataclasses
@@ -21,7 +26,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from score_jax._math import as_time, batch_mean, bcast
+from score_jax._math import as_time, batch_sum, bcast
 from score_jax.samplers.grids import check_float
 from score_jax.sde import log_snr, reverse_drift, time_of_log_snr
 from score_jax.types import SDE, ScoreFn
@@ -108,6 +113,21 @@ IN_LOG_NOISE = Coordinate(
 )
 
 
+def _angle_field(sde: SDE, score: ScoreFn, y: Any, u: Any) -> Any:
+    t = time_of_log_snr(sde, -2 * jnp.log(jnp.tan(u)))
+    m, s = sde.mean_coeff(t), sde.std(t)
+    c = bcast(jnp.hypot(m, s), y)
+    return bcast(-s / m, y) * (y + c * score(c * y, t))
+
+
+# Eq. (3): u = arctan(s/m), y = x / sqrt(m^2 + s^2).
+IN_ANGLE = Coordinate(
+    lambda sde, t: jnp.arctan(jnp.exp(-0.5 * log_snr(sde, t))),
+    lambda sde, t: jnp.hypot(sde.mean_coeff(t), sde.std(t)),
+    _angle_field,
+)
+
+
 def batch_rms(error: Any) -> Any:
     """Root mean square of all entries of a scaled error, an array or a tree: one for the batch."""
     leaves = jax.tree.leaves(error)
@@ -115,12 +135,14 @@ def batch_rms(error: Any) -> Any:
 
 
 def worst_sample(error: Any) -> Any:
-    """The largest root mean square of a sample in a scaled error (b, *d).
+    """The largest root mean square of a sample in a scaled error: (b, *d), or a tree of such.
 
     With it no sample hides behind the batch: half as many evaluations more, for errors of the worst
     samples that are ten times smaller (measured on a mixture).
     """
-    return jnp.sqrt(jnp.max(batch_mean(jnp.square(error))))
+    leaves = jax.tree.leaves(error)
+    total = sum(batch_sum(jnp.square(v)) for v in leaves)
+    return jnp.sqrt(jnp.max(total) / sum(v[0].size for v in leaves))
 
 
 def check_time(name: str, t: Any, t1: float) -> None:
@@ -235,7 +257,7 @@ def _check_flow(sde: SDE, x: Any, t_from: Any, t_to: Any, coordinate: Coordinate
             check_noise(name, sde, t)
 
 
-class _Ends(NamedTuple):
+class FlowEnds(NamedTuple):
     """The two ends in a coordinate: clock and scale of each, in the state's precision; a first step."""
 
     u_from: Any
@@ -245,7 +267,8 @@ class _Ends(NamedTuple):
     first: Any
 
 
-def _ends(sde: SDE, x: Any, t_from: Any, t_to: Any, coordinate: Coordinate) -> _Ends:
+def flow_ends(sde: SDE, x: Any, t_from: Any, t_to: Any, coordinate: Coordinate) -> FlowEnds:
+    """The two ends of a flow that carries x in a coordinate: `FlowEnds`."""
     dtype = jnp.promote_types(x.dtype, jnp.float32)
     times = [jnp.asarray(t, dtype) for t in (t_from, t_to)]
     clocks = [coordinate.clock(sde, t).astype(dtype) for t in times]
@@ -255,11 +278,11 @@ def _ends(sde: SDE, x: Any, t_from: Any, t_to: Any, coordinate: Coordinate) -> _
     near = time_of_log_snr(sde, log_snr(sde, times[0]) - way).astype(dtype)
     first, span = jnp.abs(coordinate.clock(sde, near) - clocks[0]), jnp.abs(clocks[1] - clocks[0])
     first = jnp.clip(jnp.where(jnp.isfinite(first), first, 0), 0.01 * span, 0.1 * span)
-    return _Ends(clocks[0], clocks[1], scales[0], scales[1], jax.lax.stop_gradient(first))
+    return FlowEnds(clocks[0], clocks[1], scales[0], scales[1], jax.lax.stop_gradient(first))
 
 
-def _with_first(ends: _Ends, options: dict[str, Any]) -> dict[str, Any]:
-    """The options with the default of dt0, which places given one by one do not take."""
+def with_first(ends: FlowEnds, options: dict[str, Any]) -> dict[str, Any]:
+    """Give the options the default of dt0, which places given one by one do not take."""
     if isinstance(options.get("controller"), diffrax.StepTo):
         return options
     given = options.get("dt0")
@@ -280,7 +303,7 @@ def probability_flow(
     """Carry x (b, *d) along the probability flow from t_from to t_to: ODEOut.
 
     From t1 to t0 latents become samples, from t0 to t1 samples their latents. `coordinate` is IN_TIME,
-    eq. (1) of this module, or IN_LOG_NOISE, eq. (2). Options:
+    eq. (1) of this module, IN_LOG_NOISE, eq. (2), or IN_ANGLE, eq. (3). Options:
 
     - `solver` and `controller`, any of diffrax's. The default is Dopri5, by measurement
       (docs/samplers.md): on mixtures it needs as many evaluations as Tsit5 and a third fewer than
@@ -298,9 +321,9 @@ def probability_flow(
     nfe is exact for explicit solvers, -1 for others; with `per_sample` it is what each sample needs,
     though all wait for the slowest.
 
-    Raises ValueError for bad options, times outside [0, t1] (IN_LOG_NOISE: or without noise) and data
-    that are not floating point. A solve that needs more than `max_steps` raises at run time and names
-    them; so does one whose score is not finite, since no step of it is accepted.
+    Raises ValueError for bad options, times outside [0, t1] (but for IN_TIME: or without noise) and
+    data that are not floating point. A solve that needs more than `max_steps` raises at run time and
+    names them; so does one whose score is not finite, since no step of it is accepted.
 
     >>> out = probability_flow(sde, score, z, t_from=sde.t1, t_to=1e-3)
     """
@@ -312,8 +335,8 @@ def probability_flow(
         return ODEOut((end * bcast(ends.scale_to, end)).astype(x.dtype), *costs)
 
     _check_flow(sde, x, t_from, t_to, coordinate)
-    ends = _ends(sde, x, t_from, t_to, coordinate)
-    options = _with_first(ends, options)
+    ends = flow_ends(sde, x, t_from, t_to, coordinate)
+    options = with_first(ends, options)
     if not per_sample:
         return solve(x)
     out = jax.vmap(lambda one: solve(one[None]))(x)
@@ -368,7 +391,7 @@ def probability_path(
     >>> halfway = path.at(0.5)
     """
     _check_flow(sde, x, t_from, t_to, coordinate)
-    ends = _ends(sde, x, t_from, t_to, coordinate)
+    ends = flow_ends(sde, x, t_from, t_to, coordinate)
     field = lambda u, y: coordinate.field(sde, score, y, u)
     start = x / bcast(ends.scale_from, x)
     solution, nfe = _solve(
@@ -378,7 +401,7 @@ def probability_path(
         ends.u_to,
         dense=True,
         max_steps=max_steps,
-        **_with_first(ends, options),
+        **with_first(ends, options),
     )
     end = solution.ys[0] * bcast(ends.scale_to, solution.ys[0])
     direction = jnp.sign(ends.u_to - ends.u_from)
