@@ -150,6 +150,9 @@ BAD = [
     (["compare", "--workdir", "no_such_run", "--samplers", "dpm"], "known: pc, song, em"),
     (["compare", "--workdir", "no_such_run", "--nfe", "1"], "--nfe must be numbers of at least 2"),
     (["evaluate", "--workdir", "no_such_run", "--num", "1"], "--num must be 0 or at least 2"),
+    (["evaluate", "--workdir", "no_such_run", "--bpd"], "holds no run"),
+    (["evaluate", "--workdir", "no_such_run", "--bpd", "--split", "dev"], "test"),
+    (["evaluate", "--workdir", "no_such_run", "--bpd", "--gap", "none"], "tweedie"),
 ]
 
 
