@@ -6,6 +6,7 @@ import jax
 import pytest
 
 from experiments import bits, build, cli, configs, evaluate
+from score_jax import likelihood
 
 
 @pytest.mark.parametrize(
@@ -47,3 +48,15 @@ def test_flags_that_do_not_fit_the_run_are_named(preset, options, named, tmp_pat
     exp = build.build(config)
     with pytest.raises(ValueError, match=named):
         bits.measure(exp, None, jax.random.key(0), bits.Options(**options), tmp_path)
+
+
+def test_a_solve_that_does_not_end_is_said_in_one_line():
+    """diffrax's error comes out of the device in the middle of pages of text."""
+    exp = build.build(configs.get("digits_vp"))
+
+    def estimate(exp, args, key, params, x, y):
+        return likelihood.log_likelihood(key, exp.sde, lambda x, t: -50 * x, x, max_steps=2)
+
+    with pytest.raises(ValueError, match=r"choose a larger one") as raised:
+        bits._over(exp, estimate, None, jax.random.key(0), bits.Options(chunk=8))
+    assert "\n" not in str(raised.value)

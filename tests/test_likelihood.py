@@ -213,8 +213,6 @@ def test_wrong_use_is_named():
 
 NETWORKS = {
     "vp_ddpmpp_continuous": VP,
-    "subvp_ddpmpp_continuous": SubVP,
-    "ve_ncsnpp_continuous": VE,
 }
 
 

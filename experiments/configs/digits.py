@@ -15,8 +15,8 @@ _digits = Config()
 def _for_likelihood(kind: Any, t0: float) -> Config:
     """For bits per dimension (arXiv:2101.09258): weighted by g(t)^2, times in proportion to it.
 
-    At t0 the noise is a tenth of a grey level's width: what lies below are half of all log SNR down to
-    t = 1e-5, where there is nothing to learn but uniform cells, and half of every batch went there.
+    At t0 the noise is a tenth of a grey level's width. Below it there is nothing to learn but uniform
+    cells; down to t = 1e-5 a fifth (VP) or half (sub-VP) of every batch would go there.
     """
     return dataclasses.replace(
         _digits,
