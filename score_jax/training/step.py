@@ -155,7 +155,8 @@ def _gradient_of(
         return (key if alone else jax.random.fold_in(key, rows.index[0])), batch
 
     def of_part(params: Any, batch: Batch, rows: Rows) -> tuple[Any, Metrics]:
-        prepare_key, loss_key = jax.random.split(rows.key)
+        # Folded, not split: every part of a batch derives its draws from the same key.
+        prepare_key, loss_key = (jax.random.fold_in(rows.key, i) for i in range(2))
         if prepare is not None:
             drawn = {
                 k: batch[k] for k in ("index", "weight") if isinstance(batch, dict) and k in batch

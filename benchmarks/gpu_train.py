@@ -1,0 +1,120 @@
+"""Training steps a second of CIFAR-10-size networks on one accelerator: float32, TF32, bfloat16.
+
+    python -m benchmarks.gpu_train [--nets ddpmpp ncsnpp] [--batch 128] [--peaks 67 495 989]
+    python -m benchmarks.gpu_train --tiny          tries the program itself, on any machine
+
+The published networks (VP DDPM++ and VE NCSN++, continuous, 32 x 32 x 3, dropout as published) with
+Adam, clipping, EMA, dequantisation and flips inside the step, `steps_per_call` steps as one program,
+random data, no reading of files. Prints steps/s and examples/s (median of the rounds), FLOP of a step as
+XLA counts them before compiling (it cannot see into the vendor's kernels after), model FLOP utilisation
+against `--peaks` (dense TFLOP/s in float32, TF32 and bfloat16; the default is NVIDIA's data sheet for an
+H100 SXM), and memory: by XLA's analysis, and the peak that the device reports.
+"""
+
+import argparse
+import dataclasses
+import statistics
+import time
+
+PRESETS = {"ddpmpp": "vp_cifar10_ddpmpp_continuous", "ncsnpp": "ve_cifar10_ncsnpp_continuous"}
+# name -> (precision of float32 products, dtype of the network)
+PRECISIONS = {
+    "float32": ("highest", "float32"),
+    "TF32": ("tensorfloat32", "float32"),
+    "bfloat16": ("tensorfloat32", "bfloat16"),
+}
+
+
+def config_of(name, dtype, args):
+    """The published preset at this batch and precision."""
+    from experiments import configs
+
+    config = configs.get(PRESETS[name])
+    net = dataclasses.replace(config.net, dtype=dtype)
+    data = config.data
+    if args.tiny:
+        # The shapes stay those of CIFAR-10, the network does not.
+        net = dataclasses.replace(net, width=8, num_blocks=1, channel_mult=(1, 1))
+    train = dataclasses.replace(
+        config.train, batch_size=args.batch, steps_per_call=args.steps_per_call,
+        steps=args.steps_per_call * 10, log_every=args.steps_per_call,
+        sample_every=args.steps_per_call, checkpoint_every=args.steps_per_call,
+        remat=args.remat,
+    )  # fmt: skip
+    return dataclasses.replace(config, net=net, data=data, train=train)
+
+
+def measure(name, precision, args):
+    """One line of the table."""
+    import jax
+    import numpy as np
+
+    from experiments import build, dry_run, train
+    from score_jax import training
+
+    matmul, dtype = PRECISIONS[precision]
+    with jax.default_matmul_precision(matmul):
+        exp = build.build(config_of(name, dtype, args))
+        state = train.initial_state(exp)
+        step = training.make_train_step(
+            exp.loss, exp.optimizer, ema_decay=exp.config.optim.ema_decay, prepare=exp.prepare
+        )
+        mapped = training.jit_step(training.scan_steps(step, args.steps_per_call))
+        rng = np.random.default_rng(0)
+        batch = {"x": rng.integers(0, 256, (args.batch, *exp.shape), np.uint8)}
+        placed = jax.device_put(mapped.place([batch] * args.steps_per_call))
+        clock = time.perf_counter()
+        compiled = mapped.program.lower(state, placed).compile()
+        seconds = time.perf_counter() - clock
+        _, lowered = dry_run.lower(exp, lambda key: train.initial_state(exp, key))
+        flops = (lowered.cost_analysis() or {}).get("flops") or float("nan")
+        held = compiled.memory_analysis()
+        state = mapped.enter(state)
+        state, metrics = jax.block_until_ready(compiled(state, placed))
+        rates = []
+        for _ in range(args.rounds):
+            clock = time.perf_counter()
+            state, metrics = jax.block_until_ready(compiled(state, placed))
+            rates.append(args.steps_per_call / (time.perf_counter() - clock))
+    assert bool(np.isfinite(metrics["loss"]).all()), "the loss is not finite"
+    rate = statistics.median(rates)
+    peak = dict(zip(PRECISIONS, args.peaks, strict=True))[precision] * 1e12
+    device = jax.local_devices()[0].memory_stats() or {}
+    used = device.get("peak_bytes_in_use")
+    print(
+        f"| {name} | {precision} | {rate:.2f} | {rate * args.batch:.0f} | {flops / 1e9:.1f} | "
+        f"{100 * rate * flops / peak:.2f} % | "
+        f"{(held.argument_size_in_bytes + held.temp_size_in_bytes) / 2**30:.2f} | "
+        f"{'?' if used is None else f'{used / 2**30:.2f}'} | {seconds:.0f} |",
+        flush=True,
+    )
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--nets", nargs="+", choices=list(PRESETS), default=list(PRESETS))
+    parser.add_argument(
+        "--precisions", nargs="+", choices=list(PRECISIONS), default=list(PRECISIONS)
+    )
+    parser.add_argument("--batch", type=int, default=128)
+    parser.add_argument("--steps-per-call", type=int, default=10)
+    parser.add_argument("--rounds", type=int, default=10)
+    parser.add_argument("--remat", choices=["none", "blocks", "full"], default="none")
+    parser.add_argument("--peaks", nargs=3, type=float, default=[66.9, 494.7, 989.4])
+    parser.add_argument("--tiny", action="store_true")
+    args = parser.parse_args()
+    if args.tiny:
+        args.batch, args.steps_per_call, args.rounds = 4, 2, 2
+
+    import jax
+
+    print(f"{jax.devices()[0].device_kind}, jax {jax.__version__}, batch {args.batch}")
+    print("| network | precision | steps/s | examples/s | GFLOP a step | MFU | GiB, XLA | GiB, peak | s to compile |")  # noqa: E501  # fmt: skip
+    print("|---|---|---|---|---|---|---|---|---|")
+    for name in args.nets:
+        for precision in args.precisions:
+            measure(name, precision, args)
+
+
+if __name__ == "__main__":
+    main()
