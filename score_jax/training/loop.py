@@ -158,6 +158,8 @@ class _Saver:
 
     def snapshot(self, step: int, averages: Any) -> None:
         """Keep the averages as they are at `step`, unless they are kept already."""
+        if self._snapshots is None:
+            return
         newest = self._snapshots.latest_step()
         if newest is None or step > newest:
             write = lambda: self._snapshots.save(step, {"averages": averages})
@@ -240,7 +242,8 @@ def fit(
     batches = iter(batches)
     state, start, streak = _restore(state, batches, checkpoints)
     every = {"checkpoint_every": checkpoint_every, "sample_every": sample_every}
-    every |= {"snapshot_every": snapshot_every if snapshots is not None else None}
+    # The same on all hosts, whoever writes: taking the state off the devices concerns all of them.
+    every |= {"snapshot_every": snapshot_every}
     counts = {"log_every": log_every, "bad_steps": bad_steps, "ahead": ahead}
     _check_plan(start, steps, step_fn.n_steps, {**every, **counts})
     plan = _Plan(start, steps, every, on_sample, judge)
