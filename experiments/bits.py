@@ -209,6 +209,12 @@ def _gaussian(exp: Experiment, key: Any, args: Options) -> dict[str, float]:
     return mean_stderr(in_bits(exp, logp.mean(axis=0)))
 
 
+def never_dequantised(exp: Experiment, args: Options) -> bool:
+    """Whether a run on an SDE learned bare grey levels, which have no density, and none is insisted on."""
+    bare = bool(exp.levels) and not exp.config.data.dequantize
+    return exp.process.diffusion is None and bare and not args.allow_undequantised
+
+
 def _check_run(exp: Experiment, args: Options) -> None:
     """Raise ValueError where the flags do not fit the run."""
     if exp.process.diffusion is not None:
@@ -222,7 +228,7 @@ def _check_run(exp: Experiment, args: Options) -> None:
         return
     if args.bound_steps is not None:
         raise ValueError("--bound-steps needs a run on a beta table (sde.kind 'diffusion')")
-    if exp.levels and not exp.config.data.dequantize and not args.allow_undequantised:
+    if never_dequantised(exp, args):
         raise ValueError(
             "the run was trained on grey levels that were never dequantised (data.dequantize is "
             "false): it knows nothing of the density between them; --allow-undequantised measures "

@@ -67,7 +67,12 @@ def evaluate(workdir: pathlib.Path, args: Args) -> dict[str, Any]:
     result: dict[str, Any] = {"step": step, "test_examples": len(exp.test.x)}
     if not args.bpd:
         result["loss"] = held_out_loss(exp, params, keys[1])
-    if args.draws:
+    if args.draws and not args.bpd and bits.never_dequantised(exp, args):
+        result["no_bits_per_dim"] = (
+            "no bits per dimension: trained on grey levels that were never dequantised "
+            "(--allow-undequantised measures them all the same)"
+        )
+    elif args.draws:
         result[bits.unit(exp)] = bits.measure(exp, params, keys[3], args, workdir)
     if args.num and not args.bpd:
         result["distance"] = _distance(exp, params, keys, args)
@@ -128,6 +133,8 @@ def report(result: dict[str, Any]) -> str:
             f"{b['model']['nfe']:.0f} evaluations each, {b['model']['seconds']:.1f} s "
             f"(+ {b['model']['compile_seconds']:.1f} s to compile)"
         )
+    if "no_bits_per_dim" in result:
+        lines.append(result["no_bits_per_dim"])
     if "classified_as_asked" in result.get("distance", {}):
         lines.append(f"classified as asked: {result['distance']['classified_as_asked']:.1%}")
     return "\n".join(lines)

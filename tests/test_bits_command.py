@@ -50,6 +50,18 @@ def test_flags_that_do_not_fit_the_run_are_named(preset, options, named, tmp_pat
         bits.measure(exp, None, jax.random.key(0), bits.Options(**options), tmp_path)
 
 
+def test_the_plain_evaluation_goes_without_where_there_is_no_density():
+    config = configs.get("digits_vp")
+    raw = dataclasses.replace(config, data=dataclasses.replace(config.data, dequantize=False))
+    options = bits.Options()
+    assert bits.never_dequantised(build.build(raw), options)
+    assert not bits.never_dequantised(build.build(config), options)
+    assert not bits.never_dequantised(
+        build.build(raw), dataclasses.replace(options, allow_undequantised=True)
+    )
+    assert "because" in evaluate.report({"no_bits_per_dim": "none, because"})
+
+
 def test_a_solve_that_does_not_end_is_said_in_one_line():
     """diffrax's error comes out of the device in the middle of pages of text."""
     exp = build.build(configs.get("digits_vp"))
