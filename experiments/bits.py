@@ -210,7 +210,7 @@ def _gaussian(exp: Experiment, key: Any, args: Options) -> dict[str, float]:
 
 
 def never_dequantised(exp: Experiment, args: Options) -> bool:
-    """Whether a run on an SDE learned bare grey levels, which have no density, and none is insisted on."""
+    """Whether a run on an SDE learned bare grey levels, which have no density, and none is asked for."""
     bare = bool(exp.levels) and not exp.config.data.dequantize
     return exp.process.diffusion is None and bare and not args.allow_undequantised
 
