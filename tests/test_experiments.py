@@ -231,3 +231,11 @@ def test_killed_training_ends_with_the_same_bits(workdir, tmp_path):
     assert checksums(tmp_path / "killed") == checksums(workdir)
     rows = (tmp_path / "killed" / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(row)["step"] for row in rows] == [5, 10, 15, 20]
+
+
+def test_sampling_cannot_end_before_training_does():
+    config = configs.get("digits_subvp_likelihood")
+    assert config.sample.t0 == config.sde.t0
+    early = dataclasses.replace(config.sample, t0=1e-3)
+    with pytest.raises(ValueError, match=r"sample\.t0 must be at least sde\.t0=0\.025"):
+        dataclasses.replace(config, sample=early)

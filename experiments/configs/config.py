@@ -44,6 +44,12 @@ class Config:
             raise ValueError(
                 f"loss.kind must be {wanted!r} with sde.kind={self.sde.kind!r}, got {self.loss.kind!r}"
             )
+        if not table and self.sample.t0 < self.sde.t0:
+            # Said before training, not at its first picture.
+            raise ValueError(
+                f"sample.t0 must be at least sde.t0={self.sde.t0}, where training ends, "
+                f"got {self.sample.t0}"
+            )
         if self.loss.label_dropout and not self.net.conditional:
             raise ValueError(
                 f"loss.label_dropout={self.loss.label_dropout} needs net.conditional: there are no "

@@ -24,6 +24,7 @@ def _for_likelihood(kind: Any, t0: float) -> Config:
         loss=LossConfig(weighting="likelihood", times="importance"),
         # What the times leave of the weight is about 20 for all of them; the clip grows with it.
         optim=OptimConfig(grad_clip=20.0),
+        sample=dataclasses.replace(_digits.sample, t0=max(t0, _digits.sample.t0)),
     )
 
 
