@@ -203,12 +203,12 @@ def restore(workdir: pathlib.Path) -> tuple[builder.Experiment, Any, int]:
 def main(argv: Sequence[str] | None = None) -> None:
     """Entry point of `python -m experiments.train`."""
     args = cli.parse_config("experiments.train", "Train a score model.", argv)
+    args.hosts.connect()
     start()
     if args.dry_run:
         exp = builder.build(args.cfg)
         dry_run.report(exp, functools.partial(initial_state, exp))
         return
-    args.hosts.connect()
     workdir = pathlib.Path(args.workdir)
     result = train(
         args.cfg,
