@@ -211,8 +211,15 @@ def test_wrong_use_is_named():
         lk.bits_per_dim(jnp.zeros(1), (2,), levels=17, range=(1.0, -1.0))
 
 
+# The SDE; how near bits and latents (in units of the prior's scale) come to theirs; by how many
+# evaluations the two solves may differ. Under VP-DDPM one step is refused by one program and taken by
+# the other, for the rounding of its error estimate: six evaluations, and a difference far below the
+# solver's own error.
 NETWORKS = {
-    "vp_ddpmpp_continuous": VP,
+    "vp_ddpmpp_continuous": (VP, 1e-4, 1e-4, 0),
+    "subvp_ddpmpp_continuous": (SubVP, 5e-4, 1e-4, 0),
+    "ve_ncsnpp_continuous": (VE, 1e-3, 1e-3, 0),
+    "vp_ddpm_continuous": (VP, 3e-3, 1e-2, 6),
 }
 
 
@@ -227,12 +234,12 @@ def test_parity_with_the_authors_likelihood(name):
     """
     net, params, a = load(name)
     config = json.loads(str(a["meta"]))["config"]
-    ve = NETWORKS[name] is VE
-    sde = VE(config["model"]["sigma_min"], config["model"]["sigma_max"]) if ve else NETWORKS[name]()
+    kind, near_bits, near_z, spare = NETWORKS[name]
+    ve = kind is VE
+    sde = VE(config["model"]["sigma_min"], config["model"]["sigma_max"]) if ve else kind()
     label, output = (label_std(sde), SCORE) if ve else (label_time(), NOISE)
     score = score_fn(sde, net.apply, params, label=label, output=output)
     x, probes = jnp.asarray(a["likelihood/x"]), jnp.asarray(a["likelihood/epsilon"])
-    low = -1.0 if config["data"]["centered"] else 0.0
 
     @jax.jit
     def field(t, y):
@@ -249,12 +256,12 @@ def test_parity_with_the_authors_likelihood(name):
     )
     z = jnp.asarray(solution.y[:-2, -1].reshape(x.shape), jnp.float32)
     logp = sde.prior_logp(z) + jnp.asarray(solution.y[-2:, -1], jnp.float32)
-    in_bits = lambda logp: lk.bits_per_dim(logp, x.shape[1:], levels=256, range=(low, 1.0))
+    in_bits = lambda logp: lk.bits_per_dim(logp, x.shape[1:], levels=256, range=(-1.0, 1.0))
     bpd = in_bits(logp)
     scale = float(sde.prior_std)
-    np.testing.assert_allclose(z, a["likelihood/z"], atol=1e-4 * scale)
-    np.testing.assert_allclose(bpd, a["likelihood/bpd"], atol=1e-4)
-    assert solution.nfev == a["likelihood/nfe"]
+    np.testing.assert_allclose(z, a["likelihood/z"], atol=near_z * scale)
+    np.testing.assert_allclose(bpd, a["likelihood/bpd"], atol=near_bits)
+    assert abs(solution.nfev - a["likelihood/nfe"]) <= spare
 
     given = lk.Divergence(lambda key, x: probes[None], exact=False)
     options = {"t0": 0.2, "divergence": given, "rtol": 1e-5, "atol": 1e-5}
