@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import NamedSharding, PartitionSpec
 
 from experiments import build as builder
 from experiments.build import Experiment
@@ -43,7 +44,12 @@ def _batch(exp: Experiment) -> dict[str, Any]:
 def lower(exp: Experiment, make_state: Callable[[Any], Any]) -> tuple[Any, Any]:
     """Trace one training step on one device: (shapes of the state, the lowered program)."""
     state = jax.eval_shape(make_state, jax.random.key(0))
-    step = training.make_train_step(
+    return state, jax.jit(make_step(exp)).lower(state, _batch(exp))
+
+
+def make_step(exp: Experiment) -> training.TrainStep:
+    """The step of a run, for one device or for global arrays."""
+    return training.make_train_step(
         exp.loss,
         exp.optimizer,
         ema_decay=exp.config.optim.ema_decay,
@@ -52,7 +58,31 @@ def lower(exp: Experiment, make_state: Callable[[Any], Any]) -> tuple[Any, Any]:
         averages=builder.make_averages(exp.config),
         accumulate=exp.config.train.accumulate,
     )
-    return state, jax.jit(step).lower(state, _batch(exp))
+
+
+def _on_the_mesh(exp: Experiment, state: Any) -> None:
+    """Print what each device holds when the state is divided over all of them, by XLA's analysis."""
+    mesh = training.make_mesh()
+    rows = NamedSharding(mesh, PartitionSpec(*mesh.axis_names))
+    for name, lies in (
+        ("replicated", lambda leaf: NamedSharding(mesh, PartitionSpec())),
+        ("divided", training.divided(mesh)),
+    ):
+        placed = jax.tree.map(
+            lambda s, lies=lies: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=lies(s)), state
+        )
+        batch = jax.tree.map(
+            lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=rows), _batch(exp)
+        )
+        program = training.global_step(make_step(exp), sharding_of=lies).program
+        memory = program.lower(placed, batch).compile().memory_analysis()
+        if memory is not None:
+            print(
+                f"state {name} over {mesh.size} devices: each holds "
+                f"{human(memory.argument_size_in_bytes, 'B')} and "
+                f"{human(memory.temp_size_in_bytes, 'B')} for intermediate values",
+                flush=True,
+            )
 
 
 def report(exp: Experiment, make_state: Callable[[Any], Any]) -> None:
@@ -80,3 +110,5 @@ def report(exp: Experiment, make_state: Callable[[Any], Any]) -> None:
             f"memory of one step on one {platform}: {human(held, 'B')}, "
             f"of it {human(memory.temp_size_in_bytes, 'B')} for intermediate values"
         )
+    if exp.config.mesh.shard != "none":
+        _on_the_mesh(exp, state)
