@@ -17,6 +17,7 @@ import gc
 import inspect
 import json
 import logging
+import math
 import os
 import sys
 import time
@@ -315,7 +316,7 @@ class Checkpoints:
             "data": _encode_data(data_iterator),
             "extra": extra,
             "progress": progress,
-            "score": score,
+            "score": score if score is not None and math.isfinite(score) else None,
         }
         content = json.loads(json.dumps(content))
         args = ocp.args.Composite(
@@ -324,7 +325,7 @@ class Checkpoints:
         )
         what = f"cannot save step {step} in {self.folder}"
         self._read_scores()
-        self._scores[step] = score
+        self._scores[step] = content["score"]
         return bool(_guard(what, lambda: self._manager.save(step, args=args, force=True)))
 
     def restore(self, step: int, template: Any, *, data_iterator: Any = None) -> Restored:

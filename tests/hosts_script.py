@@ -65,7 +65,7 @@ def main(folder, mapping, steps, sleep):
             checkpoints=training.SharedCheckpoints(store), checkpoint_every=4,
             metrics_path=folder / "metrics.jsonl" if first else None,
             sample_every=4, on_sample=on_sample if first else None, progress=False,
-            stall_seconds=10,
+            stall_seconds=20,
         )  # fmt: skip
     if first and not result.interrupted:
         state = result.state
