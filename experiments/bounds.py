@@ -62,15 +62,17 @@ def gradient_factor(folder: pathlib.Path, args: Args) -> float | None:
         return None
     state = _state(exp, folder)
     prepare_key, key = jax.random.split(jax.random.key(args.seed))
-    raw = {"x": jnp.asarray(exp.train.x[: exp.config.train.batch_size])}
-    batch = exp.prepare(
-        prepare_key, raw | ({"y": jnp.asarray(exp.train.y)} if exp.num_classes else {})
-    )
+    b = exp.config.train.batch_size
+    raw = {"x": jnp.asarray(exp.train.x[:b])}
+    if exp.num_classes:
+        raw["y"] = jnp.asarray(exp.train.y[:b])
+    batch = exp.prepare(prepare_key, raw)
     assert exp.process.diffusion is not None
     even = losses.uniform_indices(exp.process.diffusion.n)
+    # The loss of training: the other's convolutions are slow to differentiate inside a scan on a CPU.
     spread = [
         curves.gradient_variance(
-            exp.test_loss, state.ema_params, batch, sampler, s, key, draws=args.gradient
+            exp.loss, state.ema_params, batch, sampler, s, key, draws=args.gradient
         )
         for sampler, s in ((even, even.init()), (learned, state.index_sampler))
     ]
