@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import pathlib
+import re
 import sys
 from collections.abc import Callable, Sequence
 from typing import Annotated, Any
@@ -125,6 +126,30 @@ def parse_config(prog: str, description: str, argv: Sequence[str] | None = None)
         prog=f"python -m {prog}",
         description=f"{description} ({known})",
     )
+
+
+def parse_over_run(cls: Any, prog: str, argv: Sequence[str] | None = None) -> Any:
+    """Read the command line into `cls`, whose `sample` starts as that of the run of --workdir.
+
+    The options of the sampler may also be written as in training, --sample.sampler for --sampler.
+    """
+    given = list(sys.argv[1:] if argv is None else argv)
+    parts = [p for a in given for p in (a.split("=", 1) if a.startswith("--") else [a])]
+    parts = [re.sub(r"^--sample[.]", "--", p) for p in parts]
+    folder = pathlib.Path(parts[parts.index("--workdir") + 1] if "--workdir" in parts[:-1] else "")
+    # That a folder holds no run is said later.
+    if (folder / CONFIG_FILE).is_file():
+        cls = _starting_at(cls, load_config(folder).sample)
+    return tyro.cli(cls, args=parts, prog=f"python -m {prog}", description=cls.__doc__)
+
+
+def _starting_at(cls: Any, sample: configs.SampleConfig) -> Any:
+    """The same dataclass with another default of its field `sample`."""
+    field = next(f for f in dataclasses.fields(cls) if f.name == "sample")
+    new = (field.name, field.type, dataclasses.field(default=sample))
+    made = dataclasses.make_dataclass(cls.__name__, [new], bases=(cls,), frozen=True)
+    made.__doc__ = cls.__doc__
+    return made
 
 
 def save_config(

@@ -2,16 +2,14 @@
 
 import dataclasses
 import pathlib
-import re
-import sys
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, Literal
 
 import jax
 import numpy as np
 import tyro
 
-from experiments import cli, pictures, sampling, train
+from experiments import cli, guiding, pictures, sampling, train
 from experiments.build import Experiment
 from experiments.configs import SampleConfig
 
@@ -27,8 +25,16 @@ class Args:
     workdir: str
     # How many samples.
     num: int = 64
-    # Class to draw, for networks that are conditioned on it (default: all in turn).
-    label: int | None = None
+    # Class to draw, for networks that are conditioned on it or guided (default: all in turn).
+    label: Annotated[int | None, tyro.conf.arg(aliases=("--class",))] = None
+    # Scale of the guidance towards the class: 1 is the class as it was learned, larger is surer and
+    # less diverse (default: not guided).
+    guidance: float | None = None
+    # Times between which there is guidance, lowest and highest (default: always).
+    guidance_interval: tuple[float, float] | None = None
+    # What guides: the network itself, trained with hidden labels (loss.label_dropout), or the
+    # classifier of experiments.train_classifier; auto: the first that there is.
+    guidance_by: Literal["auto", "free", "classifier"] = "auto"
     # Samples drawn at once; the pictures do not depend on it.
     chunk: int = 256
     # Seed of the noise.
@@ -42,23 +48,12 @@ class Args:
 
 def parse(argv: Sequence[str] | None = None) -> Args:
     """Read the command line over the config of the run that it names."""
-    given = list(sys.argv[1:] if argv is None else argv)
-    parts = [p for a in given for p in (a.split("=", 1) if a.startswith("--") else [a])]
-    parts = [re.sub(r"^--sample[.]", "--", p) for p in parts]
-    folder = pathlib.Path(parts[parts.index("--workdir") + 1] if "--workdir" in parts[:-1] else "")
-    # That a folder holds no run is said later.
-    has_run = (folder / cli.CONFIG_FILE).is_file()
-    args = tyro.cli(
-        Args,
-        args=parts,
-        default=Args(str(folder), sample=cli.load_config(folder).sample) if has_run else None,
-        prog="python -m experiments.sample",
-        description=Args.__doc__,
-    )
-    assert args is not None
+    args: Args = cli.parse_over_run(Args, "experiments.sample", argv)
     for name in ("num", "chunk"):
         if getattr(args, name) < 1:
             raise ValueError(f"--{name} must be at least 1, got {getattr(args, name)}")
+    if args.guidance is None and (args.guidance_interval or args.guidance_by != "auto"):
+        raise ValueError("--guidance-interval and --guidance-by need --guidance, the scale")
     return args
 
 
@@ -66,10 +61,12 @@ def labels(args: Args, exp: Experiment) -> np.ndarray | None:
     """Make the class of every sample, or None for all in turn."""
     if args.label is None:
         return None
-    if not exp.num_classes:
-        raise ValueError(f"--label given, but {args.workdir!r} was trained without classes")
-    if not 0 <= args.label < exp.num_classes:
-        raise ValueError(f"--label must be in [0, {exp.num_classes}), got {args.label}")
+    classes = exp.form.num_classes if args.guidance is not None else exp.num_classes
+    if not classes:
+        hint = " (with --guidance a classifier can guide it)" if exp.form.num_classes else ""
+        raise ValueError(f"--class given, but {args.workdir!r} was trained without classes{hint}")
+    if not 0 <= args.label < classes:
+        raise ValueError(f"--class must be in [0, {classes}), got {args.label}")
     return np.full(args.num, args.label)
 
 
@@ -79,8 +76,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     train.start()
     workdir, config = pathlib.Path(args.workdir), args.sample
     exp, params, step = train.restore(workdir)
-    key = jax.random.key(args.seed)
-    drawn = sampling.draw(exp, params, key, args.num, config, y=labels(args, exp), chunk=args.chunk)
+    key, y, guide = jax.random.key(args.seed), labels(args, exp), None
+    if args.guidance is not None:
+        options = {"scale": args.guidance, "interval": args.guidance_interval}
+        guide, params = guiding.make_guide(exp, params, workdir, by=args.guidance_by, **options)
+    drawn = sampling.draw(exp, params, key, args.num, config, y=y, guide=guide, chunk=args.chunk)
     out = pathlib.Path(args.out) if args.out else workdir / "samples" / config.sampler
     out.parent.mkdir(parents=True, exist_ok=True)
     part = out.with_name(out.name + ".part.npz")
@@ -92,6 +92,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         "num": args.num,
         "seed": args.seed,
         "label": args.label,
+        "guidance": args.guidance,
+        "guidance_interval": args.guidance_interval,
         "sample": dataclasses.asdict(config),
         "nfe": drawn.nfe,
         "seconds": drawn.seconds,

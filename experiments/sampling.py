@@ -9,6 +9,7 @@ import numpy as np
 from experiments import samplers
 from experiments.build import Experiment
 from experiments.configs import SampleConfig
+from experiments.guiding import Guide
 from score_jax.samplers import sample
 
 
@@ -22,52 +23,67 @@ class Drawn(NamedTuple):
     trajectory: np.ndarray | None  # (k, n, *d)
 
 
-def _of_class(exp: Experiment, c: SampleConfig, params: Any, y: Any = None) -> Any:
+def _of_class(
+    exp: Experiment, c: SampleConfig, guide: Guide | None, params: Any, y: Any = None
+) -> Any:
     low, high = exp.config.data.range
-    return samplers.thresholded(c, exp.sde, exp.score_fn(params, y), low, high)
+    score = exp.score_fn(params, y) if guide is None else guide.score(exp, params, y)
+    return samplers.thresholded(c, exp.sde, score, low, high)
 
 
 def _plain(exp: Experiment, c: SampleConfig, params: Any, x: Any, t: Any) -> Any:
-    return _of_class(exp, c, params)(x, t)
+    return _of_class(exp, c, None, params)(x, t)
 
 
-def make_score(exp: Experiment, params: Any, c: SampleConfig) -> Any:
+def make_score(exp: Experiment, params: Any, c: SampleConfig, guide: Guide | None = None) -> Any:
     """Make what `score_jax.sample` takes: the score, or with classes the maker of one.
 
-    The parameters are its arrays, so that one compiled program serves all of them.
+    The parameters are its arrays, so that one compiled program serves all of them. With a `guide`
+    they are those that `guiding.make_guide` returned with it.
     """
     # Only what changes the score, for the sake of what was compiled.
     c = SampleConfig(threshold=c.threshold)
-    return jax.tree_util.Partial(_of_class if exp.num_classes else _plain, exp, c, params)
+    if exp.num_classes or guide is not None:
+        return jax.tree_util.Partial(_of_class, exp, c, guide, params)
+    return jax.tree_util.Partial(_plain, exp, c, params)
 
 
-def _reverse(exp: Experiment, c: SampleConfig, params: Any, y: Any = None) -> Any:
+def _reverse(
+    exp: Experiment, c: SampleConfig, guide: Guide | None, params: Any, y: Any = None
+) -> Any:
     table = samplers.respaced(c, exp.process.diffusion)
     low, high = exp.config.data.range
     rule = samplers.lookup("threshold", c.threshold, samplers.THRESHOLDS)
     clean = None if rule is None else rule(low=low, high=high)
     assert exp.process.make_reverse is not None
-    kwargs = {} if y is None else {"y": y}
-    return exp.process.make_reverse(table, exp.net.apply, params, kwargs, clean)
+    classify = guide is not None and guide.classifier is not None
+    own, other = params if classify else (params, None)
+    kwargs = {} if y is None or not exp.num_classes else {"y": y}
+    apply = exp.net.apply if guide is None else guide.apply(exp)
+    reverse = exp.process.make_reverse(table, apply, own, kwargs, clean)
+    return reverse if guide is None else guide.reverse(exp, table, reverse, other, y)
 
 
 def _plain_reverse(
     exp: Experiment, c: SampleConfig, params: Any, x: Any, i: Any, i_next: Any = None
 ) -> Any:
-    return _reverse(exp, c, params)(x, i, i_next)
+    return _reverse(exp, c, None, params)(x, i, i_next)
 
 
-def make_parts(exp: Experiment, params: Any, c: SampleConfig) -> tuple[Any, Any, Any]:
+def make_parts(
+    exp: Experiment, params: Any, c: SampleConfig, guide: Guide | None = None
+) -> tuple[Any, Any, Any]:
     """Make what `score_jax.sample` takes: (score or reverse chain, sampler, grid)."""
     if c.sampler in samplers.TABLE_SAMPLERS:
         table = samplers.respaced(c, exp.process.diffusion)
         sampler, grid = samplers.make_table(c, table)
         # Only what changes the chain, for the sake of what was compiled.
         kept = SampleConfig(threshold=c.threshold, steps=c.steps, sampler=c.sampler)
-        function = _reverse if exp.num_classes else _plain_reverse
-        return jax.tree_util.Partial(function, exp, kept, params), sampler, grid
+        if exp.num_classes or guide is not None:
+            return jax.tree_util.Partial(_reverse, exp, kept, guide, params), sampler, grid
+        return jax.tree_util.Partial(_plain_reverse, exp, kept, params), sampler, grid
     check_times(exp, c)
-    return make_score(exp, params, c), samplers.make(c), samplers.make_grid(c, exp.sde)
+    return make_score(exp, params, c, guide), samplers.make(c), samplers.make_grid(c, exp.sde)
 
 
 def check_times(exp: Experiment, c: SampleConfig) -> None:
@@ -86,19 +102,22 @@ def draw(
     c: SampleConfig,
     *,
     y: Any = None,
+    guide: Guide | None = None,
     chunk: int = 256,
     save_every: int | None = None,
     progress: bool | None = None,
 ) -> Drawn:
     """Draw `num` samples with the sampler of `c`, `chunk` at a time; `y` (num,) are classes.
 
-    The key decides the samples, whatever the chunk and the devices (unless `c.together`).
+    The key decides the samples, whatever the chunk and the devices (unless `c.together`). `params`
+    and `guide` may be those of `guiding.make_guide`.
     """
     if num < 1:
         raise ValueError(f"num must be at least 1, got {num}")
-    score, sampler, grid = make_parts(exp, params, c)
-    if exp.num_classes:
-        y = np.arange(num) % exp.num_classes if y is None else np.asarray(y)
+    score, sampler, grid = make_parts(exp, params, c, guide)
+    classes = exp.form.num_classes if guide is not None else exp.num_classes
+    if classes:
+        y = np.arange(num) % classes if y is None else np.asarray(y)
         y = y.astype(np.int32)
     out = sample(
         key,

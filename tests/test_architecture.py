@@ -22,7 +22,7 @@ MODELS = {
     "data",
     "_digits",
 }  # siblings that do not know each other
-ALGORITHMS = {"losses", "samplers", "likelihood", "guidance"}
+ALGORITHMS = {"losses", "samplers", "likelihood", "guidance", "inverse"}
 TOOLS = {"training", "_fit", "checkpoints", "convert", "metrics", "viz"}
 ALLOWED = (
     dict.fromkeys(BASE, frozenset())
@@ -33,6 +33,8 @@ ALLOWED = (
 )
 EXTRA = {
     ("likelihood", "samplers"): "the probability flow is solved in one place",
+    ("inverse", "samplers"): "methods wrap steps, and posterior samples are samples",
+    ("inverse", "guidance"): "exact posteriors are those of its mixtures",
     ("training", "_fit"): "the second half of training",
     ("data", "_digits"): "the part of data that loads tensorflow-datasets, imported when used",
     ("convert", "nets"): "published weights are those of published networks",

@@ -4,6 +4,7 @@ from score_jax.losses.bound import TableBound as TableBound
 from score_jax.losses.bound import mean_and_error as mean_and_error
 from score_jax.losses.bound import prior_bits as prior_bits
 from score_jax.losses.bound import table_bound as table_bound
+from score_jax.losses.classifier import classifier_loss as classifier_loss
 from score_jax.losses.continuous import TimeSampler as TimeSampler
 from score_jax.losses.continuous import Weighting as Weighting
 from score_jax.losses.continuous import dsm_loss as dsm_loss
@@ -42,8 +43,8 @@ from score_jax.losses.time_samplers import uniform_indices as uniform_indices
 
 __all__ = [
     "Decoder", "IndexSampler", "LogMass", "LossHistory", "Objective", "Sample", "StepWeighting",
-    "TableBound", "TimeSampler", "Weighting", "bound_term", "density_decoder", "discrete_loss",
-    "discretized_gaussian", "drop_labels", "dsm_loss", "dsm_per_example", "gaussian_kl",
+    "TableBound", "TimeSampler", "Weighting", "bound_term", "classifier_loss", "density_decoder",
+    "discrete_loss", "discretized_gaussian", "drop_labels", "dsm_loss", "dsm_per_example", "gaussian_kl",
     "half_sum_reduction", "hybrid", "importance_weighting", "index_probabilities",
     "likelihood_weighting", "log_snr_times", "loss_second_moment", "mean_and_error",
     "mean_reduction", "noise_weighting", "normal_log_mass", "per_step", "prior_bits", "record",

@@ -1,4 +1,5 @@
-r"""The classifier of noisy images of ADM (guided-diffusion): the way down of its U-Net and a pool.
+r"""Classifiers of noisy data: that of ADM (guided-diffusion), the way down of its U-Net and a pool,
+and a small one for data of any rank.
 
 p(y | x_t) guides a sampler by the gradient of its logarithm: arXiv:2105.05233, section 4. The pools:
 
@@ -19,7 +20,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from score_jax.nets.layers import check_labels
+from score_jax.nets.layers import check_labels, positional_embedding
 from score_jax.nets.unet import UNetHalf
 from score_jax.nets.unet_blocks import attend, linear, norm, split_heads
 
@@ -116,3 +117,39 @@ class EncoderUNet(UNetHalf):
     def _spatial_v2(self, outputs: list[Array]) -> Array:
         h = nn.silu(norm(self._means(outputs), self.groups, "out_1"))
         return linear(h, self.num_classes, None, "out_3")
+
+
+class MLPClassifier(nn.Module):
+    """A small classifier of noisy data of any rank: (x (b, *d), label (b,)) -> logits (b, num_classes).
+
+    A residual MLP whose layers the label (t * 999), embedded by sines, shifts and scales. Raises
+    ValueError for sizes below 1, or labels of another length than x.
+
+    >>> net = MLPClassifier(num_classes=10)
+    >>> params = net.init(jax.random.key(0), jnp.zeros((1, 8, 8, 1)), jnp.zeros(1))
+    """
+
+    num_classes: int = 10
+    width: int = 128
+    num_blocks: int = 2
+    dropout: float = 0.0
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "..."], label: Float[Array, " b"], *, train: bool = False
+    ) -> Float[Array, "b k"]:
+        """Predict the logits of the classes from x and the label."""
+        if min(self.num_classes, self.width, self.num_blocks) < 1:
+            raise ValueError(
+                "num_classes, width and num_blocks must be at least 1, got "
+                f"{(self.num_classes, self.width, self.num_blocks)}"
+            )
+        check_labels(x, label, None, None)
+        emb = nn.silu(nn.Dense(self.width)(positional_embedding(label, self.width)))
+        h = nn.Dense(self.width)(x.reshape(x.shape[0], -1))
+        for _ in range(self.num_blocks):
+            scale, shift = jnp.split(nn.Dense(2 * self.width)(emb), 2, axis=1)
+            z = nn.silu(nn.LayerNorm(use_bias=False, use_scale=False)(h) * (1 + scale) + shift)
+            z = nn.Dropout(self.dropout, deterministic=not train)(z)
+            h = h + nn.Dense(self.width)(z)
+        return nn.Dense(self.num_classes)(nn.silu(h)).astype(x.dtype)

@@ -1,0 +1,141 @@
+"""Guidance on the digits, measured: classes as asked by scale, and halves completed by each method.
+
+    python -m benchmarks.guidance --conditional runs/c --plain runs/x --out build/guidance
+
+`runs/c` is a run of digits_vp_conditional, `runs/x` one of digits_vp with a classifier
+(`experiments.train_classifier`). Judged by the classifier of `experiments.features`, which sees no noise
+and none of the networks. Writes results.json, guidance.png and completed.png.
+"""
+
+import dataclasses
+import json
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from experiments import cli, guiding, sampling, train
+from experiments.build import Experiment
+from experiments.configs import SampleConfig
+from experiments.features import feature_space
+from score_jax import inverse, metrics, viz
+from score_jax.samplers import ancestral, log_snr_grid
+
+METHODS: dict[str, tuple[Any, dict[str, Any]]] = {
+    "pigdm": (inverse.pigdm, {"data_std": 1.7}),
+    "projection": (inverse.projection, {"data_std": 1.7}),
+    "replacement, 2 corrections": (inverse.replacement, {"corrections": 2, "snr": 0.3}),
+    "dps": (inverse.dps, {"scale": 0.3}),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Args:
+    """Measure guidance and the methods of inverse problems on the digits."""
+
+    # A run with hidden labels, and a run without labels that has a classifier ("": left out).
+    conditional: str = ""
+    plain: str = ""
+    # Where to write.
+    out: str = "build/guidance"
+    # Samples a scale, and their steps of DPM-Solver++(2M).
+    num: int = 500
+    steps: int = 15
+    scales: tuple[float, ...] = (0.0, 1.0, 1.5, 2.0, 3.0, 5.0)
+    # Digits completed, and the steps of ancestral sampling, equal in log-SNR.
+    halves: int = 150
+    half_steps: int = 40
+
+
+def by_scale(workdir: pathlib.Path, args: Args) -> dict[str, Any]:
+    """Share of samples classified as asked, Frechet distance, spread within a class, by scale."""
+    exp, params, _ = train.restore(workdir)
+    space = feature_space(exp.train, exp.test)
+    assert space.classify is not None
+    config = SampleConfig(sampler="dpmpp_2m", steps=args.steps)
+    y = np.arange(args.num) % 10
+    rows: dict[str, Any] = {"classifier_accuracy": space.accuracy}
+    for scale in args.scales:
+        guide, both = guiding.make_guide(exp, params, workdir, scale=scale)
+        x = sampling.draw(
+            exp, both, jax.random.key(0), args.num, config, y=y, guide=guide, progress=False
+        ).x
+        raw = exp.to_data(x)
+        rows[f"{scale:g}"] = {
+            "as_asked": float((space.classify(raw) == y).mean()),
+            "frechet": float(metrics.frechet(space.features(raw), space.features(exp.test.x))),
+            "spread": float(np.mean([x[y == k].std(axis=0).mean() for k in range(10)])),
+        }
+        print(workdir, scale, rows[f"{scale:g}"], flush=True)
+    return rows
+
+
+def completed(workdir: pathlib.Path, args: Args, out: pathlib.Path) -> dict[str, Any]:
+    """Accuracy and error of digits whose lower half was completed, beside a fill by the mean."""
+    exp, params, _ = train.restore(workdir)
+    space = feature_space(exp.train, exp.test)
+    assert space.classify is not None
+    truth = np.asarray(exp.on_levels(exp.test.x[: args.halves]), np.float32)
+    y = np.asarray(exp.test.y)[: args.halves]
+    mask = np.broadcast_to(np.arange(8)[:, None, None] < 4, (8, 8, 1))
+    measurement = inverse.measure(jax.random.key(5), inverse.Mask(mask), truth)
+    mean = np.asarray(exp.on_levels(exp.train.x)).mean(axis=0)
+    images = {"truth": truth, "filled by the mean": np.where(mask, truth, mean)}
+    score = sampling.make_score(exp, params, SampleConfig())
+    for name, (method, options) in METHODS.items():
+        images[name] = inverse.posterior_sample(
+            jax.random.key(6), exp.sde, score, measurement, method, options=options,
+            grid=log_snr_grid(exp.sde, args.half_steps), sampler=ancestral, chunk=args.halves,
+            progress=False,
+        ).x  # fmt: skip
+        print(name, _judge(exp, space, images[name], truth, y), flush=True)
+    rows = np.stack([x[:12] for x in images.values()])
+    viz.save_image(
+        viz.image_grid(rows.reshape(-1, 8, 8, 1), columns=12, scale=4), out / "completed.png"
+    )
+    return {name: _judge(exp, space, x, truth, y) for name, x in images.items()}
+
+
+def _judge(exp: Experiment, space: Any, x: Any, truth: Any, y: Any) -> dict[str, float]:
+    return {
+        "accuracy": float((space.classify(exp.to_data(x)) == y).mean()),
+        "rms_error": float(np.sqrt(np.mean((x - truth)[:, 4:] ** 2))),
+    }
+
+
+def draw_curves(results: dict[str, Any], path: pathlib.Path) -> None:
+    """Share as asked and spread against the scale, a line a run."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7.5, 3), dpi=110, layout="constrained")
+    axes = figure.subplots(1, 3)
+    for name, rows in results.items():
+        scales = [s for s in rows if s != "classifier_accuracy"]
+        for axis, key in zip(axes, ("as_asked", "frechet", "spread"), strict=True):
+            axis.plot([float(s) for s in scales], [rows[s][key] for s in scales], "o-", label=name)
+            axis.set(xlabel="scale", title=key.replace("_", " "))
+    axes[0].legend()
+    figure.savefig(path)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Entry point of `python -m benchmarks.guidance`."""
+    args = cli.parse(Args, "benchmarks.guidance", argv)
+    train.start()
+    out = pathlib.Path(args.out)
+    out.mkdir(parents=True, exist_ok=True)
+    curves, results = {}, {}
+    for name, folder in (("free", args.conditional), ("classifier", args.plain)):
+        if folder:
+            curves[name] = by_scale(pathlib.Path(folder), args)
+    if args.plain:
+        results["completed"] = completed(pathlib.Path(args.plain), args, out)
+    if curves:
+        draw_curves(curves, out / "guidance.png")
+    (out / "results.json").write_text(json.dumps(curves | results, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    cli.main(main)

@@ -1,0 +1,268 @@
+"""Restore images with a trained run: `--workdir runs/x --task inpaint --mask center --images a.png`."""
+
+import dataclasses
+import pathlib
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tyro
+from PIL import Image
+
+from experiments import cli, samplers, sampling, train
+from experiments.build import Experiment
+from experiments.configs import SampleConfig
+from score_jax import inverse, viz
+
+MASKS = ("center", "border", "left", "right", "top", "bottom", "random")
+
+
+@dataclasses.dataclass(frozen=True)
+class Args:
+    """Restore images: fill in what is missing, colour, enlarge or sharpen.
+
+    Give the pictures to restore by --images, or clean ones by --truth or --test, which are then
+    damaged first and shown beside. Options left out are those of the run's config.
+    """
+
+    # Folder of a run made by experiments.train.
+    workdir: str
+    # What was done to the images.
+    task: Literal["inpaint", "colorize", "superres", "deblur"]
+    # The pictures as they are: with a hole, grey, small or blurred.
+    images: tuple[str, ...] = ()
+    # Clean pictures, to be damaged here.
+    truth: tuple[str, ...] = ()
+    # So many images of the run's test split as clean pictures.
+    test: int = 0
+    # For inpaint, what is missing: the middle, all but the middle, a half, half of the pixels at
+    # random, or the black part of a picture of the same size.
+    mask: str = "center"
+    # For superres: pixels of an image for one of the picture, along each axis.
+    factor: int = 2
+    # For deblur: standard deviation of the blur in pixels.
+    blur: float = 0.8
+    # Standard deviation of the noise in the pictures, in units of the data's range (-1 to 1: 2).
+    noise_std: float = 0.0
+    # How: docs/guidance.md says which is for what.
+    method: Literal["pigdm", "projection", "dps", "replacement", "repaint"] = "pigdm"
+    # Restorations of each image.
+    num: int = 4
+    # Class of the images, for networks that are conditioned on it (default: unknown).
+    label: Annotated[int | None, tyro.conf.arg(aliases=("--class",))] = None
+    # For dps: its step size; for replacement: Langevin moves a step; for repaint: repetitions.
+    scale: float = 0.5
+    corrections: int = 1
+    resamplings: int = 5
+    # Samples drawn at once; the pictures do not depend on it.
+    chunk: int = 256
+    # Seed of the noise.
+    seed: int = 0
+    # Where to write (default: WORKDIR/restored/TASK).
+    out: str | None = None
+    sample: Annotated[SampleConfig, tyro.conf.OmitArgPrefixes] = dataclasses.field(
+        default_factory=SampleConfig
+    )
+
+
+def check(args: Args) -> None:
+    """Raise ValueError for flags out of range."""
+    for name, least in (("num", 1), ("chunk", 1), ("factor", 1), ("test", 0)):
+        if getattr(args, name) < least:
+            raise ValueError(f"--{name} must be at least {least}, got {getattr(args, name)}")
+    if not args.blur > 0:
+        raise ValueError(f"--blur must be > 0, got {args.blur}")
+
+
+def read_image(path: str, shape: tuple[int, ...], range: tuple[float, float]) -> np.ndarray:
+    """Read a picture into the data's range; ValueError unless it is of this shape (h, w, 1 or 3)."""
+    with Image.open(path) as image:
+        colours = {"1": 1, "L": 1, "I": 1, "I;16": 1, "RGB": 3, "P": 3}.get(image.mode)
+        if colours != shape[-1]:
+            wanted = "grey" if shape[-1] == 1 else "colour (RGB)"
+            raise ValueError(f"image {path!r} must be {wanted}, got mode {image.mode}")
+        if (image.height, image.width) != shape[:2]:
+            raise ValueError(
+                f"image {path!r} must have {shape[0]} x {shape[1]} pixels (height x width), got "
+                f"{image.height} x {image.width}"
+            )
+        top = 65535 if image.mode in ("I", "I;16") else 255
+        mode = {"P": "RGB", "1": "L"}.get(image.mode)
+        pixels = np.asarray(image if mode is None else image.convert(mode), np.float32)
+    return (range[0] + (range[1] - range[0]) * pixels / top).reshape(shape)
+
+
+def known_pixels(args: Args, shape: tuple[int, ...]) -> np.ndarray:
+    """The mask of an inpainting task, True where pixels are known: (h, w, c)."""
+    h, w, c = shape
+    rows, columns = np.indices((h, w))
+    middle = (abs(rows - (h - 1) / 2) < h / 4) & (abs(columns - (w - 1) / 2) < w / 4)
+    masks = {
+        "center": lambda: ~middle,
+        "border": lambda: middle,
+        "left": lambda: columns >= w / 2,
+        "right": lambda: columns < w / 2,
+        "top": lambda: rows >= h / 2,
+        "bottom": lambda: rows < h / 2,
+        "random": lambda: np.random.default_rng(args.seed).random((h, w)) < 0.5,
+    }
+    if args.mask in masks:
+        known = masks[args.mask]()
+    elif pathlib.Path(args.mask).is_file():
+        with Image.open(args.mask) as image:
+            known = np.asarray(image.convert("L")) > 127
+        if known.shape != (h, w):
+            raise ValueError(
+                f"--mask {args.mask!r} must have {h} x {w} pixels (height x width), got "
+                f"{known.shape[0]} x {known.shape[1]}"
+            )
+    else:
+        raise ValueError(f"--mask must be one of {', '.join(MASKS)} or a file, got {args.mask!r}")
+    return np.repeat(known[:, :, None], c, axis=2)
+
+
+def make_operator(args: Args, shape: tuple[int, ...]) -> inverse.Operator:
+    """The operator of a task on images (h, w, c); ValueError where they do not go together."""
+    if len(shape) != 3 or shape[-1] not in (1, 3):
+        raise ValueError(f"restore is for images, and this run has examples of shape {shape}")
+    if args.task == "colorize" and shape[-1] == 1:
+        raise ValueError("--task colorize needs a run on colour images, and this one's are grey")
+    size = min(2 * int(np.ceil(3 * args.blur)) + 1, *shape[:2])
+    operator = {
+        "inpaint": lambda: inverse.Mask(known_pixels(args, shape)),
+        "colorize": lambda: inverse.grayscale(shape[-1]),
+        "superres": lambda: inverse.BlockAverage(args.factor),
+        "deblur": lambda: inverse.Blur(inverse.gaussian_kernel(size, args.blur)),
+    }[args.task]()
+    operator.out_shape(shape)
+    return operator
+
+
+def measured(args: Args, exp: Experiment, key: Any) -> tuple[inverse.Measurement, Any]:
+    """(what was measured, the truth or None) of the images that the flags name."""
+    given = {"--images": args.images, "--truth": args.truth, "--test": args.test}
+    if sum(bool(v) for v in given.values()) != 1:
+        raise ValueError("give the images by exactly one of --images, --truth and --test")
+    operator = make_operator(args, exp.shape)
+    low, high = exp.config.data.range
+    if args.images:
+        out = operator.out_shape(exp.shape)
+        y = np.stack([read_image(path, out, (low, high)) for path in args.images])
+        return inverse.Measurement(operator, y, args.noise_std), None
+    if args.test:
+        if args.test > len(exp.test.x):
+            raise ValueError(f"--test must be at most {len(exp.test.x)}, got {args.test}")
+        truth = np.asarray(exp.on_levels(exp.test.x[: args.test]), np.float32)
+    else:
+        truth = np.stack([read_image(path, exp.shape, (low, high)) for path in args.truth])
+    return inverse.measure(key, operator, truth, noise_std=args.noise_std), truth
+
+
+def widest(exp: Experiment) -> float:
+    """The standard deviation of the data along the direction in which they vary most."""
+    x = np.asarray(exp.on_levels(exp.train.x[:500]), np.float32).reshape(-1, np.prod(exp.shape))
+    away = x - x.mean(axis=0, keepdims=True)
+    return float(np.linalg.norm(away, 2) / np.sqrt(len(x)))
+
+
+def make_method(args: Args, exp: Experiment) -> tuple[Any, dict[str, Any]]:
+    """The method of a name, and its options."""
+    return {
+        "pigdm": (inverse.pigdm, {"data_std": widest(exp)}),
+        "projection": (inverse.projection, {"data_std": widest(exp)}),
+        "dps": (inverse.dps, {"scale": args.scale}),
+        "replacement": (inverse.replacement, {"corrections": args.corrections}),
+        "repaint": (inverse.repaint, {"resamplings": args.resamplings}),
+    }[args.method]
+
+
+def _label(args: Args, exp: Experiment) -> int | None:
+    """The class that the network is told, that of hidden labels if none is known."""
+    if not exp.num_classes:
+        if args.label is not None:
+            raise ValueError(f"--class given, but {args.workdir!r} was trained without classes")
+        return None
+    if args.label is None:
+        if exp.null_class is None:
+            raise ValueError(f"{args.workdir!r} was trained with classes: give --class")
+        return exp.null_class
+    if not 0 <= args.label < exp.num_classes:
+        raise ValueError(f"--class must be in [0, {exp.num_classes}), got {args.label}")
+    return args.label
+
+
+def restore(
+    args: Args, exp: Experiment, params: Any, measurement: inverse.Measurement
+) -> np.ndarray:
+    """Restorations in the network's range: (images, num, h, w, c)."""
+    sampling.check_times(exp, args.sample)
+    label, n = _label(args, exp), len(measurement.y)
+    method, options = make_method(args, exp)
+    score = sampling.make_score(exp, params, args.sample)
+    every = np.repeat(np.asarray(measurement.y), args.num, axis=0)
+    out = inverse.posterior_sample(
+        jax.random.key(args.seed),
+        exp.sde,
+        score,
+        inverse.Measurement(measurement.operator, every, measurement.noise_std),
+        method,
+        sampler=samplers.make(args.sample),
+        grid=samplers.make_grid(args.sample, exp.sde),
+        options=options,
+        chunk=args.chunk,
+        together=args.sample.together,
+        **({} if label is None else {"y": np.full(n * args.num, label, np.int32)}),
+    )
+    if not np.isfinite(out.x).all():
+        raise FloatingPointError(f"method {args.method!r} returned values that are not finite")
+    return out.x.reshape(n, args.num, *exp.shape)
+
+
+def as_picture(measurement: inverse.Measurement, shape: tuple[int, ...], middle: float) -> Any:
+    """What was measured, as images of the full size (b, h, w, c)."""
+    y = np.asarray(measurement.y)
+    if isinstance(measurement.operator, inverse.Mask):
+        return np.where(np.asarray(measurement.operator.mask)[None], y, middle)
+    for axis in (1, 2):
+        y = np.repeat(y, shape[axis - 1] // y.shape[axis], axis=axis)
+    return np.repeat(y, shape[-1] // y.shape[-1], axis=-1)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Entry point of `python -m experiments.restore`."""
+    args = cli.parse_over_run(Args, "experiments.restore", argv)
+    check(args)
+    train.start()
+    workdir = pathlib.Path(args.workdir)
+    exp, params, step = train.restore(workdir)
+    measurement, truth = measured(args, exp, jax.random.key(args.seed + 1))
+    x = restore(args, exp, params, measurement)
+    low, high = exp.config.data.range
+    seen = as_picture(measurement, exp.shape, (low + high) / 2)
+    parts = [seen[:, None], x] + ([] if truth is None else [truth[:, None]])
+    rows = np.concatenate(parts, axis=1)
+    picture = viz.image_grid(
+        rows.reshape(-1, *exp.shape), range=(low, high), columns=rows.shape[1], scale=4
+    )
+    out = pathlib.Path(args.out) if args.out else workdir / "restored" / args.task
+    out.parent.mkdir(parents=True, exist_ok=True)
+    viz.save_image(picture, out.with_name(out.name + ".png"))
+    part = out.with_name(out.name + ".part.npz")
+    np.savez(part, x=exp.to_data(x.reshape(-1, *exp.shape)).reshape(x.shape))
+    part.replace(out.with_name(out.name + ".npz"))
+    flat = jnp.asarray(x[:, 0])
+    facts = {"step": step, "residual": float(jnp.sqrt(jnp.mean(measurement.residual(flat) ** 2)))}
+    if truth is not None:
+        facts["rms_error"] = float(np.sqrt(np.mean((x - truth[:, None]) ** 2)))
+    cli.write_json(out.with_name(out.name + ".json"), facts | dataclasses.asdict(args))
+    told = "" if truth is None else f", {facts['rms_error']:.3f} from the truth"
+    print(
+        f"{len(x)} images restored {args.num} times by {args.method}: {facts['residual']:.2g} (rms) "
+        f"from what was measured{told}\nwrote {out}.png, {out}.npz and {out}.json"
+    )
+
+
+if __name__ == "__main__":
+    cli.main(main)

@@ -1,0 +1,103 @@
+"""Train the classifier of noisy data that guides a run: `--workdir runs/x`."""
+
+import dataclasses
+import pathlib
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tyro
+
+from experiments import build as builder
+from experiments import cli, guiding, train
+from score_jax import checkpoints, data, training
+from score_jax.losses import classifier_loss
+
+EVERY = 10
+
+
+@dataclasses.dataclass(frozen=True)
+class Args:
+    """Train a classifier of the run's data at all its noise levels, and report its accuracy."""
+
+    # Folder of a run made by experiments.train; the classifier is written to WORKDIR/classifier.
+    workdir: str
+    classifier: Annotated[guiding.ClassifierConfig, tyro.conf.OmitArgPrefixes] = dataclasses.field(
+        default_factory=guiding.ClassifierConfig
+    )
+
+
+def prepare(exp: builder.Experiment) -> Any:
+    """Raw batches to what the loss sees, labels and all."""
+    plain = exp.prepare
+
+    def ready(key: Any, batch: Any) -> Any:
+        return plain(key, batch) | {"y": batch["y"]}
+
+    return ready
+
+
+def accuracies(exp: builder.Experiment, net: Any, params: Any, times: Sequence[float]) -> Any:
+    """The share of test examples that are classified right, at each of some times."""
+    x0 = exp.from_data(jax.random.key(0), exp.test.x)
+    y = np.asarray(exp.test.y)
+
+    @jax.jit
+    def right(key: Any, t: Any) -> Any:
+        mean, std = exp.sde.marginal(x0, t)
+        x = mean + std * jax.random.normal(key, x0.shape, x0.dtype)
+        logits = net.apply(params, x, jnp.broadcast_to(guiding.tell(exp)(t), (len(y),)))
+        return (logits.argmax(axis=1) == y).mean()
+
+    keys = jax.random.split(jax.random.key(1), len(times))
+    return [float(right(k, jnp.float32(t))) for k, t in zip(keys, times, strict=True)]
+
+
+def fit(workdir: pathlib.Path, c: guiding.ClassifierConfig, progress: bool | None = None) -> Any:
+    """Train the classifier of a run; (network, parameters, result of `training.fit`)."""
+    exp = builder.build(cli.load_config(workdir))
+    net = guiding.make_classifier(exp, c)
+    folder = guiding.classifier_folder(workdir)
+    folder.mkdir(exist_ok=True)
+    known = {**dataclasses.asdict(c), "num_classes": exp.form.num_classes}
+    cli.write_json(folder / guiding.CONFIG_FILE, known)
+    params_key, state_key = jax.random.split(jax.random.key(c.seed))
+    x = jnp.zeros((1, *exp.shape))
+    params = jax.jit(net.init)(params_key, x, jnp.zeros(1))
+    optimizer = training.make_optimizer(learning_rate=c.lr, warmup=min(100, c.steps))
+    loss = classifier_loss(exp.sde, net.apply, label=guiding.tell(exp), t0=exp.config.sde.t0)
+    step = training.make_train_step(loss, optimizer, prepare=prepare(exp))
+    steps = -(-c.steps // EVERY) * EVERY
+    with checkpoints.open_checkpoints(folder / "checkpoints", keep=1) as store:
+        result = training.fit(
+            training.init_state(state_key, params, optimizer),
+            training.jit_step(training.scan_steps(step, EVERY)),
+            data.batches(exp.train, c.batch_size, seed=c.seed),
+            steps=steps,
+            checkpoints=store,
+            checkpoint_every=max(EVERY, steps // (5 * EVERY) * EVERY),
+            metrics_path=folder / train.METRICS,
+            progress=progress,
+        )
+    return exp, net, result
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Entry point of `python -m experiments.train_classifier`."""
+    args = cli.parse(Args, "experiments.train_classifier", argv)
+    train.start()
+    workdir = pathlib.Path(args.workdir)
+    exp, net, result = fit(workdir, args.classifier)
+    times = [share * exp.sde.t1 for share in (0.01, 0.1, 0.25, 0.5, 0.75)]
+    _, params = guiding.load_classifier(exp, workdir)
+    found = accuracies(exp, net, params, times)
+    print(
+        cli.table([["t", *(f"{t:g}" for t in times)], ["accuracy", *(f"{a:.1%}" for a in found)]])
+    )
+    print(f"trained to step {result.step}: {guiding.classifier_folder(workdir)}")
+
+
+if __name__ == "__main__":
+    cli.main(main)

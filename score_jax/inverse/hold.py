@@ -1,0 +1,203 @@
+r"""Holding what was measured: replacement after every step, correctors in between, RePaint.
+
+In the singular vectors of A = U S V^T the measured coordinates of x0 are c = V^T x0, seen as
+y_i / S_i = c_i + (sigma / S_i) n_i. At time t they should be m c + s z, so after a step that ends at t
+
+    (1)  c <- m y_i / S_i + sqrt(s^2 - (m sigma / S_i)^2) z,     z fresh or kept
+
+and the other coordinates stay: the known part is noised to the level after the step. The noise of
+the measurement is part of the noise that is wanted; once it would be more (m sigma > s S_i), the
+coordinate is let go and denoised with the rest. Without noise (1) is the imputation of
+arXiv:2011.13456 app. I.2. The mean of the step is treated alike but without z, so that denoising
+works. Fresh noise in every step means that known and unknown part disagree a little, for which
+Langevin moves at the new level (`corrections`) or RePaint's repetitions (arXiv:2201.09865) make up.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from score_jax._math import as_time, bcast
+from score_jax.inverse.measurement import Measurement, spectral
+from score_jax.inverse.methods import Conditional, ending, linear, require_above
+from score_jax.inverse.operators import Mask, SpectralOperator
+from score_jax.samplers import annealed_langevin, transition
+from score_jax.types import SDE, ScoreFn, Step, StepOut, with_memory
+
+
+class _Hold(NamedTuple):
+    """Eq. (1): `known(x, t, z)`, the state whose measured coordinates are as they should be."""
+
+    sde: SDE
+    measurement: Measurement
+    strength: float
+
+    def known(self, x: Any, t: Any, z: Any) -> Any:
+        """x with the measured coordinates at level t; z None: without noise."""
+        m, s = (c.astype(x.dtype) for c in (self.sde.mean_coeff(t), self.sde.std(t)))
+        y = jnp.asarray(self.measurement.y, x.dtype)
+        sigma = self.measurement.noise_std
+        if sigma == 0:
+            operator = linear(self.measurement)
+            noisy = x if z is None else x - s * z  # A x - s A z in one
+            moved = operator.pinv(m * y - operator.forward(noisy))
+        else:
+            operator = spectral(self.measurement)
+            held = lambda v: (m * sigma <= s * v).astype(x.dtype)
+            moved = operator.filter(y, lambda v: held(v) * m / v) - operator.filter_data(x, held)
+            if z is not None:
+                rest = lambda v: jnp.sqrt(jnp.maximum(s**2 - jnp.square(m * sigma / v), 0))
+                moved = moved + operator.filter_data(z, lambda v: held(v) * rest(v))
+        if self.strength == 1 and isinstance(self.measurement.operator, Mask) and sigma == 0:
+            target = m * y if z is None else m * y + s * z
+            return jnp.where(self.measurement.operator.mask[None], target, x)  # to the bit
+        return x + self.strength * moved
+
+    def both(self, out: StepOut, t: Any, z: Any) -> StepOut:
+        """The state and its mean, the latter without noise."""
+        return StepOut(self.known(out.x, t, z), self.known(out.x_mean, t, None))
+
+    def unknown(self, move: Any) -> Any:
+        """The part of a move that what was measured says nothing of."""
+        operator = linear(self.measurement)
+        if isinstance(operator, SpectralOperator):
+            return move - operator.filter_data(move, jnp.ones_like)
+        return move - operator.pinv(operator.forward(move))
+
+
+def replacement(
+    sde: SDE,
+    score: ScoreFn,
+    measurement: Any,
+    *,
+    fresh: bool = True,
+    strength: float = 1.0,
+    corrections: int = 0,
+    snr: float = 0.16,
+) -> Conditional:
+    """After each step what was measured is put in, noised to the level after it: eq. (1).
+
+    Works with any step, also with few of them and without noise: with `fresh` False the known part
+    keeps the noise of the start, as the probability flow would. `corrections` Langevin moves of the
+    unknown part at the new level, of step size 2 (snr s)^2, bring it to agree with the known one (at
+    the price of an evaluation each); `strength` below 1 goes only part of the way
+    (arXiv:2111.08005). A noisy measurement needs a `SpectralOperator`, and a step that draws noise for
+    the spread of the known part to be right.
+
+    Raises ValueError for an operator that does not fit, strength outside (0, 1], corrections < 0.
+
+    >>> conditional = replacement(sde, score, Measurement(Mask(mask), images), corrections=1)
+    >>> step = conditional.step(reverse_diffusion(sde, conditional))
+    """
+    hold = _hold(sde, measurement, strength)
+    require_above("snr", snr)
+    if not (isinstance(corrections, int) and corrections >= 0):
+        raise ValueError(f"corrections must be an integer of at least 0, got {corrections!r}")
+    corrector = annealed_langevin(sde, score, snr=snr)
+
+    def correct(key: Any, out: StepOut, t: Any) -> StepOut:
+        def once(i: Any, out: StepOut) -> StepOut:
+            moved = corrector.update(jax.random.fold_in(key, i), out.x, t, t)
+            known = out.x_mean - hold.unknown(out.x_mean)
+            x = out.x + hold.unknown(moved.x - out.x)
+            return StepOut(x, known + hold.unknown(moved.x_mean))
+
+        return jax.lax.fori_loop(0, corrections, once, out) if corrections else out
+
+    def wrap(step: Step) -> Step:
+        inner = with_memory(step)
+
+        def init(x: Any, grid: Any) -> Any:
+            # The noise that the start has in the known coordinates.
+            t = as_time(grid[0])
+            start = hold.known(jnp.zeros_like(x), t, None)
+            assert inner.init is not None
+            return inner.init(x, grid), None if fresh else (x - start) / bcast(sde.std(t), x)
+
+        def update(key: Any, x: Any, t: Any, t_next: Any, memory: Any) -> Any:
+            step_key, noise_key, correct_key = jax.random.split(key, 3)
+            inside, kept = memory
+            out, inside = inner.update(step_key, x, t, t_next, inside)
+            z = jax.random.normal(noise_key, x.shape, x.dtype) if kept is None else kept
+            t_next = as_time(t_next)
+            out = correct(correct_key, hold.both(out, t_next, z), t_next)
+            return out, (inside, kept)
+
+        return Step(update, step.nfe + corrections, init, step.nfe_extra)
+
+    return Conditional(score, wrap, ending(measurement))
+
+
+def repaint(
+    sde: SDE,
+    score: ScoreFn,
+    measurement: Any,
+    *,
+    resamplings: int = 10,
+    jump: int = 1,
+) -> Conditional:
+    """RePaint: every interval is walked `resamplings` times, noised up again in between.
+
+    Each interval of the grid is cut into `jump` equal steps, each followed by replacement with fresh
+    noise; all but the last time the state is taken back up by the forward transition, so that known
+    and unknown part come to agree. arXiv:2201.09865 with its jump length `jump` (its grid of n steps is
+    one of n / jump intervals here). Costs resamplings * jump times the evaluations. For steps that
+    remember nothing, and measurements without noise: what has to be let go would be forgotten.
+
+    Raises ValueError for an operator that does not fit, noise, numbers below 1, a step with a memory.
+
+    >>> conditional = repaint(sde, score, Measurement(Mask(mask), images), resamplings=5)
+    >>> step = conditional.step(ancestral(sde, conditional))
+    """
+    hold = _hold(sde, measurement, 1.0)
+    if measurement.noise_std > 0:
+        raise ValueError(f"repaint is for noise_std 0, got {measurement.noise_std}: use pigdm")
+    for name, value in (("resamplings", resamplings), ("jump", jump)):
+        if not (isinstance(value, int) and value >= 1):
+            raise ValueError(f"{name} must be an integer of at least 1, got {value!r}")
+
+    def wrap(step: Step) -> Step:
+        if step.init is not None:
+            raise ValueError(
+                "repaint needs a step that remembers nothing, such as ancestral or ddim: noised up "
+                "again, a multistep method's past is no longer that of its state"
+            )
+
+        def down(key: Any, x: Any, t: Any, t_next: Any) -> StepOut:
+            def once(i: Any, out: StepOut) -> StepOut:
+                step_key, noise_key = jax.random.split(jax.random.fold_in(key, i))
+                here, there = (t + (t_next - t) * ((i + k) / jump) for k in (0, 1))
+                # The last one ends where the interval does, to the bit.
+                there = jnp.where(i == jump - 1, t_next, there)
+                out = StepOut(*step.update(step_key, out.x, here, there))
+                z = jax.random.normal(noise_key, x.shape, x.dtype)
+                return hold.both(out, there, z)
+
+            return jax.lax.fori_loop(0, jump, once, StepOut(x, x))
+
+        def update(key: Any, x: Any, t: Any, t_next: Any) -> StepOut:
+            t, t_next = as_time(t), as_time(t_next)
+            a, variance = transition(sde, t, t_next)
+
+            def again(i: Any, x: Any) -> Any:
+                down_key, up_key = jax.random.split(jax.random.fold_in(key, i))
+                x = down(down_key, x, t, t_next).x
+                z = jax.random.normal(up_key, x.shape, x.dtype)
+                return bcast(a, x) * x + bcast(jnp.sqrt(variance), x) * z
+
+            x = jax.lax.fori_loop(0, resamplings - 1, again, x)
+            return down(jax.random.fold_in(key, resamplings), x, t, t_next)
+
+        return Step(update, step.nfe * resamplings * jump)
+
+    return Conditional(score, wrap, ending(measurement))
+
+
+def _hold(sde: SDE, measurement: Any, strength: float) -> _Hold:
+    linear(measurement)
+    if measurement.noise_std > 0:
+        spectral(measurement)
+    if not 0 < strength <= 1:
+        raise ValueError(f"strength must be in (0, 1], got {strength!r}")
+    return _Hold(sde, measurement, strength)

@@ -1,0 +1,153 @@
+"""A measurement with its operator and noise, checked, and what follows from it alone."""
+
+import dataclasses
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Key
+
+from score_jax._math import batch_sum
+from score_jax.guidance import Mixture
+from score_jax.inverse.operators import (
+    LinearOperator,
+    Mask,
+    Operator,
+    SpectralOperator,
+    matrix_of,
+    record,
+)
+
+
+@record("noise_std")
+@dataclasses.dataclass(frozen=True, eq=False)
+class Measurement:
+    """y = A(x0) + noise_std n, n unit noise: operator A, y (b, *out) with one entry an example.
+
+    Raises ValueError for a noise_std that is negative, or y that is not floating point.
+
+    >>> measurement = Measurement(Mask(mask), images, noise_std=0.05)
+    """
+
+    operator: Any
+    y: Any
+    noise_std: float = 0.0
+
+    def __post_init__(self) -> None:
+        noise = self.noise_std
+        if isinstance(noise, int | float) and not (math.isfinite(noise) and noise >= 0):
+            raise ValueError(f"noise_std must be finite and at least 0, got {noise!r}")
+        dtype = getattr(self.y, "dtype", None)
+        if dtype is not None and not jnp.issubdtype(dtype, jnp.floating):
+            raise ValueError(
+                f"y must be floating point, got dtype {dtype}: scale it as the data are"
+            )
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of an example of the data."""
+        return tuple(self.operator.data_shape(tuple(self.y.shape[1:])))
+
+    def residual(self, x0: Any) -> Any:
+        """y - A(x0): (b, *out), for x0 (b, *d); entries of y that are not measured do not count."""
+        y = jnp.asarray(self.y, x0.dtype)
+        known = self.operator.forward(y) if isinstance(self.operator, Mask) else y
+        return known - self.operator.forward(x0)
+
+
+def check(measurement: Any, shape: tuple[int, ...] | None = None) -> tuple[int, ...]:
+    """The shape of an example that was measured; ValueError where operator and y do not fit.
+
+    With `shape` also where examples of that shape are not what was measured.
+    """
+    if not isinstance(measurement, Measurement):
+        raise ValueError(f"measurement must be a Measurement, got {measurement!r}")
+    if not isinstance(measurement.operator, Operator):
+        raise ValueError(f"operator must be an Operator, got {measurement.operator!r}")
+    out = tuple(measurement.y.shape[1:])
+    try:
+        found = measurement.shape
+    except (ValueError, IndexError) as error:
+        raise ValueError(f"y has a wrong shape, {(*measurement.y.shape,)}: {error}") from None
+    wanted = measurement.operator.out_shape(found)
+    if wanted != out:
+        raise ValueError(f"y must have shape (b, {wanted}) for this operator, got {out}")
+    if shape is not None and tuple(shape) != found:
+        raise ValueError(f"the data have shape {tuple(shape)}, but what was measured has {found}")
+    return found
+
+
+def measure(
+    key: Key[Array, ""], operator: Operator, x0: Any, *, noise_std: float = 0.0
+) -> Measurement:
+    """Measure known data x0 (b, *d), with noise drawn: a `Measurement`.
+
+    Raises ValueError for a noise_std that is negative, or data that the operator does not take.
+
+    >>> measurement = measure(jax.random.key(0), BlockAverage(2), images, noise_std=0.02)
+    """
+    x0 = jnp.asarray(x0)
+    operator.out_shape(x0.shape[1:])
+    clean = operator.forward(x0)
+    noise = jax.random.normal(key, clean.shape, clean.dtype)
+    if isinstance(operator, Mask):
+        noise = operator.forward(noise)
+    return Measurement(operator, clean + noise_std * noise, noise_std)
+
+
+def measurement_logp(measurement: Measurement) -> Any:
+    """log p(y | x0) up to a constant: (x0, t) -> (b,), for `guide` with `on_x0`; differentiable A.
+
+    Raises ValueError for a measurement without noise, whose likelihood has no gradient.
+
+    >>> guided = guide(sde, score, on_x0(measurement_logp(measurement)))
+    """
+    if not measurement.noise_std > 0:
+        raise ValueError(f"noise_std must be > 0 for a likelihood, got {measurement.noise_std}")
+
+    def logp(x0: Any, t: Any) -> Any:
+        del t
+        return -0.5 * batch_sum(jnp.square(measurement.residual(x0) / measurement.noise_std))
+
+    return logp
+
+
+def exact_posterior(mixture: Mixture, measurement: Measurement) -> Mixture:
+    """The posterior of a mixture of Gaussians given its measurement, of one example: a `Mixture`.
+
+    What every method is measured by: `exact_posterior(data, measurement).score(sde)` is the score of
+    its noisy states. Linear operators only.
+
+    Raises ValueError for more than one example, or an operator that is not linear.
+    """
+    check(measurement, mixture.shape)
+    if measurement.y.shape[0] != 1:
+        raise ValueError(f"y must be of one example, got {measurement.y.shape[0]}")
+    if not isinstance(measurement.operator, LinearOperator):
+        raise ValueError(f"the operator must be linear, got {measurement.operator!r}")
+    matrix = matrix_of(measurement.operator, mixture.shape)
+    # Entries that are not measured carry no noise either.
+    told = jnp.asarray(abs(matrix).sum(axis=1) > 0)
+    y = jnp.asarray(measurement.y).reshape(-1)
+    return mixture.posterior(matrix[told], y[told], measurement.noise_std)
+
+
+def consistent(measurement: Measurement, x0: Any) -> Any:
+    """x0 moved by as little as it takes to agree with a noiseless linear measurement: (b, *d).
+
+    x0 + A^+ (y - A x0); with noise, or an operator that is not linear, x0 as it is.
+    """
+    if measurement.noise_std > 0 or not isinstance(measurement.operator, LinearOperator):
+        return x0
+    if isinstance(measurement.operator, Mask):  # to the bit
+        return jnp.where(measurement.operator.mask[None], jnp.asarray(measurement.y, x0.dtype), x0)
+    return x0 + measurement.operator.pinv(measurement.residual(x0))
+
+
+def spectral(measurement: Measurement) -> SpectralOperator:
+    """The operator, whose singular vectors are needed; ValueError if they are not known."""
+    if not isinstance(measurement.operator, SpectralOperator):
+        name = type(measurement.operator).__name__
+        raise ValueError(f"{name} has no known singular vectors, which are needed here: as_matrix")
+    return measurement.operator
