@@ -56,13 +56,16 @@ def kills(args, folder, moments):
     where = {"before the first step": 0, "between steps": 0, "with a save under way": 0}
     for count in range(args.kills):
         before = newest(killed)
-        run = launch(RUN, killed, STEPS, 0.05)
+        run = launch(RUN, killed, STEPS, 0.05, log=subprocess.PIPE)
         # Half of them early (imports, compilation, restore), half while it steps and saves.
-        delay = moments.uniform(0.2, 1) * started if count % 2 else started + moments.uniform(0, 2)
-        time.sleep(delay)
+        if count % 2:
+            time.sleep(moments.uniform(0.2, 1) * started)
+        else:
+            run.stdout.readline()
+            time.sleep(moments.uniform(0, 2))
         assert run.poll() is None, f"the run ended before kill {count + 1}: give it more steps"
         run.send_signal(signal.SIGKILL)
-        run.wait()
+        run.communicate()
         saving = list((killed / "checkpoints").glob("*tmp*"))
         moved = "between steps" if newest(killed) != before else "before the first step"
         where["with a save under way" if saving else moved] += 1
