@@ -4,6 +4,9 @@ Pure functions on small frozen records: an `SDE`, a `ScoreFn` made of any networ
 sampler `Step` run by `simulate`, a `Loss` for `training.fit`. See the modules for the rest.
 """
 
+from score_jax.guidance import classifier_free as classifier_free
+from score_jax.guidance import classifier_guidance as classifier_guidance
+from score_jax.inverse import posterior_sample as posterior_sample
 from score_jax.likelihood import bits_per_dim as bits_per_dim
 from score_jax.likelihood import log_likelihood as log_likelihood
 from score_jax.losses import dsm_loss as dsm_loss
@@ -39,8 +42,9 @@ __version__ = "0.1.0"
 
 __all__ = [
     "VE", "VP", "CosineVP", "LinearVE", "SubVP", "adaptive_multistep", "bits_per_dim", "chain",
+    "classifier_free", "classifier_guidance",
     "compare_samplers", "ddim", "denoise", "dpmpp_2m", "dsm_loss", "euler_maruyama", "flow",
     "from_betas", "from_marginals", "label_std", "label_time", "langevin", "log_likelihood",
-    "log_snr_grid", "probability_flow", "reverse_diffusion", "reverse_drift", "sample", "score_fn",
+    "log_snr_grid", "posterior_sample", "probability_flow", "reverse_diffusion", "reverse_drift", "sample", "score_fn",
     "simulate", "stepwise", "uniform_grid",
 ]  # fmt: skip
