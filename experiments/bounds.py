@@ -64,7 +64,7 @@ def gradient_factor(folder: pathlib.Path, args: Args) -> float | None:
     prepare_key, key = jax.random.split(jax.random.key(args.seed))
     b = exp.config.train.batch_size
     raw = {"x": jnp.asarray(exp.train.x[:b])}
-    if exp.num_classes:
+    if exp.num_classes and exp.train.y is not None:
         raw["y"] = jnp.asarray(exp.train.y[:b])
     batch = exp.prepare(prepare_key, raw)
     assert exp.process.diffusion is not None

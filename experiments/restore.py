@@ -169,13 +169,14 @@ def widest(exp: Experiment) -> float:
 
 def make_method(args: Args, exp: Experiment) -> tuple[Any, dict[str, Any]]:
     """The method of a name, and its options."""
-    return {
+    known: dict[str, tuple[Any, dict[str, Any]]] = {
         "pigdm": (inverse.pigdm, {"data_std": widest(exp)}),
         "projection": (inverse.projection, {"data_std": widest(exp)}),
         "dps": (inverse.dps, {"scale": args.scale}),
         "replacement": (inverse.replacement, {"corrections": args.corrections}),
         "repaint": (inverse.repaint, {"resamplings": args.resamplings}),
-    }[args.method]
+    }
+    return known[args.method]
 
 
 def _label(args: Args, exp: Experiment) -> int | None:
@@ -202,6 +203,9 @@ def restore(
     method, options = make_method(args, exp)
     score = sampling.make_score(exp, params, args.sample)
     every = np.repeat(np.asarray(measurement.y), args.num, axis=0)
+    labels: dict[str, Any] = {}
+    if label is not None:
+        labels["y"] = np.full(n * args.num, label, np.int32)
     out = inverse.posterior_sample(
         jax.random.key(args.seed),
         exp.sde,
@@ -213,7 +217,7 @@ def restore(
         options=options,
         chunk=args.chunk,
         together=args.sample.together,
-        **({} if label is None else {"y": np.full(n * args.num, label, np.int32)}),
+        **labels,
     )
     if not np.isfinite(out.x).all():
         raise FloatingPointError(f"method {args.method!r} returned values that are not finite")

@@ -3,7 +3,7 @@
 import dataclasses
 import pathlib
 from collections.abc import Sequence
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import jax
 import numpy as np
@@ -78,7 +78,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     exp, params, step = train.restore(workdir)
     key, y, guide = jax.random.key(args.seed), labels(args, exp), None
     if args.guidance is not None:
-        options = {"scale": args.guidance, "interval": args.guidance_interval}
+        options: dict[str, Any] = {"scale": args.guidance, "interval": args.guidance_interval}
         guide, params = guiding.make_guide(exp, params, workdir, by=args.guidance_by, **options)
     drawn = sampling.draw(exp, params, key, args.num, config, y=y, guide=guide, chunk=args.chunk)
     out = pathlib.Path(args.out) if args.out else workdir / "samples" / config.sampler

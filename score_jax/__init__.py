@@ -42,9 +42,9 @@ __version__ = "0.1.0"
 
 __all__ = [
     "VE", "VP", "CosineVP", "LinearVE", "SubVP", "adaptive_multistep", "bits_per_dim", "chain",
-    "classifier_free", "classifier_guidance",
-    "compare_samplers", "ddim", "denoise", "dpmpp_2m", "dsm_loss", "euler_maruyama", "flow",
-    "from_betas", "from_marginals", "label_std", "label_time", "langevin", "log_likelihood",
-    "log_snr_grid", "posterior_sample", "probability_flow", "reverse_diffusion", "reverse_drift", "sample", "score_fn",
-    "simulate", "stepwise", "uniform_grid",
+    "classifier_free", "classifier_guidance", "compare_samplers", "ddim", "denoise", "dpmpp_2m",
+    "dsm_loss", "euler_maruyama", "flow", "from_betas", "from_marginals", "label_std", "label_time",
+    "langevin", "log_likelihood", "log_snr_grid", "posterior_sample", "probability_flow",
+    "reverse_diffusion", "reverse_drift", "sample", "score_fn", "simulate", "stepwise",
+    "uniform_grid",
 ]  # fmt: skip
