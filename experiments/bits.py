@@ -9,6 +9,7 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
+from sklearn.covariance import ledoit_wolf
 
 from experiments import curves, samplers
 from experiments.build import Experiment
@@ -263,12 +264,17 @@ def measure(
 
 
 class Gaussian:
-    """The plain baseline: a normal distribution with the mean and covariance of the training data."""
+    """The plain baseline: a normal distribution with the mean and covariance of the training data.
+
+    With fewer examples than dimensions the covariance is shrunk towards a multiple of the identity
+    (Ledoit & Wolf 2004): that of the data has no inverse then.
+    """
 
     def __init__(self, exp: Experiment, key: Any):
         x = np.asarray(exp.from_data(key, exp.train.x), np.float64).reshape(len(exp.train.x), -1)
         self.mean = x.mean(axis=0)
-        self.chol = np.linalg.cholesky(np.cov(x, rowvar=False))
+        full = len(x) > x.shape[1]
+        self.chol = np.linalg.cholesky(np.cov(x, rowvar=False) if full else ledoit_wolf(x)[0])
 
     def logp(self, x: np.ndarray) -> np.ndarray:
         """Log density in nats: (n, *d) -> (n,)."""
