@@ -13,7 +13,7 @@ from experiments.configs.published import PARAMETERS, PUBLISHED
 OURS = {
     748_737: ["digits_vp", "digits_subvp"],
     752_865: ["digits_ve"],
-    750_017: ["digits_vp_conditional"],
+    750_145: ["digits_vp_conditional"],
     215_298: ["two_moons_vp"],
     755_298: ["digits_iddpm", "digits_iddpm_vlb"],
     755_009: ["digits_iddpm_linear"],
