@@ -93,6 +93,43 @@ class LinearSDE:
         return normal_logp(z, self.prior_std)
 
 
+class RateSDE(LinearSDE):
+    """An SDE of a rate beta(t) with integral B(t): variance-preserving, where nothing is overridden.
+
+    Needs `beta` and `beta_integral`. m = exp(-B/2), a = -beta/2, s^2 = 1 - exp(-B), g^2 = beta,
+    arXiv:2011.13456 eq. 11; another s and g on the same drift is sub-VP.
+    """
+
+    def beta(self, t: TimeLike) -> Float[Array, "..."]:
+        """beta(t), the rate of the noise: shape of t."""
+        raise NotImplementedError
+
+    def beta_integral(self, t: TimeLike) -> Float[Array, "..."]:
+        """B(t), the integral of beta from 0 to t: shape of t."""
+        raise NotImplementedError
+
+    def mean_coeff(self, t: TimeLike) -> Float[Array, "..."]:
+        """m(t) = exp(-B(t)/2): shape of t."""
+        return jnp.exp(-0.5 * self.beta_integral(t))
+
+    def std(self, t: TimeLike) -> Float[Array, "..."]:
+        """s(t) = sqrt(1 - exp(-B(t))): shape of t."""
+        return jnp.sqrt(-jnp.expm1(-self.beta_integral(t)))
+
+    def drift_coeff(self, t: TimeLike) -> Float[Array, "..."]:
+        """a(t) = -beta(t)/2: shape of t."""
+        return -0.5 * self.beta(t)
+
+    def diffusion(self, t: TimeLike) -> Float[Array, "..."]:
+        """g(t) = sqrt(beta(t)): shape of t."""
+        return jnp.sqrt(self.beta(t))
+
+    def log_snr(self, t: TimeLike) -> Float[Array, "..."]:
+        """2 log(m/s) = -log(exp(B) - 1): shape of t."""
+        b = self.beta_integral(t)
+        return -b - jnp.log(-jnp.expm1(-b))
+
+
 @jax.tree_util.register_static
 @dataclasses.dataclass(frozen=True)
 class Marginals(LinearSDE):

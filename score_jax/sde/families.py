@@ -8,10 +8,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from score_jax._math import as_time
-from score_jax.sde.base import LinearSDE, TimeLike, require_positive
+from score_jax.sde.base import LinearSDE, RateSDE, TimeLike, require_positive
 
 
-class _LinearBeta(LinearSDE):
+class _LinearBeta(RateSDE):
     """The integral of beta(t) = beta_min + t (beta_max - beta_min), shared by VP and sub-VP."""
 
     beta_min: float
@@ -35,14 +35,6 @@ class _LinearBeta(LinearSDE):
         """The integral of beta from 0 to t: shape of t."""
         t = as_time(t)
         return t * (self.beta_min + 0.5 * t * (self.beta_max - self.beta_min))
-
-    def mean_coeff(self, t: TimeLike) -> Float[Array, "..."]:
-        """m(t) = exp(-B(t)/2), B the integral of beta: shape of t."""
-        return jnp.exp(-0.5 * self.beta_integral(t))
-
-    def drift_coeff(self, t: TimeLike) -> Float[Array, "..."]:
-        """a(t) = -beta(t)/2: shape of t."""
-        return -0.5 * self.beta(t)
 
     def _time_of_integral(self, b: Float[Array, "..."]) -> Float[Array, "..."]:
         """The t with B(t) = b, in the form of the quadratic's root that does not cancel."""
@@ -69,19 +61,6 @@ class VP(_LinearBeta):
 
     def __post_init__(self) -> None:
         self._check()
-
-    def std(self, t: TimeLike) -> Float[Array, "..."]:
-        """s(t) = sqrt(1 - exp(-B(t))): shape of t."""
-        return jnp.sqrt(-jnp.expm1(-self.beta_integral(t)))
-
-    def diffusion(self, t: TimeLike) -> Float[Array, "..."]:
-        """g(t) = sqrt(beta(t)): shape of t."""
-        return jnp.sqrt(self.beta(t))
-
-    def log_snr(self, t: TimeLike) -> Float[Array, "..."]:
-        """2 log(m/s) = -log(exp(B) - 1): shape of t."""
-        b = self.beta_integral(t)
-        return -b - jnp.log(-jnp.expm1(-b))
 
     def time_of_log_snr(self, value: TimeLike) -> Float[Array, "..."]:
         """The t with log_snr(t) = value: shape of value."""
@@ -237,7 +216,7 @@ class LinearVE(LinearSDE):
 
 @jax.tree_util.register_static
 @dataclasses.dataclass(frozen=True)
-class CosineVP(LinearSDE):
+class CosineVP(RateSDE):
     r"""VP SDE with the cosine schedule of Improved DDPM (arXiv:2102.09672 eq. 17) in continuous time.
 
         alpha_bar(t) = m(t)^2 = cos(q(t))^2 / cos(q(0))^2,  q(t) = (t + offset) / (1 + offset) pi/2
@@ -310,14 +289,6 @@ class CosineVP(LinearSDE):
         variance = jnp.sin(angle) * jnp.sin(angle + 2 * self._start) / math.cos(self._start) ** 2
         late = -jnp.expm1(-self.max_rate * jnp.maximum(t - self._clip[0], 0))
         return jnp.sqrt(variance + (1 - variance) * late)
-
-    def drift_coeff(self, t: TimeLike) -> Float[Array, "..."]:
-        """a(t) = -beta(t)/2: shape of t."""
-        return -0.5 * self.beta(t)
-
-    def diffusion(self, t: TimeLike) -> Float[Array, "..."]:
-        """g(t) = sqrt(beta(t)): shape of t."""
-        return jnp.sqrt(self.beta(t))
 
     def log_snr(self, t: TimeLike) -> Float[Array, "..."]:
         """2 log(m/s): shape of t."""

@@ -19,12 +19,12 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from score_jax._math import as_time
-from score_jax.sde.base import LinearSDE, TimeLike
+from score_jax.sde.base import RateSDE, TimeLike
 
 
 @jax.tree_util.register_static
 @dataclasses.dataclass(frozen=True, eq=False)
-class TableVP(LinearSDE):
+class TableVP(RateSDE):
     """A VP SDE whose rate beta(t) is constant between the times of a table; see `from_betas`.
 
     `betas` holds the bytes of the table in float64: equal tables are equal SDEs under `jax.jit`,
@@ -79,27 +79,6 @@ class TableVP(LinearSDE):
         slack = 8 * self.n * jnp.finfo(place.dtype).eps
         i = jnp.clip(jnp.ceil(place - slack).astype(jnp.int32) - 1, 0, self.n - 1)
         return jnp.asarray(self.n * self._rates(), place.dtype)[i]
-
-    def mean_coeff(self, t: TimeLike) -> Float[Array, "..."]:
-        """m(t) = sqrt(alpha_bar(t)): shape of t."""
-        return jnp.exp(-0.5 * self.beta_integral(t))
-
-    def std(self, t: TimeLike) -> Float[Array, "..."]:
-        """s(t) = sqrt(1 - alpha_bar(t)): shape of t."""
-        return jnp.sqrt(-jnp.expm1(-self.beta_integral(t)))
-
-    def drift_coeff(self, t: TimeLike) -> Float[Array, "..."]:
-        """a(t) = -beta(t)/2: shape of t."""
-        return -0.5 * self.beta(t)
-
-    def diffusion(self, t: TimeLike) -> Float[Array, "..."]:
-        """g(t) = sqrt(beta(t)): shape of t."""
-        return jnp.sqrt(self.beta(t))
-
-    def log_snr(self, t: TimeLike) -> Float[Array, "..."]:
-        """2 log(m/s) = -log(exp(B) - 1): shape of t."""
-        b = self.beta_integral(t)
-        return -b - jnp.log(-jnp.expm1(-b))
 
     def time_of_log_snr(self, value: TimeLike) -> Float[Array, "..."]:
         """The t with log_snr(t) = value, in [0, 1]: shape of value."""
