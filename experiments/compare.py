@@ -150,10 +150,10 @@ def report(result: dict[str, Any]) -> str:
     """Set a comparison as a Markdown table."""
     far = list(result["train_split"])
     head = ["sampler", "", "evaluations", "error", *(n.replace("_", " ") for n in far), "seconds"]
-    lines = [head, ["---"] * len(head), *(cells(row, far) for row in result["rows"])]
+    lines = [head, *(cells(row, far) for row in result["rows"])]
     real = [f"{result['train_split'][name]:.3g}" for name in far]
     lines.append(["train split", "", "", "", *real, ""])
-    table = "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    table = cli.markdown(lines)
     return (
         f"Step {result['step']}, {result['num']} samples a draw, {result['repeats']} draws. Error: "
         "root mean square to the probability flow from the same latent; distances: to the test "
@@ -163,12 +163,8 @@ def report(result: dict[str, Any]) -> str:
 
 def card(result: dict[str, Any]) -> Any:
     """Draw a comparison: errors and distances against evaluations."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-    from PIL import Image
-
     far = next(iter(result["train_split"]))
-    figure = Figure(figsize=(11, 4.6), dpi=110, layout="constrained")
+    figure = viz.new_figure(11, 4.6, dpi=110)
     left, right = figure.subplots(1, 2)
     names = list(dict.fromkeys(row["sampler"] for row in result["rows"]))
     for i, name in enumerate(names):
@@ -194,10 +190,8 @@ def card(result: dict[str, Any]) -> Any:
         axes.set(xlabel="network evaluations a sample", xscale="log", yscale="log")
         axes.grid(True, which="both", alpha=0.2)
     figure.legend(*right.get_legend_handles_labels(), loc="outside right center", frameon=False)
-    canvas = FigureCanvasAgg(figure)
-    canvas.draw()
     # Few colours: the file stays small enough for documentation.
-    return Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB").quantize(64)
+    return viz.render(figure).quantize(64)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -30,19 +30,14 @@ COLORS = ("#1c5d99", "#d1495b", "#66a182", "#edae49", "#6d597a")
 
 def _draw(lines: Mapping[str, tuple[Any, Any]], **axes_options: Any) -> Image.Image:
     """Lines by name, each (x, y), on one pair of axes."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(7, 4), dpi=120, layout="constrained")
+    figure = viz.new_figure(7, 4)
     axes = figure.add_subplot()
     for i, (name, (x, y)) in enumerate(lines.items()):
         axes.plot(x, y, color=COLORS[i % len(COLORS)], linewidth=1.6, label=name)
     axes.set(**axes_options)
     axes.grid(True, which="both", alpha=0.25)
     axes.legend(frameon=False)
-    canvas = FigureCanvasAgg(figure)
-    canvas.draw()
-    return Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
+    return viz.render(figure)
 
 
 def variance_ratio(steps: tuple[int, ...] = (100, 1000, 4000)) -> Image.Image:

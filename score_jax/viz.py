@@ -105,17 +105,19 @@ def save_image(image: Image.Image, path: str | os.PathLike[str]) -> None:
         part.unlink(missing_ok=True)
 
 
-def _figure(width: float, height: float) -> Any:
+def new_figure(width: float, height: float, *, dpi: int = 120) -> Any:
+    """An empty Matplotlib figure of so many inches; ImportError that says what to install."""
     try:
         from matplotlib.figure import Figure
     except ImportError:
         raise ImportError(
             'this picture needs matplotlib: pip install "score_jax[notebooks]"'
         ) from None
-    return Figure(figsize=(width, height), dpi=120, layout="constrained")
+    return Figure(figsize=(width, height), dpi=dpi, layout="constrained")
 
 
-def _render(figure: Any) -> Image.Image:
+def render(figure: Any) -> Image.Image:
+    """The picture of a figure, without a screen."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     canvas = FigureCanvasAgg(figure)
@@ -138,7 +140,7 @@ def loss_curve(steps: Any, losses: Any) -> Image.Image:
         raise ValueError(
             f"steps and losses must be (n,), n >= 2, got {steps.shape}, {losses.shape}"
         )
-    figure = _figure(7, 4)
+    figure = new_figure(7, 4)
     axes = figure.add_subplot()
     axes.plot(steps, losses, color="#a5b4c8", linewidth=0.8, label="loss")
     mean = smooth(losses, max(3, min(len(losses) // 20, 51)))
@@ -146,7 +148,7 @@ def loss_curve(steps: Any, losses: Any) -> Image.Image:
     axes.set(xlabel="step", ylabel="training loss", yscale="log")
     axes.grid(True, which="both", alpha=0.25)
     axes.legend(frameon=False)
-    return _render(figure)
+    return render(figure)
 
 
 def scatter_2d(samples: Any, reference: Any = None) -> Image.Image:
@@ -154,7 +156,7 @@ def scatter_2d(samples: Any, reference: Any = None) -> Image.Image:
     samples = np.asarray(samples)
     if samples.ndim != 2 or samples.shape[1] != 2:
         raise ValueError(f"samples must be (n, 2), got shape {samples.shape}")
-    figure = _figure(5, 5)
+    figure = new_figure(5, 5)
     axes = figure.add_subplot()
     if reference is not None:
         reference = np.asarray(reference)
@@ -162,4 +164,4 @@ def scatter_2d(samples: Any, reference: Any = None) -> Image.Image:
     axes.scatter(*samples.T, s=6, color="#1c5d99", alpha=0.7, label="samples")
     axes.set_aspect("equal")
     axes.legend(frameon=False, loc="upper right")
-    return _render(figure)
+    return render(figure)
