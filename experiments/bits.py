@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from sklearn.covariance import ledoit_wolf
 
-from experiments import curves, samplers
+from experiments import cli, curves, samplers
 from experiments.build import Experiment
 from experiments.networks import learns_variance
 from score_jax import likelihood, losses, viz
@@ -173,8 +173,7 @@ def measure_table(
     bound_key, picture_key = jax.random.split(key)
     table, parts, costs = table_terms(exp, params, bound_key, args)
     curve = {name: parts[name].mean(axis=0) for name in curves.PARTS}
-    arrays: dict[str, Any] = {"index": table.index_map, **parts}
-    np.savez(folder / "bound.npz", **arrays)
+    cli.write_npz(folder / "bound.npz", index=table.index_map, **parts)
     for name, label in curves.PARTS.items():
         picture = curves.along_the_table({name: (table.times, curve[name])}, label)
         viz.save_image(picture, folder / f"bound_{name}.png")

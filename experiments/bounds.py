@@ -42,9 +42,10 @@ class Args:
     seed: int = 0
 
 
-def measure(folder: pathlib.Path, args: Args) -> tuple[Any, dict[str, np.ndarray]]:
+def measure(
+    exp: Experiment, params: Any, folder: pathlib.Path, args: Args
+) -> tuple[Any, dict[str, np.ndarray]]:
     """(table, parts) of one run: total and prior (n,), the rest (n, steps)."""
-    exp, params, _ = train.restore(folder)
     if exp.process.diffusion is None:
         raise ValueError(f"--workdirs: {str(folder)!r} is no run on a beta table")
     options = bits.Options(
@@ -54,20 +55,22 @@ def measure(folder: pathlib.Path, args: Args) -> tuple[Any, dict[str, np.ndarray
     return table, parts
 
 
-def gradient_factor(folder: pathlib.Path, args: Args) -> float | None:
+def gradient_factor(exp: Experiment, folder: pathlib.Path, args: Args) -> float | None:
     """Variance of the gradient with uniform indices over that with learned ones; None without."""
-    exp, _, _ = train.restore(folder)
     learned = exp.process.index_sampler
-    if learned is None:
+    if learned is None or not args.gradient:
         return None
-    state = _state(exp, folder)
+    template = jax.eval_shape(lambda: train.initial_state(exp))
+    with checkpoints.open_checkpoints(folder / train.CHECKPOINTS, read_only=True) as store:
+        found = store.restore_latest(template)
+    assert found is not None and exp.process.diffusion is not None
+    state = found.state
     prepare_key, key = jax.random.split(jax.random.key(args.seed))
     b = exp.config.train.batch_size
     raw = {"x": jnp.asarray(exp.train.x[:b])}
     if exp.num_classes and exp.train.y is not None:
         raw["y"] = jnp.asarray(exp.train.y[:b])
     batch = exp.prepare(prepare_key, raw)
-    assert exp.process.diffusion is not None
     even = losses.uniform_indices(exp.process.diffusion.n)
     # The loss of training: the other's convolutions are slow to differentiate inside a scan on a CPU.
     spread = [
@@ -77,16 +80,6 @@ def gradient_factor(folder: pathlib.Path, args: Args) -> float | None:
         for sampler, s in ((even, even.init()), (learned, state.index_sampler))
     ]
     return spread[0] / spread[1]
-
-
-def _state(exp: Experiment, folder: pathlib.Path) -> Any:
-    """The whole state in the newest checkpoint of a run."""
-    template = jax.eval_shape(lambda: train.initial_state(exp))
-    with checkpoints.open_checkpoints(folder / train.CHECKPOINTS, read_only=True) as store:
-        found = store.restore_latest(template)
-    if found is None:
-        raise ValueError(f"workdir {str(folder)!r} holds no checkpoint: train it first")
-    return found.state
 
 
 def grouped(folders: Sequence[pathlib.Path]) -> dict[str, list[pathlib.Path]]:
@@ -127,15 +120,16 @@ def markdown(rows: Sequence[dict[str, Any]]) -> str:
     """The rows as a Markdown table."""
     heads = ["run", "bits/dim of each seed", "mean", "prior", "last term", "x0 MSE", "noise MSE"]
     heads.append("gradient's variance")
-    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
+    lines = [heads]
     for r in rows:
         seeds = ", ".join(f"{e['mean']:.3f} ± {e['stderr']:.3f}" for e in r["by_seed"])
+        numbers = [
+            f"{r['bits_per_dim']:.3f}", f"{r['prior']:.1e}", f"{r['reconstruction']:.3f}",
+            f"{r['x0_mse']:.4f}", f"{r['noise_mse']:.4f}",
+        ]  # fmt: skip
         factors = ", ".join(f"÷ {f:.3g}" for f in r["gradient_factors"])
-        lines.append(
-            f"| {r['name']} | {seeds} | {r['bits_per_dim']:.3f} | {r['prior']:.1e} | "
-            f"{r['reconstruction']:.3f} | {r['x0_mse']:.4f} | {r['noise_mse']:.4f} | {factors} |"
-        )
-    return "\n".join(lines) + "\n"
+        lines.append([r["name"], seeds, *numbers, factors])
+    return cli.markdown(lines) + "\n"
 
 
 def compare(args: Args) -> list[dict[str, Any]]:
@@ -144,8 +138,11 @@ def compare(args: Args) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
     lines: dict[str, dict[str, Any]] = {part: {} for part in curves.PARTS}
     for name, folders in groups.items():
-        measured = [measure(folder, args) for folder in folders]
-        factors = [gradient_factor(folder, args) if args.gradient else None for folder in folders]
+        measured, factors = [], []
+        for folder in folders:
+            exp, params, _ = train.restore(folder)
+            measured.append(measure(exp, params, folder, args))
+            factors.append(gradient_factor(exp, folder, args))
         rows.append(row(name, [parts for _, parts in measured], factors))
         times = measured[0][0].times
         for part in curves.PARTS:

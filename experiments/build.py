@@ -183,6 +183,31 @@ def make_averages(config: Config) -> dict[str, training.Decay]:
     return decays | {f"power_{w:g}": training.power(w) for w in config.optim.power_averages}
 
 
+def make_step(exp: Experiment, axis_name: str | None = None) -> training.TrainStep:
+    """The training step of a run: for one device or global arrays, or mapped over an axis."""
+    return training.make_train_step(
+        exp.loss,
+        exp.optimizer,
+        ema_decay=exp.config.optim.ema_decay,
+        prepare=exp.prepare,
+        axis_name=axis_name,
+        index_sampler=exp.process.index_sampler,
+        averages=make_averages(exp.config),
+        accumulate=exp.config.train.accumulate,
+    )
+
+
+def make_state(exp: Experiment, key: Any, params: Any) -> training.TrainState:
+    """The state of a run before its first step, from parameters that are given."""
+    return training.init_state(
+        key,
+        params,
+        exp.optimizer,
+        index_sampler=exp.process.index_sampler,
+        averages=tuple(make_averages(exp.config)),
+    )
+
+
 def build(config: Config) -> Experiment:
     """Build every part of a run; ValueError where the config does not fit the data."""
     form = datasets.form(config)

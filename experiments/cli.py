@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Annotated, Any
 
+import numpy as np
 import tyro
 
 from experiments import configs
@@ -197,6 +198,16 @@ def write_atomically(path: pathlib.Path, text: str) -> None:
         part.unlink(missing_ok=True)
 
 
+def write_npz(path: pathlib.Path, **arrays: Any) -> None:
+    """Write arrays to a .npz file whole or not at all."""
+    part = path.with_name(path.name + ".part.npz")
+    try:
+        np.savez(part, **arrays)
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
 def write_json(path: pathlib.Path, value: Any) -> None:
     """Write a JSON file whole or not at all."""
     write_atomically(path, json.dumps(value, indent=2) + "\n")
@@ -210,3 +221,9 @@ def table(rows: Sequence[Sequence[str]]) -> str:
         for i, (cell, w) in enumerate(zip(row, widths, strict=True))
     ).rstrip()
     return "\n".join([line(rows[0]), "  ".join("-" * w for w in widths), *map(line, rows[1:])])
+
+
+def markdown(rows: Sequence[Sequence[str]]) -> str:
+    """Set rows of text as a Markdown table, the first its head."""
+    line = lambda cells: f"| {' | '.join(cells)} |"
+    return "\n".join([line(rows[0]), line(["---"] * len(rows[0])), *map(line, rows[1:])])

@@ -18,7 +18,7 @@ import tyro
 
 from experiments import build as builder
 from experiments import cli, configs, dry_run, train
-from score_jax import checkpoints, convert, training
+from score_jax import checkpoints, convert
 
 NOTE_FILE = "converted.json"
 # The predictions of diffusers by our names.
@@ -169,14 +169,7 @@ def write_run(
     workdir: pathlib.Path, exp: builder.Experiment, params: Any, step: int, where_from: Any
 ) -> None:
     """Write the folder of a run whose weights are given, whole or not at all."""
-    key = jax.random.key(exp.config.seed)
-    state = training.init_state(
-        key,
-        params,
-        exp.optimizer,
-        index_sampler=exp.process.index_sampler,
-        averages=tuple(builder.make_averages(exp.config)),
-    )
+    state = builder.make_state(exp, jax.random.key(exp.config.seed), params)
     part = workdir.with_name(f".{workdir.name}.{os.getpid()}.part")
     try:
         cli.save_config(part, exp.config)

@@ -44,20 +44,7 @@ def _batch(exp: Experiment) -> dict[str, Any]:
 def lower(exp: Experiment, make_state: Callable[[Any], Any]) -> tuple[Any, Any]:
     """Trace one training step on one device: (shapes of the state, the lowered program)."""
     state = jax.eval_shape(make_state, jax.random.key(0))
-    return state, jax.jit(make_step(exp)).lower(state, _batch(exp))
-
-
-def make_step(exp: Experiment) -> training.TrainStep:
-    """The step of a run, for one device or for global arrays."""
-    return training.make_train_step(
-        exp.loss,
-        exp.optimizer,
-        ema_decay=exp.config.optim.ema_decay,
-        prepare=exp.prepare,
-        index_sampler=exp.process.index_sampler,
-        averages=builder.make_averages(exp.config),
-        accumulate=exp.config.train.accumulate,
-    )
+    return state, jax.jit(builder.make_step(exp)).lower(state, _batch(exp))
 
 
 def _on_the_mesh(exp: Experiment, state: Any) -> None:
@@ -74,7 +61,7 @@ def _on_the_mesh(exp: Experiment, state: Any) -> None:
         batch = jax.tree.map(
             lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=rows), _batch(exp)
         )
-        program = training.global_step(make_step(exp), sharding_of=lies).program
+        program = training.global_step(builder.make_step(exp), sharding_of=lies).program
         memory = program.lower(placed, batch).compile().memory_analysis()
         if memory is not None:
             print(

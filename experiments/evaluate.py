@@ -38,16 +38,11 @@ class Args(bits.Options):
 
 def held_out_loss(exp: Experiment, params: Any, key: Any, draws: int = 8) -> float:
     """Mean loss over the whole test split, over `draws` draws of times and noise."""
-
-    @jax.jit
-    def one(k: Any, batch: Any) -> Any:
-        prepare_key, loss_key = jax.random.split(k)
-        return exp.test_loss(params, loss_key, exp.prepare(prepare_key, batch))[0]
-
+    loss = train.held_out(exp)
     batch = {"x": jnp.asarray(exp.test.x)}
     if exp.test.y is not None:
         batch["y"] = jnp.asarray(exp.test.y)
-    return float(np.mean([one(jax.random.fold_in(key, i), batch) for i in range(draws)]))
+    return float(np.mean([loss(params, jax.random.fold_in(key, i), batch) for i in range(draws)]))
 
 
 def distances(space: FeatureSpace, x: np.ndarray, test: np.ndarray) -> dict[str, float]:

@@ -2,7 +2,7 @@
 
 import dataclasses
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any, Literal
 
 import jax
@@ -169,14 +169,15 @@ def widest(exp: Experiment) -> float:
 
 def make_method(args: Args, exp: Experiment) -> tuple[Any, dict[str, Any]]:
     """The method of a name, and its options."""
-    known: dict[str, tuple[Any, dict[str, Any]]] = {
-        "pigdm": (inverse.pigdm, {"data_std": widest(exp)}),
-        "projection": (inverse.projection, {"data_std": widest(exp)}),
-        "dps": (inverse.dps, {"scale": args.scale}),
-        "replacement": (inverse.replacement, {"corrections": args.corrections}),
-        "repaint": (inverse.repaint, {"resamplings": args.resamplings}),
+    # Made when asked for: only two of them have to look at the data.
+    known: dict[str, Callable[[], tuple[Any, dict[str, Any]]]] = {
+        "pigdm": lambda: (inverse.pigdm, {"data_std": widest(exp)}),
+        "projection": lambda: (inverse.projection, {"data_std": widest(exp)}),
+        "dps": lambda: (inverse.dps, {"scale": args.scale}),
+        "replacement": lambda: (inverse.replacement, {"corrections": args.corrections}),
+        "repaint": lambda: (inverse.repaint, {"resamplings": args.resamplings}),
     }
-    return known[args.method]
+    return known[args.method]()
 
 
 def _label(args: Args, exp: Experiment) -> int | None:
@@ -253,9 +254,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     out = pathlib.Path(args.out) if args.out else workdir / "restored" / args.task
     out.parent.mkdir(parents=True, exist_ok=True)
     viz.save_image(picture, out.with_name(out.name + ".png"))
-    part = out.with_name(out.name + ".part.npz")
-    np.savez(part, x=exp.to_data(x.reshape(-1, *exp.shape)).reshape(x.shape))
-    part.replace(out.with_name(out.name + ".npz"))
+    raw = exp.to_data(x.reshape(-1, *exp.shape)).reshape(x.shape)
+    cli.write_npz(out.with_name(out.name + ".npz"), x=raw)
     flat = jnp.asarray(x[:, 0])
     facts = {"step": step, "residual": float(jnp.sqrt(jnp.mean(measurement.residual(flat) ** 2)))}
     if truth is not None:

@@ -83,9 +83,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     drawn = sampling.draw(exp, params, key, args.num, config, y=y, guide=guide, chunk=args.chunk)
     out = pathlib.Path(args.out) if args.out else workdir / "samples" / config.sampler
     out.parent.mkdir(parents=True, exist_ok=True)
-    part = out.with_name(out.name + ".part.npz")
-    np.savez(part, x=exp.to_data(drawn.x))
-    part.replace(out.with_name(out.name + ".npz"))
+    cli.write_npz(out.with_name(out.name + ".npz"), x=exp.to_data(drawn.x))
     pictures.save_samples(exp, drawn.x[:256], out.with_name(out.name + ".png"))
     facts = {
         "step": step,

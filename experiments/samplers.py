@@ -1,5 +1,6 @@
 """Samplers, grids and endings by name: what `--sampler`, `--grid` and `--finish` mean."""
 
+import operator
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
@@ -132,28 +133,16 @@ def _flow(solve: Callable[..., Any]) -> Callable[[SampleConfig], Any]:
     return lambda c: samplers.flow(solve, finish=FINISHES[c.finish], rtol=c.rtol, atol=c.atol)
 
 
+def _fields(*names: str) -> dict[str, Callable[[SampleConfig], Any]]:
+    """Options of a sampler that are fields of the config by the same name."""
+    return {name: operator.attrgetter(name) for name in names}
+
+
+_PC = _fields("predictor", "corrector", "snr", "corrector_steps")
+
 SAMPLERS: dict[str, Known] = {
-    "pc": Known(
-        _steps(
-            predictor_corrector,
-            predictor=lambda c: c.predictor,
-            corrector=lambda c: c.corrector,
-            snr=lambda c: c.snr,
-            corrector_steps=lambda c: c.corrector_steps,
-        )
-    ),
-    "song": Known(
-        _steps(
-            song_predictor_corrector,
-            steps=lambda c: c.steps,
-            t0=lambda c: c.t0,
-            predictor=lambda c: c.predictor,
-            corrector=lambda c: c.corrector,
-            snr=lambda c: c.snr,
-            corrector_steps=lambda c: c.corrector_steps,
-        ),
-        "song",
-    ),
+    "pc": Known(_steps(predictor_corrector, **_PC)),
+    "song": Known(_steps(song_predictor_corrector, **_fields("steps", "t0"), **_PC), "song"),
     "em": Known(_steps(euler_maruyama)),
     "reverse_diffusion": Known(_steps(reverse_diffusion)),
     "ancestral": Known(_steps(ancestral)),
@@ -162,23 +151,14 @@ SAMPLERS: dict[str, Known] = {
         "log_snr",
     ),
     "euler": Known(_steps(euler_maruyama, ode=True), deterministic=True),
-    "ddim": Known(_steps(ddim, eta=lambda c: c.eta), "log_snr", True),
+    "ddim": Known(_steps(ddim, **_fields("eta")), "log_snr", True),
     "heun": Known(_steps(heun), "karras", True),
-    "edm": Known(
-        _steps(
-            edm,
-            churn=lambda c: c.churn,
-            s_min=lambda c: c.s_min,
-            s_max=lambda c: c.s_max,
-            s_noise=lambda c: c.s_noise,
-        ),
-        "karras",
-    ),
+    "edm": Known(_steps(edm, **_fields("churn", "s_min", "s_max", "s_noise")), "karras"),
     "dpmpp_2s": Known(_steps(dpmpp_2s), "log_snr", True),
     "dpmpp_2m": Known(_steps(dpmpp_2m), "log_snr", True),
     "dpmpp_3m": Known(_steps(dpmpp_3m), "log_snr", True),
     "sde_dpmpp": Known(_steps(sde_dpmpp_2m), "log_snr"),
-    "unipc": Known(_steps(unipc, order=lambda c: c.order), "log_snr", True),
+    "unipc": Known(_steps(unipc, **_fields("order")), "log_snr", True),
     "adaptive": Known(_adaptive, deterministic=True, adaptive=True),
     "ode": Known(_flow(samplers.probability_flow), deterministic=True, adaptive=True),
 }

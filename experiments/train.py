@@ -30,13 +30,7 @@ def initial_state(exp: builder.Experiment, key: Any = None) -> training.TrainSta
     """Draw the parameters and make the state of step 0; everything follows from config.seed."""
     key = jax.random.key(exp.config.seed) if key is None else key
     params_key, state_key = jax.random.split(key)
-    return training.init_state(
-        state_key,
-        exp.init_params(params_key),
-        exp.optimizer,
-        index_sampler=exp.process.index_sampler,
-        averages=tuple(builder.make_averages(exp.config)),
-    )
+    return builder.make_state(exp, state_key, exp.init_params(params_key))
 
 
 def describe(exp: builder.Experiment) -> str:
@@ -55,16 +49,7 @@ def mapped_step(exp: builder.Experiment) -> training.MappedStep:
     """The training step of a run on all devices, as its config maps it."""
     c = exp.config
     whole = c.mesh.mapping == "jit"
-    step = training.make_train_step(
-        exp.loss,
-        exp.optimizer,
-        ema_decay=c.optim.ema_decay,
-        prepare=exp.prepare,
-        axis_name=None if whole else "devices",
-        index_sampler=exp.process.index_sampler,
-        averages=builder.make_averages(c),
-        accumulate=c.train.accumulate,
-    )
+    step = builder.make_step(exp, None if whole else "devices")
     step = training.scan_steps(step, c.train.steps_per_call)
     divided = {"none": lambda: None, "fsdp": lambda: training.divided(training.make_mesh())}
     return {
@@ -164,12 +149,12 @@ def _test_loss(exp: builder.Experiment, step: int, state: Any) -> float:
     del step
     n = min(len(exp.test.x), 512)
     batch = next(data.eval_batches(exp.test, n))
-    return float(_held_out(exp)(state.ema_params, jax.random.key(exp.config.seed), batch))
+    return float(held_out(exp)(state.ema_params, jax.random.key(exp.config.seed), batch))
 
 
 @functools.lru_cache(maxsize=4)
-def _held_out(exp: builder.Experiment) -> Any:
-    """The jitted loss on held-out data."""
+def held_out(exp: builder.Experiment) -> Any:
+    """The jitted loss on held-out data: (params, key, raw batch) -> ()."""
 
     def loss(params: Any, key: Any, batch: Any) -> Any:
         prepare_key, loss_key = jax.random.split(key)
