@@ -27,7 +27,7 @@ import numpy as np
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 RUN = ROOT / "tests" / "resume_script.py"
 HOST = ROOT / "tests" / "hosts_script.py"
-STEPS = 400
+STEPS = 1200
 
 
 def launch(script, *args, log=subprocess.DEVNULL):

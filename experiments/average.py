@@ -4,11 +4,11 @@ import dataclasses
 import pathlib
 from collections.abc import Sequence
 
-import jax
-
 from experiments import build as builder
 from experiments import cli, train
 from score_jax import checkpoints, training
+
+NOTE_FILE = "averaged.json"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Args:
 
 
 def average(args: Args) -> pathlib.Path:
-    """Write the folder, with the average in the place of the EMA, and return it.
+    """Write the folder, whole or not at all, with the average as its weights, and return it.
 
     Raises ValueError where the run has no such snapshots or the folder is there already.
     """
@@ -40,25 +40,17 @@ def average(args: Args) -> pathlib.Path:
             "--train.snapshot-every N"
         )
     out = pathlib.Path(args.out) if args.out else workdir / f"std_{args.std:g}"
-    if (out / cli.CONFIG_FILE).exists():
-        raise ValueError(f"out {str(out)!r} holds a run already")
+    cli.check_new("out", out)
     with checkpoints.open_checkpoints(folder, read_only=True) as store:
-        last = store.latest_step() or 0
+        steps = store.steps()
+        last = max(steps, default=0)
         step = last if args.step is None else args.step
+        if steps and not steps[0] <= step <= last:
+            raise ValueError(f"step must be in [{steps[0]}, {last}], the snapshots, got {step}")
         params = training.post_hoc(store, widths, training.Profile(step, args.std))
-    exp = builder.build(config)
-    state = train.initial_state(exp)
-    made = _like(state.ema_params, params)
-    state = dataclasses.replace(state, params=made, ema_params=made)
-    cli.save_config(out, config)
-    with checkpoints.open_checkpoints(out / train.CHECKPOINTS, keep=1) as store:
-        store.save(step, state, extra=dataclasses.asdict(config))
+    made = {"from": str(workdir), "std": args.std, "step": step, "widths": list(widths.values())}
+    train.write_run(out, builder.build(config), params, step, {NOTE_FILE: made})
     return out
-
-
-def _like(tree: object, values: object) -> object:
-    """The values in the structure of the tree, which has the same leaves in the same order."""
-    return jax.tree.unflatten(jax.tree.structure(tree), jax.tree.leaves(values))
 
 
 def main(argv: Sequence[str] | None = None) -> None:

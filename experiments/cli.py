@@ -177,6 +177,12 @@ def save_config(
     write_atomically(path, configs.to_json(config))
 
 
+def check_new(name: str, folder: pathlib.Path) -> None:
+    """Raise ValueError naming the argument if there is more than an empty folder at its path."""
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ValueError(f"{name} {str(folder)!r} exists already: choose another")
+
+
 def load_config(workdir: pathlib.Path) -> configs.Config:
     """Read the config of a run folder; ValueError that names the folder if there is none."""
     path = workdir / CONFIG_FILE

@@ -6,19 +6,16 @@ python -m experiments.convert --from score_sde_pytorch --file checkpoint_8.pth \
 
 import dataclasses
 import hashlib
-import os
 import pathlib
-import shutil
 from collections.abc import Callable, Sequence
 from typing import Annotated, Any, Literal
 
-import jax
 import numpy as np
 import tyro
 
 from experiments import build as builder
 from experiments import cli, configs, dry_run, train
-from score_jax import checkpoints, convert
+from score_jax import convert
 
 NOTE_FILE = "converted.json"
 # The predictions of diffusers by our names.
@@ -55,8 +52,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Entry point of `python -m experiments.convert`."""
     args = cli.parse(Args, "experiments.convert", argv)
     workdir = pathlib.Path(args.workdir)
-    if workdir.exists() and (not workdir.is_dir() or any(workdir.iterdir())):
-        raise ValueError(f"workdir {str(workdir)!r} exists already: choose another")
+    cli.check_new("workdir", workdir)
     config = read_config(args.config)
     exp = builder.build(config)
     path = pathlib.Path(args.file)
@@ -66,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     params, info = READERS[args.source](exp, path, args.raw)
     # JSON and msgpack give numbers as Python's or NumPy's.
     step = int(info.get("step") or 0)
-    write_run(workdir, exp, params, step, note(args, path))
+    train.write_run(workdir, exp, params, step, {NOTE_FILE: note(args, path)})
     print(
         f"wrote {workdir}: {config.net.kind} with {dry_run.count(params):,} parameters "
         f"of step {step} from {path}"
@@ -163,22 +159,6 @@ def note(args: Args, path: pathlib.Path) -> dict[str, Any]:
         with path.open("rb") as file:
             made["sha256"] = hashlib.file_digest(file, "sha256").hexdigest()
     return made
-
-
-def write_run(
-    workdir: pathlib.Path, exp: builder.Experiment, params: Any, step: int, where_from: Any
-) -> None:
-    """Write the folder of a run whose weights are given, whole or not at all."""
-    state = builder.make_state(exp, jax.random.key(exp.config.seed), params)
-    part = workdir.with_name(f".{workdir.name}.{os.getpid()}.part")
-    try:
-        cli.save_config(part, exp.config)
-        cli.write_json(part / NOTE_FILE, where_from)
-        with checkpoints.open_checkpoints(part / train.CHECKPOINTS, keep=1) as store:
-            store.save(step, state, extra=dataclasses.asdict(exp.config))
-        os.replace(part, workdir)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
 
 
 if __name__ == "__main__":

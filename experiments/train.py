@@ -3,7 +3,9 @@
 import contextlib
 import dataclasses
 import functools
+import os
 import pathlib
+import shutil
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -183,6 +185,26 @@ def restore(workdir: pathlib.Path) -> tuple[builder.Experiment, Any, int]:
     if params is None:
         raise ValueError(f"workdir {str(workdir)!r} holds no checkpoint: train it first")
     return exp, params, int(step or 0)
+
+
+def write_run(
+    workdir: pathlib.Path, exp: builder.Experiment, params: Any, step: int, notes: dict[str, Any]
+) -> None:
+    """Write the folder of a run whose weights are given, whole or not at all.
+
+    `notes`: JSON values by the names of the files that they go to.
+    """
+    state = builder.make_state(exp, jax.random.key(exp.config.seed), params)
+    part = workdir.with_name(f".{workdir.name}.{os.getpid()}.part")
+    try:
+        cli.save_config(part, exp.config)
+        for name, value in notes.items():
+            cli.write_json(part / name, value)
+        with checkpoints.open_checkpoints(part / CHECKPOINTS, keep=1) as store:
+            store.save(step, state, extra=dataclasses.asdict(exp.config))
+        os.replace(part, workdir)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

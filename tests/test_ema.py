@@ -1,5 +1,7 @@
 """Averages of the parameters against integrals in closed form, and any length made afterwards."""
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,7 +14,9 @@ from score_jax.training import (
     combination,
     combine,
     exponential,
+    fit,
     init_state,
+    jit_step,
     make_train_step,
     post_hoc,
     power,
@@ -105,3 +109,20 @@ def test_snapshots_in_a_folder(tmp_path):
         assert float(made["w"]) == pytest.approx(1200 * (g + 1) / (g + 2), rel=0.01)
         earlier = post_hoc(store, WIDTHS, Profile(800, 0.1))
         np.testing.assert_allclose(earlier["w"], found[800]["power_0.1"]["w"], rtol=1e-5)
+
+
+def test_the_loop_keeps_snapshots_and_does_not_take_them_twice(tmp_path):
+    optimizer = optax.sgd(0.1)
+    loss = lambda params, key, batch: (jnp.mean(jnp.square(params["w"] - batch["x"])), {})
+    step = make_train_step(loss, optimizer, averages={"power_0.1": power(0.1)})
+    state = init_state(jax.random.key(0), {"w": jnp.ones(2)}, optimizer, averages=["power_0.1"])
+    mapped = jit_step(step)
+    with open_checkpoints(tmp_path, keep=None) as store:
+        for last in (4, 6, 6):  # from the start each time: what is kept already stays
+            batches = itertools.repeat({"x": jnp.zeros((4, 2))})
+            options = {"snapshots": store, "snapshot_every": 2, "progress": False}
+            result = fit(state, mapped, batches, steps=last, **options)
+        store.wait()
+        assert store.steps() == [2, 4, 6]
+        kept = store.read(6, "averages")["power_0.1"]["w"]
+    np.testing.assert_array_equal(kept, result.state.averages["power_0.1"]["w"])
