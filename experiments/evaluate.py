@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from experiments import bits, cli, sampling, train
 from experiments.build import Experiment
 from experiments.features import FeatureSpace, feature_space
+from experiments.held_out import held_out_loss
 from score_jax import metrics
 
 RESULT_FILE = "evaluation.json"
@@ -36,15 +36,6 @@ class Args(bits.Options):
     seed: int = 0
 
 
-def held_out_loss(exp: Experiment, params: Any, key: Any, draws: int = 8) -> float:
-    """Mean loss over the whole test split, over `draws` draws of times and noise."""
-    loss = train.held_out(exp)
-    batch = {"x": jnp.asarray(exp.test.x)}
-    if exp.test.y is not None:
-        batch["y"] = jnp.asarray(exp.test.y)
-    return float(np.mean([loss(params, jax.random.fold_in(key, i), batch) for i in range(draws)]))
-
-
 def distances(space: FeatureSpace, x: np.ndarray, test: np.ndarray) -> dict[str, float]:
     """Distances between two sets of raw data in the feature space."""
     a, b = space.features(x), space.features(test)
@@ -61,7 +52,7 @@ def evaluate(workdir: pathlib.Path, args: Args) -> dict[str, Any]:
     keys = jax.random.split(jax.random.key(args.seed), 5)
     result: dict[str, Any] = {"step": step, "test_examples": len(exp.test.x)}
     if not args.bpd:
-        result["loss"] = held_out_loss(exp, params, keys[1])
+        result["loss"] = held_out_loss(exp, params, keys[1], draws=8, chunk=args.chunk)
     if args.draws and not args.bpd and bits.never_dequantised(exp, args):
         result["no_bits_per_dim"] = (
             "no bits per dimension: trained on grey levels that were never dequantised "

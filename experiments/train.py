@@ -15,6 +15,7 @@ import jax
 from experiments import build as builder
 from experiments import cli, dry_run, pictures, sampling
 from experiments.configs import Config
+from experiments.held_out import held_out_loss
 from score_jax import _xla, checkpoints, data, training
 
 CHECKPOINTS = "checkpoints"
@@ -149,20 +150,10 @@ def _fit(
 def _test_loss(exp: builder.Experiment, step: int, state: Any) -> float:
     """The loss of the averaged parameters on held-out data, with the same noise at every step."""
     del step
-    n = min(len(exp.test.x), 512)
-    batch = next(data.eval_batches(exp.test, n))
-    return float(held_out(exp)(state.ema_params, jax.random.key(exp.config.seed), batch))
-
-
-@functools.lru_cache(maxsize=4)
-def held_out(exp: builder.Experiment) -> Any:
-    """The jitted loss on held-out data: (params, key, raw batch) -> ()."""
-
-    def loss(params: Any, key: Any, batch: Any) -> Any:
-        prepare_key, loss_key = jax.random.split(key)
-        return exp.test_loss(params, loss_key, exp.prepare(prepare_key, batch))[0]
-
-    return jax.jit(loss)
+    key, c = jax.random.key(exp.config.seed), exp.config.train
+    # A part of a batch, as in training: what fits there fits here.
+    chunk = c.batch_size // c.accumulate
+    return held_out_loss(exp, state.ema_params, key, most=512, chunk=chunk)
 
 
 def _draw_pictures(exp: builder.Experiment, workdir: pathlib.Path, step: int, state: Any) -> None:

@@ -1,5 +1,6 @@
 """Work on many examples: in chunks, over all devices, each of which runs for itself, with a bar."""
 
+import functools
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -18,6 +19,22 @@ class Spread(NamedTuple):
     out: Any
     seconds: float
     compile_seconds: float
+
+
+@functools.lru_cache(maxsize=4)
+def _mapped(function: Callable[[Any, Any, Any], Any], mesh: Mesh) -> Any:
+    """The jitted map of a function over a mesh; the same object again, so as to compile once."""
+    everywhere, divided = PartitionSpec(), PartitionSpec(_AXIS)
+    return jax.jit(
+        jax.shard_map(
+            function,
+            mesh=mesh,
+            in_specs=(everywhere, divided, divided),
+            out_specs=divided,
+            # Loops of adaptive solvers start from values that are the same everywhere.
+            check_vma=False,
+        )
+    )
 
 
 def in_chunks(
@@ -48,16 +65,7 @@ def in_chunks(
     chunk = -(-min(chunk, n) // len(devices)) * len(devices)
     mesh = Mesh(np.array(devices), (_AXIS,))
     everywhere, divided = PartitionSpec(), PartitionSpec(_AXIS)
-    run = jax.jit(
-        jax.shard_map(
-            function,
-            mesh=mesh,
-            in_specs=(everywhere, divided, divided),
-            out_specs=divided,
-            # Loops of adaptive solvers start from values that are the same everywhere.
-            check_vma=False,
-        )
-    )
+    run = _mapped(function, mesh)
     shared = jax.device_put(shared, NamedSharding(mesh, everywhere))
 
     def inputs(start: int) -> Any:

@@ -113,7 +113,7 @@ def test_snapshots_in_a_folder(tmp_path):
 
 def test_the_loop_keeps_snapshots_and_does_not_take_them_twice(tmp_path):
     optimizer = optax.sgd(0.1)
-    loss = lambda params, key, batch: (jnp.mean(jnp.square(params["w"] - batch["x"])), {})
+    loss = lambda params, key, batch: (jnp.mean(jnp.square(params["w"] - batch["x"][0])), {})
     step = make_train_step(loss, optimizer, averages={"power_0.1": power(0.1)})
     state = init_state(jax.random.key(0), {"w": jnp.ones(2)}, optimizer, averages=["power_0.1"])
     mapped = jit_step(step)
