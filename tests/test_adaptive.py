@@ -119,7 +119,7 @@ def ladder():
 
 def test_error_follows_the_tolerance(ladder):
     tols, errors, _ = ladder
-    assert (errors < 20 * tols).all() and (errors > tols / 100).all()
+    assert (errors < 5 * tols).all() and (errors > tols / 10).all()
     slope = np.polyfit(np.log(tols), np.log(errors), 1)[0]
     assert 0.8 < slope < 1.2
 
@@ -129,11 +129,11 @@ def test_few_evaluations_and_all_of_them_counted(ladder):
     nfe = np.array([int(out.nfe) for out in outs])
     for out in outs:
         assert int(out.nfe) == 1 + int(out.accepted) + int(out.rejected)
-        assert int(out.rejected) <= 0.25 * int(out.nfe)
+        assert int(out.rejected) <= 0.1 * int(out.nfe)
     # A fourth-order predictor whose error the tolerance bounds: nfe grows as tol^(-1/5) at the fine end.
     slope = np.polyfit(np.log(tols[-4:]), np.log(nfe[-4:]), 1)[0]
     assert -0.24 < slope < -0.15
-    assert nfe[1] <= 30 and nfe[3] <= 65  # 1e-3 and 1e-5
+    assert nfe[1] <= 26 and nfe[3] <= 58  # 1e-3 and 1e-5
 
 
 @pytest.mark.parametrize("order", [1, 2, 3])
@@ -153,7 +153,7 @@ def test_weights_integrate_every_polynomial_in_the_angle(x64):
     phi = lambda lam: np.arctan(np.exp(lam))
     nodes = np.array([0.4, -0.3, -1.1, -1.2, 99.0])
     used = np.array([True, True, True, True, False])
-    for start, h in ((-0.3, 0.7), (0.4, -0.9), (0.4, 1e-7), (0.4, -2.0)):
+    for start, h in ((-0.3, 0.7), (0.4, -0.9), (0.4, 1e-7), (-2.0, 4.0), (0.4, -4.0)):
         w = uneven_weights(start, h, jnp.asarray(nodes), jnp.asarray(used))
         assert float(w[4]) == 0
         for power in range(4):
@@ -165,7 +165,7 @@ def test_weights_integrate_every_polynomial_in_the_angle(x64):
 
 
 @pytest.mark.parametrize("start", [-12.0, 0.0, 9.0])
-@pytest.mark.parametrize("h", [1e-5, -1e-3, 0.3, 2.0])
+@pytest.mark.parametrize("h", [1e-5, -1e-3, 0.3, 4.0])
 def test_weights_in_single_precision(start, h):
     """Far out in lambda and for short steps they keep the digits of their inputs."""
     offsets = np.array([0.0, -1.0, -1.7, -2.1]) * h
@@ -214,7 +214,7 @@ def test_norms_and_samples_of_their_own():
     def solver_with(**options):
         return jax.jit(
             lambda x: sm.adaptive_multistep(
-                sde, score, x, t_from=1.0, t_to=1e-3, rtol=1e-3, atol=1e-3, **options
+                sde, score, x, t_from=1.0, t_to=1e-3, rtol=1e-4, atol=1e-4, **options
             )
         )
 
@@ -227,7 +227,41 @@ def test_norms_and_samples_of_their_own():
     np.testing.assert_array_equal(each.x[:3], others.x[:3])
     np.testing.assert_array_equal(each.nfe[:3], others.nfe[:3])
     assert not np.array_equal(each.nfe, others.nfe)
-    assert each.nfe.min() < each.nfe.max() and worst(each) < 0.02
+    assert each.nfe.min() < each.nfe.max() and worst(each) < 2e-3
+
+
+def test_a_tolerance_below_rounding_asks_for_no_more_than_rounding():
+    """In single precision 1e-12 is what 1e-7 is: steps do not shrink for digits that are not there."""
+    sde = VP()
+    z = jax.random.normal(jax.random.key(0), (16, 3))
+    solve = solver(sde)
+    coarse, fine = solve(z, 1.0, 1e-3, 1e-7), solve(z, 1.0, 1e-3, 1e-12)
+    assert int(fine.nfe) < 1.5 * int(coarse.nfe)
+    np.testing.assert_allclose(fine.x, exact_flow(sde, z, 1.0, 1e-3), atol=5e-6)
+
+
+def test_a_score_that_wiggles_in_time_is_followed():
+    """Sines of 999 t, which networks are told: 159 periods that an error of 1e-4 has to resolve."""
+    sde = VP()
+    wiggle = lambda t, s, sin: 0.02 * sin(999 * t) / s
+
+    def rhs(t, x):
+        beta = 0.1 + 19.9 * t
+        m2 = np.exp(-0.1 * t - 9.95 * t**2)
+        score = -(x - np.sqrt(m2) * MEAN) / (m2 * STD**2 + 1 - m2)
+        return -0.5 * beta * (x + score + wiggle(t, np.sqrt(1 - m2), np.sin))
+
+    z = np.linspace(-2.0, 2.0, 5)
+    truth = solve_ivp(rhs, (1.0, 1e-3), z, method="DOP853", rtol=1e-10, atol=1e-10).y[:, -1]
+
+    def score(x, t):
+        return isotropic(sde, MEAN, STD)(x, t) + wiggle(t, sde.std(t), jnp.sin)
+
+    out = jax.jit(
+        lambda x: sm.adaptive_multistep(sde, score, x, t_from=1.0, t_to=1e-3, rtol=1e-5, atol=1e-5)
+    )(jnp.asarray(z[:, None], jnp.float32))
+    assert 500 < int(out.nfe) < 2000 and int(out.rejected) < 0.2 * int(out.nfe)
+    np.testing.assert_allclose(out.x[:, 0], truth, atol=2e-4)
 
 
 def test_images_batches_of_batches_and_compiled_once():

@@ -15,10 +15,13 @@ D is replaced by a polynomial through known predictions, integrated exactly for 
     evaluates  D at the predicted state: the only evaluation of the step,
     corrects   with these q and the new one (order q + 1).
 
-The difference of the two is the error of the predictor, for nothing; and since the predictors of all
-orders are sums of the same predictions, so are the errors that other orders would have made: the next
-order is the one that allows the longest step. A PI controller sets the length. After a rejection the
-rejected prediction is kept as a node *ahead*: the repeated, shorter step interpolates to it.
+The difference of the two is the error of the predictor, for nothing, from which that of the corrector
+is judged (`_doubt`); and since the predictors of all orders are sums of the same predictions, so are
+the errors that other orders would have made: the next order is the one that allows the longest step.
+Steps are measured as turns of the angle phi, in which D is interpolated: at high noise equal turns are
+steps in lambda that shrink as the structure of the data comes up, near the data steps that grow. A PI
+controller sets the turn. After a rejection the rejected prediction is kept as a node *ahead*: the
+repeated, shorter step interpolates to it.
 """
 
 from collections.abc import Callable
@@ -32,17 +35,17 @@ from jaxtyping import Array, Float
 from score_jax._math import bcast
 from score_jax.samplers.grids import check_float
 from score_jax.samplers.ode import batch_rms, check_noise, check_time, check_tolerances
-from score_jax.samplers.uneven import uneven_weights
+from score_jax.samplers.uneven import angle_between, uneven_weights
 from score_jax.sde import log_snr, time_of_log_snr
 from score_jax.types import SDE, ScoreFn
 
-# Chosen on mixtures by benchmarks/ode_solvers.py's predecessor: see docs/adr/0009.
-_ACCEPT, _SAFETY, _GROW = 2.0, 0.8, 2.0
+# Chosen on mixtures other than those of benchmarks/ode_solvers.py: see docs/adr/0009. None is sharp.
+_ACCEPT, _SAFETY, _GROW = 4.0, 0.8, 4.0
 _HALF, _SHRINK = 0.5, 0.2  # the least factors after a rejection and after a step accepted
-_TREND, _LEAST = 0.2, 1e-2  # the controller's proportional part, and an error that is as good as 0
-_SHARE = 0.25  # between the predictor's error (0) and the corrector's (1)
-_WIDEST = 0.4  # in the angle: beyond, the estimates are too hopeful
-_LONGEST = 2.0  # in lambda: beyond, the weights are no longer exact
+_TREND, _LEAST = 0.15, 1e-2  # the controller's proportional part, and an error that is as good as 0
+_SHARE, _FELT, _FELT_MOST = 0.5, 7.0, 0.8  # see `_doubt`
+_WIDEST = 0.35  # in the angle: beyond, the estimates are too hopeful
+_LONGEST = 4.0  # in lambda: beyond, the weights are no longer exact
 _BROKEN = 8  # rejections in a row by a score that is not finite, each for a fifth of the step
 
 
@@ -75,7 +78,7 @@ class _State(NamedTuple):
 
     lam, v: where it stands. values (k, b, *d), nodes (k,): a ring of predictions and of their lambdas;
     `slot` is the place of the next one, which after a rejection (`ahead`) holds the rejected one, and
-    `known` how many of the others are there. order, h: of the next step. error: of the last accepted
+    `known` how many of the others are there. order, turn: of the next step, in the angle. error: of the last accepted
     step, over what is allowed. broken: rejections in a row by a score that is not finite.
     """
 
@@ -87,7 +90,7 @@ class _State(NamedTuple):
     ahead: Any
     known: Any
     order: Any
-    h: Any
+    turn: Any
     error: Any
     accepted: Any
     rejected: Any
@@ -102,7 +105,7 @@ class _Attempt(NamedTuple):
     v: Any
     values: Any
     nodes: Any
-    h: Any
+    turn: Any
     last: Any
     errors: Any
     error: Any
@@ -139,15 +142,26 @@ def _flow(sde: SDE, score: ScoreFn, t_from: Any, t_to: Any) -> _Flow:
     return _Flow(t_from, place, predict, half(t_from), half(t_to))
 
 
-def _first_step(flow: _Flow, rtol: Any, atol: Any) -> Any:
-    """Half the step at which Euler's error on unit Gaussian data is the allowed one.
+def _first_turn(flow: _Flow, rtol: Any, atol: Any) -> Any:
+    """Half the turn at which Euler's error on unit Gaussian data is the allowed one.
 
-    There v stays and D = a v, so that D' = a c^2 v and the error is (h a c)^2 / 2 of v.
+    There v stays and D = sin(phi) v, so that dD/dphi = c v and the error is turn^2 / 2 of v.
     """
-    a, c = _sides(flow.start)
-    allowed = 0.5 * jnp.sqrt(2 * (rtol + atol)) / (a * c)
-    span = flow.end - flow.start
-    return jnp.sign(span) * jnp.minimum(jnp.minimum(allowed, 1.0), jnp.abs(span) / 4)
+    allowed = 0.5 * jnp.sqrt(2 * (rtol + atol))
+    return jnp.sign(flow.end - flow.start) * jnp.minimum(allowed, _WIDEST)
+
+
+def _stretch(lam: Any, turn: Any) -> Any:
+    """By how much lambda changes when phi turns by `turn`, at most _LONGEST.
+
+    From tan(phi + turn) by the theorem of addition: exact for turns that are short beside phi, and
+    beside what is left to the right angle.
+    """
+    way, size = jnp.sign(turn), jnp.tan(jnp.abs(turn))
+    near, far = jnp.exp(-way * lam) * size, jnp.exp(way * lam) * size
+    inside = far < 0.99
+    wide = jnp.log1p(near) - jnp.log1p(-jnp.where(inside, far, 0))
+    return way * jnp.where(inside, jnp.minimum(wide, _LONGEST), _LONGEST)
 
 
 def _combine(weights: Any, values: Any) -> Any:
@@ -155,13 +169,28 @@ def _combine(weights: Any, values: Any) -> Any:
     return sum(bcast(weights[j], values[j]) * values[j] for j in range(values.shape[0]))
 
 
+def _doubt(new: Any, a: Any) -> Any:
+    """The corrector's error over what separates it from the predictor, for orders 1 to k - 1: (k - 1,).
+
+    new (k,) are the correctors' weights of the new prediction. The next higher order takes back a share
+    of it, which is the corrector's own error over the predictor's. And the new prediction was made at
+    the predicted state, whose error it feels, the more the longer the step; _FELT also stands for what
+    it does to later steps, that build on it.
+    """
+    share = jnp.abs(1 - new[:-1] / new[1:]) ** _SHARE
+    felt = jnp.minimum(_FELT * a * jnp.abs(new[:-1]), _FELT_MOST)
+    return (share + felt) / (1 - felt)
+
+
 def _attempt(flow: _Flow, state: _State, scaled: Callable[[Any, Any], Any]) -> _Attempt:
     """Predict, evaluate, correct, and estimate the errors of all orders: one evaluation."""
     k = state.nodes.shape[0]
     rest = flow.end - state.lam
-    # A step that nearly arrives arrives; two equal steps rather than a long one and a crumb.
-    last = jnp.abs(state.h) >= jnp.abs(rest) * (1 - 1e-3)
-    near = jnp.where(jnp.abs(state.h) * 1.9 > jnp.abs(rest), rest / 2, state.h)
+    half = angle_between((flow.end + state.lam) / 2, rest) / 2
+    # A step that nearly arrives arrives; two equal turns rather than a long one and a crumb.
+    far = _stretch(state.lam, state.turn)
+    last = jnp.abs(far) >= jnp.abs(rest) * (1 - 1e-3)
+    near = _stretch(state.lam, jnp.sign(half) * jnp.minimum(jnp.abs(half), jnp.abs(state.turn)))
     t, lam = flow.place(state.lam + near, last)
     h = lam - state.lam
     a, c = _sides(lam)
@@ -182,29 +211,18 @@ def _attempt(flow: _Flow, state: _State, scaled: Callable[[Any, Any], Any]) -> _
     correct, predict = table[:k], table[k:]
     v = kept + _combine(correct[state.order], values)
     size = jnp.maximum(jnp.abs(v), jnp.abs(state.v))
-    # How much of the new prediction the next higher order takes back: the share of the predictor's
-    # error that the corrector of the same order would make.
-    new = correct[:, state.slot]
-    share = jnp.abs(1 - new[:-1] / new[1:]) ** _SHARE
-    errors = jnp.stack(
-        [scaled(_combine(c - p, values), size) for c, p in zip(correct[1:], predict, strict=True)]
-    )
-    error = share[state.order - 1] * scaled(v - guess, size)
-    return _Attempt(lam, v, values, nodes, h, last, *jax.lax.stop_gradient((share * errors, error)))
+    differences = zip(correct[1:], predict, strict=True)
+    errors = jnp.stack([scaled(_combine(c - p, values), size) for c, p in differences])
+    doubt = _doubt(correct[:, state.slot], a)
+    error = doubt[state.order - 1] * scaled(v - guess, size)
+    turn = angle_between((lam + state.lam) / 2, h)
+    errors, error = jax.lax.stop_gradient((doubt * errors, error))
+    return _Attempt(lam, v, values, nodes, turn, last, errors, error)
 
 
 def _factor(error: Any, order: Any) -> Any:
     """By what the step may be multiplied, before the limits; never a tracer of the state."""
     return _SAFETY * jnp.maximum(error, 1e-10) ** (-1.0 / (order + 1))
-
-
-def _limited(lam: Any, h: Any) -> Any:
-    """h, no longer than _LONGEST in lambda and _WIDEST in the angle phi, of which tan = exp(lambda)."""
-    phi = jnp.arctan(jnp.exp(lam)) + jnp.sign(h) * _WIDEST
-    inside = (phi > 1e-3) & (phi < jnp.pi / 2 - 1e-3)
-    wide = jnp.abs(jnp.log(jnp.tan(jnp.where(inside, phi, 1.0))) - lam)
-    longest = jnp.minimum(jnp.where(inside, wide, _LONGEST), _LONGEST)
-    return jnp.clip(h, -longest, longest)
 
 
 def _advance(state: _State, tried: _Attempt) -> _State:
@@ -215,7 +233,7 @@ def _advance(state: _State, tried: _Attempt) -> _State:
     orders = jnp.arange(1, k)
     here = state.order - 1
 
-    # Accepted: the order of the longest next step among those whose error is known.
+    # Accepted: the order of the widest next turn among those whose error is known.
     trend = (state.error / jnp.maximum(tried.errors[here], _LEAST)) ** (_TREND / (state.order + 1))
     reach = jnp.clip(trend * _factor(tried.errors, orders), _SHRINK, _GROW)
     reach = jnp.where(orders <= state.known, reach, 0)
@@ -230,7 +248,7 @@ def _advance(state: _State, tried: _Attempt) -> _State:
     back = jnp.where(finite, back, _SHRINK)
 
     pick = lambda yes, no: jnp.where(kept, yes, no)
-    h = _limited(pick(tried.lam, state.lam), tried.h * pick(onward, back))
+    turn = jnp.clip(tried.turn * pick(onward, back), -_WIDEST, _WIDEST)
     # What is not a number must not become a node, nor stay in the ring.
     values = jnp.where(finite, tried.values, state.values)
     return _State(
@@ -242,7 +260,7 @@ def _advance(state: _State, tried: _Attempt) -> _State:
         ahead=~kept & finite,
         known=pick(known, state.known),
         order=pick(order, state.order),
-        h=jax.lax.stop_gradient(h),
+        turn=jax.lax.stop_gradient(turn),
         error=pick(jnp.maximum(tried.errors[here], _LEAST), state.error),
         accepted=state.accepted + kept,
         rejected=state.rejected + ~kept,
@@ -263,7 +281,7 @@ def _start(flow: _Flow, v: Any, order: int, rtol: Any, atol: Any) -> _State:
         ahead=jnp.asarray(False),
         known=jnp.asarray(1),
         order=jnp.asarray(1),
-        h=jax.lax.stop_gradient(_first_step(flow, rtol, atol)),
+        turn=jax.lax.stop_gradient(_first_turn(flow, rtol, atol)),
         error=jnp.ones((), v.dtype),
         accepted=jnp.asarray(0),
         rejected=jnp.asarray(0),
@@ -292,7 +310,7 @@ def adaptive_multistep(
     order: int = 4,
     norm: Callable[[Any], Any] = batch_rms,
     per_sample: bool = False,
-    max_steps: int = 1000,
+    max_steps: int = 10_000,
 ) -> AdaptiveOut:
     """Carry x (b, *d) along the probability flow from t_from to t_to, either way: AdaptiveOut.
 
@@ -322,7 +340,9 @@ def adaptive_multistep(
     flow = _flow(sde, score, t_from, t_to)
 
     def scaled(error: Any, size: Any) -> Any:
-        return jax.lax.stop_gradient(norm(error / (atol + rtol * size)))
+        # Every step is rounded: its error need not be less than that.
+        rounding = jnp.finfo(dtype).eps * batch_rms(size)
+        return jax.lax.stop_gradient(norm(error / (atol + rtol * size + rounding)))
 
     def more(state: _State) -> Any:
         tries = state.accepted + state.rejected

@@ -7,8 +7,8 @@ phi = arctan(exp(lambda)) = arctan(m/s), and integrated over a step of length h 
 
 l_j is the Lagrange polynomial of node j among the nodes in use. The angle (arXiv:2202.00512, appendix
 D, where it parametrises time) stays between 0 and pi/2 however far lambda goes, and D is smoother in it:
-for a Gaussian it is a sine. A Gauss-Legendre rule of sixteen nodes integrates (1) to rounding for every
-|h| <= 2, of either sign and however small, with no series and no division by h.
+for a Gaussian it is a sine. A Gauss-Legendre rule of 24 nodes integrates (1) to rounding for every
+|h| <= 4, of either sign and however small, with no series and no division by h.
 """
 
 from typing import Any
@@ -18,8 +18,8 @@ import numpy as np
 
 # On [0, 1].
 _PLACES, _MASSES = (
-    (np.polynomial.legendre.leggauss(16)[0] + 1) / 2,
-    np.polynomial.legendre.leggauss(16)[1] / 2,
+    (np.polynomial.legendre.leggauss(24)[0] + 1) / 2,
+    np.polynomial.legendre.leggauss(24)[1] / 2,
 )
 
 
