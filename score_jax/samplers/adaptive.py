@@ -78,8 +78,8 @@ class _State(NamedTuple):
 
     lam, v: where it stands. values (k, b, *d), nodes (k,): a ring of predictions and of their lambdas;
     `slot` is the place of the next one, which after a rejection (`ahead`) holds the rejected one, and
-    `known` how many of the others are there. order, turn: of the next step, in the angle. error: of the last accepted
-    step, over what is allowed. broken: rejections in a row by a score that is not finite.
+    `known` how many of the others are there. order, turn: of the next step, in the angle. error: of the
+    last accepted step, over what is allowed. broken: rejections in a row by a score that is not finite.
     """
 
     lam: Any
