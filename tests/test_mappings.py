@@ -23,6 +23,7 @@ from score_jax.types import Rows, drawn_for, rows_of
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 SHORT = ["pmap/1/1", "pmap/8/1", "shard_map/4/1", "jit/8/1", "fsdp/8/1", "pmap/2/4"]
+RESUMED = [f"shard_map/4/1+{second}" for second in ("pmap/1/1", "pmap/2/4", "fsdp/8/1")]
 LONG = [f"{m}/{n}/1" for m in ("pmap", "shard_map", "jit") for n in (1, 2, 4, 8)]
 LONG += ["fsdp/1/1", "fsdp/4/1", "fsdp/8/1", "shard_map/2/2", "jit/4/2", "pmap/2/4"]
 
@@ -30,7 +31,7 @@ LONG += ["fsdp/1/1", "fsdp/4/1", "fsdp/8/1", "shard_map/2/2", "jit/4/2", "pmap/2
 def outcomes(folder, names):
     """What the script writes for these runs."""
     subprocess.run(
-        [sys.executable, ROOT / "tests" / "mappings_script.py", folder / "out.npz", *names],
+        [sys.executable, ROOT / "tests" / "mappings_script.py", folder, *names],
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         check=True,
         timeout=800,
@@ -51,13 +52,20 @@ def assert_one_run(found, names):
 
 @pytest.fixture(scope="module")
 def short(tmp_path_factory):
-    return outcomes(tmp_path_factory.mktemp("mappings"), SHORT)
+    return outcomes(tmp_path_factory.mktemp("mappings"), [*SHORT, *RESUMED])
 
 
 @pytest.mark.slow
 def test_mappings_and_device_counts_agree(short):
     """Losses and parameters of four steps with dropout, stratified times and noise on the data."""
     assert_one_run(short, SHORT)
+
+
+@pytest.mark.slow
+def test_a_run_goes_on_on_other_devices(short):
+    """Two steps on four devices, saved; two more on one, two and eight, by other mappings."""
+    assert all(len(short[f"{name}/loss"]) == 4 for name in RESUMED)
+    assert_one_run(short, [SHORT[0], *RESUMED])
 
 
 @pytest.mark.slow

@@ -39,6 +39,15 @@ def warmed_up(
     return schedule
 
 
+def _decayed(params: Any) -> Any:
+    """Which leaves weight decay is for: no biases, and nothing of a norm."""
+
+    def decayed(path: Any, leaf: Any) -> bool:
+        return leaf.ndim > 1 and "norm" not in jax.tree_util.keystr(path).lower()
+
+    return jax.tree_util.tree_map_with_path(decayed, params)
+
+
 def make_optimizer(
     *,
     learning_rate: float | Callable[[Any], Any] = 2e-4,
@@ -54,9 +63,10 @@ def make_optimizer(
 
     learning_rate: the peak, or an optax schedule n -> rate that the warm-up multiplies; warmup: the
     number of updates until the full rate; grad_clip: the largest Euclidean norm of all gradients
-    together, None for no clipping; weight_decay: only on leaves of two axes or more, so not on
-    biases and norms; rule: what takes Adam's place, in which case b1, b2 and eps are not used:
-    `optax.scale_by_lion(0.9, 0.99)` makes it Lion (arXiv:2302.06675).
+    together, None for no clipping; weight_decay: only on leaves of two axes or more outside modules
+    named as norms, so not on biases and norms (those told of a class have tables); rule: what takes
+    Adam's place, in which case b1, b2 and eps are not used: `optax.scale_by_lion(0.9, 0.99)` makes it
+    Lion (arXiv:2302.06675).
 
     Raises ValueError naming the argument for values outside these ranges.
 
@@ -69,11 +79,7 @@ def make_optimizer(
     check("eps", eps, eps > 0, "> 0")
     check("weight_decay", weight_decay, weight_decay >= 0, ">= 0")
     clip = optax.identity() if grad_clip is None else optax.clip_by_global_norm(grad_clip)
-    decay = (
-        optax.add_decayed_weights(weight_decay, lambda p: jax.tree.map(lambda x: x.ndim > 1, p))
-        if weight_decay
-        else optax.identity()
-    )
+    decay = optax.add_decayed_weights(weight_decay, _decayed) if weight_decay else optax.identity()
     return optax.chain(
         clip,
         optax.scale_by_adam(b1=b1, b2=b2, eps=eps) if rule is None else rule,
