@@ -1,25 +1,32 @@
 """The commands: the whole way from training to evaluation, and one clear line for bad input."""
 
+import contextlib
 import dataclasses
+import importlib
+import io
 import json
 import os
 import pathlib
 import subprocess
 import sys
 import time
+from unittest import mock
 
 import numpy as np
 import pytest
 
-from experiments import cli, configs
+from experiments import cli, configs, train
 
 ROOT = pathlib.Path(__file__).parent.parent
-TINY = [
-    "--net.width", "8", "--net.num-blocks", "1",
+LOOP = [
     "--train.steps", "20", "--train.steps-per-call", "5", "--train.log-every", "5",
     "--train.sample-every", "20", "--train.checkpoint-every", "10", "--train.batch-size", "32",
-    "--sample.steps", "5",
+    "--sample.steps", "5", "--sample.sampler", "ddim",
 ]  # fmt: skip
+UNET = ["--net.width", "8", "--net.num-blocks", "1", "--net.channel-mult", "1", *LOOP]
+MLP = ["--net.kind", "mlp", "--net.width", "16", *LOOP]
+# Compilation is what takes the time of commands this small.
+FAST = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
 
 
 def run(command, *args, check=None, env=None):
@@ -27,7 +34,7 @@ def run(command, *args, check=None, env=None):
     out = subprocess.run(
         [sys.executable, "-m", f"experiments.{command}", *map(str, args)],
         cwd=ROOT,
-        env={**os.environ, **(env or {})},
+        env={**os.environ, "XLA_FLAGS": f"{os.environ['XLA_FLAGS']} {FAST}", **(env or {})},
         capture_output=True,
         text=True,
         timeout=600,
@@ -35,6 +42,24 @@ def run(command, *args, check=None, env=None):
     if check is not None:
         assert out.returncode == check, out.stdout + out.stderr
     return out
+
+
+def call(command, *args, check):
+    """The same in this process, whose imports serve all of them."""
+    module, code = importlib.import_module(f"experiments.{command}"), 0
+    out, err = io.StringIO(), io.StringIO()
+    with (
+        mock.patch.object(train, "start"),  # the compiler's options stay as they are
+        mock.patch.dict(os.environ, {"SCORE_JAX_DEBUG": ""}),
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(err),
+    ):
+        try:
+            cli.main(lambda: module.main([str(arg) for arg in args]))
+        except SystemExit as exit:
+            code = exit.code
+    assert code == check, out.getvalue() + err.getvalue()
+    return subprocess.CompletedProcess(args, code, out.getvalue(), err.getvalue())
 
 
 @pytest.mark.parametrize("name", configs.CONFIGS)
@@ -79,12 +104,23 @@ def test_a_folder_of_another_run_is_refused_and_left_alone(tmp_path):
     assert (tmp_path / "config.json").read_text() == before
 
 
+CONDITIONAL = ["--config", "digits_vp_conditional"]
+
+
 @pytest.fixture(scope="module")
 def workdir(tmp_path_factory):
-    """A tiny conditional run trained by the command itself."""
+    """A tiny conditional U-Net trained by the command itself."""
     folder = tmp_path_factory.mktemp("run") / "tiny"
-    out = run("train", "--config", "digits_vp_conditional", "--workdir", folder, *TINY, check=0)
+    out = run("train", *CONDITIONAL, "--workdir", folder, *UNET, check=0)
     assert "trained to step 20" in out.stdout
+    return folder
+
+
+@pytest.fixture(scope="module")
+def quick(tmp_path_factory):
+    """A run that costs little to sample: its network is no U-Net, all else is as it is."""
+    folder = tmp_path_factory.mktemp("run") / "quick"
+    call("train", *CONDITIONAL, "--workdir", folder, *MLP, check=0)
     return folder
 
 
@@ -98,18 +134,18 @@ def test_the_run_folder_holds_everything(workdir):
 
 
 @pytest.mark.slow
-def test_sample_and_evaluate_need_only_the_folder(workdir):
+def test_sample_and_evaluate_need_only_the_folder(quick):
     options = ["--sample.sampler", "pc", "--num", 6, "--label", 3]
-    out = run("sample", "--workdir", workdir, *options, check=0)
+    out = call("sample", "--workdir", quick, *options, check=0)
     assert "11 evaluations each" in out.stdout  # 5 steps, each corrected once, and the denoising
-    with np.load(workdir / "samples" / "pc.npz") as file:
+    with np.load(quick / "samples" / "pc.npz") as file:
         x = file["x"]
     assert x.shape == (6, 8, 8, 1) and x.dtype == np.uint8 and x.max() <= 16
-    facts = json.loads((workdir / "samples" / "pc.json").read_text())
+    facts = json.loads((quick / "samples" / "pc.json").read_text())
     assert facts["nfe"] == 11 and facts["label"] == 3 and facts["sample"]["steps"] == 5
-    out = run("evaluate", "--workdir", workdir, "--num", 40, "--tol", "1e-2", check=0)
+    out = call("evaluate", "--workdir", quick, "--num", 40, "--tol", "1e-2", check=0)
     assert "bits per dim" in out.stdout
-    result = json.loads((workdir / "evaluation.json").read_text())
+    result = json.loads((quick / "evaluation.json").read_text())
     # Exact facts: a plain Gaussian codes the digits with fewer bits than log2(17) a pixel.
     assert 0 < result["bits_per_dim"]["gaussian"]["mean"] < np.log2(17)
     assert result["bits_per_dim"]["model"]["stderr"] > 0
@@ -118,24 +154,24 @@ def test_sample_and_evaluate_need_only_the_folder(workdir):
 
 
 @pytest.mark.slow
-def test_the_sampler_card(workdir):
+def test_the_sampler_card(quick):
     some = ["--samplers", "dpmpp_2m", "pc", "--nfe", 4, 6]
-    out = run("compare", "--workdir", workdir, "--num", 12, *some, check=0)
+    out = call("compare", "--workdir", quick, "--num", 12, *some, check=0)
     assert "| dpmpp_2m | 5 steps | 6 |" in out.stdout
-    result = json.loads((workdir / "compare.json").read_text())
+    result = json.loads((quick / "compare.json").read_text())
     assert [row["nfe"] for row in result["rows"]] == [4, 6, 3, 5]
     errors = [row["error"] for row in result["rows"]]
     assert errors[1] < errors[0] and errors[2:] == [None, None]
-    assert (workdir / "compare.png").stat().st_size > 1_000
-    assert "| pc | 2 steps | 5 |" in (workdir / "compare.md").read_text()
+    assert (quick / "compare.png").stat().st_size > 1_000
+    assert "| pc | 2 steps | 5 |" in (quick / "compare.md").read_text()
 
 
 @pytest.mark.slow
-def test_a_finished_run_is_not_trained_again(workdir):
-    before = (workdir / "metrics.jsonl").read_bytes()
-    out = run("train", "--config", "digits_vp_conditional", "--workdir", workdir, *TINY, check=0)
+def test_a_finished_run_is_not_trained_again(quick):
+    before = (quick / "metrics.jsonl").read_bytes()
+    out = call("train", *CONDITIONAL, "--workdir", quick, *MLP, check=0)
     assert "trained to step 20" in out.stdout
-    assert (workdir / "metrics.jsonl").read_bytes() == before
+    assert (quick / "metrics.jsonl").read_bytes() == before
 
 
 BAD = [
@@ -160,9 +196,14 @@ BAD = [
 def test_bad_input_gets_exit_code_2_and_one_clear_line(tmp_path, args, named):
     if args[0] == "train":
         args = [*args, "--workdir", str(tmp_path / "run")]
-    out = run(*args, check=2)
+    out = call(*args, check=2)
     assert named in out.stderr and "Traceback" not in out.stderr
     assert not (tmp_path / "run").exists()
+
+
+def test_bad_input_ends_a_process_so(tmp_path):
+    out = run("sample", "--workdir", tmp_path, check=2)
+    assert out.stderr.startswith("error: workdir") and out.stderr.count("\n") == 1
 
 
 @pytest.mark.slow
@@ -170,12 +211,11 @@ def test_array_files_train_and_bad_ones_are_refused(tmp_path):
     path = tmp_path / "x.npy"
     np.save(path, np.zeros((30, 8, 8, 1), np.int64))
     common = ["--data.name", "array", "--data.path", path, "--workdir", tmp_path / "r"]
-    out = run("train", *common, *TINY, check=2)
+    out = call("train", *common, *UNET, check=2)
     assert "int64" in out.stderr and not (tmp_path / "r").exists()
     np.save(path, np.random.default_rng(0).normal(size=(64, 3)).astype(np.float32))
-    mlp = [*TINY, "--net.kind", "mlp"]
-    run("train", *common, *mlp, check=0)
-    out = run("train", *common, *mlp, "--optim.lr", "0.5", check=2)
+    call("train", *common, *MLP, check=0)
+    out = call("train", *common, *MLP, "--optim.lr", "0.5", check=2)
     assert "another config" in out.stderr and "optim.lr: 0.002 -> 0.5" in out.stderr
 
 
@@ -218,9 +258,10 @@ def test_killed_training_ends_with_the_same_bits(workdir, tmp_path):
     """SIGKILL as soon as a checkpoint is there, then the same command again."""
     command = [
         sys.executable, "-m", "experiments.train", "--config", "digits_vp_conditional",
-        "--workdir", str(tmp_path / "killed"), *TINY,
+        "--workdir", str(tmp_path / "killed"), *UNET,
     ]  # fmt: skip
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL)
+    env = {**os.environ, "XLA_FLAGS": f"{os.environ['XLA_FLAGS']} {FAST}"}
+    process = subprocess.Popen(command, cwd=ROOT, env=env, stdout=subprocess.DEVNULL)
     deadline = time.monotonic() + 300
     while not list((tmp_path / "killed" / "checkpoints").glob("step_00000010")):
         assert time.monotonic() < deadline and process.poll() is None
