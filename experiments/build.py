@@ -15,6 +15,7 @@ from experiments.configs import Config
 from experiments.networks import make_net
 from experiments.processes import Process, make_process
 from score_jax import data, training
+from score_jax.nets.layers import KEPT
 from score_jax.types import SDE, Loss, ScoreFn, rows_of
 
 
@@ -68,7 +69,10 @@ class Experiment:
         remat = self.config.train.remat
         net: Any = self.net if remat == "none" else self.net.clone(remat=True)
         loss = self.process.make_loss(net.apply, True)
-        return jax.checkpoint(loss) if remat == "full" else loss
+        if remat != "full":
+            return loss
+        # Of the whole network only what the blocks return is kept, not what is joined from it.
+        return jax.checkpoint(loss, policy=jax.checkpoint_policies.save_only_these_names(KEPT))
 
     @functools.cached_property
     def test_loss(self) -> Loss:

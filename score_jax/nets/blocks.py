@@ -6,7 +6,7 @@ import flax.linen as nn
 from jaxtyping import Array, Float
 
 from score_jax.nets.convolution import Image
-from score_jax.nets.layers import Conv, Dropout, GroupNorm, Pointwise, default_init, residual
+from score_jax.nets.layers import Conv, Dropout, GroupNorm, Pointwise, default_init, kept, residual
 from score_jax.nets.resample import (
     average_down,
     fir_conv_down,
@@ -96,7 +96,7 @@ class ResBlock(nn.Module):
         )
         if x.shape[3] != self.features or self.resample != "none":
             x = Pointwise(self.features, self.shortcut_scale, dtype=self.dtype, name="skip")(x)
-        return residual(x, y, self.skip_rescale)
+        return kept(residual(x, y, self.skip_rescale))
 
 
 def embed_label(

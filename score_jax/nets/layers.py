@@ -8,6 +8,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float, Num
 
 from score_jax.nets.convolution import Geometry, conv
@@ -223,7 +224,15 @@ class Attention(nn.Module):
         y = GroupNorm(self.groups, name="norm")(x).reshape(b, h * w, 1, c)
         q, k, v = (Pointwise(c, dtype=self.dtype, name=n)(y) for n in ("query", "key", "value"))
         y = Pointwise(c, self.init_scale, dtype=self.dtype, name="out")(attend(q, k, v))
-        return residual(x, y.reshape(b, h, w, c), self.skip_rescale)
+        return kept(residual(x, y.reshape(b, h, w, c), self.skip_rescale))
+
+
+KEPT = "block"  # the name of what `kept` marks, for `jax.checkpoint_policies`
+
+
+def kept(x: Float[Array, "..."]) -> Float[Array, "..."]:
+    """Mark the output of a block: all that need be kept of it where the rest is computed again."""
+    return checkpoint_name(x, KEPT)
 
 
 def residual(x: Float[Array, "..."], y: Float[Array, "..."], rescale: bool) -> Float[Array, "..."]:

@@ -6,7 +6,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from score_jax.nets.layers import Dropout, check_labels, positional_embedding
+from score_jax.nets.layers import Dropout, check_labels, kept, positional_embedding
 
 
 class MLP(nn.Module):
@@ -58,7 +58,7 @@ class MLP(nn.Module):
             z = nn.LayerNorm(use_bias=False, use_scale=False, dtype=self.dtype)(h)
             z = nn.silu(dense(self.width)(z * (1 + scale) + shift))
             z = Dropout(self.dropout)(z, train=train)
-            return h + dense(self.width)(z)
+            return kept(h + dense(self.width)(z))
 
         apply = nn.remat(block) if self.remat else block
         for _ in range(self.num_blocks):

@@ -20,7 +20,7 @@ import numpy as np
 from jaxtyping import Array, Int
 
 from score_jax.nets.convolution import Image
-from score_jax.nets.layers import Conv, at_least_float32
+from score_jax.nets.layers import Conv, at_least_float32, kept
 from score_jax.nets.resample import average_down
 
 Index = Int[Array, " b"] | None
@@ -150,7 +150,7 @@ class RefineResBlock(nn.Module):
         if self.down:
             shortcut = {"size": 1} if pooled else spaced
             x = s.conv(self.features, "shortcut", **shortcut)(x, train=train)
-        return average_down(h + x) if pooled else h + x
+        return kept(average_down(h + x) if pooled else h + x)
 
 
 class ResidualConvUnit(nn.Module):
@@ -234,4 +234,5 @@ class RefineBlock(nn.Module):
         if len(xs) > 1:
             h = ResolutionFusion(s, self.features, name="fuse")(xs, index, train=train)
         h = ResidualPooling(s, name="pool")(h, index, train=train)
-        return ResidualConvUnit(s, 3 if self.end else 1, name="output")(h, index, train=train)
+        h = ResidualConvUnit(s, 3 if self.end else 1, name="output")(h, index, train=train)
+        return kept(h)

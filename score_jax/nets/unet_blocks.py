@@ -22,7 +22,7 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from score_jax.nets.convolution import Geometry, conv, wants_loop_gradients
-from score_jax.nets.layers import Dropout, GroupNorm, at_least_float32
+from score_jax.nets.layers import Dropout, GroupNorm, at_least_float32, kept
 
 Volume = Float[Array, "_ *_"]  # (b, l, c), (b, h, w, c) or (b, d, h, w, c)
 
@@ -192,7 +192,7 @@ class ResBlock(nn.Module):
         h = ConvNd(self.features, zero=True, dtype=self.dtype, name="out_layers_3")(h, train=train)
         if x.shape[-1] != self.features:
             x = ConvNd(self.features, 1, dtype=self.dtype, name="skip_connection")(x, train=train)
-        return x + h
+        return kept(x + h)
 
 
 def attend(
@@ -241,4 +241,4 @@ class AttentionBlock(nn.Module):
         qkv = linear(y, 3 * c, self.dtype, "qkv")
         y = attend(*split_heads(qkv, self.heads, self.heads_first))
         y = linear(y.reshape(b, -1, c), c, self.dtype, "proj_out", zero=True)
-        return x + y.reshape(x.shape)
+        return kept(x + y.reshape(x.shape))
