@@ -20,7 +20,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from score_jax._math import as_time, bcast
-from score_jax.types import SDE, Apply, Params, ScoreFn
+from score_jax.types import SDE, Apply, Params, ScoreFn, score_at
 
 
 class Output(NamedTuple):
@@ -126,4 +126,4 @@ def denoise(
     One evaluation of the score. Robbins 1956; arXiv:2011.13456 section "denoising".
     """
     s2 = jnp.square(sde.std(t))
-    return (x + bcast(s2, x) * score(x, t)) / bcast(sde.mean_coeff(t), x)
+    return (x + bcast(s2, x) * score_at(score, x, t)) / bcast(sde.mean_coeff(t), x)

@@ -32,6 +32,22 @@ Apply = Callable[..., Any]  # module.apply: (params, x, label, ...) -> (b, *d)
 Loss = Callable[[Params, Any, Batch], tuple[Any, Metrics]]
 
 
+def score_at(score: ScoreFn, x: Any, t: Any) -> Any:
+    """Evaluate a score at x (b, *d) and t: shape of x. All samplers and bounds call scores by this.
+
+    Raises ValueError where it returns another shape, which broadcasting would hide: while tracing, and
+    at no cost at run time.
+
+    >>> score_at(lambda x, t: -x[:, :1], jnp.ones((4, 2)), 0.5)  # ValueError: score must return ...
+    """
+    value = score(x, t)
+    if jnp.shape(value) != jnp.shape(x):
+        raise ValueError(
+            f"score must return the shape of x, {jnp.shape(x)}, got {jnp.shape(value)}"
+        )
+    return value
+
+
 @runtime_checkable
 class SDE(Protocol):
     """A diffusion dx = f(x, t) dt + g(t) dw whose p(x(t) | x0) is N(m(t) x0, s(t)^2 I)."""

@@ -13,6 +13,16 @@ from tests.every_step import EXACT, STEPS
 
 SDES = {"vp": VP(0.1, 5.0), "subvp": SubVP(0.1, 5.0), "ve": VE(0.01, 10.0)}
 TIMES = np.float32([1.0, 0.7, 0.4, 0.2])
+# Of tests/test_fewstep.py, which has their own list.
+FEW_STEPS = {
+    "ddim": sm.ddim,
+    "heun": sm.heun,
+    "edm": sm.edm,
+    "dpmpp_2m": sm.dpmpp_2m,
+    "dpmpp_2s": sm.dpmpp_2s,
+    "sde_dpmpp_2m": sm.sde_dpmpp_2m,
+    "unipc": sm.unipc,
+}
 
 
 def counting(score, seen):
@@ -80,3 +90,29 @@ def test_on_the_other_sdes(name, step):
             np.testing.assert_array_equal(one.x, two.x)
         else:
             assert float(jnp.abs(one.x - two.x).max()) > 0
+
+
+@pytest.mark.parametrize("last", [(4, 1), (2,), ()])
+def test_a_score_of_another_shape_is_refused_while_tracing(last):
+    """Each of these shapes broadcasts to (4, 2), and would go unnoticed."""
+    sde, key, x = SDES["vp"], jax.random.key(0), jnp.ones((4, 2))
+    wrong = lambda x, t: jnp.ones(last)
+    ends = {"t_from": 1.0, "t_to": 0.1}
+    moves = {
+        name: lambda make=make: sm.simulate(make(sde, wrong), key, x, TIMES)
+        for name, make in (STEPS | FEW_STEPS).items()
+        if name not in ("identity", "empty_chain")
+    }
+    moves["flow"] = lambda: sm.probability_flow(sde, wrong, x, **ends)
+    moves["log flow"] = lambda: sm.probability_flow(
+        sde, wrong, x, coordinate=sm.IN_LOG_NOISE, **ends
+    )
+    moves["adaptive"] = lambda: sm.adaptive_multistep(sde, wrong, x, **ends)
+    moves["diffrax"] = lambda: sm.diffrax_sde(sde, wrong, key, x, TIMES)
+    for name, move in moves.items():
+        with pytest.raises(ValueError, match=r"score must return the shape of x, \(4, 2\)"):
+            jax.eval_shape(move)
+            pytest.fail(f"{name} took a score of shape {last}")
+    sampler = sm.euler_maruyama
+    with pytest.raises(ValueError, match="score must return the shape of x"):
+        sm.sample(key, sde, lambda x, t: x[:, :1], (4, 2), sampler, TIMES, progress=False)

@@ -22,7 +22,7 @@ import jax
 import jax.numpy as jnp
 
 from score_jax._math import as_time, bcast
-from score_jax.types import SDE, ScoreFn
+from score_jax.types import SDE, ScoreFn, score_at
 
 LogLikelihood = Callable[[Any, Any], Any]  # (x or x0: (b, *d), t: () or (b,)) -> (b,)
 Weight = Any  # a number, or a function of t
@@ -131,8 +131,8 @@ def guide(sde: SDE, score: ScoreFn, *terms: Any) -> ScoreFn:
     def with_terms(x: Any, t: Any) -> Any:
         gradient = jax.grad(lambda x: _total(noisy, x, t))(x) if noisy else jnp.zeros_like(x)
         if not clean:
-            return score(x, t) + gradient
-        value, pull = jax.vjp(lambda x: score(x, t), x)
+            return score_at(score, x, t) + gradient
+        value, pull = jax.vjp(lambda x: score_at(score, x, t), x)
         m, s2 = bcast(sde.mean_coeff(t), x), bcast(jnp.square(sde.std(t)), x)
         wish = jax.grad(lambda x0: _total(clean, x0, t))((x + s2 * value) / m)
         return value + gradient + (wish + s2 * pull(wish)[0]) / m

@@ -27,7 +27,7 @@ from score_jax._math import as_time, batch_sum, bcast
 from score_jax.inverse.measurement import Measurement, check, consistent
 from score_jax.inverse.operators import LinearOperator
 from score_jax.score import denoise
-from score_jax.types import SDE, ScoreFn, Step, StepOut, with_memory
+from score_jax.types import SDE, ScoreFn, Step, StepOut, score_at, with_memory
 
 
 def as_it_was(value: Any) -> Any:
@@ -119,7 +119,7 @@ def pigdm(
 
     def guided(x: Any, t: Any) -> Any:
         t = as_time(t)
-        value, pull = jax.vjp(lambda x: score(x, t), x)
+        value, pull = jax.vjp(lambda x: score_at(score, x, t), x)
         m, s2 = bcast(sde.mean_coeff(t), x), bcast(jnp.square(sde.std(t)), x)
         residual = measurement.residual((x + s2 * value) / m)
         back = operator.ridge(residual, spread(sde, t, data_std), measurement.noise_std**2)
@@ -145,7 +145,7 @@ def projection(sde: SDE, score: ScoreFn, measurement: Any, *, data_std: float = 
     def guided(x: Any, t: Any) -> Any:
         t = as_time(t)
         m, s2 = bcast(sde.mean_coeff(t), x), bcast(jnp.square(sde.std(t)), x)
-        value = score(x, t)
+        value = score_at(score, x, t)
         residual = measurement.residual((x + s2 * value) / m)
         r2 = spread(sde, t, data_std)
         return value + m * bcast(r2, x) / s2 * operator.ridge(

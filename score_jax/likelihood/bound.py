@@ -22,7 +22,7 @@ from jaxtyping import Array, Float, Key
 from score_jax._math import as_time, batch_sum, bcast
 from score_jax.samplers.grids import check_float
 from score_jax.sde import log_snr, time_of_log_snr
-from score_jax.types import SDE, ScoreFn
+from score_jax.types import SDE, ScoreFn, score_at
 
 
 class Bound(NamedTuple):
@@ -82,7 +82,7 @@ def variational_bound(
         z = jax.random.normal(k, x0.shape, x0.dtype)
         mean, std = sde.marginal(x0, t)
         std = bcast(std, x0)
-        error = z + std * score(mean + std * z, t)
+        error = z + std * score_at(score, mean + std * z, t)
         return batch_sum(jnp.square(error))
 
     def term(total: Any, i: Any) -> Any:

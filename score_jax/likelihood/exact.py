@@ -26,7 +26,7 @@ from score_jax._math import as_time, batch_sum, bcast
 from score_jax.likelihood.gap import IGNORE, Gap
 from score_jax.samplers.grids import check_float
 from score_jax.samplers.ode import IN_TIME, Coordinate, flow_ends, solve_forward, with_first
-from score_jax.types import SDE, ScoreFn
+from score_jax.types import SDE, ScoreFn, score_at
 
 EXACT_UP_TO = 8  # dimensions: below, all columns cost about as much as a few probes
 
@@ -148,7 +148,7 @@ def log_likelihood(
     else:
         z, change, nfe = solve(x, probes)
     if gap.nfe:
-        value, along = _along(lambda v: score(v, start), x, probes, exact)
+        value, along = _along(lambda v: score_at(score, v, start), x, probes, exact)
         correct = lambda each: gap.correct(sde, x, noise, value, each, start)
         change = change + jax.vmap(correct)(along).T
     scales = jnp.log(ends.scale_to / ends.scale_from)

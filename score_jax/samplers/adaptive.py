@@ -37,7 +37,7 @@ from score_jax.samplers.grids import check_float
 from score_jax.samplers.ode import batch_rms, check_noise, check_time, check_tolerances
 from score_jax.samplers.uneven import angle_between, uneven_weights
 from score_jax.sde import log_snr, time_of_log_snr
-from score_jax.types import SDE, ScoreFn
+from score_jax.types import SDE, ScoreFn, score_at
 
 # Chosen on mixtures other than those of benchmarks/ode_solvers.py: see docs/adr/0009. None is sharp.
 _ACCEPT, _SAFETY, _GROW = 4.0, 0.8, 4.0
@@ -137,7 +137,8 @@ def _flow(sde: SDE, score: ScoreFn, t_from: Any, t_to: Any) -> _Flow:
     def predict(v: Any, t: Any) -> Any:
         x = bcast(_size(sde, t), v) * v
         s2 = jnp.square(sde.std(t))
-        return (x + bcast(s2, v) * score(x, t).astype(v.dtype)) / bcast(sde.mean_coeff(t), v)
+        value = score_at(score, x, t).astype(v.dtype)
+        return (x + bcast(s2, v) * value) / bcast(sde.mean_coeff(t), v)
 
     return _Flow(t_from, place, predict, half(t_from), half(t_to))
 

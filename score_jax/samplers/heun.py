@@ -22,16 +22,16 @@ import jax.numpy as jnp
 
 from score_jax._math import as_time, bcast
 from score_jax.sde import time_of_log_snr
-from score_jax.types import SDE, ScoreFn, Step, StepOut
+from score_jax.types import SDE, ScoreFn, Step, StepOut, score_at
 
 
 def _heun(sde, score, x, t, t_next):  # type: ignore[no-untyped-def]
     m, s, m_next, s_next = sde.mean_coeff(t), sde.std(t), sde.mean_coeff(t_next), sde.std(t_next)
     keep = m_next / m
     change = s_next - keep * s  # m' (sigma' - sigma)
-    slope = bcast(-s, x) * score(x, t)
+    slope = bcast(-s, x) * score_at(score, x, t)
     there = bcast(keep, x) * x + bcast(change, x) * slope
-    later = bcast(-s_next, x) * score(there, t_next)
+    later = bcast(-s_next, x) * score_at(score, there, t_next)
     return bcast(keep, x) * x + bcast(0.5 * change, x) * (slope + later)
 
 

@@ -27,7 +27,7 @@ import jax
 import jax.numpy as jnp
 
 from score_jax._math import as_time, batch_norm, bcast
-from score_jax.types import SDE, ScoreFn, Step, StepOut, with_memory
+from score_jax.types import SDE, ScoreFn, Step, StepOut, score_at, with_memory
 
 Ratio = Callable[[Any, Any], Any]  # (z: (b, *d), score: (b, *d)) -> () or (b,)
 StepSize = Callable[[Any, Any, Any], Any]  # (z, score, t: ()) -> e: () or (b,)
@@ -74,7 +74,7 @@ def corrector(score: ScoreFn, n_steps: int, size: StepSize) -> Step:
 
         def once(carry, i):  # type: ignore[no-untyped-def]
             x = carry.x
-            gradient = score(x, t)
+            gradient = score_at(score, x, t)
             z = jax.random.normal(jax.random.fold_in(key, i), x.shape, x.dtype)
             return move(x, z, gradient, size(z, gradient, t)), None
 

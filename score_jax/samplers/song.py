@@ -37,7 +37,7 @@ from score_jax.samplers.langevin import (
     per_batch,
 )
 from score_jax.sde import VE, VP, SubVP, reverse_drift
-from score_jax.types import SDE, ScoreFn, Step, StepOut
+from score_jax.types import SDE, ScoreFn, Step, StepOut, score_at
 
 
 class SongGrid(NamedTuple):
@@ -153,7 +153,7 @@ def song_reverse_diffusion(sde: SDE, score: ScoreFn, grid: SongGrid, *, ode: boo
         del t_next
         t = as_time(t)
         noise = _entry(entries.noise, grid, t, x)
-        push = jnp.square(noise) * (0.5 if ode else 1.0) * score(x, t)
+        push = jnp.square(noise) * (0.5 if ode else 1.0) * score_at(score, x, t)
         x_mean = x - _entry(entries.shrink, grid, t, x) * x + push
         if ode:
             return StepOut(x_mean, x_mean)
@@ -175,7 +175,7 @@ def song_ancestral(sde: SDE, score: ScoreFn, grid: SongGrid) -> Step:
         del t_next
         t = as_time(t)
         variance = _entry(np.square(entries.noise), grid, t, x)
-        x_mean = _entry(entries.grow, grid, t, x) * (x + variance * score(x, t))
+        x_mean = _entry(entries.grow, grid, t, x) * (x + variance * score_at(score, x, t))
         z = jax.random.normal(key, x.shape, x.dtype)
         return StepOut(x_mean + _entry(entries.posterior_noise, grid, t, x) * z, x_mean)
 

@@ -23,7 +23,7 @@ import jax.numpy as jnp
 
 from score_jax._math import as_time, bcast
 from score_jax.sde import reverse_drift
-from score_jax.types import SDE, ScoreFn, Step, StepOut
+from score_jax.types import SDE, ScoreFn, Step, StepOut, score_at
 
 
 def transition(sde: SDE, t: Any, t_next: Any) -> tuple[Any, Any]:
@@ -68,7 +68,7 @@ def reverse_diffusion(sde: SDE, score: ScoreFn, *, ode: bool = False) -> Step:
 
     def update(key, x, t, t_next):  # type: ignore[no-untyped-def]
         a, variance = transition(sde, t, t_next)
-        push = bcast(variance * (0.5 if ode else 1.0), x) * score(x, as_time(t))
+        push = bcast(variance * (0.5 if ode else 1.0), x) * score_at(score, x, as_time(t))
         x_mean = bcast(2 - a, x) * x + push
         if ode:
             return StepOut(x_mean, x_mean)
@@ -91,7 +91,7 @@ def ancestral(sde: SDE, score: ScoreFn, *, large: bool = False, ode: bool = Fals
 
     def update(key, x, t, t_next):  # type: ignore[no-untyped-def]
         a, variance = transition(sde, t, t_next)
-        push = bcast(variance * (0.5 if ode else 1.0), x) * score(x, as_time(t))
+        push = bcast(variance * (0.5 if ode else 1.0), x) * score_at(score, x, as_time(t))
         x_mean = (x + push) / bcast(a, x)
         if ode:
             return StepOut(x_mean, x_mean)

@@ -15,7 +15,7 @@ from typing import Any
 import jax.numpy as jnp
 
 from score_jax._math import as_time, bcast
-from score_jax.types import SDE, ScoreFn
+from score_jax.types import SDE, ScoreFn, score_at
 
 Rule = Callable[[Any], Any]  # x0: (b, *d) -> (b, *d)
 
@@ -76,7 +76,7 @@ def threshold(sde: SDE, score: ScoreFn, rule: Any) -> ScoreFn:
     def thresholded(x: Any, t: Any) -> Any:
         t = as_time(t)
         m, variance = bcast(sde.mean_coeff(t), x), bcast(jnp.square(sde.std(t)), x)
-        value = score(x, t)
+        value = score_at(score, x, t)
         x0 = (x + variance * value) / m
         kept = rule(x0)
         if kept.shape != x0.shape:

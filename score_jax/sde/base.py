@@ -28,7 +28,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
 from score_jax._math import as_time, bcast, elementwise_grad, normal_logp
-from score_jax.types import SDE, ScoreFn
+from score_jax.types import SDE, ScoreFn, score_at
 
 TimeLike = float | Float[Array, "..."]
 
@@ -212,4 +212,4 @@ def reverse_drift(
     x is (b, *d), t a scalar or (b,); one evaluation of `score`. arXiv:2011.13456 eq. 6 and 13.
     """
     g2 = jnp.square(sde.diffusion(t)) * (0.5 if ode else 1.0)
-    return sde.drift(x, t) - bcast(g2, x) * score(x, t)
+    return sde.drift(x, t) - bcast(g2, x) * score_at(score, x, t)
