@@ -62,7 +62,6 @@ def fit(workdir: pathlib.Path, c: guiding.ClassifierConfig, progress: bool | Non
     folder = guiding.classifier_folder(workdir)
     folder.mkdir(exist_ok=True)
     known = {**dataclasses.asdict(c), "num_classes": exp.form.num_classes}
-    cli.write_json(folder / guiding.CONFIG_FILE, known)
     params_key, state_key = jax.random.split(jax.random.key(c.seed))
     x = jnp.zeros((1, *exp.shape))
     params = jax.jit(net.init)(params_key, x, jnp.zeros(1))
@@ -70,7 +69,11 @@ def fit(workdir: pathlib.Path, c: guiding.ClassifierConfig, progress: bool | Non
     loss = classifier_loss(exp.sde, net.apply, label=guiding.tell(exp), t0=exp.config.sde.t0)
     step = training.make_train_step(loss, optimizer, prepare=prepare(exp))
     steps = -(-c.steps // EVERY) * EVERY
-    with checkpoints.open_checkpoints(folder / "checkpoints", keep=1) as store:
+    with (
+        training.locked(folder),
+        checkpoints.open_checkpoints(folder / "checkpoints", keep=1) as store,
+    ):
+        cli.write_json(folder / guiding.CONFIG_FILE, known)
         result = training.fit(
             training.init_state(state_key, params, optimizer),
             training.jit_step(training.scan_steps(step, EVERY)),

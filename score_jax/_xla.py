@@ -1,9 +1,12 @@
 """Settings of XLA that matter on a CPU, and the cache of compiled programs; nothing acts on import."""
 
+import contextlib
+import contextvars
 import functools
 import mmap
 import os
 import pathlib
+from collections.abc import Iterator
 
 import jax
 import jaxlib
@@ -27,6 +30,27 @@ def tune_cpu() -> bool:
         return False
     os.environ["XLA_FLAGS"] = f"{flags} --{FLAG}={VALUE}".strip()
     return True
+
+
+_FORWARD = contextvars.ContextVar("_FORWARD", default=False)
+
+
+@contextlib.contextmanager
+def forward_mode() -> Iterator[None]:
+    """Say to what is traced inside that forward mode alone will be met: plain convolutions do it best.
+
+    Wrong use costs time, never correctness.
+    """
+    token = _FORWARD.set(True)
+    try:
+        yield
+    finally:
+        _FORWARD.reset(token)
+
+
+def wants_own_derivatives() -> bool:
+    """Say whether convolutions should bring their own derivatives: on a CPU, but for forward mode."""
+    return jax.default_backend() == "cpu" and not _FORWARD.get()
 
 
 @functools.cache

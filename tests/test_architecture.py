@@ -44,11 +44,11 @@ EXTRA = {
 STRINGS = {
     "_digits.py": {"test"},  # tensorflow-datasets names its splits so
     "_fit.py": {"finite"},  # a metric that is read, not shown
+    "_xla.py": {"cpu"},
     "checkpoints.py": {"cpu"},  # JAX names its platforms so
     "convert/torch_file.py": {"little"},  # Python names the order of bytes so
     "data.py": {".npy", ".npz"},  # endings of files
     "nets/blocks.py": {"none", "up"},  # which way a block resamples, checked by the network
-    "nets/convolution.py": {"cpu"},
     "nets/ncsnpp.py": {  # the fields that name the published variations, checked by `_check`
         "ddpm", "fourier", "input_skip", "none", "output_skip", "sum",
     },

@@ -1,5 +1,7 @@
 """Networks: equal to the authors', gradients right in every form, what they refuse."""
 
+import functools
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -7,6 +9,7 @@ import numpy as np
 import pytest
 from jax import lax
 
+from score_jax._xla import forward_mode
 from score_jax.nets import MLP, NCSNpp, resample
 from score_jax.nets import convolution as cv
 from score_jax.nets.layers import GroupNorm, default_groups, positional_embedding
@@ -48,19 +51,59 @@ GEOMETRIES = {
 }
 
 
-@pytest.mark.parametrize("name", GEOMETRIES)
-def test_explicit_gradients_equal_xlas_own(name):
-    """Against JAX's differentiation of the plain convolution, on a non-square image."""
-    geometry = GEOMETRIES[name]
+@pytest.fixture(scope="module")
+def convolved():
+    """(x, w, g by geometry): a non-square image, a kernel, and what is sent back."""
     keys = jax.random.split(jax.random.key(0), 3)
     x = jax.random.normal(keys[0], (2, 8, 6, 3))
     w = jax.random.normal(keys[1], (3, 3, 3, 4))
-    shape = jax.eval_shape(lambda x, w: cv.conv(x, w, geometry), x, w).shape
-    g = jax.random.normal(keys[2], shape)
-    plain = jax.grad(lambda x, w: (cv.conv(x, w, geometry) * g).sum(), (0, 1))(x, w)
-    ours = jax.grad(lambda x, w: (cv.conv(x, w, geometry, train=True) * g).sum(), (0, 1))(x, w)
-    for a, b in zip(plain, ours, strict=True):
-        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
+    shape = lambda geometry: jax.eval_shape(lambda x, w: cv.conv(x, w, geometry), x, w).shape
+    back = zip(GEOMETRIES.items(), jax.random.split(keys[2], len(GEOMETRIES)), strict=True)
+    g = {name: jax.random.normal(key, shape(geometry)) for (name, geometry), key in back}
+    return x, w, g
+
+
+def near(a, b):
+    """Whether two trees agree up to the rounding of sums."""
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-4), a, b)
+
+
+@pytest.mark.parametrize("name", GEOMETRIES)
+def test_derivatives_of_our_own_equal_xlas(name, convolved):
+    """Reverse and forward mode, and both in both orders, against those of the plain convolution."""
+    x, w, g = convolved
+    geometry, g = GEOMETRIES[name], g[name]
+
+    def all_of(train):
+        f = lambda x, w: jnp.sin(cv.conv(x, w, geometry, train=train) * g).sum()
+        grad = jax.grad(f, (0, 1))
+        if train:
+            return jax.jit(grad)(x, w)
+        once = lambda x, w: jax.jvp(f, (x, w), (x, w))[1]
+        parts = lambda x, w: (
+            grad(x, w),
+            once(x, w),
+            jax.jvp(grad, (x, w), (x, w))[1],
+            jax.grad(once, (0, 1))(x, w),
+        )
+        return jax.jit(parts)(x, w)
+
+    with forward_mode():
+        plain = all_of(False)
+    near(all_of(False), plain)
+    near(all_of(True), plain[0])
+
+
+def test_a_convolution_maps_over_axes_of_ones_own(convolved):
+    """vmap of a gradient, of either input alone: what is constant costs no product."""
+    x, w, g = convolved
+    geometry, g = GEOMETRIES["stride"], g["stride"]
+    f = lambda x, w, g: (cv.conv(x[None], w, geometry) * g[None]).sum()
+    for i in (0, 1):
+        mapped = jax.vmap(jax.grad(f, i), (0, None, 0))(x, w, g)
+        near(mapped, jnp.stack([jax.grad(f, i)(x[j], w, g[j]) for j in range(2)]))
+        program = str(jax.make_jaxpr(jax.grad(f, i))(x[0], w, g[0]))
+        assert program.count("dot_general") == 9
 
 
 def direct_upfirdn(x, kernel, up, down, before, after):

@@ -21,7 +21,8 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
-from score_jax.nets.convolution import Geometry, conv, wants_loop_gradients
+from score_jax._xla import wants_own_derivatives
+from score_jax.nets.convolution import Geometry, as_dots, conv
 from score_jax.nets.layers import Dropout, GroupNorm, at_least_float32, kept
 
 Volume = Float[Array, "_ *_"]  # (b, l, c), (b, h, w, c) or (b, d, h, w, c)
@@ -62,22 +63,6 @@ def norm(x: Array, groups: int, name: str) -> Array:
     return GroupNorm(groups, 1e-5, name=name)(flat).reshape(x.shape)
 
 
-def _as_dots(x: Array, w: Array, stride: tuple[int, ...]) -> Array:
-    """The convolution as a sum of matrix products, one for every entry of the kernel."""
-    d = x.ndim - 2
-    half = w.shape[0] // 2
-    x = jnp.pad(x, ((0, 0), *[(half, half)] * d, (0, 0)))
-    sizes = [(n - w.shape[0]) // s + 1 for n, s in zip(x.shape[1:-1], stride, strict=True)]
-
-    def term(place: tuple[int, ...]) -> Array:
-        last = [p + (n - 1) * s + 1 for p, n, s in zip(place, sizes, stride, strict=True)]
-        seen = lax.slice(x, (0, *place, 0), (x.shape[0], *last, x.shape[-1]), (1, *stride, 1))
-        return seen @ w[place]
-
-    first, *rest = map(term, np.ndindex(*w.shape[:d]))
-    return sum(rest, first)
-
-
 class ConvNd(nn.Module):
     """Convolution along one, two or three axes, (b, ..., i) -> (b, ..., features), kernel 1 or 3.
 
@@ -102,8 +87,8 @@ class ConvNd(nn.Module):
         x, w, bias = nn.dtypes.promote_dtype(x, w, bias, dtype=self.dtype)
         if d == 2:
             y = conv(x, w, Geometry(stride[0], 1, ((half, half), (half, half))), train=train)
-        elif wants_loop_gradients(train):
-            y = _as_dots(x, w, stride)
+        elif wants_own_derivatives():
+            y = as_dots(x, w, stride, ((half, half),) * d)
         else:
             spatial = "DHW"[3 - d :]
             y = lax.conv_general_dilated(
