@@ -20,14 +20,14 @@ from experiments import cli, guiding, sampling, train
 from experiments.build import Experiment
 from experiments.configs import SampleConfig
 from experiments.features import feature_space
+from experiments.restore import principal_stds
 from score_jax import inverse, metrics, viz
 from score_jax.samplers import ancestral, log_snr_grid
 
-METHODS: dict[str, tuple[Any, dict[str, Any]]] = {
-    "pigdm": (inverse.pigdm, {"data_std": 1.7}),
-    "projection": (inverse.projection, {"data_std": 1.7}),
-    "replacement, 2 corrections": (inverse.replacement, {"corrections": 2, "snr": 0.3}),
-    "dps": (inverse.dps, {"scale": 0.3}),
+TITLES = {
+    "as_asked": "classified as asked",
+    "frechet": "Frechet distance",
+    "spread": "spread within a class",
 }
 
 
@@ -46,7 +46,20 @@ class Args:
     scales: tuple[float, ...] = (0.0, 1.0, 1.5, 2.0, 3.0, 5.0)
     # Digits completed, and the steps of ancestral sampling, equal in log-SNR.
     halves: int = 150
-    half_steps: int = 40
+    half_steps: int = 100
+
+
+def methods(exp: Experiment) -> dict[str, tuple[Any, dict[str, Any]]]:
+    """The methods that are compared, and their options."""
+    stds = principal_stds(exp)
+    return {
+        "pigdm": (inverse.pigdm, {"data_std": stds}),
+        "projection": (inverse.projection, {"data_std": stds}),
+        "replacement": (inverse.replacement, {}),
+        "replacement, 3 corrections": (inverse.replacement, {"corrections": 3, "snr": 0.3}),
+        "repaint, 10 resamplings": (inverse.repaint, {"resamplings": 10}),
+        "dps": (inverse.dps, {"scale": 1.0}),
+    }
 
 
 def by_scale(workdir: pathlib.Path, args: Args) -> dict[str, Any]:
@@ -84,7 +97,7 @@ def completed(workdir: pathlib.Path, args: Args, out: pathlib.Path) -> dict[str,
     mean = np.asarray(exp.on_levels(exp.train.x)).mean(axis=0)
     images = {"truth": truth, "filled by the mean": np.where(mask, truth, mean)}
     score = sampling.make_score(exp, params, SampleConfig())
-    for name, (method, options) in METHODS.items():
+    for name, (method, options) in methods(exp).items():
         images[name] = inverse.posterior_sample(
             jax.random.key(6), exp.sde, score, measurement, method, options=options,
             grid=log_snr_grid(exp.sde, args.half_steps), sampler=ancestral, chunk=args.halves,
@@ -93,7 +106,7 @@ def completed(workdir: pathlib.Path, args: Args, out: pathlib.Path) -> dict[str,
         print(name, _judge(exp, space, images[name], truth, y), flush=True)
     rows = np.stack([x[:12] for x in images.values()])
     viz.save_image(
-        viz.image_grid(rows.reshape(-1, 8, 8, 1), columns=12, scale=4), out / "completed.png"
+        viz.image_grid(rows.reshape(-1, 8, 8, 1), columns=12, scale=6), out / "completed.png"
     )
     return {name: _judge(exp, space, x, truth, y) for name, x in images.items()}
 
@@ -107,17 +120,16 @@ def _judge(exp: Experiment, space: Any, x: Any, truth: Any, y: Any) -> dict[str,
 
 def draw_curves(results: dict[str, Any], path: pathlib.Path) -> None:
     """Share as asked and spread against the scale, a line a run."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(7.5, 3), dpi=110, layout="constrained")
+    figure = viz.new_figure(8, 3, dpi=110)
     axes = figure.subplots(1, 3)
     for name, rows in results.items():
         scales = [s for s in rows if s != "classifier_accuracy"]
-        for axis, key in zip(axes, ("as_asked", "frechet", "spread"), strict=True):
+        for axis, key in zip(axes, TITLES, strict=True):
             axis.plot([float(s) for s in scales], [rows[s][key] for s in scales], "o-", label=name)
-            axis.set(xlabel="scale", title=key.replace("_", " "))
-    axes[0].legend()
-    figure.savefig(path)
+            axis.set(xlabel="scale", title=TITLES[key])
+            axis.grid(True, alpha=0.25)
+    axes[0].legend(frameon=False)
+    viz.save_image(viz.render(figure).quantize(64), path)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -127,7 +139,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     out = pathlib.Path(args.out)
     out.mkdir(parents=True, exist_ok=True)
     curves, results = {}, {}
-    for name, folder in (("free", args.conditional), ("classifier", args.plain)):
+    for name, folder in (("classifier-free", args.conditional), ("classifier", args.plain)):
         if folder:
             curves[name] = by_scale(pathlib.Path(folder), args)
     if args.plain:

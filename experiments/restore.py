@@ -160,19 +160,19 @@ def measured(args: Args, exp: Experiment, key: Any) -> tuple[inverse.Measurement
     return inverse.measure(key, operator, truth, noise_std=args.noise_std), truth
 
 
-def widest(exp: Experiment) -> float:
-    """The standard deviation of the data along the direction in which they vary most."""
-    x = np.asarray(exp.on_levels(exp.train.x[:500]), np.float32).reshape(-1, np.prod(exp.shape))
+def principal_stds(exp: Experiment) -> tuple[float, ...]:
+    """Standard deviations of the data along their principal directions, the largest first."""
+    x = np.asarray(exp.on_levels(exp.train.x[:2_000]), np.float32).reshape(-1, np.prod(exp.shape))
     away = x - x.mean(axis=0, keepdims=True)
-    return float(np.linalg.norm(away, 2) / np.sqrt(len(x)))
+    return tuple(map(float, np.linalg.svd(away, compute_uv=False) / np.sqrt(len(x))))
 
 
 def make_method(args: Args, exp: Experiment) -> tuple[Any, dict[str, Any]]:
     """The method of a name, and its options."""
     # Made when asked for: only two of them have to look at the data.
     known: dict[str, Callable[[], tuple[Any, dict[str, Any]]]] = {
-        "pigdm": lambda: (inverse.pigdm, {"data_std": widest(exp)}),
-        "projection": lambda: (inverse.projection, {"data_std": widest(exp)}),
+        "pigdm": lambda: (inverse.pigdm, {"data_std": principal_stds(exp)}),
+        "projection": lambda: (inverse.projection, {"data_std": principal_stds(exp)}),
         "dps": lambda: (inverse.dps, {"scale": args.scale}),
         "replacement": lambda: (inverse.replacement, {"corrections": args.corrections}),
         "repaint": lambda: (inverse.repaint, {"resamplings": args.resamplings}),
@@ -249,8 +249,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     parts = [seen[:, None], x] + ([] if truth is None else [truth[:, None]])
     rows = np.concatenate(parts, axis=1)
     picture = viz.image_grid(
-        rows.reshape(-1, *exp.shape), range=(low, high), columns=rows.shape[1], scale=4
-    )
+        rows.reshape(-1, *exp.shape),
+        range=(low, high),
+        columns=rows.shape[1],
+        scale=max(1, 96 // exp.shape[0]),
+    )  # fmt: skip
     out = pathlib.Path(args.out) if args.out else workdir / "restored" / args.task
     out.parent.mkdir(parents=True, exist_ok=True)
     viz.save_image(picture, out.with_name(out.name + ".png"))

@@ -192,6 +192,8 @@ def drawn(**kwargs):
     [
         (lambda: pigdm(SDE, SCORE, SQUARE), "needs a linear operator, got Nonlinear"),
         (lambda: pigdm(SDE, SCORE, given(), data_std=0.0), "data_std must be"),
+        (lambda: pigdm(SDE, SCORE, given(), data_std=[1.0, -1.0]), "data_std must be"),
+        (lambda: pigdm(SDE, SCORE, given(), limit=0.0), "limit must be"),
         (lambda: dps(SDE, SCORE, given(), scale=-1.0), "scale must be"),
         (lambda: dps(SDE, SCORE, None), "measurement must be a Measurement"),
         (lambda: replacement(SDE, SCORE, SUMS), "no known singular vectors"),

@@ -22,6 +22,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from score_jax._math import as_time, batch_sum, bcast
 from score_jax.inverse.measurement import Measurement, check, consistent
@@ -80,10 +81,30 @@ def require_above(name: str, value: Any) -> None:
         raise ValueError(f"{name} must be a finite number > 0, got {value!r}")
 
 
-def spread(sde: SDE, t: Any, data_std: float) -> Any:
-    """r^2, the variance of x0 given x(t) for data of this standard deviation: shape of t."""
-    s2, m2 = jnp.square(sde.std(t)), jnp.square(sde.mean_coeff(t))
-    return s2 * data_std**2 / (m2 * data_std**2 + s2)
+def check_stds(data_std: Any) -> Any:
+    """Standard deviations of the data as (k,); ValueError unless finite, >= 0 and one is above 0."""
+    stds = np.atleast_1d(np.asarray(data_std, np.float32))
+    if stds.ndim != 1 or not (np.isfinite(stds).all() and (stds >= 0).all() and stds.any()):
+        raise ValueError(
+            "data_std must be a finite number > 0, or those of the principal directions, got "
+            f"{data_std!r}"
+        )
+    return stds
+
+
+def spread(sde: SDE, t: Any, data_std: Any) -> Any:
+    """r^2, the variance of x0 given x(t) for normal data of these deviations (k,): shape of t."""
+    s2, m2 = jnp.square(sde.std(t))[..., None], jnp.square(sde.mean_coeff(t))[..., None]
+    tau2 = jnp.square(jnp.asarray(data_std, s2.dtype)).reshape((1,) * (s2.ndim - 1) + (-1,))
+    return (s2 * tau2 / (m2 * tau2 + s2)).mean(axis=-1)
+
+
+def no_longer(move: Any, reference: Any, limit: float) -> Any:
+    """Each example's move, shortened to `limit` times the length of its reference."""
+    length = lambda v: jnp.sqrt(batch_sum(jnp.square(v)))
+    tiny = jnp.finfo(move.dtype).tiny
+    share = jnp.minimum(1, limit * length(reference) / jnp.maximum(length(move), tiny))
+    return bcast(share, move) * move
 
 
 def unconditional(sde: SDE, score: ScoreFn, measurement: Any) -> Conditional:
@@ -97,57 +118,66 @@ def pigdm(
     score: ScoreFn,
     measurement: Any,
     *,
-    data_std: float = 1.0,
+    data_std: Any = 1.0,
     scale: float = 1.0,
+    limit: float = 3.0,
 ) -> Conditional:
     """Pseudo-inverse guidance: p(x0 | x) is taken as N(x0, r^2 I), the likelihood of y under it exact.
 
     Exact for normal data of standard deviation `data_std` in every direction. Of data that vary more
-    in some (images do), it should be the largest: then r^2 is no smaller than what the network takes
-    x0's variance for, and steps of any length are stable; with a smaller one few steps overshoot.
-    With or without noise, any linear operator; one evaluation and one backward pass. `scale`
-    multiplies the guidance. Song, Vahdat, Mardani & Kautz,
-    ICLR 2023, eq. 7 with r^2 of its appendix, in the form of a score rather than of a DDIM step.
+    in some (images do), give those of all principal directions (k,): r^2 is then the mean of what
+    they leave of x0's variance. At high noise J of a network is far from exact, and 1 / m makes much
+    of it: x0 is corrected by no more than `limit` times as far as `projection` would (math.inf: by
+    any). With or without noise, any linear operator; one evaluation and one backward pass. `scale`
+    multiplies the guidance. Song, Vahdat, Mardani & Kautz, ICLR 2023, eq. 7 with r^2 of its appendix,
+    in the form of a score rather than of a DDIM step; the limit is ours.
 
-    Raises ValueError for an operator that is not linear or does not fit, data_std or scale <= 0.
+    Raises ValueError for an operator that is not linear or does not fit, data_std, scale or limit <= 0.
 
     >>> score_given_y = pigdm(sde, score, Measurement(BlockAverage(4), y, noise_std=0.05))
     """
     operator = linear(measurement)
-    require_above("data_std", data_std)
+    stds = check_stds(data_std)
     require_above("scale", scale)
+    if not limit > 0:
+        raise ValueError(f"limit must be > 0, got {limit!r}")
 
     def guided(x: Any, t: Any) -> Any:
         t = as_time(t)
         value, pull = jax.vjp(lambda x: score_at(score, x, t), x)
         m, s2 = bcast(sde.mean_coeff(t), x), bcast(jnp.square(sde.std(t)), x)
         residual = measurement.residual((x + s2 * value) / m)
-        back = operator.ridge(residual, spread(sde, t, data_std), measurement.noise_std**2)
-        return value + scale * (back + s2 * pull(back)[0]) / m
+        r2 = spread(sde, t, stds)
+        back = operator.ridge(residual, r2, measurement.noise_std**2)
+        move = (back + s2 * pull(back)[0]) / m
+        if math.isfinite(limit):
+            move = no_longer(move, m * bcast(r2, x) / s2 * back, limit)
+        return value + scale * move
 
     return Conditional(guided, None, ending(measurement))
 
 
-def projection(sde: SDE, score: ScoreFn, measurement: Any, *, data_std: float = 1.0) -> Conditional:
+def projection(sde: SDE, score: ScoreFn, measurement: Any, *, data_std: Any = 1.0) -> Conditional:
     """The estimate of x0 is corrected by y: x0 + r^2 A^T (r^2 A A^T + sigma^2)^-1 (y - A x0).
 
     Without noise that is x0 + A^+ (y - A x0), the projection on what was measured (arXiv:2212.00490,
     DDNM); with noise the measurement counts for less while r^2 is small. One evaluation, no backward
     pass. Known entries come out right, what is unknown hears of them through the network alone.
 
-    Raises ValueError for an operator that is not linear or does not fit, or data_std <= 0.
+    `data_std` as in `pigdm`. Raises ValueError for an operator that is not linear or does not fit, or
+    data_std <= 0.
 
     >>> step = dpmpp_2m(sde, projection(sde, score, measurement))
     """
     operator = linear(measurement)
-    require_above("data_std", data_std)
+    stds = check_stds(data_std)
 
     def guided(x: Any, t: Any) -> Any:
         t = as_time(t)
         m, s2 = bcast(sde.mean_coeff(t), x), bcast(jnp.square(sde.std(t)), x)
         value = score_at(score, x, t)
         residual = measurement.residual((x + s2 * value) / m)
-        r2 = spread(sde, t, data_std)
+        r2 = spread(sde, t, stds)
         return value + m * bcast(r2, x) / s2 * operator.ridge(
             residual, r2, measurement.noise_std**2
         )
