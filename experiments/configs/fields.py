@@ -164,8 +164,8 @@ class TrainConfig:
     score: Literal["train_loss", "test_loss"] = "train_loss"
     # Parts that a batch is taken in, one after the other: less memory, the same update.
     accumulate: int = 1
-    # Compute again in the backward pass, for less memory: nothing, every residual block, or the
-    # whole network as well.
+    # Compute again in the backward pass, for less memory: nothing, every residual block, or all but
+    # what the blocks return.
     remat: Literal["none", "blocks", "full"] = "none"
     # Steps in a row that are not finite, and so skipped, after which the run stops.
     bad_steps: int = 10
