@@ -20,7 +20,7 @@ from experiments import cli, guiding, sampling, train
 from experiments.build import Experiment
 from experiments.configs import SampleConfig
 from experiments.features import feature_space
-from experiments.restore import principal_stds
+from experiments.restore import data_stds
 from score_jax import inverse, metrics, viz
 from score_jax.samplers import ancestral, log_snr_grid
 
@@ -49,9 +49,9 @@ class Args:
     half_steps: int = 100
 
 
-def methods(exp: Experiment) -> dict[str, tuple[Any, dict[str, Any]]]:
+def methods(exp: Experiment, operator: Any) -> dict[str, tuple[Any, dict[str, Any]]]:
     """The methods that are compared, and their options."""
-    stds = principal_stds(exp)
+    stds = data_stds(exp, operator)
     return {
         "pigdm": (inverse.pigdm, {"data_std": stds}),
         "projection": (inverse.projection, {"data_std": stds}),
@@ -97,7 +97,7 @@ def completed(workdir: pathlib.Path, args: Args, out: pathlib.Path) -> dict[str,
     mean = np.asarray(exp.on_levels(exp.train.x)).mean(axis=0)
     images = {"truth": truth, "filled by the mean": np.where(mask, truth, mean)}
     score = sampling.make_score(exp, params, SampleConfig())
-    for name, (method, options) in methods(exp).items():
+    for name, (method, options) in methods(exp, measurement.operator).items():
         images[name] = inverse.posterior_sample(
             jax.random.key(6), exp.sde, score, measurement, method, options=options,
             grid=log_snr_grid(exp.sde, args.half_steps), sampler=ancestral, chunk=args.halves,

@@ -160,19 +160,17 @@ def measured(args: Args, exp: Experiment, key: Any) -> tuple[inverse.Measurement
     return inverse.measure(key, operator, truth, noise_std=args.noise_std), truth
 
 
-def principal_stds(exp: Experiment) -> tuple[float, ...]:
-    """Standard deviations of the data along their principal directions, the largest first."""
-    x = np.asarray(exp.on_levels(exp.train.x[:2_000]), np.float32).reshape(-1, np.prod(exp.shape))
-    away = x - x.mean(axis=0, keepdims=True)
-    return tuple(map(float, np.linalg.svd(away, compute_uv=False) / np.sqrt(len(x))))
+def data_stds(exp: Experiment, operator: Any) -> tuple[float, ...]:
+    """How far the data of a run vary in what is measured."""
+    return inverse.measured_stds(operator, exp.on_levels(exp.train.x[:1_000]))
 
 
-def make_method(args: Args, exp: Experiment) -> tuple[Any, dict[str, Any]]:
+def make_method(args: Args, exp: Experiment, operator: Any) -> tuple[Any, dict[str, Any]]:
     """The method of a name, and its options."""
     # Made when asked for: only two of them have to look at the data.
     known: dict[str, Callable[[], tuple[Any, dict[str, Any]]]] = {
-        "pigdm": lambda: (inverse.pigdm, {"data_std": principal_stds(exp)}),
-        "projection": lambda: (inverse.projection, {"data_std": principal_stds(exp)}),
+        "pigdm": lambda: (inverse.pigdm, {"data_std": data_stds(exp, operator)}),
+        "projection": lambda: (inverse.projection, {"data_std": data_stds(exp, operator)}),
         "dps": lambda: (inverse.dps, {"scale": args.scale}),
         "replacement": lambda: (inverse.replacement, {"corrections": args.corrections}),
         "repaint": lambda: (inverse.repaint, {"resamplings": args.resamplings}),
@@ -201,7 +199,7 @@ def restore(
     """Restorations in the network's range: (images, num, h, w, c)."""
     sampling.check_times(exp, args.sample)
     label, n = _label(args, exp), len(measurement.y)
-    method, options = make_method(args, exp)
+    method, options = make_method(args, exp, measurement.operator)
     score = sampling.make_score(exp, params, args.sample)
     every = np.repeat(np.asarray(measurement.y), args.num, axis=0)
     labels: dict[str, Any] = {}

@@ -13,6 +13,7 @@ from score_jax.inverse import (
     Mask,
     Measurement,
     Nonlinear,
+    dense,
     dps,
     edit,
     exact_posterior,
@@ -114,6 +115,17 @@ def test_a_poor_network_is_not_made_much_of():
     assert abs(x[:, 8:].mean(axis=0)).max() < 0.1
     assert x[:, 8:].std() == pytest.approx(tau, rel=0.1)
     assert draw(math.inf)[:, 8:].std() > 4 * tau
+
+
+def test_how_far_data_vary_in_what_is_measured():
+    """The square roots of the eigenvalues of the covariance of A^+ A x0."""
+    data = gaussian(np.zeros(2), [[4.0, 0.0], [0.0, 0.25]])
+    x0 = data.sample(jax.random.key(0), 20_000)
+    np.testing.assert_allclose(methods.measured_stds(FIRST, x0), [2.0], rtol=0.02)
+    both = methods.measured_stds(dense([[1.0, 1.0]]), x0)  # the variance of (x + y) / sqrt(2)
+    np.testing.assert_allclose(both, [np.sqrt(4.25 / 2)], rtol=0.02)
+    with pytest.raises(ValueError, match="must vary"):
+        methods.measured_stds(FIRST, jnp.ones((10, 2)))
 
 
 def test_the_variance_left_is_the_mean_over_directions():

@@ -10,6 +10,7 @@ from score_jax.inverse.measurement import measurement_logp as measurement_logp
 from score_jax.inverse.methods import Conditional as Conditional
 from score_jax.inverse.methods import Method as Method
 from score_jax.inverse.methods import dps as dps
+from score_jax.inverse.methods import measured_stds as measured_stds
 from score_jax.inverse.methods import pigdm as pigdm
 from score_jax.inverse.methods import projection as projection
 from score_jax.inverse.methods import unconditional as unconditional
@@ -39,6 +40,7 @@ __all__ = [
     "BlockAverage", "Blur", "ChannelMix", "Conditional", "Fourier", "Linear", "LinearOperator",
     "Mask", "Matrix", "Measurement", "Method", "Nonlinear", "Operator", "Radon", "Restorer",
     "SpectralOperator", "as_matrix", "consistent", "dense", "dps", "edit", "exact_posterior",
-    "from_time", "gaussian_kernel", "grayscale", "matrix_of", "measure", "measurement_logp",
-    "pigdm", "posterior_sample", "projection", "repaint", "replacement", "unconditional",
+    "from_time", "gaussian_kernel", "grayscale", "matrix_of", "measure", "measured_stds",
+    "measurement_logp", "pigdm", "posterior_sample", "projection", "repaint", "replacement",
+    "unconditional",
 ]  # fmt: skip

@@ -81,12 +81,34 @@ def require_above(name: str, value: Any) -> None:
         raise ValueError(f"{name} must be a finite number > 0, got {value!r}")
 
 
+def measured_stds(operator: LinearOperator, x0: Any) -> tuple[float, ...]:
+    """Standard deviations of A^+ A x0, what is measured of data x0 (n, *d), along its own directions.
+
+    Those of its principal components, the largest first, without the ones that do not vary: what
+    `pigdm` and `projection` want to know of the data. Some hundreds of examples are enough.
+
+    Raises ValueError for an operator that is not linear or does not fit, and for data that do not vary.
+
+    >>> options = {"data_std": measured_stds(operator, images)}
+    """
+    if not isinstance(operator, LinearOperator):
+        raise ValueError(f"operator must be linear, got {type(operator).__name__}")
+    x0 = jnp.asarray(x0, jnp.float32)
+    operator.out_shape(x0.shape[1:])
+    seen = np.asarray(operator.pinv(operator.forward(x0))).reshape(len(x0), -1)
+    away = seen - seen.mean(axis=0, keepdims=True)
+    stds = np.linalg.svd(away, compute_uv=False) / np.sqrt(len(away))
+    if not stds[0] > 0:
+        raise ValueError("x0 must vary in what the operator measures, got constant data")
+    return tuple(map(float, stds[stds > 1e-3 * stds[0]]))
+
+
 def check_stds(data_std: Any) -> Any:
     """Standard deviations of the data as (k,); ValueError unless finite, >= 0 and one is above 0."""
     stds = np.atleast_1d(np.asarray(data_std, np.float32))
     if stds.ndim != 1 or not (np.isfinite(stds).all() and (stds >= 0).all() and stds.any()):
         raise ValueError(
-            "data_std must be a finite number > 0, or those of the principal directions, got "
+            "data_std must be a finite number > 0, or those of several directions, got "
             f"{data_std!r}"
         )
     return stds
@@ -125,10 +147,10 @@ def pigdm(
     """Pseudo-inverse guidance: p(x0 | x) is taken as N(x0, r^2 I), the likelihood of y under it exact.
 
     Exact for normal data of standard deviation `data_std` in every direction. Of data that vary more
-    in some (images do), give those of all principal directions (k,): r^2 is then the mean of what
-    they leave of x0's variance. At high noise J of a network is far from exact, and 1 / m makes much
-    of it: x0 is corrected by no more than `limit` times as far as `projection` would (math.inf: by
-    any). With or without noise, any linear operator; one evaluation and one backward pass. `scale`
+    in some (images do), give those of what is measured (k,), see `measured_stds`: r^2 is then the mean
+    of what they leave of its variance. At high noise J of a network is far from exact, and 1 / m makes
+    much of it: x0 is corrected by no more than `limit` times as far as `projection` would (math.inf:
+    by any). With or without noise, any linear operator; one evaluation and one backward pass. `scale`
     multiplies the guidance. Song, Vahdat, Mardani & Kautz, ICLR 2023, eq. 7 with r^2 of its appendix,
     in the form of a score rather than of a DDIM step; the limit is ours.
 
