@@ -193,11 +193,11 @@ def told_log_noise(sde):
     return lambda t: -log_snr(sde, t) / 8
 
 
-def trained_mlp(sde, label, batch=1024):
-    """A 4x256 MLP taught for a moment on a mixture in two dimensions: a ScoreFn.
+def trained_mlp(sde, label, steps, batch=1024):
+    """A 4x256 MLP taught for so many steps on a mixture in two dimensions: a ScoreFn.
 
-    Told t * 999 as DDPM's networks are, its flow wiggles with sines of 999 t: after so short a training
-    its noise does so by 1e-2. Told log(s/m) / 4, as EDM's are, it is smooth.
+    Told t * 999 as DDPM's networks are, its flow wiggles with sines of 999 t: after 500 steps its noise
+    does so by 1e-2. Told log(s/m) / 4, as EDM's are, it is smooth.
     """
     import flax.linen as nn
     import optax
@@ -215,7 +215,7 @@ def trained_mlp(sde, label, batch=1024):
 
     net = Net()
     means = jnp.asarray(np.random.default_rng(1).normal(size=(5, 2)) * 1.5, jnp.float32)
-    optimizer = optax.adam(1e-3)
+    optimizer = optax.adam(optax.cosine_decay_schedule(2e-3, steps))
     params = jax.jit(net.init)(jax.random.key(0), jnp.ones((1, 2)), jnp.ones(1))
 
     def loss(params, key):
@@ -235,7 +235,7 @@ def trained_mlp(sde, label, batch=1024):
             updates, state = optimizer.update(grads, state, params)
             return (optax.apply_updates(params, updates), state), None
 
-        keys = jax.random.split(jax.random.key(1), 500)
+        keys = jax.random.split(jax.random.key(1), steps)
         return jax.lax.scan(step, (params, optimizer.init(params)), keys)[0][0]
 
     return score_fn(sde, net.apply, train(params), label=label, output=NOISE)
@@ -292,13 +292,14 @@ def wall_of(label, sde, score, x, t_to, targets, rounds):
             )
 
 
-def wall(rounds):
+def wall(rounds, mlp_steps):
     """Wall times on a closed-form mixture and an MLP, batch 1024 in two dimensions."""
     sde = VP()
     x = jnp.asarray(np.random.default_rng(5).normal(size=(1024, 2)), jnp.float32)
     score = mixture_score(sde, 2, 5, 1.5, 0.3, 1, jnp.float32)
     wall_of("mixture", sde, score, x, 1e-3, (1e-3, 1e-4), rounds)
-    smooth, rough = trained_mlp(sde, told_log_noise(sde)), trained_mlp(sde, label_time())
+    smooth = trained_mlp(sde, told_log_noise(sde), mlp_steps)
+    rough = trained_mlp(sde, label_time(), mlp_steps)
     wall_of("mlp, log(s/m)/4", sde, smooth, x, 1e-3, (1e-3, 1e-4), rounds)
     wall_of("mlp, 999 t", sde, rough, x, 1e-3, (1e-2,), rounds)
 
@@ -331,13 +332,14 @@ def main():
     parser.add_argument("--workdir", default=None, help="a trained run, for the part `digits`")
     parser.add_argument("--png", default=None, help="where to draw the curves")
     parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--mlp-steps", type=int, default=5_000, help="how long the MLPs are taught")
     parser.add_argument("--parts", nargs="*", default=["curves", "digits", "wall"])
     parser.add_argument("--data", nargs="*", default=list(PROBLEMS), choices=list(PROBLEMS))
     args = parser.parse_args()
     print(f"load {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores, jax {jax.__version__}")
     made = {}
     if "wall" in args.parts:
-        wall(args.rounds)
+        wall(args.rounds, args.mlp_steps)
     if "curves" in args.parts:
         made |= curves({name: PROBLEMS[name] for name in args.data})
     if "digits" in args.parts and args.workdir:

@@ -1,5 +1,6 @@
 """Strictness for all tests: shapes are checked at run time, broadcasting of ranks is an error."""
 
+import contextlib
 import os
 
 # Two devices, so that every mapping is really mapped; a fixed cache of compiled programs is not
@@ -21,6 +22,14 @@ import pytest  # noqa: E402
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_debug_key_reuse", True)
+
+
+@pytest.fixture(autouse=True)
+def settled():
+    """What a test breaks on purpose inside a program must not be reported to the next one's barrier."""
+    yield
+    with contextlib.suppress(Exception):
+        jax.effects_barrier()
 
 
 @pytest.fixture
