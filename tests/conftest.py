@@ -3,10 +3,16 @@
 import contextlib
 import os
 
-# Two devices, so that every mapping is really mapped; a fixed cache of compiled programs is not
-# used, so that a test measures what it compiles.
+from tests.helpers import ROOT
+
+# Two devices, so that every mapping is really mapped.
 os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=2")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+# Compiled programs are kept in an ignored folder that workers, child processes and CI share. Tests
+# therefore count traces, never compilations.
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(ROOT / ".cache" / "xla"))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 
 from jaxtyping import install_import_hook
 

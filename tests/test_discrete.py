@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from score_jax import discrete as d
 from score_jax.samplers import static
 from score_jax.sde import VP
-from tests.golden_files import golden
+from tests.helpers.golden_files import golden
 
 NAMES = ("cosine50", "linear50")
 

@@ -16,7 +16,6 @@ import flax
 import jax
 import numpy as np
 from flax import traverse_util
-
 from tests.convert_files import drawn
 
 COMMON = dict(

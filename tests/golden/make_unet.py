@@ -129,7 +129,6 @@ def counts():
     import inspect
 
     import torch
-
     from tests.published_unets import CLASSIFIER_DEFAULTS, DEFAULTS, PUBLISHED
 
     # Nothing is drawn: only shapes are asked for.

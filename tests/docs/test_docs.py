@@ -1,0 +1,152 @@
+"""The papers are true: their code runs, their links lead somewhere, every public name is explained."""
+
+import json
+import pathlib
+import re
+import subprocess
+import types
+
+import pytest
+
+from docs import build, checks
+from tests.helpers import ROOT
+
+
+def blocks(text):
+    """(line, code) of the Python blocks of a Markdown text."""
+    found = re.finditer(r"^```python *\n(.*?)^``` *$", text, re.M | re.S)
+    return [(text.count("\n", 0, m.start(1)) + 1, m.group(1)) for m in found]
+
+
+def run_blocks(path, folder, monkeypatch):
+    """Execute the blocks of a file in one namespace, in an empty folder; errors show their line."""
+    monkeypatch.chdir(folder)
+    space = {"__name__": "__main__"}
+    for line, code in blocks(path.read_text()):
+        # Empty lines before it, so that a traceback names the line of the Markdown file.
+        exec(compile("\n" * (line - 1) + code, str(path), "exec"), space)
+    return space
+
+
+PREPARED = {"weights.md"}  # reads files, which its own test lays out
+
+
+def with_code():
+    """The Markdown files that have Python in them: the README and the papers."""
+    papers = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+    return [
+        p.relative_to(ROOT).as_posix()
+        for p in papers
+        if p.name not in PREPARED and blocks(p.read_text())
+    ]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", with_code())
+def test_the_code_of_the_papers_runs(name, tmp_path, monkeypatch):
+    run_blocks(ROOT / name, tmp_path, monkeypatch)
+
+
+def test_every_recipe_is_there():
+    text = (ROOT / "docs" / "extending.md").read_text()
+    for recipe in ("An SDE", "A predictor", "A network", "A data set", "Guidance"):
+        section = re.search(rf"^## {recipe}.*?(?=^## |\Z)", text, re.M | re.S)
+        assert section, recipe
+        assert blocks(section.group(0)), recipe
+
+
+def test_blocks_know_their_line():
+    text = "a\n\n```python\nx = 1\n```\n\n```bash\nno\n```\n```python\ny = x\n```\n"
+    assert blocks(text) == [(4, "x = 1\n"), (11, "y = x\n")]
+
+
+def test_reference_builds_without_faults(tmp_path):
+    assert build.build(tmp_path) == []
+    page = (tmp_path / "api" / "score_jax.sde.md").read_text()
+    assert "## VP\n" in page
+    assert "### VP.std\n" in page
+    assert "### VP.prior_sample\n" in page  # inherited from a private base
+    assert "bcast" not in page  # imported, not offered
+    assert "## fit\n" in (tmp_path / "api" / "score_jax.training.md").read_text()
+    assert build.broken_links([tmp_path / "index.md"], tmp_path) == []
+
+
+def test_a_missing_docstring_is_found():
+    module = types.ModuleType("fake", "A module.")
+    code = "class A:\n    '''A.'''\n    def f(self): pass\ndef g(): pass\ndef _h(): pass\n"
+    code += "from typing import NamedTuple\nclass T(NamedTuple):\n    x: int\n"
+    # inspect.getsource needs a file; the names of elsewhere are not what is tested.
+    exec(code, vars(module))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(build, "reexported", lambda module: set())
+        assert build.missing_docstrings([module]) == ["fake.g", "fake.T"]
+    vars(module)["__doc__"] = None
+    assert build.written_doc(vars(module)["T"]) == ""
+    assert build.written_doc(vars(module)["A"]) == "A."
+
+
+@pytest.mark.parametrize(
+    ("link", "fault"),
+    [
+        ("[a](b.md)", None),
+        ("[a](b.md#a-heading-of-b)", None),
+        ("[a](#here)", None),
+        ("[a](sub/)", None),
+        ("[a](https://example.org/x.md)", None),
+        ("`[a](nowhere.md)`", None),
+        ("```\n[a](nowhere.md)\n```\n", None),
+        ("[a](nowhere.md)", "no such file"),
+        ("![a](nowhere.png 'title')", "no such file"),
+        ('<img src="nowhere.png">', "no such file"),
+        ("[a]: nowhere.md", "no such file"),
+        ("[a](b.md#nowhere)", "no such heading"),
+        ("[a](../outside.md)", "outside the repository"),
+    ],
+)
+def test_broken_links_are_found(tmp_path, link, fault):
+    root = tmp_path / "repository"
+    (root / "sub").mkdir(parents=True)
+    (tmp_path / "outside.md").write_text("")
+    (root / "b.md").write_text("# A heading, of `b`!\n".replace("`b`", "b"))
+    (root / "a.md").write_text(f"# Here\n\n{link}\n")
+    found = build.broken_links([root / "a.md"], root)
+    assert len(found) == (0 if fault is None else 1)
+    assert fault is None or fault in found[0]
+
+
+def tracked():
+    """The files of the repository, relative; [] where git is not at hand (a source archive)."""
+    try:
+        out = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True)
+    except FileNotFoundError:
+        return []
+    return [pathlib.Path(name) for name in out.stdout.splitlines() if (ROOT / name).is_file()]
+
+
+def test_the_repository_passes_its_own_checks(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    assert checks.check(tracked()) == []
+
+
+def test_outputs_and_large_files_are_found(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    clean = {"cells": [{"cell_type": "code", "outputs": [], "execution_count": None}]}
+    full = {"cells": [{"cell_type": "code", "outputs": [{}], "execution_count": 1}]}
+    names = {"clean.ipynb": clean, "full.ipynb": full}
+    for name, cells in names.items():
+        pathlib.Path(name).write_text(json.dumps(cells))
+    pathlib.Path("broken.ipynb").write_text("{")
+    pathlib.Path("large.bin").write_bytes(bytes(checks.LARGEST + 1))
+    found = checks.check([pathlib.Path(n) for n in sorted([*names, "broken.ipynb", "large.bin"])])
+    assert [f.split(":")[0] for f in found] == ["broken.ipynb", "full.ipynb", "large.bin"]
+
+
+def test_every_decision_is_listed():
+    index = (ROOT / "docs" / "index.md").read_text()
+    records = sorted((ROOT / "docs" / "adr").glob("*.md"))
+    assert [int(r.name[:4]) for r in records] == list(range(1, len(records) + 1))
+    for record in records:
+        assert f"(adr/{record.name})" in index, record.name
+        text = record.read_text()
+        for part in ("Context", "Choice", "Rejected", "Consequence"):
+            assert f"**{part}.**" in text, f"{record.name} lacks {part}"

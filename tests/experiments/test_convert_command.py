@@ -1,0 +1,180 @@
+"""`experiments.convert`: run folders of published weights, that the other commands take; or one line."""
+
+import dataclasses
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from experiments import cli, configs, convert, train
+from experiments.configs import Config, DataConfig, DiffusionConfig, NCSNppConfig, SDEConfig
+from experiments.configs.fields import TableLossConfig
+from experiments.configs.nets import DDPMConfig, UNetConfig
+from score_jax.convert import from_diffusers, from_score_sde_pytorch
+from tests.convert.test_convert_score_sde import flax_file
+from tests.experiments.test_experiments import call, run
+from tests.helpers import port_unet
+from tests.helpers.convert_files import unpacked, write_torch
+
+DDPMPP = NCSNppConfig(width=16, channel_mult=(1, 2), num_blocks=1, attention=(4,))
+TABLE = {"sde": DiffusionConfig(schedule="linear", variance="small"), "loss": TableLossConfig(
+    objective="simple")}  # fmt: skip
+RGB = DataConfig(name="tfds", builder="cifar10", image_size=8)
+
+
+@pytest.fixture(autouse=True)
+def quiet_start(monkeypatch):
+    """Commands run in this process leave the compiler's options and its cache alone."""
+    monkeypatch.setattr(train, "start", lambda: None)
+
+
+def equal(a, b):
+    """Whether two trees have the same names and numbers."""
+    return jax.tree.structure(a) == jax.tree.structure(b) and all(
+        jax.tree.leaves(jax.tree.map(np.array_equal, a, b))
+    )
+
+
+def made(tmp_path, source, file, config, *more):
+    """Run the command in this process; the parameters of the run folder that it made."""
+    (tmp_path / "c.json").write_text(configs.to_json(config))
+    work = tmp_path / "run"
+    convert.main([
+        "--from", source, "--file", str(file), "--config", str(tmp_path / "c.json"),
+        "--workdir", str(work), *more,
+    ])  # fmt: skip
+    exp, params, step = train.restore(work)
+    assert cli.load_config(work) == config
+    assert json.loads((work / "converted.json").read_text())["from"] == source
+    return exp.net, params, step
+
+
+@pytest.mark.slow
+def test_a_checkpoint_of_the_authors_is_sampled_and_evaluated(tmp_path):
+    """The whole way, every command in a process of its own, on colour images from a file."""
+    x = np.random.default_rng(0).integers(0, 256, (40, 8, 8, 3), np.uint8)
+    np.save(tmp_path / "x.npy", x)
+    config = Config(
+        data=DataConfig(name="array", path=str(tmp_path / "x.npy")),
+        net=DDPMPP,
+        sample=dataclasses.replace(configs.SampleConfig(), steps=4),
+    )
+    (tmp_path / "c.json").write_text(configs.to_json(config))
+    work = tmp_path / "runs" / "ddpmpp"
+    options = ["--from", "score_sde_pytorch", "--file", unpacked("vp_ddpmpp_continuous.pth")]
+    options += ["--config", tmp_path / "c.json", "--workdir", work]
+    out = run("convert", *options, check=0)
+    assert "parameters of step 1234" in out.stdout
+    out = call("convert", *options, check=2)
+    assert "exists already" in out.stderr and "Traceback" not in out.stderr
+    run("sample", "--workdir", work, "--num", 4, check=0)
+    (samples,) = (work / "samples").glob("*.npz")
+    with np.load(samples) as file:
+        assert file["x"].shape == (4, 8, 8, 3) and file["x"].dtype == np.uint8
+    run("evaluate", "--workdir", work, "--num", 4, "--tol", "1e-1", check=0)
+    result = json.loads((work / "evaluation.json").read_text())
+    assert result["step"] == 1234 and np.isfinite(result["loss"])
+
+
+def test_raw_weights_on_request(tmp_path):
+    file, config = unpacked("vp_ddpmpp_continuous.pth"), Config(data=RGB, net=DDPMPP)
+    net, params, step = made(tmp_path, "score_sde_pytorch", file, config, "--raw")
+    assert step == 1234
+    assert equal(params, from_score_sde_pytorch(file, net, ema=False, size=8)[1])
+
+
+def test_checkpoints_of_the_jax_program(tmp_path):
+    fields = {"progressive": "residual", "progressive_input": "residual", "embedding": "fourier"}
+    net = dataclasses.replace(DDPMPP, width=8, fir=True, label="std", output="score", **fields)
+    config = Config(data=dataclasses.replace(RGB, range=(0, 1)), sde=SDEConfig(kind="ve"), net=net)
+    file = flax_file(tmp_path / "checkpoint_8", "residuals")
+    _, _, step = made(tmp_path, "score_sde_jax", file, config)
+    assert step == 1_300_000
+
+
+@pytest.mark.parametrize("source", ["improved_diffusion", "guided_diffusion"])
+def test_files_of_improved_diffusion(source, tmp_path):
+    name = "iddpm_unet_additive"
+    _, params, _, _ = port_unet.load(name)
+    state = {k: np.asarray(v, "f4") for k, v in port_unet.read(name)[1].items()}
+    net = UNetConfig(
+        width=32, channel_mult=(1.0, 1.0), scale_shift=False, label="index", output="noise"
+    )
+    config = Config(data=RGB, net=net, **TABLE)
+    file = write_torch(tmp_path / "ema_0.9999_500000.pt", state)
+    assert equal(made(tmp_path, source, file, config)[1], params)
+
+
+def ddpm_config():
+    """A config of the small diffusers folder."""
+    net = DDPMConfig(
+        width=32, channel_mult=(1, 1), num_blocks=1, attention=(8,), label="index",
+        attend_every_block=True,
+    )  # fmt: skip
+    return Config(data=dataclasses.replace(RGB, image_size=16), net=net, **TABLE)
+
+
+def test_folders_of_diffusers(tmp_path):
+    """Its table of betas is compared with that of the process, whichever form that has."""
+    folder, config = unpacked("diffusers_ddpm"), ddpm_config()
+    _, params, _ = made(tmp_path, "diffusers", folder, config)
+    assert equal(params, from_diffusers(folder)[1])
+    levels = dataclasses.replace(
+        config, sde=SDEConfig(kind="vp", levels=1_000), loss=configs.LossConfig()
+    )
+    (tmp_path / "b").mkdir()
+    assert equal(made(tmp_path / "b", "diffusers", folder, levels)[1], params)
+
+
+# Refusals, and nothing is left behind.
+
+
+def wrong_table(config):
+    return dataclasses.replace(config, sde=dataclasses.replace(config.sde, schedule="cosine"))
+
+
+def wrong_net(**fields):
+    return lambda config: dataclasses.replace(config, net=dataclasses.replace(config.net, **fields))
+
+
+def continuous(config):
+    net = dataclasses.replace(config.net, label="time")
+    return dataclasses.replace(config, sde=SDEConfig(), loss=configs.LossConfig(), net=net)
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        (wrong_table, "another table of 1000 betas from 0.0001 to 0.02"),
+        (continuous, "a table of betas, not the SDE 'vp'"),
+        (wrong_net(attend_every_block=False), "is a FirstDDPM, but the config's is a DDPM"),
+        (wrong_net(attention=(16,)), r"attention \(8,\), not \(16,\)"),
+    ],
+)
+def test_a_folder_of_another_process_or_network_is_refused(change, named, tmp_path):
+    with pytest.raises(ValueError, match=named):
+        made(tmp_path, "diffusers", unpacked("diffusers_ddpm"), change(ddpm_config()))
+    assert [p.name for p in tmp_path.iterdir()] == ["c.json"]
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"--config": "cifar10_ddpmp"}, "unknown config 'cifar10_ddpmp'"),
+        ({"--config": "nowhere.json"}, "'nowhere.json' is not a file"),
+        ({"--file": "nowhere.pth"}, "'nowhere.pth' does not exist"),
+        ({"--from": "score_sde_jax"}, "no Flax checkpoint that can be read"),
+        ({"--from": "improved_diffusion"}, "must be a UNet, got NCSNpp"),
+        ({"--config": "cifar10_ddpmpp_continuous"}, "lacks tensors that the network needs"),
+    ],
+)
+def test_bad_input_is_named_and_nothing_is_written(change, named, tmp_path):
+    (tmp_path / "c.json").write_text(configs.to_json(Config(data=RGB, net=DDPMPP)))
+    given = {
+        "--from": "score_sde_pytorch", "--file": str(unpacked("vp_ddpmpp_continuous.pth")),
+        "--config": str(tmp_path / "c.json"), "--workdir": str(tmp_path / "run"),
+    }  # fmt: skip
+    with pytest.raises(ValueError, match=named):
+        convert.main([part for pair in (given | change).items() for part in pair])
+    assert [p.name for p in tmp_path.iterdir()] == ["c.json"]

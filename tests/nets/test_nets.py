@@ -1,0 +1,281 @@
+"""Networks: equal to the authors', gradients right in every form, what they refuse."""
+
+import functools
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+
+from score_jax._xla import forward_mode
+from score_jax.nets import MLP, NCSNpp, resample
+from score_jax.nets import convolution as cv
+from score_jax.nets.layers import GroupNorm, default_groups, positional_embedding
+from tests.helpers.port import load
+
+NAMES = [
+    "vp_ddpmpp_continuous",
+    "subvp_ddpmpp_continuous",
+    "ve_ncsnpp_continuous",
+    "ve_ncsnpp_discrete",
+    "vp_ddpm_continuous",
+]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_parity_with_the_authors_network(name):
+    net, params, arrays = load(name)
+    x, label = jnp.asarray(arrays["net/x"]), jnp.asarray(arrays["net/label"], jnp.float32)
+    shapes = jax.eval_shape(net.init, jax.random.key(0), x, label)
+    same = jax.tree.map(lambda a, b: a.shape == b.shape, shapes, params)
+    assert all(jax.tree.leaves(same))
+    apply = jax.jit(net.apply)
+    relative = lambda out, true: np.abs(out - true).max() / np.abs(true).max()
+    assert relative(apply(params, x, label), arrays["net/out"]) < 2e-6
+    if net.sigmas is not None:  # told the index of the noise level, the largest first: the score
+        index = np.rint((1 - arrays["score/t"]) * (net.sigmas[2] - 1))
+        out = apply(params, jnp.asarray(arrays["score/x"]), jnp.asarray(index))
+        assert relative(out, arrays["score/out"]) < 2e-6
+
+
+GEOMETRIES = {
+    "same": cv.Geometry(1, 1, ((1, 1), (1, 1))),
+    "stride": cv.Geometry(2, 1, ((0, 1), (0, 1))),
+    "valid_stride": cv.Geometry(2, 1, ((0, 0), (0, 0))),
+    "dilated": cv.Geometry(1, 2, ((2, 2), (2, 2))),
+    "uneven": cv.Geometry(1, 1, ((2, 0), (0, 2))),
+    "spaced": cv.Geometry(1, 1, ((2, 2), (2, 2)), 2),
+    "spaced_stride": cv.Geometry(2, 1, ((2, 1), (1, 2)), 2),
+}
+
+
+@pytest.fixture(scope="module")
+def convolved():
+    """(x, w, g by geometry): a non-square image, a kernel, and what is sent back."""
+    keys = jax.random.split(jax.random.key(0), 3)
+    x = jax.random.normal(keys[0], (2, 8, 6, 3))
+    w = jax.random.normal(keys[1], (3, 3, 3, 4))
+    shape = lambda geometry: jax.eval_shape(lambda x, w: cv.conv(x, w, geometry), x, w).shape
+    back = zip(GEOMETRIES.items(), jax.random.split(keys[2], len(GEOMETRIES)), strict=True)
+    g = {name: jax.random.normal(key, shape(geometry)) for (name, geometry), key in back}
+    return x, w, g
+
+
+def near(a, b):
+    """Whether two trees agree up to the rounding of sums."""
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-4), a, b)
+
+
+@pytest.mark.parametrize("name", GEOMETRIES)
+def test_derivatives_of_our_own_equal_xlas(name, convolved):
+    """Reverse and forward mode, and both in both orders, against those of the plain convolution."""
+    x, w, g = convolved
+    geometry, g = GEOMETRIES[name], g[name]
+
+    def all_of(train):
+        f = lambda x, w: jnp.sin(cv.conv(x, w, geometry, train=train) * g).sum()
+        grad = jax.grad(f, (0, 1))
+        if train:
+            return jax.jit(grad)(x, w)
+        once = lambda x, w: jax.jvp(f, (x, w), (x, w))[1]
+        parts = lambda x, w: (
+            grad(x, w),
+            once(x, w),
+            jax.jvp(grad, (x, w), (x, w))[1],
+            jax.grad(once, (0, 1))(x, w),
+        )
+        return jax.jit(parts)(x, w)
+
+    with forward_mode():
+        plain = all_of(False)
+    near(all_of(False), plain)
+    near(all_of(True), plain[0])
+
+
+def test_a_convolution_maps_over_axes_of_ones_own(convolved):
+    """vmap of a gradient, of either input alone: what is constant costs no product."""
+    x, w, g = convolved
+    geometry, g = GEOMETRIES["stride"], g["stride"]
+    f = lambda x, w, g: (cv.conv(x[None], w, geometry) * g[None]).sum()
+    for i in (0, 1):
+        mapped = jax.vmap(jax.grad(f, i), (0, None, 0))(x, w, g)
+        near(mapped, jnp.stack([jax.grad(f, i)(x[j], w, g[j]) for j in range(2)]))
+        program = str(jax.make_jaxpr(jax.grad(f, i))(x[0], w, g[0]))
+        assert program.count("dot_general") == 9
+
+
+def direct_upfirdn(x, kernel, up, down, before, after):
+    """The two-dimensional definition, in NumPy loops: zeros between, pad, convolve, subsample."""
+    b, h, w, c = x.shape
+    wide = np.zeros((b, h * up, w * up, c))
+    wide[:, ::up, ::up] = x
+    wide = np.pad(wide, ((0, 0), (before, after), (before, after), (0, 0)))
+    k = kernel.shape[0]
+    flipped = kernel[::-1, ::-1]
+    out = np.zeros((b, wide.shape[1] - k + 1, wide.shape[2] - k + 1, c))
+    for i in range(k):
+        for j in range(k):
+            out += flipped[i, j] * wide[:, i : i + out.shape[1], j : j + out.shape[2]]
+    return out[:, ::down, ::down]
+
+
+def test_fir_resampling_is_its_definition():
+    x = np.random.default_rng(0).normal(size=(2, 6, 4, 3))
+    taps = np.array([1.0, 3.0, 3.0, 2.0])  # not symmetric: a flip would show
+    kernel = np.outer(taps, taps) / np.outer(taps, taps).sum()
+    ints = (1, 3, 3, 2)
+    with jax.enable_x64(True):
+        up = resample.fir_up(jnp.asarray(x), ints)
+        down = resample.fir_down(jnp.asarray(x), ints)
+    np.testing.assert_allclose(up, direct_upfirdn(x, 4 * kernel, 2, 1, 2, 1), atol=1e-6)
+    np.testing.assert_allclose(down, direct_upfirdn(x, kernel, 1, 2, 1, 1), atol=1e-6)
+
+
+def test_fir_gradient_is_the_transpose():
+    """<fir(x), g> = <x, grad>."""
+    x = jax.random.normal(jax.random.key(0), (2, 4, 4, 3))
+    for fir in (resample.fir_up, resample.fir_down):
+        g = jax.random.normal(jax.random.key(1), fir(x).shape)
+        dx = jax.grad(lambda x, f=fir, g=g: (f(x) * g).sum())(x)
+        np.testing.assert_allclose((dx * x).sum(), (fir(x) * g).sum(), rtol=1e-4)
+
+
+def test_plain_resampling():
+    x = jnp.arange(16.0).reshape(1, 4, 4, 1)
+    np.testing.assert_array_equal(resample.average_down(x)[0, :, :, 0], [[2.5, 4.5], [10.5, 12.5]])
+    np.testing.assert_array_equal(resample.average_down(resample.nearest_up(x)), x)
+
+
+def test_group_norm_is_flaxs():
+    x = 3 + 2 * jax.random.normal(jax.random.key(0), (3, 4, 6, 16))
+    params = {"params": {"scale": jnp.linspace(0.5, 2, 16), "bias": jnp.linspace(-1, 1, 16)}}
+    theirs = nn.GroupNorm(num_groups=4, epsilon=1e-6).apply(params, x)
+    np.testing.assert_allclose(GroupNorm().apply(params, x), theirs, rtol=1e-4, atol=1e-5)
+    assert [default_groups(c) for c in (3, 16, 128, 256, 144)] == [1, 4, 32, 32, 24]
+
+
+def test_positional_embedding_at_known_points():
+    e = positional_embedding(jnp.array([0.0, 1.0]), 4)
+    np.testing.assert_allclose(e[0], [0, 0, 1, 1], atol=1e-7)
+    np.testing.assert_allclose(e[1], np.r_[np.sin([1, 1e-4]), np.cos([1, 1e-4])], rtol=1e-6)
+
+
+TINY = NCSNpp(channels=8, channel_mult=(1, 2), num_blocks=1, attention=(4,), dropout=0.0)
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    """(params with nothing at zero, x, label) of the tiny network."""
+    x = jax.random.normal(jax.random.key(1), (2, 8, 8, 1))
+    label = jnp.array([10.0, 600.0])
+    params = jax.jit(TINY.init)(jax.random.key(0), x, label)
+    rng = np.random.default_rng(2)
+    noisy = lambda v: jnp.asarray(v + 0.05 * rng.normal(size=v.shape), v.dtype)
+    return jax.tree.map(noisy, params), x, label
+
+
+def test_forward_and_reverse_derivatives_agree_in_and_out_of_training(tiny):
+    """One directional derivative: jvp, gradient, explicit gradient in a scan, finite difference."""
+    params, x, label = tiny
+    v = jax.random.normal(jax.random.key(3), x.shape)
+    f = lambda x, train=False: jnp.sin(TINY.apply(params, x, label, train=train)).sum()
+    forward = jax.jit(lambda x: jax.jvp(f, (x,), (v,))[1])(x)
+    reverse = jax.jit(lambda x: (jax.grad(f)(x) * v).sum())(x)
+    explicit = jax.jit(
+        lambda x: lax.scan(
+            lambda c, _: (c, (jax.grad(lambda x: f(x, True))(x) * v).sum()), 0, None, length=2
+        )[1]
+    )(x)
+    value = jax.jit(f)
+    h = 1e-2
+    difference = (value(x + h * v) - value(x - h * v)) / (2 * h)
+    np.testing.assert_allclose(reverse, forward, rtol=1e-3)
+    np.testing.assert_allclose(explicit, [forward, forward], rtol=1e-3)
+    np.testing.assert_allclose(difference, forward, rtol=2e-2, atol=1e-2)
+
+
+def test_parameter_count_is_pinned(tiny):
+    assert sum(leaf.size for leaf in jax.tree.leaves(tiny[0])) == 47_985
+
+
+def test_starts_at_zero_and_keeps_shape_and_dtype():
+    """init_scale 0: the first prediction is zero, whatever the input; non-square sizes work."""
+    net = TINY.clone(dtype=jnp.bfloat16)
+    x = jnp.ones((1, 4, 8, 3))
+    params = jax.jit(net.init)(jax.random.key(0), x, jnp.ones(1))
+    assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {jnp.dtype("float32")}
+    out = jax.jit(net.apply)(params, x, jnp.ones(1))
+    assert out.shape == x.shape and out.dtype == x.dtype
+    assert float(jnp.abs(out).max()) < 1e-2
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"block": "ddpm", "fir": True},
+        {"block": "ddpm", "resample_with_conv": False},
+        {"progressive": "output_skip", "progressive_input": "input_skip", "combine": "cat"},
+        {"progressive": "residual", "progressive_input": "residual", "fir": True},
+        {"progressive_input": "input_skip", "centered": False, "conditional": False},
+        {"embedding": "fourier", "scale_by_sigma": True, "skip_rescale": False},
+    ],
+    ids=lambda f: "-".join(map(str, f.values())),
+)
+def test_every_variation_builds_and_trains(fields):
+    """Traced only: shapes of the output and of the gradient of every parameter."""
+    net = TINY.clone(**fields)
+    x, label = jnp.ones((2, 8, 8, 3)), jnp.ones(2)
+
+    def gradient(key):
+        params = net.init(key, x, label)
+        loss = lambda p: net.apply(p, x, label, train=True).sum()
+        return params, jax.grad(loss)(params)
+
+    params, grads = jax.eval_shape(gradient, jax.random.key(0))
+    assert jax.tree.map(lambda a: a.shape, params) == jax.tree.map(lambda a: a.shape, grads)
+
+
+@pytest.mark.parametrize("kind", ["ncsnpp", "mlp"])
+def test_classes_change_the_output_and_are_asked_for(kind):
+    make = {
+        "ncsnpp": lambda n: TINY.clone(num_classes=n, init_scale=1.0),
+        "mlp": lambda n: MLP(width=16, num_blocks=1, num_classes=n),
+    }[kind]
+    x = jnp.ones((2, 8, 8, 1)) if kind == "ncsnpp" else jnp.ones((2, 3))
+    label, y = jnp.ones(2), jnp.array([0, 1])
+    net = make(3)
+    params = jax.jit(net.init)(jax.random.key(0), x, label, y)
+    params = jax.tree.map(lambda p: p + 0.1, params)
+    out = jax.jit(net.apply)(params, x, label, y)
+    assert out.shape == x.shape
+    if kind == "ncsnpp":
+        assert float(jnp.abs(out[0] - out[1]).max()) > 1e-4
+    with pytest.raises(ValueError, match="class labels y are needed exactly when"):
+        net.apply(params, x, label)
+    with pytest.raises(ValueError, match="class labels y are needed exactly when"):
+        make(None).init(jax.random.key(0), x, label, y)
+
+
+def test_mlp_takes_any_rank():
+    net = MLP(width=16, num_blocks=1)
+    for shape in [(2, 3), (2, 4, 2), (2, 2, 2, 1)]:
+        x = jnp.ones(shape)
+        params = net.init(jax.random.key(0), x, jnp.ones(2))
+        assert net.apply(params, x, jnp.ones(2)).shape == shape
+
+
+@pytest.mark.parametrize(
+    ("fields", "shape", "named"),
+    [
+        ({"block": "resnet"}, (1, 8, 8, 1), "block must be one of"),
+        ({"progressive": "input"}, (1, 8, 8, 1), "progressive must be one of"),
+        ({}, (1, 7, 8, 1), "divisible by 2"),
+        ({}, (1, 8, 8), "images"),
+    ],
+)
+def test_wrong_use_is_named(fields, shape, named):
+    # Not through a call: there the tests' own checks of shapes may be the first to refuse.
+    with pytest.raises(ValueError, match=named):
+        TINY.clone(**fields)._check(jnp.ones(shape), jnp.ones(1), None)

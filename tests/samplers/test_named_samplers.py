@@ -1,0 +1,101 @@
+"""Samplers by name: every name means something, and costs what is said."""
+
+import dataclasses
+import typing
+
+import jax
+import numpy as np
+import pytest
+
+from experiments import compare, samplers
+from experiments import sample as command
+from experiments.configs import SampleConfig
+from score_jax.samplers import sample
+from score_jax.sde import VP
+from tests.helpers.closed_form import isotropic
+
+SDE = VP()
+SCORE = isotropic(SDE, 0.3, 0.2)
+TABLES = {
+    "sampler": samplers.SAMPLERS | samplers.TABLE_SAMPLERS,
+    "predictor": samplers.PREDICTORS,
+    "corrector": samplers.CORRECTORS,
+    "grid": samplers.GRIDS | {"usual": None},
+    "finish": samplers.FINISHES,
+    "threshold": samplers.THRESHOLDS,
+}
+
+
+@pytest.mark.parametrize("field", TABLES)
+def test_every_name_of_the_config_is_known_and_the_other_way(field):
+    allowed = typing.get_args(typing.get_type_hints(SampleConfig)[field])
+    assert set(allowed) == set(TABLES[field])
+    assert set(samplers.SONG_PREDICTORS) == set(samplers.PREDICTORS)
+    assert set(samplers.SONG_CORRECTORS) == set(samplers.CORRECTORS)
+
+
+def test_an_unknown_name_is_answered_with_the_known_ones():
+    with pytest.raises(ValueError, match=r"unknown sampler 'dpm3'; known: pc, song, em,.*unipc"):
+        samplers.check_names(["pc", "dpm3"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", samplers.SAMPLERS)
+def test_every_named_sampler_draws_and_costs_what_is_said(name):
+    """On its usual grid it finds the Gaussian, at the price told before anything runs."""
+    steps = {"song": 30, "langevin": 20}.get(name, 12)
+    c = SampleConfig(sampler=name, steps=steps, epsilon=1e-3, t0=1e-2)
+    out = sample(
+        jax.random.key(0), SDE, SCORE, (64, 2), samplers.make(c), samplers.make_grid(c, SDE),
+        progress=False, chunk=64, devices=jax.devices()[:1],
+    )  # fmt: skip
+    assert out.x.mean() == pytest.approx(0.3, abs=0.2)
+    # A step or two short of its purpose, but neither noise (1) nor a point (0).
+    assert 0.05 < out.x.std() < 0.5
+    if samplers.SAMPLERS[name].adaptive:
+        assert out.nfe.min() > 5
+    else:
+        each, extra = samplers.evaluations(c, SDE)
+        assert set(out.nfe) == {each * steps + extra}
+        assert samplers.steps_within(c, SDE, each * steps + extra) == steps
+
+
+def test_thresholds_keep_what_is_said_of_the_data_in_its_range():
+    """Far outside, where the score would have the sample leave."""
+    c = SampleConfig(threshold="static", sampler="ddim", steps=4)
+    score = samplers.thresholded(c, SDE, isotropic(SDE, 3.0, 0.1), -1.0, 1.0)
+    out = sample(
+        jax.random.key(0), SDE, score, (2, 2), samplers.make(c), samplers.make_grid(c, SDE),
+        progress=False,
+    )  # fmt: skip
+    np.testing.assert_allclose(out.x, np.ones((2, 2)), atol=1e-5)
+
+
+def test_both_spellings_of_a_flag(tmp_path):
+    args = command.parse(["--workdir", str(tmp_path), "--sample.sampler", "heun", "--steps=7"])
+    assert (args.sample.sampler, args.sample.steps) == ("heun", 7)
+    # What is not given is that of the run.
+    from experiments import cli, configs
+
+    config = configs.get("digits_vp")
+    kept = dataclasses.replace(config.sample, snr=0.3, sampler="unipc")
+    cli.save_config(tmp_path, dataclasses.replace(config, sample=kept))
+    args = command.parse(["--workdir", str(tmp_path), "--sample.steps", "7"])
+    assert args.sample == dataclasses.replace(kept, steps=7)
+
+
+ROW = {
+    "sampler": "a", "how": "9 steps", "nfe": 10.0, "error": 0.0123, "seconds": 1.0,
+    "distances": {"frechet": {"mean": 1.25, "std": 0.031}},
+}  # fmt: skip
+
+
+def test_a_card_shows_means_with_their_spread():
+    result = {"step": 5, "num": 9, "repeats": 2, "space": "x", "train_split": {"frechet": 0.5}}
+    rows = [ROW, ROW | {"sampler": "b", "error": None, "nfe": 20.0}]
+    text = compare.report(result | {"rows": rows})
+    assert "| a | 9 steps | 10 | 0.012 | 1.25 ± 0.03 | 1.0 |" in text
+    assert "| b | 9 steps | 20 |  | 1.25 ± 0.03 | 1.0 |" in text
+    assert "| train split |" in text
+    picture = np.asarray(compare.card(result | {"rows": rows}).convert("RGB"))
+    assert picture.std() > 5

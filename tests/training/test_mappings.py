@@ -1,0 +1,138 @@
+"""The three mappings are one step: the same numbers on 1, 2, 4 and 8 devices, in parts, divided."""
+
+import os
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from score_jax.nets.layers import Dropout
+from score_jax.training import (
+    global_step,
+    init_state,
+    make_train_step,
+    pmap_step,
+    shard_map_step,
+)
+from score_jax.types import Rows, drawn_for, rows_of
+from tests.helpers import ROOT
+
+SHORT = ["pmap/1/1", "pmap/8/1", "shard_map/4/1", "jit/8/1", "fsdp/8/1", "pmap/2/4"]
+RESUMED = [f"shard_map/4/1+{second}" for second in ("pmap/1/1", "pmap/2/4", "fsdp/8/1")]
+LONG = [f"{m}/{n}/1" for m in ("pmap", "shard_map", "jit") for n in (1, 2, 4, 8)]
+LONG += ["fsdp/1/1", "fsdp/4/1", "fsdp/8/1", "shard_map/2/2", "jit/4/2", "pmap/2/4"]
+
+
+def outcomes(folder, names):
+    """What the script writes for these runs."""
+    subprocess.run(
+        [sys.executable, ROOT / "tests" / "helpers" / "mappings_script.py", folder, *names],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        check=True,
+        timeout=800,
+    )
+    with np.load(folder / "out.npz") as file:
+        return dict(file)
+
+
+def assert_one_run(found, names):
+    first = names[0]
+    assert (np.diff(found[f"{first}/loss"]) != 0).all()  # each step draws anew
+    for name in names[1:]:
+        for what in ("loss", "params"):
+            np.testing.assert_allclose(
+                found[f"{name}/{what}"], found[f"{first}/{what}"], rtol=2e-5, atol=2e-6, err_msg=name
+            )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def short(tmp_path_factory):
+    return outcomes(tmp_path_factory.mktemp("mappings"), [*SHORT, *RESUMED])
+
+
+@pytest.mark.slow
+def test_mappings_and_device_counts_agree(short):
+    """Losses and parameters of four steps with dropout, stratified times and noise on the data."""
+    assert_one_run(short, SHORT)
+
+
+@pytest.mark.slow
+def test_a_run_goes_on_on_other_devices(short):
+    """Two steps on four devices, saved; two more on one, two and eight, by other mappings."""
+    assert all(len(short[f"{name}/loss"]) == 4 for name in RESUMED)
+    assert_one_run(short, [SHORT[0], *RESUMED])
+
+
+@pytest.mark.slow
+def test_dividing_the_state_saves_the_memory_it_should(short):
+    whole, divided = short["jit/8/1/memory"], short["fsdp/8/1/memory"]
+    # Nearly all of this state is in leaves that 8 divides.
+    assert divided < 0.3 * whole
+
+
+@pytest.mark.skipif("SCORE_JAX_LONG" not in os.environ, reason="set SCORE_JAX_LONG=1: two minutes")
+def test_every_mapping_on_every_number_of_devices(tmp_path):
+    assert_one_run(outcomes(tmp_path, LONG), LONG)
+
+
+@pytest.fixture
+def reuse():
+    """The same key on purpose: what is drawn twice must be the same."""
+    with jax.debug_key_reuse(False):
+        yield
+
+
+def test_rows_draw_by_their_place_in_the_whole_batch(key, reuse):
+    whole = rows_of(key, {"x": jnp.zeros((8, 3))})
+    draw = lambda key: jax.random.normal(key, (3,))
+    table = lambda key, n: jax.random.permutation(key, n)
+    for index in (np.arange(2, 5), np.array([7, 0])):
+        part = Rows(key, jnp.asarray(index, jnp.int32), 8)
+        np.testing.assert_array_equal(part.each(draw, key), whole.each(draw, key)[index])
+        np.testing.assert_array_equal(part.shared(table, key), whole.shared(table, key)[index])
+    assert len(np.unique(whole.each(draw, key))) == 24
+    carried = {"x": jnp.zeros((2, 3)), "rows": whole}
+    assert rows_of(jax.random.key(5), carried) is whole
+
+
+def test_dropout_keeps_the_mean_and_follows_the_rows(key):
+    layer, x = Dropout(0.25), jnp.ones((64, 200))
+    streams = {"dropout": jax.random.key(1), "rows": jax.random.key(2)}
+    plain = layer.apply({}, x, train=True, rngs=streams)
+    with drawn_for(rows_of(key, {"x": x})):
+        whole = layer.apply({}, x, train=True, rngs=streams)
+    with drawn_for(Rows(key, jnp.arange(32, 64), 64)):
+        half = layer.apply({}, x[32:], train=True, rngs=streams)
+    np.testing.assert_array_equal(half, whole[32:])
+    for out in (plain, whole):
+        assert set(np.unique(out)) == {np.float32(0), np.float32(1 / 0.75)}
+        assert float(out.mean()) == pytest.approx(1, abs=4 * np.sqrt(0.25 / 0.75 / out.size))
+    assert not np.array_equal(plain, whole)
+    np.testing.assert_array_equal(layer.apply({}, x), x)
+
+
+def squares(params, key, batch):
+    return jnp.mean(jnp.square(batch["x"] @ params["w"])), {}
+
+
+def test_the_new_mappings_refuse_what_would_go_wrong_silently():
+    optimizer = optax.sgd(0.1)
+    plain = make_train_step(squares, optimizer)
+    mapped = make_train_step(squares, optimizer, axis_name="devices")
+    with pytest.raises(ValueError, match="axis_name"):
+        shard_map_step(plain)
+    with pytest.raises(ValueError, match="axis_name"):
+        global_step(mapped)
+    for step in (shard_map_step(mapped), global_step(plain), pmap_step(mapped)):
+        with pytest.raises(ValueError, match="batch of 7 does not divide evenly over 2"):
+            step.place([{"x": np.zeros((7, 2), np.float32)}])
+    with pytest.raises(ValueError, match="accumulate"):
+        make_train_step(squares, optimizer, accumulate=0)
+    parts = jax.jit(make_train_step(squares, optimizer, accumulate=3))
+    state = init_state(jax.random.key(0), {"w": jnp.ones((2, 1))}, optimizer)
+    with pytest.raises(ValueError, match="multiple of parts=3"):
+        parts(state, {"x": jnp.ones((7, 2))})
