@@ -27,9 +27,33 @@ PerExample = Float[Array, " b"]
 # Samplers pass a scalar time, losses one time per example.
 Time = Float[Array, ""] | Float[Array, " b"]
 
-ScoreFn = Callable[[Any, Any], Any]  # (x: (b, *d), t: () or (b,)) -> grad log p_t(x): (b, *d)
+# (x: (b, *d), t: () or (b,)) -> grad log p_t(x): (b, *d), or a `ScoreOut` with a learned variance too.
+ScoreFn = Callable[[Any, Any], Any]
 Apply = Callable[..., Any]  # module.apply: (params, x, label, ...) -> (b, *d)
 Loss = Callable[[Params, Any, Batch], tuple[Any, Metrics]]
+
+
+class ScoreOut(NamedTuple):
+    """A score (b, *d) and what the network says of the variance of a step, of the same shape or None."""
+
+    score: Any
+    variance: Any = None
+
+
+def score_out(score: ScoreFn, x: Any, t: Any) -> ScoreOut:
+    """Evaluate a score at x (b, *d) and t: `ScoreOut`. Raises ValueError as `score_at`."""
+    value = score(x, t)
+    out = value if isinstance(value, ScoreOut) else ScoreOut(value)
+    if jnp.shape(out.score) != jnp.shape(x):
+        raise ValueError(
+            f"score must return the shape of x, {jnp.shape(x)}, got {jnp.shape(out.score)}"
+        )
+    return out
+
+
+def as_returned(out: ScoreOut) -> Any:
+    """What a wrapper of a score returns: the array alone where there is no learned variance."""
+    return out.score if out.variance is None else out
 
 
 def score_at(score: ScoreFn, x: Any, t: Any) -> Any:
@@ -40,12 +64,7 @@ def score_at(score: ScoreFn, x: Any, t: Any) -> Any:
 
     >>> score_at(lambda x, t: -x[:, :1], jnp.ones((4, 2)), 0.5)  # ValueError: score must return ...
     """
-    value = score(x, t)
-    if jnp.shape(value) != jnp.shape(x):
-        raise ValueError(
-            f"score must return the shape of x, {jnp.shape(x)}, got {jnp.shape(value)}"
-        )
-    return value
+    return score_out(score, x, t).score
 
 
 @runtime_checkable

@@ -1,7 +1,7 @@
 """Weights of score_sde's two programs: every tensor in its place, the average by default, no guessing.
 
 `tests.helpers.port` says where a tensor belongs: it was written apart from the converter, and the parity
-tests of the networks show it right; parity tests of the networks; files of the authors themselves are compared by what they compute.
+tests of the networks show that it is right. Files of the authors are compared by what they compute./
 """
 
 import functools
