@@ -17,6 +17,7 @@ import numpy as np
 
 from experiments import cli, runs
 from experiments.config import Config
+from experiments.parts import files
 from experiments.reports import bits, curves, tables
 from experiments.runs import Experiment
 from score_jax import checkpoints, losses, viz

@@ -153,7 +153,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Entry point of `python -m experiments.train`."""
     args = cli.parse_config("experiments.train", "Train a score model.", argv)
     args.hosts.connect()
-    start()
+    cli.start()
     if args.dry_run:
         exp = runs.build(args.cfg)
         dry_run.report(exp, functools.partial(runs.initial_state, exp))

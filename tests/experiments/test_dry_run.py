@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from experiments import train
+from experiments import cli, train
 from experiments.parts import datasets
 from experiments.reports.dry_run import human
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from experiments import presets, restore, runs, sample, train, train_classifier
+from experiments import cli, presets, restore, runs, sample, train, train_classifier
 from experiments.config import SampleConfig, TrainConfig
 from experiments.parts import guiding, sampling
 from experiments.parts.fields import LossConfig
