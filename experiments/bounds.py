@@ -17,10 +17,10 @@ import numpy as np
 
 from experiments import cli, runs
 from experiments.config import Config
-from experiments.parts import files
 from experiments.reports import bits, curves, tables
 from experiments.runs import Experiment
 from score_jax import checkpoints, losses, viz
+from score_jax._files import write_json, write_text
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -157,8 +157,8 @@ def compare(args: Args) -> list[dict[str, Any]]:
     out.mkdir(parents=True, exist_ok=True)
     for part, label in curves.PARTS.items():
         viz.save_image(curves.along_the_table(lines[part], label), out / f"{part}.png")
-    files.write_json(out / "bounds.json", rows)
-    files.write_atomically(out / "bounds.md", markdown(rows))
+    write_json(out / "bounds.json", rows)
+    write_text(out / "bounds.md", markdown(rows))
     return rows
 
 

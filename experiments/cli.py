@@ -12,7 +12,7 @@ import tyro
 
 from experiments import presets, runs
 from experiments.config import Config, SampleConfig, with_kinds
-from score_jax import _xla, training
+from score_jax import runtime, training
 
 INTERRUPTED = 75  # exit code: stopped by a signal, everything is saved; start again to go on
 NOT_FINITE = 77  # exit code: too many steps in a row were not finite
@@ -26,8 +26,8 @@ SPLIT = (
 
 def start() -> None:
     """Prepare JAX for a command: compiler options for this CPU, and the cache of programs."""
-    _xla.tune_cpu()
-    _xla.enable_compilation_cache()
+    runtime.tune_cpu()
+    runtime.enable_compilation_cache()
 
 
 def main(command: Callable[[], Any]) -> None:

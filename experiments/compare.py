@@ -19,11 +19,12 @@ import numpy as np
 
 from experiments import cli, runs
 from experiments.config import SampleConfig
-from experiments.parts import files, samplers, sampling
+from experiments.parts import samplers, sampling
 from experiments.reports import tables
 from experiments.reports.features import FeatureSpace, feature_space
 from experiments.runs import Experiment
 from score_jax import metrics, viz
+from score_jax._files import write_json, write_text
 from score_jax.samplers import Candidate, compare_samplers, flow, sample
 
 # Relative and absolute tolerances of the adaptive samplers: each gives a number of evaluations.
@@ -210,8 +211,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     result = compare(workdir, args)
     out = workdir if args.out is None else pathlib.Path(args.out)
     out.mkdir(parents=True, exist_ok=True)
-    files.write_json(out / "compare.json", result)
-    files.write_atomically(out / "compare.md", report(result))
+    write_json(out / "compare.json", result)
+    write_text(out / "compare.md", report(result))
     print("\n" + report(result))
     written = ["compare.json", "compare.md"]
     try:

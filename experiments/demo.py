@@ -11,8 +11,9 @@ import numpy as np
 
 from experiments import cli, evaluate, presets, runs, train
 from experiments.config import Config
-from experiments.parts import files, sampling
+from experiments.parts import sampling
 from experiments.reports import pictures, tables
+from score_jax._files import write_json, write_text
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,8 +71,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     judged = evaluate.evaluate(workdir, evaluate.Args(workdir=args.workdir, num=300))
     seconds["evaluate"] = time.perf_counter() - clock
     text = _summary(config, step, judged, drawn, seconds)
-    files.write_atomically(workdir / "summary.txt", text)
-    files.write_json(workdir / "seconds.json", seconds)
+    write_text(workdir / "summary.txt", text)
+    write_json(workdir / "seconds.json", seconds)
     print("\n" + text)
     print("Look at:")
     for name in ("samples.png", "noise_to_digit.png", "loss.png", "summary.txt"):

@@ -9,12 +9,13 @@ import jax
 import numpy as np
 
 from experiments import cli, runs
-from experiments.parts import files, sampling
+from experiments.parts import sampling
 from experiments.reports import bits, tables
 from experiments.reports.features import FeatureSpace, feature_space
 from experiments.reports.held_out import held_out_loss
 from experiments.runs import Experiment
 from score_jax import metrics
+from score_jax._files import write_json
 
 RESULT_FILE = "evaluation.json"
 BPD_FILE = "bits_per_dim.json"
@@ -64,7 +65,7 @@ def evaluate(workdir: pathlib.Path, args: Args) -> dict[str, Any]:
         result[bits.unit(exp)] = bits.measure(exp, params, keys[3], args, workdir)
     if args.num and not args.bpd:
         result["distance"] = _distance(exp, params, keys, args)
-    files.write_json(workdir / (BPD_FILE if args.bpd else RESULT_FILE), result)
+    write_json(workdir / (BPD_FILE if args.bpd else RESULT_FILE), result)
     return result
 
 

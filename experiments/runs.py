@@ -2,9 +2,7 @@
 
 import dataclasses
 import functools
-import os
 import pathlib
-import shutil
 import sys
 from typing import Any
 
@@ -15,10 +13,11 @@ import numpy as np
 import optax
 
 from experiments.config import Config, differences, from_json, to_json
-from experiments.parts import datasets, files
+from experiments.parts import datasets
 from experiments.parts.networks import make_net
 from experiments.parts.processes import Process, make_process
 from score_jax import checkpoints, data, training
+from score_jax._files import replacing, write_json, write_text
 from score_jax.nets.layers import KEPT
 from score_jax.types import SDE, Loss, ScoreFn, rows_of
 
@@ -258,7 +257,7 @@ def save_config(workdir: pathlib.Path, config: Config, *, allow_changes: bool = 
     elif workdir.exists() and not workdir.is_dir():
         raise ValueError(f"workdir {str(workdir)!r} is a file, not a folder")
     workdir.mkdir(parents=True, exist_ok=True)
-    files.write_atomically(path, to_json(config))
+    write_text(path, to_json(config))
 
 
 def check_new(name: str, folder: pathlib.Path) -> None:
@@ -297,13 +296,9 @@ def write(
     `notes`: JSON values by the names of the files that they go to.
     """
     state = make_state(exp, jax.random.key(exp.config.seed), params)
-    part = workdir.with_name(f".{workdir.name}.{os.getpid()}.part")
-    try:
+    with replacing(workdir) as part:
         save_config(part, exp.config)
         for name, value in notes.items():
-            files.write_json(part / name, value)
+            write_json(part / name, value)
         with checkpoints.open_checkpoints(part / CHECKPOINTS, keep=1) as store:
             store.save(step, state, extra=dataclasses.asdict(exp.config))
-        os.replace(part, workdir)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)

@@ -11,9 +11,10 @@ import tyro
 
 from experiments import cli, runs
 from experiments.config import SampleConfig
-from experiments.parts import files, guiding, sampling
+from experiments.parts import guiding, sampling
 from experiments.reports import pictures
 from experiments.runs import Experiment
+from score_jax._files import write_json, write_npz
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,7 +86,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     drawn = sampling.draw(exp, params, key, args.num, config, y=y, guide=guide, chunk=args.chunk)
     out = pathlib.Path(args.out) if args.out else workdir / "samples" / config.sampler
     out.parent.mkdir(parents=True, exist_ok=True)
-    files.write_npz(out.with_name(out.name + ".npz"), x=exp.to_data(drawn.x))
+    write_npz(out.with_name(out.name + ".npz"), x=exp.to_data(drawn.x))
     pictures.save_samples(exp, drawn.x[:256], out.with_name(out.name + ".png"))
     facts = {
         "step": step,
@@ -100,7 +101,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         "compile_seconds": drawn.compile_seconds,
         "devices": [device.device_kind for device in jax.local_devices()],
     }
-    files.write_json(out.with_name(out.name + ".json"), facts)
+    write_json(out.with_name(out.name + ".json"), facts)
     print(
         f"{args.num} samples of step {step} by {config.sampler}: {drawn.nfe:.0f} evaluations each, "
         f"{drawn.seconds:.1f} s (+ {drawn.compile_seconds:.1f} s to compile)\n"

@@ -11,9 +11,10 @@ import numpy as np
 import tyro
 
 from experiments import cli, runs
-from experiments.parts import files, guiding
+from experiments.parts import guiding
 from experiments.reports import tables
 from score_jax import checkpoints, data, training
+from score_jax._files import write_json
 from score_jax.losses import classifier_loss
 
 EVERY = 10
@@ -74,7 +75,7 @@ def fit(workdir: pathlib.Path, c: guiding.ClassifierConfig, progress: bool | Non
         training.locked(folder),
         checkpoints.open_checkpoints(folder / "checkpoints", keep=1) as store,
     ):
-        files.write_json(folder / guiding.CONFIG_FILE, known)
+        write_json(folder / guiding.CONFIG_FILE, known)
         result = training.fit(
             training.init_state(state_key, params, optimizer),
             training.jit_step(training.scan_steps(step, EVERY)),
