@@ -17,7 +17,7 @@ import dataclasses
 import functools
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -26,83 +26,46 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Key
 from tqdm import tqdm
 
+from score_jax.samplers.final import FinalDenoising, denoised, tweedie
 from score_jax.samplers.grids import check_grid
 from score_jax.samplers.ode import probability_flow
-from score_jax.samplers.simulate import SampleOut, simulate
-from score_jax.score import denoise
-from score_jax.types import SDE, ScoreFn, Step
+from score_jax.samplers.simulate import simulate
+from score_jax.types import SampleOut, Sampler, Step
 
 AXIS = "samples"
 # Compiled programs kept; each holds the score it was made for.
 KEPT = 16
-
-Finish = Callable[[Any, Any, Any, Any], SampleOut]  # (sde, score, out, t) -> SampleOut
-
-
-@runtime_checkable
-class Sampler(Protocol):
-    """A way from latents at the first time of a grid to samples at its last; equal by value."""
-
-    def run(
-        self, sde: Any, score: Any, key: Any, x: Any, grid: Any, save_every: int | None = None
-    ) -> SampleOut:
-        """Take x (b, *d) along the grid; traced by `sample`."""
-        ...
-
-
-def tweedie(sde: SDE, score: ScoreFn, out: SampleOut, t: Any) -> SampleOut:
-    """Finish with the mean of x0 given x at the last time t: one evaluation more."""
-    clean = denoise(sde, score, out.x, t)
-    return _ending_in(clean, out)._replace(x_mean=clean, nfe=out.nfe + 1)
-
-
-def last_mean(sde: SDE, score: ScoreFn, out: SampleOut, t: Any) -> SampleOut:
-    """Finish with the state that lacks the noise of the last step, as the authors do."""
-    del sde, score, t
-    return _ending_in(out.x_mean, out)
-
-
-def as_it_is(sde: SDE, score: ScoreFn, out: SampleOut, t: Any) -> SampleOut:
-    """Finish with the state itself, noise of level t and all."""
-    del sde, score, t
-    return out
-
-
-def _ending_in(x: Any, out: SampleOut) -> SampleOut:
-    path = out.trajectory
-    return out._replace(x=x, trajectory=None if path is None else path.at[-1].set(x))
-
 
 Options = tuple[tuple[str, Any], ...]
 
 
 @dataclasses.dataclass(frozen=True)
 class Stepwise:
-    """Fixed steps: `simulate` of `make(sde, score, **options)`, then `finish`. See `stepwise`."""
+    """Fixed steps: `simulate` of `make(sde, score, **options)`. See `stepwise`."""
 
     make: Callable[..., Step]
     options: Options = ()
-    finish: Finish = tweedie
+    final_denoising: Callable[[Any, Any], FinalDenoising] = tweedie
 
     def run(
-        self, sde: Any, score: Any, key: Any, x: Any, grid: Any, save_every: int | None = None
+        self, key: Any, sde: Any, score: Any, x: Any, grid: Any, save_every: int | None = None
     ) -> SampleOut:
         """Take x (b, *d) along every interval of the grid."""
         step = self.make(sde, score, **dict(self.options))
-        out = simulate(step, key, x, grid, save_every=save_every)
-        return self.finish(sde, score, out, jnp.asarray(grid)[-1])
+        final = self.final_denoising(sde, score)
+        return simulate(key, step, x, grid, final_denoising=final, save_every=save_every)
 
 
 @dataclasses.dataclass(frozen=True)
 class Flow:
-    """The probability flow by an adaptive solver, then `finish`. See `flow`."""
+    """The probability flow by an adaptive solver. See `flow`."""
 
     solve: Callable[..., Any]
     options: Options = ()
-    finish: Finish = tweedie
+    final_denoising: Callable[[Any, Any], FinalDenoising] = tweedie
 
     def run(
-        self, sde: Any, score: Any, key: Any, x: Any, grid: Any, save_every: int | None = None
+        self, key: Any, sde: Any, score: Any, x: Any, grid: Any, save_every: int | None = None
     ) -> SampleOut:
         """Take x (b, *d) from the first to the last time of the grid; the solver finds the rest."""
         del key
@@ -114,32 +77,42 @@ class Flow:
         grid = jnp.asarray(grid)
         end = self.solve(sde, score, x, t_from=grid[0], t_to=grid[-1], **dict(self.options))
         clean = getattr(end, "denoised", end.x)
-        return self.finish(sde, score, SampleOut(end.x, clean, end.nfe, None), grid[-1])
+        final = self.final_denoising(sde, score)
+        return denoised(SampleOut(end.x, clean, end.nfe, None), final, grid[-1])
 
 
-def stepwise(make: Callable[..., Step], *, finish: Finish = tweedie, **options: Any) -> Stepwise:
+def stepwise(
+    make: Callable[..., Step],
+    *,
+    final_denoising: Callable[[Any, Any], FinalDenoising] = tweedie,
+    **options: Any,
+) -> Stepwise:
     """Make a `Sampler` of a factory of steps, `make(sde, score, **options) -> Step`.
 
-    `finish` says what becomes of the noise that is left at the last time: `tweedie` takes it away
-    with one more evaluation, `last_mean` leaves out the noise of the last step, `as_it_is` keeps it.
+    `final_denoising` decides what becomes of the noise that is left at the last time: `tweedie`
+    removes it with one more evaluation, `last_mean` omits the noise of the last step, `as_it_is`
+    keeps it; or any factory of the same form.
 
-    >>> sampler = stepwise(reverse_diffusion, finish=last_mean)
+    >>> sampler = stepwise(reverse_diffusion, final_denoising=last_mean)
     """
-    return Stepwise(make, tuple(sorted(options.items())), finish)
+    return Stepwise(make, tuple(sorted(options.items())), final_denoising)
 
 
 def flow(
-    solve: Callable[..., Any] = probability_flow, *, finish: Finish = tweedie, **options: Any
+    solve: Callable[..., Any] = probability_flow,
+    *,
+    final_denoising: Callable[[Any, Any], FinalDenoising] = tweedie,
+    **options: Any,
 ) -> Flow:
     """Make a `Sampler` of a solver `solve(sde, score, x, *, t_from, t_to, **options)` of the flow.
 
     The solver returns what has the fields x and nfe, as `ODEOut`. One that also returns the state
-    denoised, as `adaptive_multistep`, is best finished by `last_mean`, which takes that for nothing.
+    denoised, such as `adaptive_multistep`, is best used with `last_mean`, which takes it at no cost.
     Only the first and the last time of the grid are used: `[sde.t1, 1e-3]` will do.
 
     >>> sampler = flow(rtol=1e-4, atol=1e-4)
     """
-    return Flow(solve, tuple(sorted(options.items())), finish)
+    return Flow(solve, tuple(sorted(options.items())), final_denoising)
 
 
 class Samples(NamedTuple):
@@ -189,7 +162,7 @@ def sample(
     """Draw shape[0] samples of shape shape[1:], `chunk` at a time over all devices: `Samples`.
 
     `sampler` is a `Sampler` (`stepwise`, `flow`) or simply a factory of steps such as
-    `reverse_diffusion`, which is then finished by Tweedie's formula. `grid` holds the times from
+    `reverse_diffusion`, with Tweedie's formula as the final denoising. `grid` holds the times from
     sde.t1 to where to stop. With `y`, labels or anything else whose leaves have one entry a sample,
     `score` is a function of the chunk's part (b, ...) of it that returns a `ScoreFn`. Arrays in a
     `jax.tree_util.Partial` (parameters) are handed to the program, so that new ones need no new
@@ -301,7 +274,7 @@ def _chunk(plan: _Plan, key: Any, grid: Any, arrays: Any, index: Any, y: Any) ->
         if not callable(scores):
             raise ValueError(f"with y, score must return a ScoreFn for its part, got {scores!r}")
         x = plan.sde.prior_sample(prior_key, (size, *plan.shape))
-        out = plan.sampler.run(plan.sde, scores, step_key, x, grid, plan.save_every)
+        out = plan.sampler.run(step_key, plan.sde, scores, x, grid, plan.save_every)
         path = None if out.trajectory is None else jnp.swapaxes(out.trajectory, 0, 1)
         return out.x, jnp.broadcast_to(jnp.asarray(out.nfe, jnp.int32), (size,)), path
 

@@ -9,7 +9,6 @@ import pytest
 
 from score_jax import samplers as sm
 from score_jax.samplers import sampling as module
-from score_jax.score import denoise
 from score_jax.sde import VE, VP
 from tests.docs.test_docs import run_blocks
 from tests.helpers import ROOT
@@ -65,8 +64,8 @@ def test_sample_i_is_a_plain_simulation_with_its_own_key(alone):
     def one(i):
         prior_key, step_key = jax.random.split(jax.random.fold_in(jax.random.key(3), i))
         x = SDE.prior_sample(prior_key, (1, *SHAPE[1:]))
-        finish = functools.partial(denoise, SDE, SCORE)
-        return sm.simulate(step, step_key, x, GRID, denoise=finish)
+        finish = sm.tweedie(SDE, SCORE)
+        return sm.simulate(step_key, step, x, GRID, final_denoising=finish)
 
     for i in (0, 6):
         want = one(i)
@@ -90,7 +89,7 @@ def test_together_is_the_batch_of_the_paper(alone):
     prior_key, step_key = jax.random.split(jax.random.fold_in(jax.random.key(3), 0))
     x = SDE.prior_sample(prior_key, SHAPE)
     step = predictor_corrector(SDE, SCORE)
-    want = sm.simulate(step, step_key, x, GRID, denoise=functools.partial(denoise, SDE, SCORE))
+    want = sm.simulate(step_key, step, x, GRID, final_denoising=sm.tweedie(SDE, SCORE))
     np.testing.assert_allclose(whole.x, want.x, atol=2e-6)
 
 
@@ -120,8 +119,8 @@ def test_trajectories_end_in_the_samples_and_belong_to_them(alone):
 def test_endings(alone):
     """With and without the noise of the last step, whose size is known; Tweedie costs one more."""
     step = sm.euler_maruyama
-    ends = {f: draw(module.stepwise(step, finish=f)) for f in (module.as_it_is, module.last_mean)}
-    noise = ends[module.as_it_is].x - ends[module.last_mean].x
+    ends = {f: draw(module.stepwise(step, final_denoising=f)) for f in (sm.as_it_is, sm.last_mean)}
+    noise = ends[sm.as_it_is].x - ends[sm.last_mean].x
     t, t_next = GRID[-2], GRID[-1]
     want = float(SDE.diffusion(t)) * np.sqrt(t - t_next)
     assert noise.std() == pytest.approx(want, rel=0.25) and abs(noise.mean()) < want
