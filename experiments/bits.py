@@ -15,7 +15,7 @@ from experiments import cli, curves, samplers
 from experiments.build import Experiment
 from experiments.networks import learns_variance
 from score_jax import likelihood, losses, viz
-from score_jax._spread import in_chunks
+from score_jax._batched import in_chunks
 from score_jax.samplers import static
 
 Split = Literal["test", "train"]

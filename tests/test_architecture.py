@@ -13,7 +13,7 @@ LIBRARY = sorted((ROOT / "score_jax").rglob("*.py"))
 EXPERIMENTS = sorted((ROOT / "experiments").rglob("*.py"))
 
 # What each part may import of the others. A part is a file of score_jax or a folder of it.
-BASE = {"types", "_math", "_xla", "_spread"}
+BASE = {"types", "_math", "_xla", "_batched"}
 MODELS = {
     "sde",
     "discrete",

@@ -93,7 +93,7 @@ def _draw(
     if labels is not None:
         part["labels"] = labels
     maker = jax.tree_util.Partial(_given, score, operator, noise_std, labels is not None)
-    return sample(key, sde, maker, shape, restorer, grid, y=part, **kwargs)
+    return sample(key, sde, maker, shape, sampler=restorer, grid=grid, y=part, **kwargs)
 
 
 def _entries(name: str, value: Any, num: int | None) -> np.ndarray:

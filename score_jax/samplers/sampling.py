@@ -1,40 +1,33 @@
 r"""Any number of samples in one line: chunked, spread over the devices, the same on any of them.
 
 Sample number i has its own key, `fold_in(key, i)`, and is simulated by itself as a batch of one;
-`jax.vmap` over the numbers makes a batch of it again (the time and the parameters are not mapped, so
-that a network still sees one batch, and its embedding of the time is computed once). Nothing a
-sample is made of depends on its neighbours: not its noise, not the norms of a Langevin corrector,
-not the steps of an adaptive solver. So the same key gives the same pictures whatever the chunk and
-however many devices, and sample 7 alone is sample 7 of 1,000. Equal means up to the rounding of a
-matrix product or convolution, which differs with the size of the batch.
+`jax.vmap` over the numbers makes a batch of it again. The time and the parameters are not mapped, so a
+network still sees one batch and computes its embedding of the time once. No sample depends on its
+neighbours: not its noise, not the norms of a Langevin corrector, not the steps of an adaptive solver. So
+the same key gives the same pictures for any chunk and any number of devices, and sample 7 alone is
+sample 7 of 1,000: equal up to the rounding of a matrix product or convolution, which differs with the
+size of the batch.
 
 A `Sampler` is a record that goes from a latent to a sample: `stepwise` makes one of a factory of
-`Step`s, `flow` one of a solver of the probability flow. They compare by value, and what is compiled
-for one is kept.
+`Step`s, `flow` one of a solver of the probability flow. They compare by value, so that equal samplers
+share a program.
 """
 
 import dataclasses
-import functools
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Key
-from tqdm import tqdm
 
+from score_jax._batched import in_chunks
 from score_jax.samplers.final import FinalDenoising, denoised, tweedie
 from score_jax.samplers.grids import check_grid
 from score_jax.samplers.ode import probability_flow
 from score_jax.samplers.simulate import simulate
 from score_jax.types import SampleOut, Sampler, Step
-
-AXIS = "samples"
-# Compiled programs kept; each holds the score it was made for.
-KEPT = 16
 
 Options = tuple[tuple[str, Any], ...]
 
@@ -130,19 +123,6 @@ class Samples(NamedTuple):
     compile_seconds: float
 
 
-class _Plan(NamedTuple):
-    """All that a program is compiled for but the shapes of its arrays."""
-
-    sampler: Sampler
-    sde: Any
-    score: tuple[Any, tuple[Any, ...]]  # structure, and the leaves that are no arrays
-    shape: tuple[int, ...]
-    conditional: bool
-    save_every: int | None
-    together: bool
-    devices: tuple[Any, ...]
-
-
 def sample(
     key: Key[Array, ""],
     sde: Any,
@@ -181,57 +161,45 @@ def sample(
 
     Raises ValueError for shapes, chunks, labels or grids that do not fit, before compiling.
 
-    >>> out = sample(jax.random.key(0), sde, score, (64, 28, 28, 1), heun, uniform_grid(sde, 20))
+    >>> out = sample(jax.random.key(0), sde, score, (64, 28, 28, 1), sampler=heun, grid=uniform_grid(sde, 20))
     >>> out.x.shape, out.nfe.mean()
     """
-    num, item = _check(shape, chunk, first, save_every)
+    num, item = _check(shape, first, save_every)
     grid = check_grid(grid, sde.t1)
     sampler = sampler if isinstance(sampler, Sampler) else stepwise(sampler)
-    devices = tuple(jax.local_devices() if devices is None else devices)
-    if not devices:
-        raise ValueError("devices must hold at least one device, got none")
     y = _labels(y, num)
-    chunk = -(-min(chunk, num) // len(devices)) * len(devices)
-    arrays, rest = _apart(score)
-    plan = _Plan(sampler, sde, rest, item, y is not None, save_every, together, devices)
+    drawing = _Drawing(
+        key, grid, np.uint32(first), score, sampler, sde, item, y is not None, save_every, together
+    )
+    done = in_chunks(
+        _draw, drawing, lambda index: jax.tree.map(lambda v: v[index % num], y), num,
+        chunk=chunk, devices=devices, progress=progress, desc="sample",
+    )  # fmt: skip
+    x, nfe, paths = done.out
+    path = None if paths is None else np.swapaxes(paths, 0, 1)
+    return Samples(x, nfe, path, done.seconds, done.compile_seconds)
 
-    mesh = Mesh(np.array(devices), (AXIS,))
-    everywhere = NamedSharding(mesh, PartitionSpec())
-    divided = NamedSharding(mesh, PartitionSpec(AXIS))
-    fixed = jax.device_put((key, grid, arrays), everywhere)
 
-    def inputs(start: int) -> Any:
-        # The last chunk is filled up with the samples that would come next and the labels again.
-        index = np.arange(start, start + chunk)
-        part = jax.tree.map(lambda v: v[index % num], y)
-        return *fixed, *jax.device_put(((index + first).astype(np.uint32), part), divided)
+class _Drawing(NamedTuple):
+    """All that samples of any number have in common."""
 
-    clock = time.perf_counter()
-    program = _program(plan, inputs(0))
-    compile_seconds = time.perf_counter() - clock
-    clock = time.perf_counter()
-    outs = _in_turn(program, (inputs(i) for i in range(0, num, chunk)))
-    with tqdm(
-        total=num, desc="sample", unit="sample", disable=None if progress is None else not progress
-    ) as bar:
-        parts = []
-        for out in outs:
-            parts.append(out)
-            bar.update(min(chunk, num - bar.n))
-    seconds = time.perf_counter() - clock
-    x, nfe, paths = zip(*parts, strict=True)
-    join = lambda column: np.concatenate(column)[:num]
-    path = None if save_every is None else np.swapaxes(join(paths), 0, 1)
-    return Samples(join(x), join(nfe), path, seconds, compile_seconds)
+    key: Any
+    grid: Any
+    first: Any
+    score: Any
+    sampler: Any
+    sde: Any
+    item: tuple[int, ...]
+    conditional: bool
+    save_every: int | None
+    together: bool
 
 
 def _check(
-    shape: Sequence[int], chunk: int, first: int, save_every: int | None
+    shape: Sequence[int], first: int, save_every: int | None
 ) -> tuple[int, tuple[int, ...]]:
     if len(shape) < 1 or any(n < 1 for n in shape):
         raise ValueError(f"shape must be (num, *d) of numbers >= 1, got {tuple(shape)}")
-    if chunk < 1:
-        raise ValueError(f"chunk must be at least 1, got {chunk}")
     if not 0 <= first < 2**32 - shape[0]:
         raise ValueError(f"first must be in [0, 2**32 - num), got {first}")
     if save_every is not None and save_every < 1:
@@ -249,91 +217,28 @@ def _labels(y: Any, num: int) -> Any:
     return y
 
 
-def _apart(tree: Any) -> tuple[list[Any], tuple[Any, tuple[Any, ...]]]:
-    """Part a tree into its arrays and the rest, which is hashable where its functions are."""
-    leaves, structure = jax.tree.flatten(tree)
-    arrays = [leaf for leaf in leaves if isinstance(leaf, jax.Array | np.ndarray)]
-    rest = tuple(None if isinstance(v, jax.Array | np.ndarray) else v for v in leaves)
-    return arrays, (structure, rest)
-
-
-def _whole(arrays: Sequence[Any], rest: tuple[Any, tuple[Any, ...]]) -> Any:
-    structure, leaves = rest
-    left = iter(arrays)
-    return jax.tree.unflatten(structure, [next(left) if v is None else v for v in leaves])
-
-
-def _chunk(plan: _Plan, key: Any, grid: Any, arrays: Any, index: Any, y: Any) -> Any:
+def _draw(drawing: _Drawing, index: Any, y: Any) -> Any:
     """Draw the samples numbered `index` (n,) on one device: x, nfe, trajectory, each (n, ...)."""
-    score = _whole(arrays, plan.score)
 
     def batch(key: Any, y: Any, size: int) -> Any:
         prior_key, step_key = jax.random.split(key)
-        # Named, for a score of y that returns no score would fail far from here.
-        scores = score(y) if plan.conditional else score
-        if not callable(scores):
-            raise ValueError(f"with y, score must return a ScoreFn for its part, got {scores!r}")
-        x = plan.sde.prior_sample(prior_key, (size, *plan.shape))
-        out = plan.sampler.run(step_key, plan.sde, scores, x, grid, plan.save_every)
+        # Checked here: a score of y that returns no score would fail far from its cause.
+        score = drawing.score(y) if drawing.conditional else drawing.score
+        if not callable(score):
+            raise ValueError(f"with y, score must return a ScoreFn for its part, got {score!r}")
+        x = drawing.sde.prior_sample(prior_key, (size, *drawing.item))
+        out = drawing.sampler.run(
+            step_key, drawing.sde, score, x, drawing.grid, drawing.save_every
+        )
         path = None if out.trajectory is None else jnp.swapaxes(out.trajectory, 0, 1)
         return out.x, jnp.broadcast_to(jnp.asarray(out.nfe, jnp.int32), (size,)), path
 
-    if plan.together:
-        return batch(jax.random.fold_in(key, index[0]), y, index.shape[0])
+    numbers = index + drawing.first
+    if drawing.together:
+        return batch(jax.random.fold_in(drawing.key, numbers[0]), y, index.shape[0])
 
     def one(i: Any, y: Any) -> Any:
-        out = batch(jax.random.fold_in(key, i), jax.tree.map(lambda v: v[None], y), 1)
+        out = batch(jax.random.fold_in(drawing.key, i), jax.tree.map(lambda v: v[None], y), 1)
         return jax.tree.map(lambda v: v[0], out)
 
-    return jax.vmap(one)(index, y)
-
-
-def _compile(plan: _Plan, structure: Any, avals: tuple[Any, ...], settings: Any) -> Any:
-    """Compile the program of a chunk; every device runs its own part and waits for no other."""
-    del settings
-    mesh = Mesh(np.array(plan.devices), (AXIS,))
-    one, all_ = PartitionSpec(AXIS), PartitionSpec()
-    mapped = jax.shard_map(
-        functools.partial(_chunk, plan),
-        mesh=mesh,
-        in_specs=(all_, all_, all_, one, one),
-        out_specs=one,
-        # Nothing passes between devices, so there is nothing to check, and loops of the solvers
-        # start from values that are the same everywhere.
-        check_vma=False,
-    )
-    arguments = jax.tree.unflatten(
-        structure, [jax.ShapeDtypeStruct(s, d, sharding=h) for s, d, h in avals]
-    )
-    return jax.jit(mapped).lower(*arguments).compile()
-
-
-_kept = functools.lru_cache(maxsize=KEPT)(_compile)
-
-
-def _program(plan: _Plan, inputs: Any) -> Any:
-    """Compile for these inputs, or find what was compiled for their like."""
-    leaves, structure = jax.tree.flatten(inputs)
-    avals = tuple((v.shape, v.dtype, v.sharding) for v in leaves)
-    # What a traced program depends on besides its arguments.
-    settings = (
-        jax.config.jax_enable_x64,  # type: ignore[attr-defined]
-        jax.config.jax_default_matmul_precision,  # type: ignore[attr-defined]
-    )
-    try:
-        hash(plan)
-    except TypeError:  # an SDE, sampler or score of the user's that cannot be compared
-        return _compile(plan, structure, avals, settings)
-    return _kept(plan, structure, avals, settings)
-
-
-def _in_turn(program: Any, inputs: Iterator[Any]) -> Iterator[Any]:
-    """Run the chunks, fetching each while the next is computed: NumPy trees."""
-    fetch = functools.partial(jax.tree.map, np.asarray)
-    waiting = None
-    for one in inputs:
-        running = program(*one)
-        if waiting is not None:
-            yield fetch(waiting)
-        waiting = running
-    yield fetch(waiting)
+    return jax.vmap(one)(numbers, y)

@@ -4,7 +4,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Key, Shaped
 
 from score_jax.samplers.final import FinalDenoising, denoised
 from score_jax.samplers.grids import check_float, check_grid
@@ -14,7 +14,7 @@ from score_jax.types import SampleOut, Step, StepOut
 def simulate(
     key: Key[Array, ""],
     step: Step,
-    x: Float[Array, "b *d"],
+    x: Shaped[Array, "b *d"],
     grid: Any,
     *,
     final_denoising: FinalDenoising | None = None,

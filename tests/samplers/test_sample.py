@@ -35,7 +35,7 @@ def draw(sampler, num=7, **options):
     """Seven small pictures of the Gaussian."""
     shape = (num, *SHAPE[1:])
     return module.sample(
-        jax.random.key(3), SDE, SCORE, shape, sampler, GRID, progress=False, **options
+        jax.random.key(3), SDE, SCORE, shape, sampler=sampler, grid=GRID, progress=False, **options
     )
 
 
@@ -100,7 +100,7 @@ def test_labels_reach_their_samples(chunk, together):
     labels = {"mean": np.array([5.0, -3, 2, 7, 11], np.float32)}
     score = lambda y: isotropic(SDE, y["mean"][:, None], 1e-3)
     out = module.sample(
-        jax.random.key(0), SDE, score, (5, 2), sm.euler_maruyama, np.linspace(1, 1e-3, 40),
+        jax.random.key(0), SDE, score, (5, 2), sampler=sm.euler_maruyama, grid=np.linspace(1, 1e-3, 40),
         y=labels, chunk=chunk, together=together, progress=False,
     )  # fmt: skip
     np.testing.assert_allclose(out.x, labels["mean"][:, None] + np.zeros((5, 2)), rtol=0.02)
@@ -144,7 +144,7 @@ def test_nfe_is_what_the_network_saw():
     for sampler in SAMPLERS.values():
         seen.clear()
         out = module.sample(
-            jax.random.key(0), SDE, score, (3, 2), sampler, GRID,
+            jax.random.key(0), SDE, score, (3, 2), sampler=sampler, grid=GRID,
             devices=jax.devices()[:1], progress=False,
         )  # fmt: skip
         assert set(seen) == {(3, 1, 2)}  # one call for the whole chunk
@@ -169,7 +169,7 @@ def test_compiled_once_for_keys_grids_parameters_and_equal_samplers(monkeypatch)
         module.sample(
             jax.random.key(i), VE(0.01, 5.0 if i < 9 else 6.0),
             jax.tree_util.Partial(scaled, {"w": jnp.float32(1 + i)}), (4 + 4 * (i % 2), 2),
-            module.stepwise(sm.euler_maruyama, ode=True), np.linspace(1, 0.01 * (i + 1), 5),
+            sampler=module.stepwise(sm.euler_maruyama, ode=True), grid=np.linspace(1, 0.01 * (i + 1), 5),
             chunk=4, progress=False,
         )
         for i in range(10)
@@ -224,7 +224,7 @@ def test_what_cannot_be_compared_is_compiled_each_time():
         __hash__ = None
 
     out = module.sample(
-        jax.random.key(0), Mine(), SCORE, (2, 2), sm.euler_maruyama, GRID, progress=False
+        jax.random.key(0), Mine(), SCORE, (2, 2), sampler=sm.euler_maruyama, grid=GRID, progress=False
     )
     assert np.isfinite(out.x).all()
 

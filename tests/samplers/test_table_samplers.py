@@ -198,8 +198,8 @@ def test_a_table_samples_in_one_line_with_its_trajectory():
     reverse = d.reverse_fn(diffusion, gaussian_net(diffusion), None, variance=d.LEARNED)
     sampler = samplers.tablewise(samplers.table_ancestral, diffusion)
     out = samplers.sample(
-        jax.random.key(0), from_betas(diffusion.betas), reverse, (6, 3), sampler,
-        samplers.table_grid(8), save_every=1, chunk=4, progress=False,
+        jax.random.key(0), from_betas(diffusion.betas), reverse, (6, 3), sampler=sampler,
+        grid=samplers.table_grid(8), save_every=1, chunk=4, progress=False,
     )  # fmt: skip
     assert out.x.shape == (6, 3) and out.trajectory.shape == (7, 6, 3)
     assert (out.nfe == 8).all()
