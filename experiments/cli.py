@@ -1,7 +1,6 @@
 """What the commands share: reading flags, one clear line for bad input, the run folder."""
 
 import dataclasses
-import json
 import os
 import pathlib
 import re
@@ -9,11 +8,13 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Annotated, Any
 
-import numpy as np
 import tyro
 
 from experiments import configs
 from score_jax import training
+from score_jax._files import write_json as write_json
+from score_jax._files import write_npz as write_npz
+from score_jax._files import write_text as write_text
 
 INTERRUPTED = 75  # exit code: stopped by a signal, everything is saved; start again to go on
 NOT_FINITE = 77  # exit code: too many steps in a row were not finite
@@ -174,7 +175,7 @@ def save_config(
     elif workdir.exists() and not workdir.is_dir():
         raise ValueError(f"workdir {str(workdir)!r} is a file, not a folder")
     workdir.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, configs.to_json(config))
+    write_text(path, configs.to_json(config))
 
 
 def check_new(name: str, folder: pathlib.Path) -> None:
@@ -192,31 +193,6 @@ def load_config(workdir: pathlib.Path) -> configs.Config:
         return configs.from_json(path.read_text())
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
-
-
-def write_atomically(path: pathlib.Path, text: str) -> None:
-    """Write a text file whole or not at all."""
-    part = path.with_name(path.name + ".part")
-    try:
-        part.write_text(text)
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
-
-
-def write_npz(path: pathlib.Path, **arrays: Any) -> None:
-    """Write arrays to a .npz file whole or not at all."""
-    part = path.with_name(path.name + ".part.npz")
-    try:
-        np.savez(part, **arrays)
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
-
-
-def write_json(path: pathlib.Path, value: Any) -> None:
-    """Write a JSON file whole or not at all."""
-    write_atomically(path, json.dumps(value, indent=2) + "\n")
 
 
 def table(rows: Sequence[Sequence[str]]) -> str:

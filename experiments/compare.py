@@ -209,7 +209,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     out = workdir if args.out is None else pathlib.Path(args.out)
     out.mkdir(parents=True, exist_ok=True)
     cli.write_json(out / "compare.json", result)
-    cli.write_atomically(out / "compare.md", report(result))
+    cli.write_text(out / "compare.md", report(result))
     print("\n" + report(result))
     written = ["compare.json", "compare.md"]
     try:

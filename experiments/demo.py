@@ -67,7 +67,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     judged = evaluate.evaluate(workdir, evaluate.Args(workdir=args.workdir, num=300))
     seconds["evaluate"] = time.perf_counter() - clock
     text = _summary(config, step, judged, drawn, seconds)
-    cli.write_atomically(workdir / "summary.txt", text)
+    cli.write_text(workdir / "summary.txt", text)
     cli.write_json(workdir / "seconds.json", seconds)
     print("\n" + text)
     print("Look at:")

@@ -5,15 +5,16 @@ as plain arrays in $SCORE_JAX_CACHE or ~/.cache/score_jax, and its last hidden l
 the feature. Data without labels, such as points of a file, are compared as they are.
 """
 
+import contextlib
 import hashlib
-import os
 import pathlib
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from score_jax import _xla
+from score_jax import runtime
+from score_jax._files import write_npz
 from score_jax.data import Dataset
 
 RECIPE = "MLPClassifier (128, 64) alpha=0.5 seed=0 v1"
@@ -40,7 +41,7 @@ def feature_space(
         :16
     ]
     path = (
-        _xla.cache_folder() / "features" if folder is None else folder
+        runtime.cache_folder() / "features" if folder is None else folder
     ) / f"{train.name}-{digest}.npz"
     weights = _read(path)
     if weights is None:
@@ -82,11 +83,7 @@ def _read(path: pathlib.Path) -> dict[str, np.ndarray] | None:
 
 
 def _write(path: pathlib.Path, arrays: dict[str, np.ndarray]) -> None:
-    part = path.with_name(f"{path.stem}-{os.getpid()}.part.npz")
-    try:
+    # A read-only or full disk costs the cache, not the evaluation.
+    with contextlib.suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
-        np.savez(part, **arrays)  # type: ignore[arg-type]
-        os.replace(part, path)
-    except OSError:
-        # A read-only or full disk costs the cache, not the evaluation.
-        part.unlink(missing_ok=True)
+        write_npz(path, **arrays)

@@ -3,9 +3,7 @@
 import contextlib
 import dataclasses
 import functools
-import os
 import pathlib
-import shutil
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -16,7 +14,8 @@ from experiments import build as builder
 from experiments import cli, dry_run, pictures, sampling
 from experiments.configs import Config
 from experiments.held_out import held_out_loss
-from score_jax import _xla, checkpoints, data, training
+from score_jax import checkpoints, data, runtime, training
+from score_jax._files import replacing
 
 CHECKPOINTS = "checkpoints"
 SNAPSHOTS = "averages"
@@ -25,8 +24,8 @@ METRICS = "metrics.jsonl"
 
 def start() -> None:
     """Prepare JAX for a command: compiler options for this CPU, and the cache of programs."""
-    _xla.tune_cpu()
-    _xla.enable_compilation_cache()
+    runtime.tune_cpu()
+    runtime.enable_compilation_cache()
 
 
 def initial_state(exp: builder.Experiment, key: Any = None) -> training.TrainState:
@@ -186,16 +185,12 @@ def write_run(
     `notes`: JSON values by the names of the files that they go to.
     """
     state = builder.make_state(exp, jax.random.key(exp.config.seed), params)
-    part = workdir.with_name(f".{workdir.name}.{os.getpid()}.part")
-    try:
+    with replacing(workdir) as part:
         cli.save_config(part, exp.config)
         for name, value in notes.items():
             cli.write_json(part / name, value)
         with checkpoints.open_checkpoints(part / CHECKPOINTS, keep=1) as store:
             store.save(step, state, extra=dataclasses.asdict(exp.config))
-        os.replace(part, workdir)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
