@@ -180,7 +180,13 @@ class Sampler(Protocol):
     """
 
     def run(
-        self, key: Any, sde: Any, score: Any, x: Any, grid: Any, save_every: int | None = None
+        self,
+        key: PRNGKey,
+        sde: SDE,
+        score: ScoreFn,
+        x: Data,
+        grid: Any,
+        save_every: int | None = None,
     ) -> SampleOut:
         """Take x (b, *d) along the grid; traced by `sample`."""
         ...

@@ -23,11 +23,18 @@ import numpy as np
 from jaxtyping import Array, Key
 
 from score_jax._batched import in_chunks
+from score_jax.samplers.arguments import (
+    check_array,
+    check_key,
+    check_sampler,
+    check_score,
+    check_sde,
+)
 from score_jax.samplers.final import FinalDenoising, denoised, tweedie
 from score_jax.samplers.grids import check_grid
 from score_jax.samplers.ode import probability_flow
 from score_jax.samplers.simulate import simulate
-from score_jax.types import SampleOut, Sampler, Step
+from score_jax.types import SDE, Data, PRNGKey, SampleOut, Sampler, ScoreFn, Step
 
 Options = tuple[tuple[str, Any], ...]
 
@@ -38,10 +45,16 @@ class Stepwise:
 
     make: Callable[..., Step]
     options: Options = ()
-    final_denoising: Callable[[Any, Any], FinalDenoising] = tweedie
+    final_denoising: Callable[[SDE, ScoreFn], FinalDenoising] = tweedie
 
     def run(
-        self, key: Any, sde: Any, score: Any, x: Any, grid: Any, save_every: int | None = None
+        self,
+        key: PRNGKey,
+        sde: SDE,
+        score: ScoreFn,
+        x: Data,
+        grid: Any,
+        save_every: int | None = None,
     ) -> SampleOut:
         """Take x (b, *d) along every interval of the grid."""
         step = self.make(sde, score, **dict(self.options))
@@ -55,10 +68,16 @@ class Flow:
 
     solve: Callable[..., Any]
     options: Options = ()
-    final_denoising: Callable[[Any, Any], FinalDenoising] = tweedie
+    final_denoising: Callable[[SDE, ScoreFn], FinalDenoising] = tweedie
 
     def run(
-        self, key: Any, sde: Any, score: Any, x: Any, grid: Any, save_every: int | None = None
+        self,
+        key: PRNGKey,
+        sde: SDE,
+        score: ScoreFn,
+        x: Data,
+        grid: Any,
+        save_every: int | None = None,
     ) -> SampleOut:
         """Take x (b, *d) from the first to the last time of the grid; the solver finds the rest."""
         del key
@@ -77,7 +96,7 @@ class Flow:
 def stepwise(
     make: Callable[..., Step],
     *,
-    final_denoising: Callable[[Any, Any], FinalDenoising] = tweedie,
+    final_denoising: Callable[[SDE, ScoreFn], FinalDenoising] = tweedie,
     **options: Any,
 ) -> Stepwise:
     """Make a `Sampler` of a factory of steps, `make(sde, score, **options) -> Step`.
@@ -94,7 +113,7 @@ def stepwise(
 def flow(
     solve: Callable[..., Any] = probability_flow,
     *,
-    final_denoising: Callable[[Any, Any], FinalDenoising] = tweedie,
+    final_denoising: Callable[[SDE, ScoreFn], FinalDenoising] = tweedie,
     **options: Any,
 ) -> Flow:
     """Make a `Sampler` of a solver `solve(sde, score, x, *, t_from, t_to, **options)` of the flow.
@@ -109,11 +128,11 @@ def flow(
 
 
 class Samples(NamedTuple):
-    """Samples on the host, in their order, and what they cost.
+    """Samples on the host, in their order, and their cost.
 
-    x: (num, *d); nfe: (num,), network evaluations that each needed; trajectory: (k, num, *d) or
-    None; seconds: wall time of drawing; compile_seconds: of compiling, about 0 where that was done
-    before.
+    x: (num, *d); nfe: (num,), network evaluations of each; trajectory: (k, num, *d) or None;
+    seconds: wall time of drawing; compile_seconds: time until the first chunk was dispatched, about 0
+    where the program was compiled before.
     """
 
     x: np.ndarray
@@ -125,12 +144,12 @@ class Samples(NamedTuple):
 
 def sample(
     key: Key[Array, ""],
-    sde: Any,
-    score: Any,
+    sde: SDE,
+    score: Callable[..., Any],
     shape: Sequence[int],
-    sampler: Any,
-    grid: Any,
     *,
+    sampler: Sampler | Callable[..., Step],
+    grid: Any,
     y: Any = None,
     chunk: int = 256,
     save_every: int | None = None,
@@ -141,12 +160,14 @@ def sample(
 ) -> Samples:
     """Draw shape[0] samples of shape shape[1:], `chunk` at a time over all devices: `Samples`.
 
-    `sampler` is a `Sampler` (`stepwise`, `flow`) or simply a factory of steps such as
-    `reverse_diffusion`, with Tweedie's formula as the final denoising. `grid` holds the times from
-    sde.t1 to where to stop. With `y`, labels or anything else whose leaves have one entry a sample,
-    `score` is a function of the chunk's part (b, ...) of it that returns a `ScoreFn`. Arrays in a
-    `jax.tree_util.Partial` (parameters) are handed to the program, so that new ones need no new
-    program; arrays that `score` closes over become constants of it.
+    `sampler` is a `Sampler` (`stepwise`, `flow`) or a factory of steps such as `reverse_diffusion`,
+    with Tweedie's formula as the final denoising. `grid` holds the times from sde.t1 to where to stop.
+    With `y`, labels or any tree of arrays with one entry a sample, `score` is a function of the chunk's
+    part (b, ...) of it that returns a `ScoreFn`.
+
+    The arrays of a score that is a tree, such as `Model.score(params)` or `jax.tree_util.Partial`, are
+    arguments of the program: other parameters need no other program. The arrays that a plain closure
+    holds are constants of its program, which is kept as long as the closure.
 
     The same key gives the same sample number i (up to rounding, see the module) whatever `chunk`,
     `shape[0]` and `devices` (default: all of this process). Samples are numbered from `first`: draw
@@ -156,14 +177,19 @@ def sample(
     and the pictures depend on `chunk` and `devices`. The bar is shown in terminals, or as
     `progress` says.
 
-    Compiled programs are kept: a second call with equal arguments, and another key, grid of the
-    same length, parameters or labels, compiles nothing.
+    A second call with equal arguments, and another key, grid of the same length, parameters or labels,
+    compiles nothing.
 
-    Raises ValueError for shapes, chunks, labels or grids that do not fit, before compiling.
+    Raises ValueError for arguments that do not fit, before compiling.
 
-    >>> out = sample(jax.random.key(0), sde, score, (64, 28, 28, 1), sampler=heun, grid=uniform_grid(sde, 20))
+    >>> out = sample(jax.random.key(0), sde, score, (64, 28, 28, 1),
+    ...              sampler=heun, grid=uniform_grid(sde, 20))
     >>> out.x.shape, out.nfe.mean()
     """
+    check_key(key)
+    check_sde(sde)
+    check_score(score)
+    check_sampler(sampler)
     num, item = _check(shape, first, save_every)
     grid = check_grid(grid, sde.t1)
     sampler = sampler if isinstance(sampler, Sampler) else stepwise(sampler)
@@ -195,9 +221,7 @@ class _Drawing(NamedTuple):
     together: bool
 
 
-def _check(
-    shape: Sequence[int], first: int, save_every: int | None
-) -> tuple[int, tuple[int, ...]]:
+def _check(shape: Sequence[int], first: int, save_every: int | None) -> tuple[int, tuple[int, ...]]:
     if len(shape) < 1 or any(n < 1 for n in shape):
         raise ValueError(f"shape must be (num, *d) of numbers >= 1, got {tuple(shape)}")
     if not 0 <= first < 2**32 - shape[0]:
@@ -208,6 +232,7 @@ def _check(
 
 
 def _labels(y: Any, num: int) -> Any:
+    check_array("y", y)
     y = jax.tree.map(np.asarray, y)
     for leaf in jax.tree.leaves(y):
         if leaf.ndim < 1 or leaf.shape[0] != num:
@@ -227,9 +252,7 @@ def _draw(drawing: _Drawing, index: Any, y: Any) -> Any:
         if not callable(score):
             raise ValueError(f"with y, score must return a ScoreFn for its part, got {score!r}")
         x = drawing.sde.prior_sample(prior_key, (size, *drawing.item))
-        out = drawing.sampler.run(
-            step_key, drawing.sde, score, x, drawing.grid, drawing.save_every
-        )
+        out = drawing.sampler.run(step_key, drawing.sde, score, x, drawing.grid, drawing.save_every)
         path = None if out.trajectory is None else jnp.swapaxes(out.trajectory, 0, 1)
         return out.x, jnp.broadcast_to(jnp.asarray(out.nfe, jnp.int32), (size,)), path
 

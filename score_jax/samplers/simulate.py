@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Key, Shaped
 
+from score_jax.samplers.arguments import check_array
 from score_jax.samplers.final import FinalDenoising, denoised
 from score_jax.samplers.grids import check_float, check_grid
 from score_jax.types import SampleOut, Step, StepOut
@@ -34,6 +35,7 @@ def simulate(
     """
     if not isinstance(step, Step):
         raise ValueError(f"step must be a Step, such as euler_maruyama(sde, score), got {step!r}")
+    check_array("x", x)
     check_float(x)
     grid = check_grid(grid)
     n = grid.shape[0] - 1

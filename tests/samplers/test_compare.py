@@ -29,7 +29,8 @@ def rows():
     """Euler with few and many steps, an adaptive solver, and noise."""
     key = jax.random.key(1)
     latents = sm.sample(
-        key, SDE, SCORE, SHAPE, sampler=sm.stepwise(lambda sde, score: sm.chain(), final_denoising=sm.as_it_is),
+        key, SDE, SCORE, SHAPE,
+        sampler=sm.stepwise(lambda sde, score: sm.chain(), final_denoising=sm.as_it_is),
         grid=[1.0, T0], progress=False,
     ).x  # fmt: skip
     euler = sm.stepwise(sm.euler_maruyama, ode=True, final_denoising=sm.as_it_is)

@@ -115,4 +115,6 @@ def test_a_score_of_another_shape_is_refused_while_tracing(last):
             pytest.fail(f"{name} took a score of shape {last}")
     sampler = sm.euler_maruyama
     with pytest.raises(ValueError, match="score must return the shape of x"):
-        sm.sample(key, sde, lambda x, t: x[:, :1], (4, 2), sampler, TIMES, progress=False)
+        sm.sample(
+            key, sde, lambda x, t: x[:, :1], (4, 2), sampler=sampler, grid=TIMES, progress=False
+        )

@@ -1,12 +1,15 @@
 """`sample`: the same pictures whatever the chunk and the devices, labels in place, nothing twice."""
 
-import functools
+import gc
+import inspect
+import weakref
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from score_jax import _batched
 from score_jax import samplers as sm
 from score_jax.samplers import sampling as module
 from score_jax.sde import VE, VP
@@ -151,45 +154,84 @@ def test_nfe_is_what_the_network_saw():
         assert len(seen) == out.nfe.max()
 
 
-def scaled(params, x, t):
-    """A score whose parameters are arguments."""
-    return params["w"] * SCORE(x, t)
+def test_traced_once_for_keys_grids_parameters_and_equal_samplers():
+    """The parameters of a tree are arguments; as often as for the first call, for another SDE."""
+    traced = []
 
+    def scaled(params, x, t):
+        traced.append(1)
+        return params["w"] * SCORE(x, t)
 
-def test_compiled_once_for_keys_grids_parameters_and_equal_samplers(monkeypatch):
-    compiled, lower = [], module._compile
+    def draw(i, sde):
+        return sm.sample(
+            jax.random.key(i), sde, jax.tree_util.Partial(scaled, {"w": jnp.float32(1 + i)}),
+            (4 + 4 * (i % 2), 2), sampler=sm.stepwise(sm.euler_maruyama, ode=True),
+            grid=np.linspace(1, 0.01 * (i + 1), 5), chunk=4, progress=False,
+        )  # fmt: skip
 
-    @functools.lru_cache
-    def counting(*args):
-        compiled.append(1)
-        return lower(*args)
-
-    monkeypatch.setattr(module, "_kept", counting)
-    drawn = [
-        module.sample(
-            jax.random.key(i), VE(0.01, 5.0 if i < 9 else 6.0),
-            jax.tree_util.Partial(scaled, {"w": jnp.float32(1 + i)}), (4 + 4 * (i % 2), 2),
-            sampler=module.stepwise(sm.euler_maruyama, ode=True), grid=np.linspace(1, 0.01 * (i + 1), 5),
-            chunk=4, progress=False,
-        )
-        for i in range(10)
-    ]  # fmt: skip
-    assert len(compiled) == 2  # the last is of another SDE
+    drawn = [draw(0, VE(0.01, 5.0))]
+    once = len(traced)
+    drawn += [draw(i, VE(0.01, 5.0)) for i in range(1, 9)]
+    assert len(traced) == once > 0
+    drawn.append(draw(9, VE(0.01, 6.0)))
+    assert len(traced) == 2 * once
     assert len({out.x.tobytes() for out in drawn}) == 10
+
+
+def closure():
+    """A score that closes over an array, a weak reference to the array, and the traces of it."""
+    weights, traced = jnp.ones((1000, 1000)), []
+
+    def score(x, t):
+        traced.append(1)
+        return SCORE(x, t) * weights[0, 0]
+
+    return score, weakref.ref(weights), traced
+
+
+def test_a_closure_is_compiled_once_and_dies_with_its_arrays():
+    """Nothing holds a score or what it closes over after the caller has dropped it."""
+    score, weights, traced = closure()
+    draw_with = lambda seed: sm.sample(
+        jax.random.key(seed), SDE, score, (4, 2), sampler=sm.euler_maruyama, grid=GRID,
+        progress=False,
+    )  # fmt: skip
+    first = draw_with(0)
+    once = len(traced)
+    second = draw_with(1)
+    assert len(traced) == once > 0
+    assert second.compile_seconds < first.compile_seconds
+    alive = weakref.ref(score)
+    del score, draw_with
+    gc.collect()
+    assert alive() is None and weights() is None
+
+
+def test_parameters_of_a_tree_die_after_the_call():
+    held = jnp.ones((1000, 1000))
+    given = jax.tree_util.Partial(lambda w, x, t: SCORE(x, t) * w[0, 0], held)
+    sm.sample(
+        jax.random.key(0), SDE, given, (4, 2), sampler=sm.euler_maruyama, grid=GRID, progress=False
+    )
+    alive = weakref.ref(held)
+    del held, given
+    gc.collect()
+    assert alive() is None
 
 
 def test_devices_do_not_wait_for_each_other():
     """No collective operation in the program, not even in the loop of the adaptive solver."""
-    key, y = jax.random.key(0), None
-    plan = module._Plan(
-        SAMPLERS["ode"], SDE, module._apart(SCORE)[1], (2,), False, None, False,
-        tuple(jax.devices()),
+    drawing = module._Drawing(
+        jax.random.key(0), jnp.asarray([1.0, 0.1]), np.uint32(0), SCORE, SAMPLERS["ode"], SDE, (2,),
+        False, None, False,
     )  # fmt: skip
-    mesh = jax.sharding.Mesh(np.array(jax.devices()), (module.AXIS,))
-    place = lambda *names: jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(*names))
-    fixed = jax.device_put((key, jnp.asarray([1.0, 0.1]), []), place())
-    numbers = jax.device_put(np.arange(4, dtype=np.uint32), place(module.AXIS))
-    text = module._program(plan, (*fixed, numbers, y)).as_text()
+    mesh = jax.sharding.Mesh(np.array(jax.devices()), ("examples",))
+    run, arguments = _batched.program(module._draw, drawing, mesh)
+    numbers = jax.device_put(
+        np.arange(4, dtype=np.uint32),
+        jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("examples")),
+    )
+    text = run.lower(*arguments, numbers, None).compile().as_text()
     assert "while" in text
     for name in ("all-reduce", "all-gather", "all-to-all", "collective-permute", "reduce-scatter"):
         assert name not in text
@@ -217,14 +259,54 @@ def test_bad_input_is_named(given, named):
         module.sample(jax.random.key(0), SDE, progress=False, **options)
 
 
-def test_what_cannot_be_compared_is_compiled_each_time():
+class Net:
+    """A network by the names of its methods."""
+
+    def apply(self, params, x, noise_input):
+        return x
+
+
+MEANT = [
+    (
+        {"key": SDE, "sde": jax.random.key(0)},
+        r"key must be one typed key.*got VP.*the order is sample",
+    ),
+    ({"key": jax.random.PRNGKey(0)}, "key must be one typed key"),
+    ({"sde": SCORE, "score": SDE}, r"sde must be an SDE, such as VP\(\), got <function"),
+    ({"score": SHAPE}, r"score must be a function \(x, t\) -> array, got \(7, 2, 3, 1\)"),
+    ({"score": Net().apply}, r"got Net.apply, which needs parameters"),
+    ({"sampler": "dpmpp_2m"}, "pass score_jax.samplers.dpmpp_2m, without quotes"),
+    ({"sampler": sm.heun(SDE, SCORE)}, "got a Step: pass the factory"),
+    ({"sampler": GRID, "grid": sm.heun}, "sampler must be a Sampler or a factory.*got an array"),
+    ({"y": [0, 1, 2, 3]}, "y must be an array, got a list"),
+]
+
+
+@pytest.mark.parametrize(("given", "named"), MEANT, ids=[named[:20] for _, named in MEANT])
+def test_what_was_meant_is_said(given, named):
+    """The types of the signature are checked in the tests; users have the errors alone."""
+    options = {
+        "key": jax.random.key(0), "sde": SDE, "score": SCORE, "shape": (4, 2), "grid": GRID,
+        "sampler": sm.euler_maruyama, "progress": False,
+    } | given  # fmt: skip
+    with pytest.raises(ValueError, match=named):
+        inspect.unwrap(sm.sample)(**options)
+
+
+def test_what_cannot_be_compared_samples_too():
     """An SDE of the user's without a hash still samples."""
 
     class Mine(VP):
         __hash__ = None
 
     out = module.sample(
-        jax.random.key(0), Mine(), SCORE, (2, 2), sampler=sm.euler_maruyama, grid=GRID, progress=False
+        jax.random.key(0),
+        Mine(),
+        SCORE,
+        (2, 2),
+        sampler=sm.euler_maruyama,
+        grid=GRID,
+        progress=False,
     )
     assert np.isfinite(out.x).all()
 
