@@ -4,6 +4,7 @@ import operator
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
+from experiments.config import SampleConfig
 from score_jax import discrete, samplers
 from score_jax.samplers import grids, song
 from score_jax.samplers.adaptive import adaptive_multistep
@@ -20,7 +21,7 @@ from score_jax.types import Step
 class Known(NamedTuple):
     """A sampler by name: how it is made, the grid it is usually given, whether it draws noise."""
 
-    make: Callable[[Any], Any]
+    make: Callable[[SampleConfig], Any]
     grid: str = "uniform"
     deterministic: bool = False
     adaptive: bool = False
@@ -112,27 +113,29 @@ def song_predictor_corrector(
     )
 
 
-def _steps(make: Callable[..., Step], **fields: Any) -> Callable[[Any], Any]:
+def _steps(make: Callable[..., Step], **fields: Any) -> Callable[[SampleConfig], Any]:
     """Samplers of steps; each option is a value, or a function of the config."""
 
-    def made(c: Any) -> Any:
+    def made(c: SampleConfig) -> Any:
         options = {k: v(c) if callable(v) else v for k, v in fields.items()}
-        return samplers.stepwise(make, finish=FINISHES[c.finish], **options)
+        return samplers.stepwise(make, final_denoising=FINISHES[c.finish], **options)
 
     return made
 
 
-def _adaptive(c: Any) -> Any:
+def _adaptive(c: SampleConfig) -> Any:
     # The denoised state comes with the last step, at no further evaluation.
     finish = samplers.last_mean if c.finish == "tweedie" else FINISHES[c.finish]
-    return samplers.flow(adaptive_multistep, finish=finish, rtol=c.rtol, atol=c.atol)
+    return samplers.flow(adaptive_multistep, final_denoising=finish, rtol=c.rtol, atol=c.atol)
 
 
-def _flow(solve: Callable[..., Any]) -> Callable[[Any], Any]:
-    return lambda c: samplers.flow(solve, finish=FINISHES[c.finish], rtol=c.rtol, atol=c.atol)
+def _flow(solve: Callable[..., Any]) -> Callable[[SampleConfig], Any]:
+    return lambda c: samplers.flow(
+        solve, final_denoising=FINISHES[c.finish], rtol=c.rtol, atol=c.atol
+    )
 
 
-def _fields(*names: str) -> dict[str, Callable[[Any], Any]]:
+def _fields(*names: str) -> dict[str, Callable[[SampleConfig], Any]]:
     """Options of a sampler that are fields of the config by the same name."""
     return {name: operator.attrgetter(name) for name in names}
 
@@ -163,13 +166,13 @@ SAMPLERS: dict[str, Known] = {
 }
 
 
-TABLE_SAMPLERS: dict[str, Callable[[Any, Any], Any]] = {
+TABLE_SAMPLERS: dict[str, Callable[[SampleConfig, Any], Any]] = {
     "table_ancestral": lambda c, table: samplers.tablewise(samplers.table_ancestral, table),
     "table_ddim": lambda c, table: samplers.tablewise(samplers.table_ddim, table, eta=c.eta),
 }
 
 
-def respaced(c: Any, diffusion: Any) -> Any:
+def respaced(c: SampleConfig, diffusion: Any) -> Any:
     """Cut a beta table down to the steps of a config; ValueError for a sampler without a table."""
     if diffusion is None:
         raise ValueError(
@@ -184,38 +187,38 @@ def table_of(diffusion: Any, steps: int | None) -> Any:
     return diffusion if whole else discrete.respace(diffusion, str(steps))
 
 
-def make_table(c: Any, table: Any) -> tuple[Any, Any]:
+def make_table(c: SampleConfig, table: Any) -> tuple[Any, Any]:
     """Make the sampler of a config on a table, and its grid."""
     grid = grids.table_grid(table.n_original, table.index_map)
     return lookup("sampler", c.sampler, TABLE_SAMPLERS)(c, table), grid
 
 
-def make(c: Any) -> Any:
+def make(c: SampleConfig) -> Any:
     """Make the sampler of a config."""
     return lookup("sampler", c.sampler, SAMPLERS).make(c)
 
 
-def make_grid(c: Any, sde: Any) -> Any:
+def make_grid(c: SampleConfig, sde: Any) -> Any:
     """Make the grid of a config; an adaptive sampler uses only its ends."""
     usual = lookup("sampler", c.sampler, SAMPLERS).grid
     name = usual if c.grid == "usual" else c.grid
     return lookup("grid", name, GRIDS)(sde, c.steps, t0=c.t0)
 
 
-def deterministic(c: Any) -> bool:
+def deterministic(c: SampleConfig) -> bool:
     """Whether all noise of a sample is in its latent."""
     return lookup("sampler", c.sampler, SAMPLERS).deterministic and (
         c.sampler != "ddim" or c.eta == 0
     )
 
 
-def thresholded(c: Any, sde: Any, score: Any, low: float, high: float) -> Any:
+def thresholded(c: SampleConfig, sde: Any, score: Any, low: float, high: float) -> Any:
     """Keep what the score says of x0 within the range of the data, as the config says."""
     rule = lookup("threshold", c.threshold, THRESHOLDS)
     return score if rule is None else threshold(sde, score, rule(low=low, high=high))
 
 
-def evaluations(c: Any, sde: Any) -> tuple[int, int]:
+def evaluations(c: SampleConfig, sde: Any) -> tuple[int, int]:
     """Evaluations a step, and what a run costs besides: (nfe, extra)."""
     made = make(c)
     # Never called: a step says what it costs without it.
@@ -223,7 +226,7 @@ def evaluations(c: Any, sde: Any) -> tuple[int, int]:
     return step.nfe, step.nfe_extra + (c.finish == "tweedie")
 
 
-def steps_within(c: Any, sde: Any, nfe: int) -> int:
+def steps_within(c: SampleConfig, sde: Any, nfe: int) -> int:
     """How many steps of the sampler `nfe` evaluations allow, at least one."""
     each, extra = evaluations(c, sde)
     return max(1, (nfe - extra) // max(1, each))
