@@ -10,6 +10,10 @@ from score_jax.inverse import posterior_sample as posterior_sample
 from score_jax.likelihood import bits_per_dim as bits_per_dim
 from score_jax.likelihood import log_likelihood as log_likelihood
 from score_jax.losses import dsm_loss as dsm_loss
+from score_jax.model import Model as Model
+from score_jax.parametrization import IndexInput as IndexInput
+from score_jax.parametrization import StdInput as StdInput
+from score_jax.parametrization import TimeInput as TimeInput
 from score_jax.samplers import adaptive_multistep as adaptive_multistep
 from score_jax.samplers import chain as chain
 from score_jax.samplers import compare_samplers as compare_samplers

@@ -146,6 +146,7 @@ def draw_noised(
 ) -> tuple[Noised, Draw]:
     """batch["x"] at times drawn by the rule, or at the timesteps of batch["index"]."""
     draw = draw_of(key, batch)
+    key = batch["rows"].key if "rows" in batch else key  # shim: remove at the end
     if "index" in batch:
         if not isinstance(sde, NoiseSchedule):
             raise ValueError(f'batch["index"] needs an sde with timesteps, got {sde!r}')
@@ -205,8 +206,9 @@ def training_loss(
     def loss(params: Params, key: Key[Array, ""], batch: Batch) -> tuple[Float[Array, ""], Metrics]:
         drawn, draw = draw_noised(sde, key, batch, times=times, t0=t0, stratified=stratified)
         kwargs = {k: batch[k] for k in ("y", "low_res") if k in batch} | dropout_of(draw, train)
-        if train and null_class is not None and "y" in batch:
-            drop = lambda key, y: drop_labels(key, y, rate=label_dropout, null_class=null_class)
+        if train and label_dropout and "y" in batch:
+            null = int(null_class or 0)
+            drop = lambda key, y: drop_labels(key, y, rate=label_dropout, null_class=null)
             kwargs["y"] = draw.fold(LABELS).each(drop, batch["y"])
         value = apply(params, drawn.x, noise_input(sde, drawn.t), **kwargs)
         sample = Sample(sde, parametrization, variance, value, drawn.x0, drawn.x, drawn.z, drawn.t)
