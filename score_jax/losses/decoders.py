@@ -7,6 +7,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from score_jax._check import check_count
+
 Decoder = Callable[[Any, Any, Any], Any]  # (x0, mean, log_variance) -> log p in nats, shape of x0
 LogMass = Callable[[Any, Any], Any]  # (lower, upper) -> log of a unit Gaussian's mass in between
 
@@ -66,8 +68,7 @@ def discretized_gaussian(
 
     >>> decoder = discretized_gaussian(17)
     """
-    if levels < 2:
-        raise ValueError(f"levels must be at least 2, got {levels!r}")
+    check_count(2, levels=levels)
     if not low < high:
         raise ValueError(f"low must be below high, got {low=}, {high=}")
     half = 0.5 * (high - low) / (levels - 1)

@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
+from score_jax._check import check, check_count
 from score_jax.types import IndexSampler
 
 Drawn = Array  # (b,): indices, or weights
@@ -28,14 +29,9 @@ class LossHistory(NamedTuple):
     count: Int[Array, " n"]
 
 
-def _check(n: object) -> None:
-    if isinstance(n, bool) or not isinstance(n, int) or n < 1:
-        raise ValueError(f"n, the length of the schedule, must be an integer >= 1, got {n!r}")
-
-
 def uniform_indices(n: int) -> IndexSampler:
     """Every one of n indices with the same probability and weight 1, without a state."""
-    _check(n)
+    check_count(n=n)
 
     def draw(state: tuple[()], key: Key[Array, ""], b: int) -> tuple[Drawn, Drawn]:
         return jax.random.randint(key, (b,), 0, n), jnp.ones(b)
@@ -83,11 +79,8 @@ def loss_second_moment(n: int, *, history: int = 10, uniform: float = 1e-3) -> I
     >>> step = make_train_step(loss, optimizer, index_sampler=sampler)
     >>> state = init_state(key, params, optimizer, index_sampler=sampler)
     """
-    _check(n)
-    if history < 1:
-        raise ValueError(f"history must be at least 1, got {history!r}")
-    if not 0 < uniform <= 1:
-        raise ValueError(f"uniform must be in (0, 1], got {uniform!r}")
+    check_count(n=n, history=history)
+    check("uniform", uniform, 0 < uniform <= 1, "in (0, 1]")
 
     def init() -> LossHistory:
         return LossHistory(jnp.zeros((n, history)), jnp.zeros(n, jnp.int32))

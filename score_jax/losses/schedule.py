@@ -14,6 +14,7 @@ and the objectives, for an index i drawn uniformly or with a weight 1/(N p_i),
 """
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -21,6 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float
 
+from score_jax._check import check_positive
 from score_jax._math import as_time, batch_mean
 from score_jax.losses.decoders import Decoder, discretized_gaussian, gaussian_kl
 from score_jax.losses.times import Weighting
@@ -53,7 +55,7 @@ def bound_term(
     return jnp.where(as_time(t_next) > 0, kl, nll) / math.log(2.0)
 
 
-def per_step(weights: ArrayLike) -> Weighting:
+def per_step(weights: Sequence[float] | ArrayLike) -> Weighting:
     """The weighting of a list of weights (n,), one for each index of a noise schedule.
 
     Raises ValueError unless there is one finite weight >= 0 per timestep.
@@ -62,7 +64,7 @@ def per_step(weights: ArrayLike) -> Weighting:
     if not (np.isfinite(values) & (values >= 0)).all():
         raise ValueError(f"weights must be finite and >= 0, got {weights!r}")
 
-    def weighting(sde: SDE, t: Float[Array, " b"]) -> Float[Array, " b"]:
+    def weighting(sde: SDE, t: Float[Array, "..."]) -> Float[Array, "..."]:
         schedule = _schedule(sde)
         if values.shape != (schedule.n,):
             raise ValueError(
@@ -127,8 +129,7 @@ def hybrid(
 
     Raises ValueError unless weight > 0 and, when traced, unless the model's variance is learned.
     """
-    if not (math.isfinite(weight) and weight > 0):
-        raise ValueError(f"weight must be > 0, got {weight!r}")
+    check_positive(weight=weight)
     squares, bound = simple(weighting=weighting), variational(decoder=decoder)
 
     def objective(s: Sample) -> tuple[Any, dict[str, Any]]:

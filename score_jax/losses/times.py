@@ -15,7 +15,7 @@ The variance is far smaller, since -lambda' grows without bound at t = 0 (arXiv:
 5.2). `log_snr_times` with `importance_weighting` is the right-hand side.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
@@ -23,13 +23,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float, Key
 
+from score_jax._check import check
 from score_jax._math import bcast
 from score_jax.draws import Draw
 from score_jax.sde import NoiseSchedule
 from score_jax.types import SDE
 
 Times = Callable[[Float[Array, " b"], float, float], Float[Array, " b"]]
-Weighting = Callable[[SDE, Float[Array, " b"]], Float[Array, " b"]]
+Weighting = Callable[[SDE, Float[Array, "..."]], Float[Array, "..."]]
 
 _OFFSET = 2**31 - 1  # of the shared key; examples fold their places in
 _TIME, _NOISE, LABELS, DROPOUT = range(4)  # the purposes of an example's draw
@@ -54,7 +55,7 @@ def log_snr_times(sde: SDE) -> Times:
     return times
 
 
-def timesteps(values: ArrayLike) -> Times:
+def timesteps(values: Sequence[float] | ArrayLike) -> Times:
     """Times drawn uniformly from given ones (n,), such as `schedule.times` of a noise schedule.
 
     Raises ValueError unless values is a list of at least one time.
@@ -82,7 +83,7 @@ def importance_weighting(sde: SDE, t0: float) -> Weighting:
     """
     check_t0(sde, t0)
 
-    def weighting(sde: SDE, t: Float[Array, " b"]) -> Float[Array, " b"]:
+    def weighting(sde: SDE, t: Float[Array, "..."]) -> Float[Array, "..."]:
         fall = sde.log_snr(jnp.asarray(t0)) - sde.log_snr(jnp.asarray(sde.t1))
         return jnp.full_like(t, 1.0) * (fall / (sde.t1 - t0)).astype(t.dtype)
 
@@ -91,8 +92,7 @@ def importance_weighting(sde: SDE, t0: float) -> Weighting:
 
 def check_t0(sde: SDE, t0: float) -> None:
     """Raise ValueError unless 0 < t0 < t1."""
-    if not 0 < t0 < sde.t1:
-        raise ValueError(f"t0 must be in (0, t1={sde.t1}), got {t0!r}")
+    check("t0", t0, 0 < t0 < sde.t1, f"in (0, t1={sde.t1})")
 
 
 def unit_numbers(key: Key[Array, ""], draw: Draw, *, stratified: bool = True) -> Float[Array, " b"]:
@@ -113,14 +113,7 @@ class Noised(NamedTuple):
 
 
 def noised(sde: SDE, draw: Draw, x0: Float[Array, "b *d"], t: Float[Array, " b"]) -> Noised:
-    """x0 with the noise of the draw at times t.
-
-    Raises ValueError for data that are not floating point.
-    """
-    if not jnp.issubdtype(x0.dtype, jnp.floating):
-        raise ValueError(
-            f'batch["x"] must be floating, got {x0.dtype}: scale and dequantise integers first'
-        )
+    """x0 with the noise of the draw at times t."""
     z = draw.fold(_NOISE).each(lambda key: jax.random.normal(key, x0.shape[1:], x0.dtype))
     mean, std = sde.marginal(x0, t)
     return Noised(x0, mean + bcast(std, x0) * z, z, t)

@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
+from score_jax._check import check, check_float
 from score_jax._math import batch_mean, batch_sum
 from score_jax.draws import Draw, draw_of
 from score_jax.losses.times import (
@@ -61,12 +62,12 @@ Objective = Callable[[Sample], tuple[Any, dict[str, Any]]]  # -> losses (b,) and
 Reduction = Callable[[Float[Array, "b *d"]], Float[Array, " b"]]
 
 
-def noise_weighting(sde: SDE, t: Float[Array, " b"]) -> Float[Array, " b"]:
+def noise_weighting(sde: SDE, t: Float[Array, "..."]) -> Float[Array, "..."]:
     """w(t) = 1 in eq. (1): lambda(t) = s(t)^2, the default of arXiv:2011.13456."""
     return jnp.ones_like(t)
 
 
-def likelihood_weighting(sde: SDE, t: Float[Array, " b"]) -> Float[Array, " b"]:
+def likelihood_weighting(sde: SDE, t: Float[Array, "..."]) -> Float[Array, "..."]:
     """w(t) = g(t)^2 / s(t)^2 in eq. (1): lambda(t) = g(t)^2, for likelihood (arXiv:2101.09258)."""
     return jnp.square(sde.diffusion(t) / sde.std(t))
 
@@ -129,8 +130,7 @@ def drop_labels(
 
 
 def _check_dropout(label_dropout: float, null_class: int | None) -> None:
-    if not 0 <= label_dropout < 1:
-        raise ValueError(f"label_dropout must be in [0, 1), got {label_dropout!r}")
+    check("label_dropout", label_dropout, 0 <= label_dropout < 1, "in [0, 1)")
     if label_dropout > 0 and null_class is None:
         raise ValueError("null_class must be given with label_dropout: the class of no label")
 
@@ -145,6 +145,7 @@ def draw_noised(
     stratified: bool,
 ) -> tuple[Noised, Draw]:
     """batch["x"] at times drawn by the rule, or at the timesteps of batch["index"]."""
+    check_float('batch["x"]', batch["x"])
     draw = draw_of(key, batch)
     key = batch["rows"].key if "rows" in batch else key  # shim: remove at the end
     if "index" in batch:

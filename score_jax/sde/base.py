@@ -20,7 +20,6 @@ compiled once for each set of parameters.
 """
 
 import dataclasses
-import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -28,6 +27,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, DTypeLike, Float, Key
 
+from score_jax._check import check_positive
 from score_jax._math import as_time, bcast, elementwise_grad, normal_logp
 from score_jax.types import SDE, ScoreFn, score_at
 
@@ -35,15 +35,6 @@ TimeLike = float | Float[Array, "..."]
 Coefficient = Float[Array, "..."]
 
 _TINY = 1e-30  # the smallest variance whose logarithm is taken
-
-
-def require_positive(owner: str, **values: object) -> None:
-    """Raise ValueError naming the first value that is not a finite number above 0."""
-    for name, value in values.items():
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            raise ValueError(f"{owner}: {name} must be a number, got {value!r}")
-        if not (math.isfinite(value) and value > 0):
-            raise ValueError(f"{owner}: {name} must be finite and > 0, got {name}={value!r}")
 
 
 class LinearSDE:
@@ -226,7 +217,7 @@ def from_marginals(
 
     >>> cosine = from_marginals(lambda t: jnp.cos(t), lambda t: jnp.sin(t), t1=1.5)
     """
-    require_positive("from_marginals", t1=t1)
+    check_positive("from_marginals", t1=t1)
     t = jnp.linspace(1e-3, 1.0, 257) * t1
     with jax.ensure_compile_time_eval():
         m, s = mean_coeff(t), std(t)
@@ -254,7 +245,7 @@ def from_marginals(
                 f"near t={float(t[at])}"
             )
         terminal = float(s[-1])
-    require_positive("from_marginals", **{"std(t1)": terminal})
+    check_positive("from_marginals", **{"std(t1)": terminal})
     return Marginals(mean_coeff, std, float(t1), terminal)
 
 

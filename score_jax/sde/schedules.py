@@ -26,6 +26,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float, Int
 
+from score_jax._check import check, check_count
 from score_jax._math import as_time
 from score_jax.sde.base import Coefficient, RateSDE, TimeLike
 
@@ -74,7 +75,7 @@ class NoiseSchedule(RateSDE):
         nearest = jnp.round(as_time(t) * self.n).astype(jnp.int32) - 1
         return jnp.clip(nearest, -1, self.n - 1)
 
-    def time_of(self, index: Int[ArrayLike, "..."]) -> Float[Array, "..."]:
+    def time_of(self, index: ArrayLike) -> Float[Array, "..."]:
         """The time (index + 1)/n, shape of index; -1 is data.
 
         Raises ValueError for what is not an integer in [-1, n), where its value is known.
@@ -266,8 +267,7 @@ class CosineBetas(NoiseSchedule):
     max_beta: float = 0.999
 
     def __post_init__(self) -> None:
-        if not (math.isfinite(self.s) and self.s >= 0):
-            raise ValueError(f"s must be finite and >= 0, got {self.s!r}")
+        check("s", self.s, math.isfinite(self.s) and self.s >= 0, "finite and >= 0")
         self._check()
 
     @functools.cached_property
@@ -298,9 +298,8 @@ def from_alpha_bar(
 
 
 def _betas_of(alpha_bar: Callable[[Any], Any], n: int, max_beta: float) -> np.ndarray:
-    _check_n(n)
-    if not 0 < max_beta < 1:
-        raise ValueError(f"max_beta must be in (0, 1), got {max_beta!r}")
+    check_count(n=n)
+    check("max_beta", max_beta, 0 < max_beta < 1, "in (0, 1)")
     values = np.asarray(alpha_bar(np.arange(n + 1) / n), np.float64)
     rises = ~(values[1:] < values[:-1])
     if rises.any():
@@ -308,13 +307,8 @@ def _betas_of(alpha_bar: Callable[[Any], Any], n: int, max_beta: float) -> np.nd
     return np.minimum(1 - values[1:] / values[:-1], max_beta)
 
 
-def _check_n(n: object) -> None:
-    if isinstance(n, bool) or not isinstance(n, int | np.integer) or n < 1:
-        raise ValueError(f"n must be an integer >= 1, got {n!r}")
-
-
-def _check_ends(n: object, start: float, end: float) -> None:
-    _check_n(n)
+def _check_ends(n: Any, start: float, end: float) -> None:
+    check_count(n=n)
     if not 0 < start <= end:
         raise ValueError(f"betas must not decrease: need 0 < start <= end, got {start=}, {end=}")
 
@@ -332,7 +326,7 @@ def spaced_indices(n: int, steps: int | str) -> tuple[int, ...]:
     >>> spaced_indices(1000, "ddim50")[:3]
     (0, 20, 40)
     """
-    _check_n(n)
+    check_count(n=n)
     spelling = str(steps)
     found = re.fullmatch(r"ddim(?P<stride>\d+)|(?P<sections>\d+(,\d+)*)", spelling)
     if found is None:

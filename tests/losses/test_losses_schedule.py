@@ -349,7 +349,7 @@ def run_loss(objective, x=None, variance=None, sde=FIVE.sde, **options):
         ),
         (
             lambda: run_loss(losses.hybrid(), jnp.ones((2, 3), jnp.uint8), LEARNED_RANGE),
-            "must be floating, got uint8",
+            "must be floating point, got dtype uint8",
         ),
     ],
 )
