@@ -33,5 +33,5 @@ def test_an_old_name_gives_the_new_one(module, name):
 
 
 def test_a_name_that_never_was_has_no_hint():
-    with pytest.raises(AttributeError, match="has no attribute 'nothing'$"):
+    with pytest.raises(AttributeError, match=r"has no attribute 'nothing'$"):
         score_jax.nothing  # noqa: B018

@@ -203,9 +203,29 @@ class Betas(NoiseSchedule):
         return int(self.betas.size)
 
 
+class _PowerBetas(NoiseSchedule):
+    """Betas whose `power`-th roots rise linearly between the ends for 1000 steps, times 1000/n."""
+
+    power: int
+    start: float
+    end: float
+
+    def __post_init__(self) -> None:
+        check_count(n=self.n)
+        ends = self.start, self.end
+        check("(start, end)", ends, 0 < ends[0] <= ends[1], "positive and in increasing order")
+        self._check()
+
+    @functools.cached_property
+    def betas(self) -> np.ndarray:  # type: ignore[override]
+        """The betas, float64 (n,)."""
+        roots = np.linspace(self.start ** (1 / self.power), self.end ** (1 / self.power), self.n)
+        return 1000 / self.n * roots**self.power
+
+
 @jax.tree_util.register_static
 @dataclasses.dataclass(frozen=True)
-class LinearBetas(NoiseSchedule):
+class LinearBetas(_PowerBetas):
     """Betas rising linearly from 1000/n * start to 1000/n * end, those of DDPM for n = 1000.
 
     arXiv:2006.11239 section 4, rescaled to any n as in arXiv:2102.09672. Raises ValueError for n
@@ -215,42 +235,24 @@ class LinearBetas(NoiseSchedule):
     array([0.0001, 0.02  ])
     """
 
+    power = 1
     n: int = 1000
     start: float = 1e-4
     end: float = 0.02
 
-    def __post_init__(self) -> None:
-        _check_ends(self.n, self.start, self.end)
-        self._check()
-
-    @functools.cached_property
-    def betas(self) -> np.ndarray:  # type: ignore[override]
-        """The betas, float64 (n,)."""
-        scale = 1000 / self.n
-        return np.linspace(scale * self.start, scale * self.end, self.n)
-
 
 @jax.tree_util.register_static
 @dataclasses.dataclass(frozen=True)
-class ScaledLinearBetas(NoiseSchedule):
+class ScaledLinearBetas(_PowerBetas):
     """Betas whose square roots rise linearly, those of latent diffusion (arXiv:2112.10752).
 
     `start` and `end` belong to 1000 steps and are rescaled by 1000/n as in `LinearBetas`.
     """
 
+    power = 2
     n: int = 1000
     start: float = 0.00085
     end: float = 0.012
-
-    def __post_init__(self) -> None:
-        _check_ends(self.n, self.start, self.end)
-        self._check()
-
-    @functools.cached_property
-    def betas(self) -> np.ndarray:  # type: ignore[override]
-        """The betas, float64 (n,)."""
-        roots = np.linspace(math.sqrt(self.start), math.sqrt(self.end), self.n)
-        return 1000 / self.n * roots**2
 
 
 @jax.tree_util.register_static
@@ -305,12 +307,6 @@ def _betas_of(alpha_bar: Callable[[Any], Any], n: int, max_beta: float) -> np.nd
     if rises.any():
         raise ValueError(f"alpha_bar must decrease, it does not at t={int(np.argmax(rises)) / n}")
     return np.minimum(1 - values[1:] / values[:-1], max_beta)
-
-
-def _check_ends(n: Any, start: float, end: float) -> None:
-    check_count(n=n)
-    if not 0 < start <= end:
-        raise ValueError(f"betas must not decrease: need 0 < start <= end, got {start=}, {end=}")
 
 
 def spaced_indices(n: int, steps: int | str) -> tuple[int, ...]:

@@ -324,7 +324,10 @@ def test_the_network_is_given_the_index_of_training():
         (lambda: d.Betas([0.1, float("nan")]), "at index 1"),
         (lambda: d.Betas([[0.1]]), "betas must be a list"),
         (lambda: d.LinearBetas(0), "n must be at least 1, got 0"),
-        (lambda: d.LinearBetas(100, start=0.02, end=0.01), "betas must not decrease"),
+        (
+            lambda: d.LinearBetas(100, start=0.02, end=0.01),
+            r"\(start, end\) must be",
+        ),
         (lambda: d.CosineBetas(10, s=-1.0), "s must be"),
         (lambda: d.CosineBetas(10, max_beta=1.0), r"max_beta must be in \(0, 1\)"),
         (lambda: d.from_alpha_bar(lambda t: 1 + 0 * t, 4), "alpha_bar must decrease"),
