@@ -123,6 +123,18 @@ class SDE(Protocol):
         ...
 
 
+class IndexSampler(NamedTuple):
+    """A way to draw timesteps of a noise schedule, with a state that learns from losses.
+
+    init() -> state, any pytree of arrays; draw(state, key, b) -> (index (b,), weight (b,));
+    update(state, index, losses) -> state, where index and losses (b,) come from all devices.
+    """
+
+    init: Callable[[], Any]
+    draw: Callable[[Any, Any, int], tuple[Any, Any]]
+    update: Callable[[Any, Any, Any], Any]
+
+
 class StepOut(NamedTuple):
     """The result of a step: the new x (b, *d), and the same without the noise drawn in this step."""
 

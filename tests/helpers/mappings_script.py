@@ -24,7 +24,7 @@ import numpy as np
 from score_jax import data, losses, training
 from score_jax.checkpoints import open_checkpoints
 from score_jax.nets import MLP
-from score_jax.score import label_time
+from score_jax.parametrization import TimeInput
 from score_jax.sde import VP
 from score_jax.types import rows_of
 
@@ -40,7 +40,7 @@ def problem():
     # The last layer starts at zero, which would hide the others.
     keys = jax.random.split(jax.random.key(7), len(leaves))
     leaves = [p + 0.2 * jax.random.normal(k, p.shape) for k, p in zip(keys, leaves, strict=True)]
-    loss = losses.dsm_loss(VP(), net.apply, label=label_time())
+    loss = losses.dsm_loss(VP(), net.apply, noise_input=TimeInput())
 
     def prepare(key, batch):
         rows = rows_of(key, batch)
