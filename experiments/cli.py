@@ -5,7 +5,7 @@ import os
 import pathlib
 import sys
 from collections.abc import Callable, Sequence
-from typing import Annotated, Any
+from typing import Annotated, Any, Generic, TypeVar
 
 import tyro
 
@@ -57,9 +57,11 @@ class HostsConfig:
 
     # Find address, number and place from the scheduler: SLURM, Open MPI, Cloud TPU, Kubernetes.
     auto: bool = False
-    # Or host:port of the first process, the number of processes, and which one this is.
+    # Or host:port of the first process.
     coordinator: str | None = None
+    # The number of processes, with `coordinator`.
     count: int | None = None
+    # Which of them this is, from 0.
     index: int | None = None
     # A step that takes longer ends the process with exit code 76: another host is lost.
     stall_seconds: float = 600.0
@@ -77,8 +79,11 @@ class HostsConfig:
             )
 
 
+Flags = TypeVar("Flags")  # the generated dataclass of a config's flags
+
+
 @dataclasses.dataclass(frozen=True)
-class Command:
+class Command(Generic[Flags]):
     """Flags of a command that starts from a preset."""
 
     # Preset; every other flag overrides a field of it.
@@ -86,15 +91,16 @@ class Command:
     # Folder of the run: config, metrics, pictures, checkpoints.
     workdir: str
     # Print what would be built and stop.
-    dry_run: bool = False
+    dry_run: bool
     # Go on with a run although fields of its config have changed.
-    allow_changes: bool = False
-    hosts: HostsConfig = dataclasses.field(default_factory=HostsConfig)
+    allow_changes: bool
+    hosts: HostsConfig
+    cfg: Annotated[Flags, tyro.conf.arg(name=""), tyro.conf.AvoidSubcommands]
 
 
 def parse_config(
     prog: str, description: str, argv: Sequence[str] | None = None
-) -> tuple[Command, Config]:
+) -> tuple[Command[Any], Config]:
     """Read `--config NAME --workdir DIR --optim.lr 1e-4 ...`.
 
     Raises ValueError listing the presets for an unknown one; unknown fields end the program with
@@ -105,11 +111,9 @@ def parse_config(
     )
     kinds = {name: getattr(first, name).kind for name in flags.OBJECTS}
     default = flags.config_flags(presets.get(first.config), kinds)
-    cfg = Annotated[type(default), tyro.conf.arg(name=""), tyro.conf.AvoidSubcommands]
-    cls = dataclasses.make_dataclass("Flags", [("cfg", cfg, default)], bases=(Command,), frozen=True)
-    args: Any = tyro.cli(
-        cls,
-        default=cls(first.config, f"runs/{first.config}"),
+    args = tyro.cli(
+        Command[type(default)],  # type: ignore[misc]
+        default=Command(first.config, f"runs/{first.config}", False, False, HostsConfig(), default),
         args=rest,
         prog=f"python -m {prog}",
         description=f"{description} (presets: {', '.join(presets.CONFIGS)})",

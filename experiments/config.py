@@ -44,9 +44,11 @@ class DataConfig:
     name: Literal["digits", "two_moons", "array", "tfds"] = "digits"
     # For "array": a .npy or .npz file ("x", and "y" for labels); one in ten is kept for testing.
     path: str | None = None
-    # For "tfds": the data set, as tensorflow-datasets calls it, and the size of its images.
+    # For "tfds": the data set, as tensorflow-datasets calls it.
     builder: str | None = None
+    # For "tfds": height and width of an image.
     image_size: int = 32
+    # For "tfds": channels of an image.
     channels: int = 3
     # How many classes its labels have; none: labels are not used.
     num_classes: int | None = None
@@ -118,9 +120,11 @@ class OptimConfig:
     warmup: int = 200
     # Largest global norm of the gradient; none: not clipped.
     grad_clip: float | None = 1.0
-    # Decay rates of the moments, and the number added to the root of the second one.
+    # Decay of the mean of the gradients.
     beta1: float = 0.9
+    # Decay of the mean of their squares.
     beta2: float = 0.999
+    # Added to the root of that mean, for "adam" and "adamw".
     eps: float = 1e-8
     # Decay of the average, which itself warms up: min(this, (1 + n) / (10 + n)).
     ema_decay: float = 0.999
@@ -222,15 +226,18 @@ class SampleConfig:
 
     # Which sampler: docs/samplers.md says what each is for.
     sampler: SamplerName = "pc"
-    # For "pc" and "song" (the authors' program): the predictor, and the corrector run before it.
+    # For "pc" and "song" (the authors' program): the predictor.
     predictor: Literal["reverse_diffusion", "euler_maruyama", "ancestral", "none"] = (
         "reverse_diffusion"
     )
+    # For "pc" and "song": the corrector, which runs before the predictor.
     corrector: Literal["langevin", "annealed", "none"] = "langevin"
     # Steps of the fixed-step samplers.
     steps: int = 125
     # How their times are spread; "usual" is each sampler's own.
-    grid: Literal["usual", "uniform", "quadratic", "log_snr", "karras", "song"] = "usual"
+    grid: Literal["usual", "uniform", "quadratic", "log_snr", "karras", "song", "schedule"] = (
+        "usual"
+    )
     # Signal-to-noise ratio of the Langevin corrector.
     snr: float = 0.1
     # Corrector moves per step ("langevin": moves at every level).
@@ -253,10 +260,13 @@ class SampleConfig:
     eta: float = 0.0
     # For "unipc": its order.
     order: int = 2
-    # For "edm": S_churn, S_min, S_max and S_noise of the paper.
+    # For "edm": S_churn of the paper, how much noise is added.
     churn: float = 40.0
+    # For "edm": the lowest noise level at which noise is added.
     s_min: float = 0.05
+    # For "edm": the highest noise level at which noise is added.
     s_max: float = 50.0
+    # For "edm": standard deviation of the added noise.
     s_noise: float = 1.003
     # For "langevin": the step size at the last level.
     epsilon: float = 2e-5

@@ -1,7 +1,6 @@
 """Train a score model: `python -m experiments.train --config digits_vp --workdir runs/x`."""
 
 import contextlib
-import dataclasses
 import functools
 import pathlib
 import sys
@@ -11,30 +10,30 @@ from typing import Any
 import jax
 
 from experiments import cli, runs
-from experiments.config import Config
+from experiments.config import Config, to_record
 from experiments.parts import sampling
 from experiments.reports import dry_run, pictures
 from experiments.reports.held_out import held_out_loss
 from score_jax import checkpoints, data, training
 
 
-def describe(exp: runs.Experiment) -> str:
+def describe(run: runs.Run) -> str:
     """One line of what is trained."""
-    shapes = jax.eval_shape(exp.init_params, jax.random.key(0))
+    shapes = jax.eval_shape(run.init_params, jax.random.key(0))
     devices = jax.devices()
     hosts = f" of {jax.process_count()} hosts" if training.several_hosts() else ""
     return (
-        f"{exp.config.net.kind} with {dry_run.count(shapes):,} parameters, "
-        f"{len(exp.train.x):,} examples of shape {exp.shape}, "
-        f"batch {exp.config.train.batch_size} on {len(devices)} {devices[0].platform} device(s){hosts}"
+        f"{type(run.net).__name__} with {dry_run.count(shapes):,} parameters, "
+        f"{len(run.source.train.x):,} examples of shape {run.shape}, "
+        f"batch {run.config.train.batch_size} on {len(devices)} {devices[0].platform} device(s){hosts}"
     )
 
 
-def mapped_step(exp: runs.Experiment) -> training.MappedStep:
+def mapped_step(run: runs.Run) -> training.MappedStep:
     """The training step of a run on all devices, as its config maps it."""
-    c = exp.config
+    c = run.config
     whole = c.mesh.mapping == "jit"
-    step = runs.make_step(exp, None if whole else "devices")
+    step = runs.make_step(run, None if whole else "devices")
     step = training.scan_steps(step, c.train.steps_per_call)
     divided = {"none": lambda: None, "fsdp": lambda: training.divided(training.make_mesh())}
     return {
@@ -45,10 +44,10 @@ def mapped_step(exp: runs.Experiment) -> training.MappedStep:
 
 
 def _check_devices(config: Config) -> None:
-    """Raise ValueError unless every device gets as many examples, a multiple of the parts."""
-    n, parts = len(jax.devices()), config.train.accumulate
-    if config.train.batch_size % (n * parts):
-        by = f"the {n} devices" + (f" times train.accumulate={parts}" if parts > 1 else "")
+    """Raise ValueError unless every device gets as many examples, a multiple of the microbatches."""
+    n, micro = len(jax.devices()), config.train.microbatches
+    if config.train.batch_size % (n * micro):
+        by = f"the {n} devices" + (f" times train.microbatches={micro}" if micro > 1 else "")
         raise ValueError(
             f"train.batch_size must be divisible by {by}, got {config.train.batch_size}"
         )
@@ -67,16 +66,17 @@ def train(
     Of several hosts the first reads and writes the folder. Raises ValueError for a config that does
     not fit the folder, unless `allow_changes`, and FolderLocked where another run has the folder.
     """
-    exp = runs.build(config)
+    run = runs.build(config)
     _check_devices(config)
     first = training.is_first()
+    about = describe(run) if first else ""
     with contextlib.ExitStack() as stack:
         store, snapshots = None, None
         if first:
             if not workdir.is_file():
                 stack.enter_context(training.locked(workdir))
-            runs.save_config(workdir, config, allow_changes=allow_changes)
-            print(describe(exp))
+            runs.save(workdir, run, allow_changes=allow_changes)
+            print(about)
             store = stack.enter_context(
                 checkpoints.open_checkpoints(workdir / runs.CHECKPOINTS, keep=config.train.keep)
             )
@@ -85,7 +85,7 @@ def train(
                     checkpoints.open_checkpoints(workdir / runs.SNAPSHOTS, keep=None)
                 )
         return _fit(
-            exp,
+            run,
             workdir,
             training.SharedCheckpoints(store) if training.several_hosts() else store,
             snapshots,
@@ -95,33 +95,34 @@ def train(
 
 
 def _fit(
-    exp: runs.Experiment, workdir: pathlib.Path, store: Any, snapshots: Any, **options: Any
+    run: runs.Run, workdir: pathlib.Path, store: Any, snapshots: Any, **options: Any
 ) -> training.FitResult:
     """`training.fit` with what the config says; files are those of the first host."""
-    c, first = exp.config.train, training.is_first()
+    c, first = run.config.train, training.is_first()
     iterator = data.batches(
-        exp.train,
+        run.source.train,
         c.batch_size,
-        seed=exp.config.seed,
+        seed=run.config.seed,
         process_index=jax.process_index(),
         process_count=jax.process_count(),
     )
-    draw = functools.partial(_draw_pictures, exp, workdir) if first else None
+    draw = functools.partial(_draw_pictures, run, workdir) if first else None
+    judged = first and c.checkpoint_metric == "test_loss"
     return training.fit(
-        runs.initial_state(exp),
-        mapped_step(exp),
+        runs.initial_state(run),
+        mapped_step(run),
         iterator,
         steps=c.steps,
         checkpoints=store,
         checkpoint_every=c.checkpoint_every,
-        extra=dataclasses.asdict(exp.config),
+        extra=to_record(run.config),
         metrics_path=workdir / runs.METRICS if first else None,
         log_every=c.log_every,
         sample_every=c.sample_every,
         on_sample=draw,
-        bad_steps=c.bad_steps,
+        bad_steps=c.nonfinite_limit,
         stop_on_save_error=c.save_error == "stop",
-        judge=functools.partial(_test_loss, exp) if first and c.score == "test_loss" else None,
+        judge=functools.partial(_test_loss, run) if judged else None,
         snapshots=snapshots,
         snapshot_every=c.snapshot_every,
         ahead=c.ahead,
@@ -129,38 +130,38 @@ def _fit(
     )
 
 
-def _test_loss(exp: runs.Experiment, step: int, state: Any) -> float:
+def _test_loss(run: runs.Run, step: int, state: Any) -> float:
     """The loss of the averaged parameters on held-out data, with the same noise at every step."""
     del step
-    key, c = jax.random.key(exp.config.seed), exp.config.train
-    # A part of a batch, as in training: what fits there fits here.
-    chunk = c.batch_size // c.accumulate
-    return held_out_loss(exp, state.ema_params, key, most=512, chunk=chunk)
+    key, c = jax.random.key(run.config.seed), run.config.train
+    # A microbatch, as in training: what fits there fits here.
+    chunk = c.batch_size // c.microbatches
+    return held_out_loss(run, state.ema_params, key, most=512, chunk=chunk)
 
 
-def _draw_pictures(exp: runs.Experiment, workdir: pathlib.Path, step: int, state: Any) -> None:
-    config = exp.config.sample
+def _draw_pictures(run: runs.Run, workdir: pathlib.Path, step: int, state: Any) -> None:
+    config = run.config.sample
     quick = sampling.quick(config)
     drawn = sampling.draw(
-        exp, state.ema_params, jax.random.key(exp.config.seed + 1), 64, quick, progress=False
+        run, state.ema_params, jax.random.key(run.config.seed + 1), 64, quick, progress=False
     )
     folder = workdir / "pictures"
     folder.mkdir(exist_ok=True)
-    pictures.save_samples(exp, drawn.x, folder / f"samples_{step:07d}.png")
+    pictures.save_samples(run, drawn.x, folder / f"samples_{step:07d}.png")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Entry point of `python -m experiments.train`."""
-    args = cli.parse_config("experiments.train", "Train a score model.", argv)
+    args, config = cli.parse_config("experiments.train", "Train a score model.", argv)
     args.hosts.connect()
     cli.start()
     if args.dry_run:
-        exp = runs.build(args.cfg)
-        dry_run.report(exp, functools.partial(runs.initial_state, exp))
+        run = runs.build(config)
+        dry_run.report(run, functools.partial(runs.initial_state, run))
         return
     workdir = pathlib.Path(args.workdir)
     result = train(
-        args.cfg,
+        config,
         workdir,
         allow_changes=args.allow_changes,
         stall_seconds=args.hosts.stall_seconds if training.several_hosts() else None,

@@ -73,7 +73,7 @@ def _hints(cls: type) -> dict[str, Any]:
 
 
 def _flags(cls: Any, kinds: Sequence[str], old: Any) -> tuple[Any, Any]:
-    """A dataclass of flags for the fields of `cls`, and its defaults: those of `old` where it has them."""
+    """A dataclass of flags for the fields of `cls`, and its defaults, which `old` has or the class."""
     helps, fields = _help(cls), records.fields_of(cls)
     made: list[Any] = [("kind", Literal[tuple(kinds)])]
     values: list[Any] = [cls.__name__]
@@ -89,25 +89,23 @@ def _flags(cls: Any, kinds: Sequence[str], old: Any) -> tuple[Any, Any]:
 
 
 def _help(cls: type) -> dict[str, str]:
-    """What the source of a class says of its fields.
+    """What the source of a class says of its fields, in the order of the fields.
 
-    In comments beside or above a field, or in a line `field: text` of the class's docstring.
+    In comments above or beside a field, or in a line `field: text` of the class's docstring.
     """
-    found = {name: "" for name in records.fields_of(cls)}
+    found = dict.fromkeys(records.fields_of(cls), "")
     for base in reversed(cls.__mro__):
         if not found.keys() & vars(base).get("__annotations__", {}).keys():
             continue
         above: list[str] = []
         for line in inspect.getsource(base).splitlines():
-            comment = re.match(r"    # (.*)", line)
-            listed = re.match(r" {4,}((?:\w+, )*\w+): (.*)", line)
-            if comment:
-                above.append(comment[1])
-                continue
-            field, _, beside = (listed[2] if listed else "").rpartition("  # ")
-            for name in set(listed[1].split(", ") if listed else ()) & found.keys():
-                documented = f"\n    {name}: " not in f"\n{line}"
-                text = listed[2] if listed and documented else " ".join([*above, beside * bool(field)])
-                found[name] = text.strip() or found[name]
-            above = []
+            comment = re.fullmatch(r"    # (.*)", line)
+            field = re.match(r"    (\w+): (?:.*  # (.*))?", line)
+            listed = re.match(r"      ((?:\w+, )*\w+): (.*)", line)
+            if field and field[1] in found:
+                text = " ".join([*above, field[2] or ""]).strip()
+                found[field[1]] = text or found[field[1]]
+            elif listed:
+                found |= {name: listed[2] for name in listed[1].split(", ") if name in found}
+            above = [*above, comment[1]] if comment else []
     return found

@@ -6,7 +6,14 @@ Facts of the commands in github.com/openai/improved-diffusion (README) and of th
 import dataclasses
 from typing import Any
 
-from experiments.config import Config, DataConfig, LossConfig, OptimConfig, SampleConfig, TrainConfig
+from experiments.config import (
+    Config,
+    DataConfig,
+    LossConfig,
+    OptimConfig,
+    SampleConfig,
+    TrainConfig,
+)
 from experiments.presets.shared import published
 from score_jax.nets import UNet
 from score_jax.parametrization import LARGE, LEARNED_RANGE, IndexInput
@@ -15,7 +22,7 @@ from score_jax.sde import CosineBetas, LinearBetas
 _replace = dataclasses.replace
 
 # The smallest time is that of the likelihood's ODE.
-_HYBRID = LossConfig(objective="hybrid", t0=1e-3)
+_HYBRID = LossConfig(objective="hybrid", times="uniform", t0=1e-3)
 _VLB = _replace(_HYBRID, objective="variational", indices="loss_second_moment")
 # Grey levels are points here, at both ends of the range: x = -1 + 2 k / (levels - 1).
 _SAMPLE = SampleConfig(sampler="ancestral", steps=250, threshold="static")

@@ -7,7 +7,14 @@ Facts of github.com/yang-song/score_sde_pytorch/tree/main/configs, whose paths a
 
 import dataclasses
 
-from experiments.config import Config, DataConfig, LossConfig, OptimConfig, SampleConfig, TrainConfig
+from experiments.config import (
+    Config,
+    DataConfig,
+    LossConfig,
+    OptimConfig,
+    SampleConfig,
+    TrainConfig,
+)
 from experiments.presets.shared import published
 
 _replace = dataclasses.replace
@@ -64,8 +71,6 @@ def _ald(snr: float, corrector_steps: int, steps: int) -> SampleConfig:
         _EULER, predictor="none", corrector="annealed", snr=snr, corrector_steps=corrector_steps,
         steps=steps, t0=1e-5,
     )  # fmt: skip
-
-
 
 
 def _config(
