@@ -130,12 +130,10 @@ def parse_over_run(cls: Any, prog: str, argv: Sequence[str] | None = None) -> An
     args = [a.replace("--sample.", "--", 1) if a.startswith("--sample.") else a for a in given]
     first = dataclasses.make_dataclass("First", [("workdir", str, "")])
     named, _ = tyro.cli(first, args=args, return_unknown_args=True, add_help=False)
-    default: Any = tyro.MISSING
+    default: dict[str, Any] = {}
     # That a folder holds no run is said later.
     if (pathlib.Path(named.workdir) / runs.CONFIG_FILE).is_file():
         needed = [f.name for f in dataclasses.fields(cls) if f.default is dataclasses.MISSING]
         sample = runs.load_config(pathlib.Path(named.workdir)).sample
-        default = cls(**dict.fromkeys(needed, tyro.MISSING) | {"sample": sample})
-    return tyro.cli(
-        cls, default=default, args=args, prog=f"python -m {prog}", description=cls.__doc__
-    )
+        default["default"] = cls(**dict.fromkeys(needed, tyro.MISSING) | {"sample": sample})
+    return tyro.cli(cls, args=args, prog=f"python -m {prog}", description=cls.__doc__, **default)

@@ -28,7 +28,10 @@ def held_out_loss(
         return part if data.y is None else part | {"y": data.y[index % n]}
 
     function, total = _function(run, n * draws), n * draws
-    done = in_chunks(function, (key, params), take, total, chunk=chunk, progress=False, desc="loss")
+    keys = (jax.random.fold_in(key, 0), jax.random.fold_in(key, 1))
+    done = in_chunks(
+        function, (keys, params), take, total, chunk=chunk, progress=False, desc="loss"
+    )
     return float(done.out.mean(dtype=np.float64))
 
 
@@ -36,15 +39,15 @@ def held_out_loss(
 def _function(run: Run, total: int) -> Callable[[Any, Any, Any], Any]:
     """(shared, index, part) -> losses (c,); one object for one run, so that it is compiled once."""
 
-    def one(key: PRNGKey, params: Params, index: Any, example: Any) -> Any:
-        prepare_key, loss_key = jax.random.split(key)
+    def one(keys: Any, params: Params, index: Any, example: Any) -> Any:
+        prepare_key, loss_key = keys
         drawn = lambda key: {"draw": number(key, 1, first=index, total=total)}
         batch = jax.tree.map(lambda leaf: leaf[None], example)
         ready = run.source.prepare(prepare_key, batch | drawn(prepare_key))
         return run.test_loss(params, loss_key, ready | drawn(loss_key))[0]
 
     def function(shared: Any, index: Any, part: Any) -> Any:
-        key, params = shared
-        return jax.vmap(lambda i, example: one(key, params, i, example))(index, part)
+        keys, params = shared
+        return jax.vmap(lambda i, example: one(keys, params, i, example))(index, part)
 
     return function

@@ -16,7 +16,7 @@ def loss_of(name, remat, **net):
     config = presets.get(name)
     config = dataclasses.replace(
         config,
-        net=dataclasses.replace(config.net, dropout=0.1, **net),
+        net=config.net.clone(dropout=0.1, **net),
         train=dataclasses.replace(config.train, remat=remat),
     )
     exp = runs.build(config)
