@@ -15,7 +15,7 @@ import functools
 import os
 import time
 
-from score_jax import _xla
+from score_jax import runtime
 
 
 def seconds(f):
@@ -85,7 +85,7 @@ def compare(title, net, shape, steps, rounds):
         @jax.jit
         def sample(key, x, params, make=make, n=steps // per_step):
             grid = sm.uniform_grid(sde, n)
-            return sm.simulate(make(sde, score_of(params)), key, x, grid).x
+            return sm.simulate(key, make(sde, score_of(params)), x, grid).x
 
         runs[name] = functools.partial(sample, key, x, params)
         costs[name] = steps // per_step * per_step
@@ -123,7 +123,7 @@ def main():
     parser.add_argument("--batch", type=int, nargs="*", default=[64, 1024])
     parser.add_argument("--unet-batch", type=int, default=64)
     args = parser.parse_args()
-    tuned = _xla.tune_cpu()
+    tuned = runtime.tune_cpu()
     import jax
 
     from score_jax.nets import MLP, NCSNpp
