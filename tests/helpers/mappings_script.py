@@ -8,7 +8,6 @@ A script of its own because the number of devices is fixed when JAX starts. Writ
 
 import functools
 import json
-import os
 import pathlib
 import sys
 
