@@ -29,6 +29,7 @@ ALLOWED = (
     dict.fromkeys(BASE, frozenset())
     | dict.fromkeys(MODELS, BASE)
     | {
+        "draws": {"types"},
         "parametrization": BASE | {"sde"},
         "score": BASE | {"sde", "parametrization"},
         "model": BASE | {"sde", "parametrization", "score", "losses", "samplers"},
