@@ -24,7 +24,7 @@ import time
 import zlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -32,7 +32,8 @@ import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
-from . import __version__
+from score_jax import __version__
+from score_jax.types import Restored
 
 FORMAT_VERSION = 1
 _PREFIX = "step"
@@ -42,19 +43,6 @@ _T = TypeVar("_T")
 
 class CheckpointError(OSError):
     """A checkpoint could not be written or read; what was already written is untouched."""
-
-
-class Restored(NamedTuple):
-    """A checkpoint: step, state, the data iterator's state (or None), what the caller added.
-
-    progress: what the loop noted of the run so far (None in checkpoints from before there was any).
-    """
-
-    step: int
-    state: Any
-    data: Any
-    extra: Any
-    progress: Any = None
 
 
 class _Quiet(logging.Filter):

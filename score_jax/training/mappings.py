@@ -12,7 +12,7 @@ part of every batch, and all of them learn in the same call that one of them was
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +20,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from score_jax._check import check
-from score_jax._fit import MappedStep
+from score_jax.training.state import TrainState
 from score_jax.training.step import TrainStep
 from score_jax.types import Batch, Metrics
 
@@ -28,6 +28,25 @@ AXIS = "devices"
 # Where two programs that communicate may not be under way at once: gloo then waits for ever.
 _ONE_AT_A_TIME = frozenset({"cpu"})
 _WHOLE = 2**14  # entries: smaller arrays are not divided
+
+
+class MappedStep(NamedTuple):
+    """A training step as it runs on devices, whatever the mapping.
+
+    call(mapped_state, batch, stop=False) -> (mapped_state, metrics), the state donated; over several
+    hosts `stop` says whether this host was asked to stop, and the metric "stop" whether any was;
+    n_steps: per call; enter: state -> mapped state, which owns its buffers; leave: back, to one
+    device; place: n_steps batches -> the batch of a call; read: metrics -> arrays (n_steps,) on the
+    host, which waits; program: what JAX compiles, for its analyses of memory and cost.
+    """
+
+    call: Callable[..., tuple[Any, Any]]
+    n_steps: int
+    enter: Callable[[TrainState], Any]
+    leave: Callable[[Any], TrainState]
+    place: Callable[[Sequence[Batch]], Any]
+    read: Callable[[Any], dict[str, np.ndarray]]
+    program: Any = None
 
 
 def _stack(train_step: TrainStep, batches: Sequence[Batch]) -> Batch:
