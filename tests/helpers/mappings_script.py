@@ -2,7 +2,8 @@
 
     python tests/helpers/mappings_script.py FOLDER pmap/1/1 fsdp/4/1 pmap/4/1+jit/8/1 ...
 
-(mapping, devices, microbatches), where "dropout" is jit with dropout; with a + the second half resumes the first from its checkpoint.
+(mapping, devices, microbatches), where "dropout" is jit with dropout; with a + the second half
+resumes the first from its checkpoint.
 A script of its own because the number of devices is fixed when JAX starts. Writes FOLDER/out.npz.
 """
 

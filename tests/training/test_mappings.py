@@ -1,4 +1,4 @@
-"""The three mappings are one step: the same numbers on 1, 2, 4 and 8 devices, in microbatches, divided."""
+"""The three mappings are one step: the same numbers on any devices, in microbatches, divided."""
 
 import os
 import subprocess
