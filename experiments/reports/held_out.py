@@ -8,6 +8,7 @@ import numpy as np
 
 from experiments.runs import Experiment
 from score_jax._spread import in_chunks
+from score_jax.draws import number
 from score_jax.types import Rows
 
 
@@ -38,7 +39,10 @@ def _function(exp: Experiment, total: int) -> Any:
 
     def one(key: Any, params: Any, index: Any, example: Any) -> Any:
         prepare_key, loss_key = jax.random.split(key)
-        rows = lambda key: {"rows": Rows(key, index[None], total)}
+        rows = lambda key: {
+            "draw": number(key, 1, first=index, total=total),
+            "rows": Rows(key, index[None], total),  # shim: remove at the end
+        }
         batch = jax.tree.map(lambda leaf: leaf[None], example)
         ready = exp.prepare(prepare_key, batch | rows(prepare_key))
         return exp.test_loss(params, loss_key, ready | rows(loss_key))[0]

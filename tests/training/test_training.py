@@ -216,10 +216,10 @@ def test_randomness_is_a_function_of_the_step(problem):
 
     def loss(params, key, batch):
         value, _ = squares(params, key, batch)
-        return value, {"draw": jax.random.normal(key), "prepared": batch["draw"]}
+        return value, {"drawn": jax.random.normal(key), "prepared": batch["drawn"]}
 
     def prepare(key, batch):
-        return {**batch, "draw": jax.random.normal(key)}
+        return {**batch, "drawn": jax.random.normal(key)}
 
     step = make_train_step(loss, optimizer, prepare=prepare)
     run = jax.jit(scan_steps(step, 3).run)
@@ -227,9 +227,9 @@ def test_randomness_is_a_function_of_the_step(problem):
     _, first = run(start(optimizer), batch)
     _, again = run(start(optimizer), batch)
     _, other = run(start(optimizer, seed=1), batch)
-    draws = np.concatenate([first["draw"], first["prepared"], other["draw"], other["prepared"]])
+    draws = np.concatenate([first["drawn"], first["prepared"], other["drawn"], other["prepared"]])
     assert len(np.unique(draws)) == 12
-    np.testing.assert_array_equal(first["draw"], again["draw"])
+    np.testing.assert_array_equal(first["drawn"], again["drawn"])
 
 
 @pytest.mark.parametrize("n_devices", [1, 2])
