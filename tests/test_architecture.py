@@ -42,6 +42,7 @@ EXTRA = {
     ("likelihood", "samplers"): "the probability flow is solved in one place",
     ("inverse", "samplers"): "methods wrap steps, and posterior samples are samples",
     ("inverse", "guidance"): "exact posteriors are those of its mixtures",
+    ("nets", "_xla"): "shim: remove at the end",
     ("convert", "nets"): "published weights are those of published networks",
 }
 
@@ -56,8 +57,6 @@ STRINGS = {
         "ddpm", "fourier", "input_skip", "none", "output_skip", "sum",
     },
     "nets/ncsnv2.py": {"3"},  # the authors' name of a block
-    "training/metrics_file.py": {"finite"},  # a metric that is read, not shown
-    "training/run.py": {"finite"},
 }  # fmt: skip
 
 LONGEST_FILE = 450

@@ -30,6 +30,7 @@ from score_jax.training.ema import power as power
 from score_jax.training.ema import power_gamma as power_gamma
 from score_jax.training.hooks import Every as Every
 from score_jax.training.hooks import Hook as Hook
+from score_jax.training.hooks import MetricsFile as MetricsFile
 from score_jax.training.hooks import Progress as Progress
 from score_jax.training.hooks import Saving as Saving
 from score_jax.training.hooks import Snapshots as Snapshots
@@ -54,7 +55,6 @@ from score_jax.training.mappings import replicate as replicate
 from score_jax.training.mappings import shard_map_step as shard_map_step
 from score_jax.training.mappings import split_batch as split_batch
 from score_jax.training.mappings import unreplicate as unreplicate
-from score_jax.training.metrics_file import MetricsFile as MetricsFile
 from score_jax.training.optimizers import make_optimizer as make_optimizer
 from score_jax.training.optimizers import warmed_up as warmed_up
 from score_jax.training.run import NonFiniteLoss as NonFiniteLoss

@@ -77,7 +77,8 @@ class Run:
         values["finite"] = np.isfinite(loss) & np.asarray(values.get("finite", True), bool)
         n = self._count(before, values["finite"])
         self._log(before + 1, {name: value[:n] for name, value in values.items()})
-        self.last = {name: float(v[n - 1]) for name, v in values.items() if name != "finite"}
+        del values["finite"]
+        self.last = {name: float(v[n - 1]) for name, v in values.items()}
         _, in_a_row, since = self.nonfinite
         if in_a_row >= self._limit:
             shown = ", ".join(f"{name}={value:.4g}" for name, value in self.last.items())

@@ -181,7 +181,8 @@ def _in_microbatches(gradient: Gradient, accumulate: int) -> Gradient:
             return jax.tree.map(jnp.add, total, new), each
 
         parts = jax.tree.map(cut, (batch, drawn))
-        shapes, _ = jax.eval_shape(one, jax.tree.map(lambda leaf: leaf[0], parts))
+        first = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape[1:], a.dtype), parts)
+        shapes, _ = jax.eval_shape(one, first)
         zero = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
         total, each = jax.lax.scan(add, zero, parts)
         grads, metrics = jax.tree.map(lambda leaf: leaf / accumulate, total)
