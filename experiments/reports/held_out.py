@@ -38,7 +38,7 @@ def _function(exp: Experiment, total: int) -> Any:
     """(shared, index, part) -> losses (c,); one object for one run, so that it is compiled once."""
 
     def one(key: Any, params: Any, index: Any, example: Any) -> Any:
-        prepare_key, loss_key = jax.random.split(key)
+        prepare_key, loss_key = (jax.random.fold_in(key, i) for i in range(2))
         rows = lambda key: {
             "draw": number(key, 1, first=index, total=total),
             "rows": Rows(key, index[None], total),  # shim: remove at the end

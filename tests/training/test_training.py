@@ -19,6 +19,7 @@ from score_jax.checkpoints import open_checkpoints
 from score_jax.draws import draw_of
 from score_jax.training import (
     Every,
+    Hook,
     MetricsFile,
     NonFiniteLoss,
     Progress,
@@ -363,6 +364,38 @@ def test_every_step_once_in_the_metrics(problem, mapped_noisy, tmp_path):
     assert steps_of(path) == [3, 6]
     line = json.loads(path.read_text().splitlines()[0])
     assert set(line) == {"step", "loss", "grad_norm", "seconds"}
+
+
+def test_a_hook_is_one_small_class_and_a_metric_is_one_function(problem, mapped_noisy, tmp_path):
+    optimizer, mapped = mapped_noisy
+    path = tmp_path / "metrics.jsonl"
+
+    class Seen(Hook):
+        def start(self, run):
+            self.rows, self.moments = [], [("start", run.step)]
+
+        def log(self, run, first_step, metrics):
+            for name, values in metrics.items():
+                self.rows += [(first_step + i, name, float(v)) for i, v in enumerate(values)]
+
+        def finish(self, run):
+            self.moments.append(("finish", int(run.state.step)))
+
+        def close(self):
+            self.moments.append("closed")
+
+    seen, score = Seen(), lambda step, state: {"score": float(state.params["w"].sum()) + step}
+    hooks = [MetricsFile(path, log_every=4), Every(3, score), seen]
+    result = fit(start(optimizer), mapped, Batches(*problem), steps=6, hooks=hooks)
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    # Three steps are over in the second call of two; a metric is logged whenever it is computed.
+    assert [(row["step"], "score" in row) for row in rows] == [(4, False), (4, True), (6, True)]
+    assert rows[-1]["score"] == pytest.approx(float(result.state.params["w"].sum()) + 6)
+    assert [step for step, name, _ in seen.rows if name == "loss"] == [1, 2, 3, 4, 5, 6]
+    assert [step for step, name, _ in seen.rows if name == "score"] == [4, 6]
+    assert seen.moments == [("start", 0), ("finish", 6), "closed"]
+    with pytest.raises(ValueError, match="every of Every"):
+        fit(start(optimizer), mapped, Batches(*problem), steps=2, hooks=[Every(0, score)])
 
 
 @pytest.mark.parametrize("bad_at", [6, 7])
