@@ -26,7 +26,7 @@ from score_jax import data, losses, training
 from score_jax.checkpoints import open_checkpoints
 from score_jax.draws import draw_of
 from score_jax.nets import MLP
-from score_jax.score import label_time
+from score_jax.parametrization import TimeInput
 from score_jax.sde import VP
 
 STEPS, BATCH = 4, 16
@@ -41,7 +41,7 @@ def problem(dropout):
     # The last layer starts at zero, which would hide the others.
     keys = jax.random.split(jax.random.key(7), len(leaves))
     leaves = [p + 0.2 * jax.random.normal(k, p.shape) for k, p in zip(keys, leaves, strict=True)]
-    loss = losses.dsm_loss(VP(), net.apply, label=label_time())
+    loss = losses.dsm_loss(VP(), net.apply, noise_input=TimeInput())
 
     def prepare(key, batch):
         noise = draw_of(key, batch).each(lambda k: 0.1 * jax.random.normal(k, (3,)))
