@@ -66,7 +66,7 @@ def train(
     Of several hosts the first reads and writes the folder. Raises ValueError for a config that does
     not fit the folder, unless `allow_changes`, and FolderLocked where another run has the folder.
     """
-    run = runs.build(config)
+    run, c = runs.build(config), config.train
     _check_devices(config)
     first = training.is_first()
     about = describe(run) if first else ""
@@ -77,74 +77,69 @@ def train(
                 stack.enter_context(training.locked(workdir))
             runs.save(workdir, run, allow_changes=allow_changes)
             print(about)
-            store = stack.enter_context(
-                checkpoints.open_checkpoints(workdir / runs.CHECKPOINTS, keep=config.train.keep)
-            )
-            if config.train.snapshot_every is not None:
-                snapshots = stack.enter_context(
-                    checkpoints.open_checkpoints(workdir / runs.SNAPSHOTS, keep=None)
-                )
-        return _fit(
-            run,
-            workdir,
-            training.SharedCheckpoints(store) if training.several_hosts() else store,
-            snapshots,
-            progress=progress if first else False,
+            opened = checkpoints.open_checkpoints(workdir / runs.CHECKPOINTS, keep=c.keep)
+            store = stack.enter_context(opened)
+            if c.snapshot_every is not None:
+                opened = checkpoints.open_checkpoints(workdir / runs.SNAPSHOTS, keep=None)
+                snapshots = stack.enter_context(opened)
+        return training.fit(
+            runs.initial_state(run),
+            mapped_step(run),
+            data.batches(
+                run.source.train,
+                c.batch_size,
+                seed=config.seed,
+                process_index=jax.process_index(),
+                process_count=jax.process_count(),
+            ),
+            steps=c.steps,
+            hooks=[
+                *_hooks(run, workdir, snapshots),
+                training.Progress(progress if first else False),
+            ],
+            checkpoints=training.SharedCheckpoints(store) if training.several_hosts() else store,
+            saving=_saving(run),
+            nonfinite_limit=c.nonfinite_limit,
+            ahead=c.ahead,
             stall_seconds=stall_seconds,
         )
 
 
-def _fit(
-    run: runs.Run, workdir: pathlib.Path, store: Any, snapshots: Any, **options: Any
-) -> training.FitResult:
-    """`training.fit` with what the config says; files are those of the first host."""
-    c, first = run.config.train, training.is_first()
-    iterator = data.batches(
-        run.source.train,
-        c.batch_size,
-        seed=run.config.seed,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
-    )
-    draw = functools.partial(_draw_pictures, run, workdir) if first else None
-    judged = first and c.checkpoint_metric == "test_loss"
-    return training.fit(
-        runs.initial_state(run),
-        mapped_step(run),
-        iterator,
-        steps=c.steps,
-        checkpoints=store,
-        checkpoint_every=c.checkpoint_every,
+def _saving(run: runs.Run) -> training.Saving:
+    """How the config says that checkpoints are saved; the first host computes their metric."""
+    c = run.config.train
+    test_loss = training.is_first() and c.checkpoint_metric == "test_loss"
+    return training.Saving(
+        c.checkpoint_every,
         extra=to_record(run.config),
-        metrics_path=workdir / runs.METRICS if first else None,
-        log_every=c.log_every,
-        sample_every=c.sample_every,
-        on_sample=draw,
-        bad_steps=c.nonfinite_limit,
-        stop_on_save_error=c.save_error == "stop",
-        judge=functools.partial(_test_loss, run) if judged else None,
-        snapshots=snapshots,
-        snapshot_every=c.snapshot_every,
-        ahead=c.ahead,
-        **options,
+        metric=functools.partial(_test_loss, run) if test_loss else None,
+        stop_on_error=c.save_error == "stop",
     )
+
+
+def _hooks(run: runs.Run, workdir: pathlib.Path, snapshots: Any) -> list[training.Hook]:
+    """What is done beside training; the first host writes the files."""
+    c, first = run.config.train, training.is_first()
+    draw = functools.partial(_draw_pictures, run, workdir) if first else None
+    return [
+        training.MetricsFile(workdir / runs.METRICS if first else None, c.log_every),
+        training.Snapshots(snapshots, c.snapshot_every, c.save_error == "stop"),
+        training.Every(c.sample_every, draw),
+    ]
 
 
 def _test_loss(run: runs.Run, step: int, state: Any) -> float:
     """The loss of the averaged parameters on held-out data, with the same noise at every step."""
     del step
     key, c = jax.random.key(run.config.seed), run.config.train
-    # A microbatch, as in training: what fits there fits here.
+    # A microbatch at once, as in training: what fits there fits here.
     chunk = c.batch_size // c.microbatches
     return held_out_loss(run, state.ema_params, key, most=512, chunk=chunk)
 
 
 def _draw_pictures(run: runs.Run, workdir: pathlib.Path, step: int, state: Any) -> None:
-    config = run.config.sample
-    quick = sampling.quick(config)
-    drawn = sampling.draw(
-        run, state.ema_params, jax.random.key(run.config.seed + 1), 64, quick, progress=False
-    )
+    key, quick = jax.random.key(run.config.seed + 1), sampling.quick(run.config.sample)
+    drawn = sampling.draw(run, state.ema_params, key, 64, quick, progress=False)
     folder = workdir / "pictures"
     folder.mkdir(exist_ok=True)
     pictures.save_samples(run, drawn.x, folder / f"samples_{step:07d}.png")
@@ -169,9 +164,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     if training.is_first():
         pictures.save_loss(workdir / runs.METRICS, workdir / "loss.png")
         how = "stopped at" if result.interrupted else "trained to"
-        bad = f", {result.skipped} steps skipped" if result.skipped else ""
+        skipped = f", {result.skipped} steps skipped" if result.skipped else ""
         print(
-            f"{how} step {result.step} ({result.steps_per_second:.1f} steps a second{bad}): "
+            f"{how} step {result.step} ({result.steps_per_second:.1f} steps a second{skipped}): "
             f"{workdir}"
         )
     if result.interrupted:

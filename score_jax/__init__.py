@@ -64,17 +64,18 @@ from score_jax.sde import spaced_indices as spaced_indices
 __version__ = "0.1.0"
 
 _SUBMODULES = {m.name for m in pkgutil.iter_modules(__path__) if not m.name.startswith("_")}
+_LAZY = {"load_pretrained": "score_jax.convert"}
 _missing = _renamed(__name__)
 
 
 def __getattr__(name: str) -> Any:
     """Import a submodule, or `load_pretrained`, at its first use; name what replaces an old name."""
-    if name == "load_pretrained":
-        return importlib.import_module("score_jax.convert").load_pretrained
+    if name in _LAZY:
+        return getattr(importlib.import_module(_LAZY[name]), name)
     if name in _SUBMODULES:
         return importlib.import_module(f"score_jax.{name}")
     return _missing(name)
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_SUBMODULES, "load_pretrained"})
+    return sorted({*globals(), *_SUBMODULES, *_LAZY})
