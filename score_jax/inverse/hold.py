@@ -22,7 +22,6 @@ from score_jax._math import as_time, bcast
 from score_jax.inverse.measurement import Measurement, spectral
 from score_jax.inverse.methods import Conditional, ending, linear, require_above
 from score_jax.inverse.operators import Mask, SpectralOperator
-from score_jax.samplers import transition
 from score_jax.samplers.langevin import annealed_size, moves
 from score_jax.types import SDE, ScoreFn, State, Step, StepOut, stateless
 
@@ -177,7 +176,7 @@ def repaint(
 
         def update(key: Any, x: Any, t: Any, t_next: Any) -> StepOut:
             t, t_next = as_time(t), as_time(t_next)
-            a, variance = transition(sde, t, t_next)
+            a, variance = sde.transition(t, t_next)
 
             def again(i: Any, x: Any) -> Any:
                 down_key, up_key = jax.random.split(jax.random.fold_in(key, i))

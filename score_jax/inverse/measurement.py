@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Key
 
 from score_jax._math import batch_sum
-from score_jax.guidance import Mixture
+from score_jax.analytic import Mixture
 from score_jax.inverse.operators import (
     LinearOperator,
     Mask,

@@ -28,7 +28,18 @@ from score_jax._math import as_time, batch_sum, bcast
 from score_jax.inverse.measurement import Measurement, check, consistent
 from score_jax.inverse.operators import LinearOperator
 from score_jax.score import denoise
-from score_jax.types import SDE, ScoreFn, State, Step, StepOut, score_at
+from score_jax.types import (
+    SDE,
+    Data,
+    ScoreFn,
+    ScoreOut,
+    State,
+    Step,
+    StepOut,
+    Time,
+    as_returned,
+    score_out,
+)
 
 
 def as_it_was(value: Any) -> Any:
@@ -164,9 +175,9 @@ def pigdm(
     if not limit > 0:
         raise ValueError(f"limit must be > 0, got {limit!r}")
 
-    def guided(x: Any, t: Any) -> Any:
+    def guided(x: Data, t: Time) -> Data | ScoreOut:
         t = as_time(t)
-        value, pull = jax.vjp(lambda x: score_at(score, x, t), x)
+        value, pull, variance = jax.vjp(lambda x: tuple(score_out(score, x, t)), x, has_aux=True)
         m, s2 = bcast(sde.mean_coeff(t), x), bcast(jnp.square(sde.std(t)), x)
         residual = measurement.residual((x + s2 * value) / m)
         r2 = spread(sde, t, stds)
@@ -174,7 +185,7 @@ def pigdm(
         move = (back + s2 * pull(back)[0]) / m
         if math.isfinite(limit):
             move = no_longer(move, m * bcast(r2, x) / s2 * back, limit)
-        return value + scale * move
+        return as_returned(ScoreOut(value + scale * move, variance))
 
     return Conditional(guided, None, ending(measurement))
 
@@ -194,15 +205,14 @@ def projection(sde: SDE, score: ScoreFn, measurement: Any, *, data_std: Any = 1.
     operator = linear(measurement)
     stds = check_stds(data_std)
 
-    def guided(x: Any, t: Any) -> Any:
+    def guided(x: Data, t: Time) -> Data | ScoreOut:
         t = as_time(t)
         m, s2 = bcast(sde.mean_coeff(t), x), bcast(jnp.square(sde.std(t)), x)
-        value = score_at(score, x, t)
-        residual = measurement.residual((x + s2 * value) / m)
+        out = score_out(score, x, t)
+        residual = measurement.residual((x + s2 * out.score) / m)
         r2 = spread(sde, t, stds)
-        return value + m * bcast(r2, x) / s2 * operator.ridge(
-            residual, r2, measurement.noise_std**2
-        )
+        move = m * bcast(r2, x) / s2 * operator.ridge(residual, r2, measurement.noise_std**2)
+        return as_returned(out._replace(score=out.score + move))
 
     return Conditional(guided, None, ending(measurement))
 

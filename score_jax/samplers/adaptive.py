@@ -36,7 +36,6 @@ from score_jax._math import bcast
 from score_jax.samplers.grids import check_float
 from score_jax.samplers.ode import batch_rms, check_noise, check_time, check_tolerances
 from score_jax.samplers.uneven import angle_between, uneven_weights
-from score_jax.sde import log_snr, time_of_log_snr
 from score_jax.types import SDE, ScoreFn, score_at
 
 # Chosen on mixtures other than those of benchmarks/ode_solvers.py: see docs/adr/0009. None is sharp.
@@ -126,10 +125,10 @@ def _flow(sde: SDE, score: ScoreFn, t_from: Any, t_to: Any) -> _Flow:
     dtype = t_from.dtype
 
     def half(t: Any) -> Any:
-        return 0.5 * jnp.asarray(log_snr(sde, t), dtype)
+        return 0.5 * jnp.asarray(sde.log_snr(t), dtype)
 
     def place(lam: Any, last: Any) -> tuple[Any, Any]:
-        t = jnp.clip(jnp.asarray(time_of_log_snr(sde, 2 * lam), dtype), low, high)
+        t = jnp.clip(jnp.asarray(sde.time_of_log_snr(2 * lam), dtype), low, high)
         t = jnp.where(last, t_to, t)
         # The lambda of the rounded time: the inverse need not be exact.
         return t, half(t)

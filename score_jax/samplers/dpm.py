@@ -24,7 +24,6 @@ import jax.numpy as jnp
 from score_jax._math import as_time, bcast
 from score_jax.samplers import exponential as ex
 from score_jax.score import denoise
-from score_jax.sde import log_snr, time_of_log_snr
 from score_jax.types import SDE, ScoreFn, Step, StepOut, stateless
 
 
@@ -78,7 +77,7 @@ def dpmpp_2s(sde: SDE, score: ScoreFn) -> Step:
     def update(key, x, t, t_next):  # type: ignore[no-untyped-def]
         del key
         t, t_next = as_time(t), as_time(t_next)
-        middle = time_of_log_snr(sde, 0.5 * (log_snr(sde, t) + log_snr(sde, t_next)))
+        middle = sde.time_of_log_snr(0.5 * (sde.log_snr(t) + sde.log_snr(t_next)))
         half, whole = ex.interval(sde, t, middle), ex.interval(sde, t, t_next)
         clean = denoise(sde, score, x, t)
         there = ex.exponential_step(x, half, clean, 0.0)

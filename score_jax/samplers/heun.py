@@ -21,7 +21,6 @@ import jax
 import jax.numpy as jnp
 
 from score_jax._math import as_time, bcast
-from score_jax.sde import time_of_log_snr
 from score_jax.types import SDE, ScoreFn, Step, StepOut, score_at, stateless
 
 
@@ -85,7 +84,7 @@ def edm(
     def update(key, x, t, t_next, gamma):  # type: ignore[no-untyped-def]
         t, t_next = as_time(t), as_time(t_next)
         m, sigma = sde.mean_coeff(t), sde.std(t) / sde.mean_coeff(t)
-        raised = time_of_log_snr(sde, -2 * jnp.log(sigma * (1 + gamma)))
+        raised = sde.time_of_log_snr(-2 * jnp.log(sigma * (1 + gamma)))
         acts = (gamma > 0) & (s_min <= sigma) & (sigma <= s_max)
         # Where nothing is added the time itself, not the inverse of its own SNR.
         t_hat = jnp.where(acts, jnp.clip(raised, t, sde.t1), t)

@@ -28,7 +28,7 @@ from jaxtyping import Array, Float
 
 from score_jax._math import as_time, batch_sum, bcast
 from score_jax.samplers.grids import check_float
-from score_jax.sde import log_snr, reverse_drift, time_of_log_snr
+from score_jax.sde import reverse_drift
 from score_jax.types import SDE, ScoreFn, score_at
 
 
@@ -94,7 +94,7 @@ class Coordinate(NamedTuple):
 
 
 def _log_noise_field(sde: SDE, score: ScoreFn, y: Any, u: Any) -> Any:
-    t = time_of_log_snr(sde, -2 * u)
+    t = sde.time_of_log_snr(-2 * u)
     m, s = sde.mean_coeff(t), sde.std(t)
     return bcast(-s * s / m, y) * score_at(score, bcast(m, y) * y, t)
 
@@ -107,14 +107,14 @@ IN_TIME = Coordinate(
 )
 # Eq. (2): u = log(s/m), y = x/m.
 IN_LOG_NOISE = Coordinate(
-    lambda sde, t: -0.5 * log_snr(sde, t),
+    lambda sde, t: -0.5 * sde.log_snr(t),
     lambda sde, t: sde.mean_coeff(t),
     _log_noise_field,
 )
 
 
 def _angle_field(sde: SDE, score: ScoreFn, y: Any, u: Any) -> Any:
-    t = time_of_log_snr(sde, -2 * jnp.log(jnp.tan(u)))
+    t = sde.time_of_log_snr(-2 * jnp.log(jnp.tan(u)))
     m, s = sde.mean_coeff(t), sde.std(t)
     c = bcast(jnp.hypot(m, s), y)
     return bcast(-s / m, y) * (y + c * score_at(score, c * y, t))
@@ -122,7 +122,7 @@ def _angle_field(sde: SDE, score: ScoreFn, y: Any, u: Any) -> Any:
 
 # Eq. (3): u = arctan(s/m), y = x / sqrt(m^2 + s^2).
 IN_ANGLE = Coordinate(
-    lambda sde, t: jnp.arctan(jnp.exp(-0.5 * log_snr(sde, t))),
+    lambda sde, t: jnp.arctan(jnp.exp(-0.5 * sde.log_snr(t))),
     lambda sde, t: jnp.hypot(sde.mean_coeff(t), sde.std(t)),
     _angle_field,
 )
@@ -279,7 +279,7 @@ def flow_ends(sde: SDE, x: Any, t_from: Any, t_to: Any, coordinate: Coordinate) 
     scales = [coordinate.scale(sde, t).astype(dtype) for t in times]
     # Half a unit of log(s/m): of that length are the features of the flow, whatever the clock.
     way = jnp.sign(times[1] - times[0])
-    near = time_of_log_snr(sde, log_snr(sde, times[0]) - way).astype(dtype)
+    near = sde.time_of_log_snr(sde.log_snr(times[0]) - way).astype(dtype)
     first, span = jnp.abs(coordinate.clock(sde, near) - clocks[0]), jnp.abs(clocks[1] - clocks[0])
     first = jnp.clip(jnp.where(jnp.isfinite(first), first, 0), 0.01 * span, 0.1 * span)
     return FlowEnds(clocks[0], clocks[1], scales[0], scales[1], jax.lax.stop_gradient(first))

@@ -1,18 +1,4 @@
-r"""Samplers of a table of betas as `Step`s: with learned variance, DDIM, and the score in a network.
-
-Index i is the time t = (i + 1)/n, data t = 0, so that a grid is a set of table times
-(`table_grid(diffusion.n_original, diffusion.index_map)`) and `simulate` runs these steps. With the
-predicted x0 and eps, from index i to j:
-
-    ancestral    x_j ~ N(c0 x0 + c1 x, Sigma)         arXiv:2006.11239 eq. 6, Sigma of arXiv:2102.09672
-    DDIM         x_j = sqrt(alpha_bar_j) x0 + sqrt(1 - alpha_bar_j - sd^2) eps + sd z
-                 sd^2 = eta^2 (1 - alpha_bar_j)/(1 - alpha_bar_i) (1 - alpha_bar_i/alpha_bar_j)
-
-the second being arXiv:2010.02502 eq. 12 and 16. The steps hold for every interval of the table: a
-grid with fewer times on the full table, and a respaced table with its own grid, are the same
-sampler. A time between those of the table is taken for the nearest. The last step to data is
-`table_denoise(diffusion, reverse)`, a final denoising.
-"""
+"""Shim of the samplers of the former tables of betas: remove at the end."""
 
 import dataclasses
 from collections.abc import Callable
@@ -20,6 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from score_jax.discrete import (
@@ -209,3 +196,9 @@ def table_score(
 
     sde = from_betas(diffusion.betas)
     return score_fn(sde, first_half, params, label=label, output=output, **kwargs)
+
+
+def table_grid(n: int, indices: Any = None) -> Any:
+    """Shim of `schedule_grid`."""
+    chosen = np.sort(np.asarray(range(n) if indices is None else list(indices)))
+    return check_grid((chosen[::-1] + 1) / n, 1.0)

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from score_jax import discrete, guidance, likelihood, losses
-from score_jax.guidance import Mixture, classifier_free, classifier_guidance, guide, on_x, on_x0
+from score_jax.analytic import Mixture
+from score_jax.guidance import classifier_free, classifier_guidance, guide, on_x, on_x0
 from score_jax.samplers import (
     chain,
     dpmpp_2m,

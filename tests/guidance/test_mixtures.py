@@ -14,7 +14,7 @@ from scipy.integrate import solve_ivp
 
 from score_jax import samplers as sm
 from score_jax.metrics import sliced_wasserstein
-from score_jax.sde import VE, VP, CosineVP, LinearVE, SubVP, from_betas, time_of_log_snr
+from score_jax.sde import VE, VP, CosineVP, LinearVE, SubVP, from_betas
 
 SDES = {
     "vp": VP(),

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 
 from score_jax import samplers as sm
-from score_jax.sde import VE, VP, CosineVP, LinearVE, SubVP, from_betas, from_marginals, log_snr
+from score_jax.sde import VE, VP, CosineVP, LinearVE, SubVP, from_betas, from_marginals
 from tests.helpers.golden_files import golden
 
 SDES = {
@@ -47,7 +47,7 @@ def test_spacing(name):
     """Equal steps in what the grid is named after: log-SNR, and the seventh root of s/m."""
     sde = SDES[name]
     t0 = 1e-2 * sde.t1
-    value = np.asarray(log_snr(sde, sm.log_snr_grid(sde, 12, t0=t0)), np.float64)
+    value = np.asarray(sde.log_snr(sm.log_snr_grid(sde, 12, t0=t0)), np.float64)
     np.testing.assert_allclose(np.diff(value), (value[-1] - value[0]) / 12, rtol=2e-4)
     t = sm.karras_grid(sde, 12, t0=t0)
     root = np.asarray(sde.std(t) / sde.mean_coeff(t), np.float64) ** (1 / 7)
