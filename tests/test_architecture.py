@@ -29,6 +29,11 @@ TOOLS = {"training", "_fit", "checkpoints", "convert", "metrics", "viz"}
 ALLOWED = (
     dict.fromkeys(BASE, frozenset())
     | dict.fromkeys(MODELS, BASE)
+    | {
+        "parametrization": BASE | {"sde"},
+        "score": BASE | {"sde", "parametrization"},
+        "model": BASE | {"sde", "parametrization", "score", "losses", "samplers"},
+    }
     | dict.fromkeys(ALGORITHMS, BASE | MODELS - {"nets"})
     # They receive losses, optimisers and SDEs as arguments.
     | dict.fromkeys(TOOLS, BASE)

@@ -4,7 +4,7 @@ import operator
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
-from experiments.configs import SampleConfig
+from experiments.config import SampleConfig
 from score_jax import discrete, samplers
 from score_jax.samplers import grids, song
 from score_jax.samplers.adaptive import adaptive_multistep

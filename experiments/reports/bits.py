@@ -11,10 +11,12 @@ import jax.numpy as jnp
 import numpy as np
 from sklearn.covariance import ledoit_wolf
 
-from experiments import cli, curves, samplers
-from experiments.build import Experiment
-from experiments.networks import learns_variance
+from experiments.parts import samplers
+from experiments.parts.networks import learns_variance
+from experiments.reports import curves
+from experiments.runs import Experiment
 from score_jax import likelihood, losses, viz
+from score_jax._files import write_npz
 from score_jax._batched import in_chunks
 from score_jax.samplers import static
 
@@ -173,7 +175,7 @@ def measure_table(
     bound_key, picture_key = jax.random.split(key)
     table, parts, costs = table_terms(exp, params, bound_key, args)
     curve = {name: parts[name].mean(axis=0) for name in curves.PARTS}
-    cli.write_npz(folder / "bound.npz", index=table.index_map, **parts)
+    write_npz(folder / "bound.npz", index=table.index_map, **parts)
     for name, label in curves.PARTS.items():
         picture = curves.along_the_table({name: (table.times, curve[name])}, label)
         viz.save_image(picture, folder / f"bound_{name}.png")

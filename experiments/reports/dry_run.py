@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
 
-from experiments import build as builder
-from experiments.build import Experiment
+from experiments import runs
+from experiments.runs import Experiment
 from score_jax import training
 
 
@@ -44,7 +44,7 @@ def _batch(exp: Experiment) -> dict[str, Any]:
 def lower(exp: Experiment, make_state: Callable[[Any], Any]) -> tuple[Any, Any]:
     """Trace one training step on one device: (shapes of the state, the lowered program)."""
     state = jax.eval_shape(make_state, jax.random.key(0))
-    return state, jax.jit(builder.make_step(exp)).lower(state, _batch(exp))
+    return state, jax.jit(runs.make_step(exp)).lower(state, _batch(exp))
 
 
 def _on_the_mesh(exp: Experiment, state: Any) -> None:
@@ -61,7 +61,7 @@ def _on_the_mesh(exp: Experiment, state: Any) -> None:
         batch = jax.tree.map(
             lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=rows), _batch(exp)
         )
-        program = training.global_step(builder.make_step(exp), sharding_of=lies).program
+        program = training.global_step(runs.make_step(exp), sharding_of=lies).program
         memory = program.lower(placed, batch).compile().memory_analysis()
         if memory is not None:
             print(

@@ -6,8 +6,8 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 
-from experiments.configs import Config
-from experiments.configs.nets import (
+from experiments.config import Config
+from experiments.parts.nets import (
     DDPMConfig,
     MLPConfig,
     NCSNConfig,
@@ -17,7 +17,7 @@ from experiments.configs.nets import (
     SeriesConfig,
     UNetConfig,
 )
-from experiments.configs.process import DiffusionConfig, SDEConfig
+from experiments.parts.process import DiffusionConfig, SDEConfig
 from score_jax import nets
 from score_jax.convert.diffusers_nets import FirstDDPM
 

@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Literal
 
-from experiments.configs.fields import check
+from experiments.parts.fields import check
 
 Label = Literal["time", "std", "index"]
 

@@ -8,11 +8,11 @@ Facts of github.com/yang-song/score_sde_pytorch/tree/main/configs, whose paths a
 import dataclasses
 from typing import Any
 
-from experiments.configs.config import Config
-from experiments.configs.fields import DataConfig, LossConfig, OptimConfig, TrainConfig
-from experiments.configs.nets import DDPMConfig, NCSNConfig, NCSNppConfig, NCSNv2Config
-from experiments.configs.process import SDEConfig
-from experiments.configs.sample import SampleConfig
+from experiments.config import Config
+from experiments.parts.fields import DataConfig, LossConfig, OptimConfig, TrainConfig
+from experiments.parts.nets import DDPMConfig, NCSNConfig, NCSNppConfig, NCSNv2Config
+from experiments.parts.process import SDEConfig
+from experiments.parts.sample_config import SampleConfig
 
 _replace = dataclasses.replace
 

@@ -3,11 +3,11 @@
 import dataclasses
 from typing import Any
 
-from experiments.configs.config import Config
-from experiments.configs.fields import DataConfig, LossConfig, OptimConfig, TrainConfig
-from experiments.configs.nets import MLPConfig, NCSNppConfig
-from experiments.configs.process import SDEConfig
-from experiments.configs.sample import SampleConfig
+from experiments.config import Config
+from experiments.parts.fields import DataConfig, LossConfig, OptimConfig, TrainConfig
+from experiments.parts.nets import MLPConfig, NCSNppConfig
+from experiments.parts.process import SDEConfig
+from experiments.parts.sample_config import SampleConfig
 
 _digits = Config()
 

@@ -9,8 +9,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from experiments.build import Experiment
-from experiments.configs.fields import check
+from experiments.parts.fields import check
+from experiments.runs import Experiment
 from score_jax import checkpoints, guidance
 from score_jax.nets.classifier import EncoderUNet, MLPClassifier
 from score_jax.score import label_time

@@ -1,7 +1,9 @@
-"""Names become objects: the SDE, network, data, loss and optimiser of a config."""
+"""Build a run from its config, load one from its folder, write one."""
 
 import dataclasses
 import functools
+import pathlib
+import sys
 from typing import Any
 
 import flax.linen as nn
@@ -10,13 +12,19 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from experiments import datasets
-from experiments.configs import Config
-from experiments.networks import make_net
-from experiments.processes import Process, make_process
-from score_jax import data, training
+from experiments.config import Config, differences, from_json, to_json
+from experiments.parts import datasets
+from experiments.parts.networks import make_net
+from experiments.parts.processes import Process, make_process
+from score_jax import checkpoints, data, training
+from score_jax._files import replacing, write_json, write_text
 from score_jax.nets.layers import KEPT
 from score_jax.types import SDE, Loss, ScoreFn, rows_of
+
+CONFIG_FILE = "config.json"
+CHECKPOINTS = "checkpoints"
+SNAPSHOTS = "averages"
+METRICS = "metrics.jsonl"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -221,3 +229,76 @@ def build(config: Config) -> Experiment:
         num_classes += 1  # the class of hidden labels
     net = make_net(config, form.shape, num_classes)
     return Experiment(config, form, process, net, make_optimizer(config))
+
+
+def initial_state(exp: Experiment, key: Any = None) -> training.TrainState:
+    """Draw the parameters and make the state of step 0; everything follows from config.seed."""
+    key = jax.random.key(exp.config.seed) if key is None else key
+    params_key, state_key = jax.random.split(key)
+    return make_state(exp, state_key, exp.init_params(params_key))
+
+
+def save_config(workdir: pathlib.Path, config: Config, *, allow_changes: bool = False) -> None:
+    """Write config.json; ValueError with the differences if the folder holds another run's.
+
+    With `allow_changes` the differences are printed, and the new config takes the place of the old.
+    """
+    path = workdir / CONFIG_FILE
+    if path.exists():
+        changed = differences(load_config(workdir), config)
+        if changed and not allow_changes:
+            raise ValueError(
+                f"workdir {str(workdir)!r} holds a run with another config "
+                f"({'; '.join(changed)}): choose another --workdir or the same fields, or go on "
+                "with the change by --allow-changes"
+            )
+        for line in changed:
+            print(f"changed: {line}", file=sys.stderr)
+    elif workdir.exists() and not workdir.is_dir():
+        raise ValueError(f"workdir {str(workdir)!r} is a file, not a folder")
+    workdir.mkdir(parents=True, exist_ok=True)
+    write_text(path, to_json(config))
+
+
+def check_new(name: str, folder: pathlib.Path) -> None:
+    """Raise ValueError naming the argument if there is more than an empty folder at its path."""
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ValueError(f"{name} {str(folder)!r} exists already: choose another")
+
+
+def load_config(workdir: pathlib.Path) -> Config:
+    """Read the config of a run folder; ValueError that names the folder if there is none."""
+    path = workdir / CONFIG_FILE
+    if not path.is_file():
+        raise ValueError(f"workdir {str(workdir)!r} holds no run ({CONFIG_FILE} is missing)")
+    try:
+        return from_json(path.read_text())
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+
+
+def load(workdir: pathlib.Path) -> tuple[Experiment, Any, int]:
+    """Read a run folder: (experiment, EMA parameters, step); it needs nothing but that folder."""
+    exp = build(load_config(workdir))
+    template = jax.eval_shape(exp.init_params, jax.random.key(0))
+    with checkpoints.open_checkpoints(workdir / CHECKPOINTS, read_only=True) as store:
+        params, step = store.restore_params(template), store.latest_step()
+    if params is None:
+        raise ValueError(f"workdir {str(workdir)!r} holds no checkpoint: train it first")
+    return exp, params, int(step or 0)
+
+
+def write(
+    workdir: pathlib.Path, exp: Experiment, params: Any, step: int, notes: dict[str, Any]
+) -> None:
+    """Write the folder of a run whose weights are given, whole or not at all.
+
+    `notes`: JSON values by the names of the files that they go to.
+    """
+    state = make_state(exp, jax.random.key(exp.config.seed), params)
+    with replacing(workdir) as part:
+        save_config(part, exp.config)
+        for name, value in notes.items():
+            write_json(part / name, value)
+        with checkpoints.open_checkpoints(part / CHECKPOINTS, keep=1) as store:
+            store.save(step, state, extra=dataclasses.asdict(exp.config))

@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from experiments.build import Experiment
+from experiments.runs import Experiment
 from score_jax._batched import in_chunks
 from score_jax.types import Rows
 

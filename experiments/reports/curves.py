@@ -1,6 +1,6 @@
 """The curves of Improved DDPM (arXiv:2102.09672, figures 1, 2, 5), and its gradient's variance.
 
-python -m experiments.curves FOLDER draws those that need no network: the ratio of the two fixed
+python -m experiments.reports.curves FOLDER draws those that need no network: the ratio of the two fixed
 variances, and the signal left by the linear and the cosine table. `along_the_table` draws the parts
 of the bound of trained networks, from `score_jax.losses.table_bound`, and `learned_variance` the
 variance that one has chosen between the fixed ones.

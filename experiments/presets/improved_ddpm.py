@@ -5,11 +5,11 @@ Facts of the commands in github.com/openai/improved-diffusion (README) and of th
 
 import dataclasses
 
-from experiments.configs.config import Config
-from experiments.configs.fields import DataConfig, OptimConfig, TableLossConfig, TrainConfig
-from experiments.configs.nets import UNetConfig
-from experiments.configs.process import DiffusionConfig
-from experiments.configs.sample import SampleConfig
+from experiments.config import Config
+from experiments.parts.fields import DataConfig, OptimConfig, TableLossConfig, TrainConfig
+from experiments.parts.nets import UNetConfig
+from experiments.parts.process import DiffusionConfig
+from experiments.parts.sample_config import SampleConfig
 
 _replace = dataclasses.replace
 

@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.configs import Config, DiffusionConfig
-from experiments.configs.fields import LossConfig, TableLossConfig
+from experiments.config import Config, DiffusionConfig
+from experiments.parts.fields import LossConfig, TableLossConfig
 from score_jax import discrete, losses, samplers, score, sde
 from score_jax.types import SDE, Loss, ScoreFn
 

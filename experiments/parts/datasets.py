@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from experiments.configs import Config
+from experiments.config import Config
 from score_jax import data
 
 

@@ -5,8 +5,8 @@ import typing
 from dataclasses import field
 from typing import Any
 
-from experiments.configs import json_form
-from experiments.configs.fields import (
+from experiments.parts import json_form
+from experiments.parts.fields import (
     AnyLoss,
     DataConfig,
     LossConfig,
@@ -16,9 +16,9 @@ from experiments.configs.fields import (
     TrainConfig,
     check,
 )
-from experiments.configs.nets import AnyNet, NCSNppConfig
-from experiments.configs.process import DiffusionConfig, ProcessConfig, SDEConfig
-from experiments.configs.sample import SampleConfig
+from experiments.parts.nets import AnyNet, NCSNppConfig
+from experiments.parts.process import DiffusionConfig, ProcessConfig, SDEConfig
+from experiments.parts.sample_config import SampleConfig
 
 
 @dataclasses.dataclass(frozen=True)

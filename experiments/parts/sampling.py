@@ -6,10 +6,10 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from experiments import samplers
-from experiments.build import Experiment
-from experiments.configs import SampleConfig
-from experiments.guiding import Guide
+from experiments.config import SampleConfig
+from experiments.parts import samplers
+from experiments.parts.guiding import Guide
+from experiments.runs import Experiment
 from score_jax.samplers import sample
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments.build import Experiment
+from experiments.runs import Experiment
 from score_jax import viz
 
 
