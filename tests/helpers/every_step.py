@@ -6,6 +6,7 @@ Each entry makes a Step of (sde, score); those in EXACT draw no noise.
 import jax.numpy as jnp
 
 from score_jax import samplers as sm
+from score_jax.parametrization import LARGE
 
 GRID = sm.song_grid(20, 0.1)
 
@@ -17,7 +18,7 @@ STEPS = {
     "reverse_diffusion": sm.reverse_diffusion,
     "reverse_diffusion_ode": lambda sde, score: sm.reverse_diffusion(sde, score, ode=True),
     "ancestral": sm.ancestral,
-    "ancestral_large": lambda sde, score: sm.ancestral(sde, score, large=True),
+    "ancestral_large": lambda sde, score: sm.ancestral(sde, score, variance=LARGE),
     "ancestral_ode": lambda sde, score: sm.ancestral(sde, score, ode=True),
     "langevin": lambda sde, score: sm.langevin(sde, score, n_steps=2),
     "langevin_per_sample": lambda sde, score: sm.langevin(sde, score, ratio=sm.per_sample),
@@ -37,7 +38,7 @@ STEPS = {
     "song_langevin": lambda sde, score: sm.song_langevin(sde, score, GRID),
     "song_annealed_langevin": lambda sde, score: sm.song_annealed_langevin(sde, score, GRID),
     "thresholded": lambda sde, score: sm.ancestral(
-        sde, sm.threshold(sde, score, sm.dynamic(0.9)), large=True
+        sde, sm.threshold(sde, score, sm.dynamic(0.9)), variance=LARGE
     ),
 }
 EXACT = {name for name in STEPS if name.endswith("ode")} | {"identity", "empty_chain"}
