@@ -1,4 +1,4 @@
-"""Samplers on noise schedules: the authors' steps, exact reversal of Gaussians, one sampler on any grid."""
+"""Samplers on noise schedules: the authors' steps, exact reversal of Gaussians, any grid of times."""
 
 import functools
 
