@@ -39,6 +39,7 @@ from score_jax.samplers import (
     log_snr_grid,
     reverse_diffusion,
     simulate,
+    tweedie,
     uniform_grid,
 )
 from score_jax.sde import VE, VP, SubVP
