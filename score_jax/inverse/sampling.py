@@ -16,6 +16,7 @@ from score_jax._math import bcast
 from score_jax.inverse.measurement import Measurement, check
 from score_jax.inverse.methods import Conditional, pigdm, unconditional
 from score_jax.samplers import Sampler, Samples, check_grid, reverse_diffusion, sample, stepwise
+from score_jax.samplers.arguments import check_score
 from score_jax.samplers.sampling import Stepwise
 
 Options = tuple[tuple[str, Any], ...]
@@ -51,11 +52,11 @@ class Restorer:
             x = mean + bcast(std, x) * jax.random.normal(start_key, x.shape, x.dtype)
         conditional = self.method(sde, score.score, score.measurement, **dict(self.options))
         out = _around(self.sampler, conditional).run(key, sde, conditional, x, grid, save_every)
-        clean = conditional.finish(out.x)
+        clean = conditional.consistent(out.x)
         path = out.trajectory
         return out._replace(
             x=clean,
-            x_mean=conditional.finish(out.x_mean),
+            x_mean=conditional.consistent(out.x_mean),
             trajectory=None if path is None else path.at[-1].set(clean),
         )
 
@@ -89,6 +90,7 @@ def _draw(
     key: Any, sde: Any, score: Any, shape: Any, restorer: Restorer, grid: Any,
     operator: Any, noise_std: float, part: dict[str, Any], kwargs: dict[str, Any],
 ) -> Samples:  # fmt: skip
+    check_score(score)
     labels = kwargs.pop("y", None)
     if labels is not None:
         part["labels"] = labels

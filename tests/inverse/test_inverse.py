@@ -71,7 +71,7 @@ def run(conditional, make, grid, sde=SDE, num=NUM, seed=0):
     def draw(key, x):
         step = conditional.step(make(sde, conditional))
         last = tweedie(sde, conditional)
-        return conditional.finish(simulate(key, step, x, grid, final_denoising=last).x)
+        return conditional.consistent(simulate(key, step, x, grid, final_denoising=last).x)
 
     x = sde.prior_sample(jax.random.key(seed), (num, 2))
     return np.asarray(draw(jax.random.key(seed + 1), x))
