@@ -8,6 +8,7 @@ them as constants of its program, so that program is kept only for as long as th
 import time
 import weakref
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -38,35 +39,18 @@ class _Static(NamedTuple):
     structure: Any
 
 
-def _function(leaf: Any) -> bool:
-    weak = getattr(type(leaf), "__weakrefoffset__", 0) > 0
-    return callable(leaf) and weak and not isinstance(leaf, type)
-
-
-def _weak(leaf: Any) -> Any:
-    return weakref.ref(leaf) if _function(leaf) else leaf
-
-
-def _strong(leaf: Any) -> Any:
-    return leaf() if isinstance(leaf, weakref.ref) else leaf
-
-
 def _run(static: _Static, mesh: Mesh, arrays: list[Any], index: Any, part: Any) -> Any:
     """Every device runs its own part and waits for no other."""
 
     def local(arrays: list[Any], index: Any, part: Any) -> Any:
-        leaves = eqx.combine(arrays, [_strong(leaf) for leaf in static.leaves])
-        shared, function = jax.tree.unflatten(static.structure, leaves)
+        rest = [leaf() if isinstance(leaf, weakref.ref) else leaf for leaf in static.leaves]
+        shared, function = jax.tree.unflatten(static.structure, eqx.combine(arrays, rest))
         return function(shared, index, part)
 
-    return jax.shard_map(
-        local,
-        mesh=mesh,
-        in_specs=(_EVERYWHERE, _DIVIDED, _DIVIDED),
-        out_specs=_DIVIDED,
-        # Loops of adaptive solvers start from values that are the same everywhere.
-        check_vma=False,
-    )(arrays, index, part)
+    # Loops of adaptive solvers start from values that are the same everywhere: no check of axes.
+    specs = (_EVERYWHERE, _DIVIDED, _DIVIDED)
+    mapped = jax.shard_map(local, mesh=mesh, in_specs=specs, out_specs=_DIVIDED, check_vma=False)
+    return mapped(arrays, index, part)
 
 
 def program(
@@ -75,15 +59,16 @@ def program(
     """The jitted program of `function(shared, index, part)` over a mesh, and its first arguments."""
     leaves, structure = jax.tree.flatten((shared, function))
     arrays, rest = eqx.partition(leaves, eqx.is_array)
-    static = _Static(tuple(_weak(leaf) for leaf in rest), structure)
     arrays = jax.device_put(arrays, NamedSharding(mesh, _EVERYWHERE))
     try:
+        weak = tuple(weakref.ref(leaf) if callable(leaf) else leaf for leaf in rest)
+        static = _Static(weak, structure)
         hash(static)
-    except TypeError:  # a record of the user's that cannot be compared: compiled for this call
-        return jax.jit(lambda *args: _run(static, mesh, *args)), (arrays,)
-    owner = next(filter(_function, rest))
+    except TypeError:  # an object of the user's that cannot be compared: compiled for this call
+        return jax.jit(partial(_run, _Static(tuple(rest), structure), mesh)), (arrays,)
+    owner = next(filter(callable, rest))
     if owner not in _programs:
-        _programs[owner] = jax.jit(lambda *args: _run(*args), static_argnums=(0, 1))
+        _programs[owner] = jax.jit(partial(_run), static_argnums=(0, 1))
     return _programs[owner], (static, mesh, arrays)
 
 

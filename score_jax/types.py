@@ -6,7 +6,7 @@ methods below (`score_jax.sde.LinearSDE` derives all of them from two). Data may
 `(b, d)`, `(b, l, c)`, `(b, h, w, c)`, ...
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, ArrayLike, Float, Int, Key
 
 Params = Any
 Batch = Any
@@ -28,6 +28,7 @@ PerExample = Float[Array, " b"]
 # Samplers pass a scalar time, losses one time per example.
 Time = Float[Array, ""] | Float[Array, " b"]
 Grid = Float[Array, " n"]  # decreasing times
+GridLike = ArrayLike | Sequence[ArrayLike]  # the same as given by a user
 
 # (x: (b, *d), t: () or (b,)) -> grad log p_t(x): (b, *d), or a `ScoreOut` with a learned variance too.
 ScoreFn = Callable[[Any, Any], Any]

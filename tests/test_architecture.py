@@ -53,7 +53,7 @@ STRINGS = {
     "checkpoints.py": {"cpu"},  # JAX names its platforms so
     "convert/torch_file.py": {"little"},  # Python names the order of bytes so
     "data/arrays.py": {".npy", ".npz"},  # endings of files
-    "samplers/arguments.py": {"apply"},  # the method of a Flax module, which is no score
+    "samplers/sampling.py": {"apply"},  # the method of a Flax module, which is no score
     "nets/blocks.py": {"none", "up"},  # which way a block resamples, checked by the network
     "nets/ncsnpp.py": {  # the fields that name the published variations, checked by `_check`
         "ddpm", "fourier", "input_skip", "none", "output_skip", "sum",

@@ -25,7 +25,18 @@ from score_jax.inverse.measurement import Measurement, consistent, spectral
 from score_jax.inverse.methods import Conditional, linear
 from score_jax.inverse.operators import Mask, SpectralOperator
 from score_jax.samplers.langevin import annealed_size, moves
-from score_jax.types import SDE, ScoreFn, State, Step, StepOut, stateless
+from score_jax.types import (
+    SDE,
+    Data,
+    Grid,
+    PRNGKey,
+    ScoreFn,
+    State,
+    Step,
+    StepOut,
+    Time,
+    stateless,
+)
 
 
 class _Hold(NamedTuple):
@@ -35,7 +46,7 @@ class _Hold(NamedTuple):
     measurement: Measurement
     strength: float
 
-    def known(self, x: Any, t: Any, z: Any) -> Any:
+    def known(self, x: Data, t: Time, z: Data | None) -> Data:
         """x with the measured coordinates at level t; z None: without noise."""
         m, s = (c.astype(x.dtype) for c in (self.sde.mean_coeff(t), self.sde.std(t)))
         y = jnp.asarray(self.measurement.y, x.dtype)
@@ -56,11 +67,11 @@ class _Hold(NamedTuple):
             return jnp.where(self.measurement.operator.mask[None], target, x)  # to the bit
         return x + self.strength * moved
 
-    def both(self, out: StepOut, t: Any, z: Any) -> StepOut:
+    def both(self, out: StepOut, t: Time, z: Data) -> StepOut:
         """The state and its mean, the latter without noise."""
         return StepOut(self.known(out.x, t, z), self.known(out.x_mean, t, None))
 
-    def unknown(self, move: Any) -> Any:
+    def unknown(self, move: Data) -> Data:
         """The part of a move that the measurement does not determine."""
         operator = linear(self.measurement)
         if isinstance(operator, SpectralOperator):
@@ -97,7 +108,7 @@ def replacement(
     check_count(0, corrections=corrections)
     corrector = moves(score, 1, annealed_size(sde, snr))
 
-    def correct(key: Any, out: StepOut, t: Any) -> StepOut:
+    def correct(key: PRNGKey, out: StepOut, t: Time) -> StepOut:
         def once(i: Any, out: StepOut) -> StepOut:
             moved = corrector(jax.random.fold_in(key, i), out.x, t)
             known = out.x_mean - hold.unknown(out.x_mean)
@@ -107,13 +118,15 @@ def replacement(
         return jax.lax.fori_loop(0, corrections, once, out) if corrections else out
 
     def wrap(step: Step) -> Step:
-        def init(x: Any, grid: Any) -> State:
+        def init(x: Data, grid: Grid) -> State:
             # The noise of the start in the known coordinates.
             t = as_time(grid[0])
             start = hold.known(jnp.zeros_like(x), t, None)
             return step.init(x, grid), None if fresh else (x - start) / bcast(sde.std(t), x)
 
-        def update(key: Any, x: Any, t: Any, t_next: Any, state: State) -> tuple[StepOut, State]:
+        def update(
+            key: PRNGKey, x: Data, t: Time, t_next: Time, state: State
+        ) -> tuple[StepOut, State]:
             step_key, noise_key, correct_key = jax.random.split(key, 3)
             inside, kept = state
             out, inside = step.update(step_key, x, t, t_next, inside)
@@ -161,7 +174,7 @@ def repaint(
                 "noised up again, a multistep method's past no longer belongs to it"
             )
 
-        def down(key: Any, x: Any, t: Any, t_next: Any) -> StepOut:
+        def down(key: PRNGKey, x: Data, t: Time, t_next: Time) -> StepOut:
             def once(i: Any, out: StepOut) -> StepOut:
                 step_key, noise_key = jax.random.split(jax.random.fold_in(key, i))
                 here, there = (t + (t_next - t) * ((i + k) / jump) for k in (0, 1))
@@ -173,11 +186,11 @@ def repaint(
 
             return jax.lax.fori_loop(0, jump, once, StepOut(x, x))
 
-        def update(key: Any, x: Any, t: Any, t_next: Any) -> StepOut:
+        def update(key: PRNGKey, x: Data, t: Time, t_next: Time) -> StepOut:
             t, t_next = as_time(t), as_time(t_next)
             a, variance = sde.transition(t, t_next)
 
-            def again(i: Any, x: Any) -> Any:
+            def again(i: Any, x: Data) -> Data:
                 down_key, up_key = jax.random.split(jax.random.fold_in(key, i))
                 x = down(down_key, x, t, t_next).x
                 z = jax.random.normal(up_key, x.shape, x.dtype)

@@ -17,22 +17,25 @@ tau^2 I; the others are approximations everywhere.
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import ArrayLike, Float
 
 from score_jax._check import check_positive
 from score_jax._math import as_time, batch_sum, bcast
 from score_jax.inverse.measurement import check, consistent
-from score_jax.inverse.operators import LinearOperator
+from score_jax.inverse.operators import Examples, LinearOperator
 from score_jax.score import denoise
 from score_jax.types import (
     SDE,
     Data,
+    PerExample,
+    PRNGKey,
     ScoreFn,
     ScoreOut,
     State,
@@ -78,7 +81,7 @@ def linear(measurement: Any) -> LinearOperator:
     return measurement.operator
 
 
-def measured_stds(operator: LinearOperator, x0: Any) -> tuple[float, ...]:
+def measured_stds(operator: LinearOperator, x0: Examples) -> tuple[float, ...]:
     """Standard deviations of A^+ A x0, the measured part of data x0 (n, *d), along its own directions.
 
     Those of its principal components, the largest first, without constant ones: the `data_std` of
@@ -100,7 +103,7 @@ def measured_stds(operator: LinearOperator, x0: Any) -> tuple[float, ...]:
     return tuple(map(float, stds[stds > 1e-3 * stds[0]]))
 
 
-def check_stds(data_std: Any) -> Any:
+def check_stds(data_std: ArrayLike | Sequence[float]) -> Float[np.ndarray, " k"]:
     """Standard deviations of the data as (k,); ValueError unless finite, >= 0 and one is above 0."""
     stds = np.atleast_1d(np.asarray(data_std, np.float32))
     if stds.ndim != 1 or not (np.isfinite(stds).all() and (stds >= 0).all() and stds.any()):
@@ -111,14 +114,14 @@ def check_stds(data_std: Any) -> Any:
     return stds
 
 
-def spread(sde: SDE, t: Any, data_std: Any) -> Any:
+def spread(sde: SDE, t: Time, data_std: ArrayLike) -> Time:
     """r^2, the variance of x0 given x(t) for normal data of these deviations (k,): shape of t."""
     s2, m2 = jnp.square(sde.std(t))[..., None], jnp.square(sde.mean_coeff(t))[..., None]
     tau2 = jnp.square(jnp.asarray(data_std, s2.dtype)).reshape((1,) * (s2.ndim - 1) + (-1,))
     return (s2 * tau2 / (m2 * tau2 + s2)).mean(axis=-1)
 
 
-def no_longer(move: Any, reference: Any, limit: float) -> Any:
+def no_longer(move: Data, reference: Data, limit: float) -> Data:
     """Each example's move, shortened to `limit` times the length of its reference."""
     length = lambda v: jnp.sqrt(batch_sum(jnp.square(v)))
     tiny = jnp.finfo(move.dtype).tiny
@@ -137,7 +140,7 @@ def pigdm(
     score: ScoreFn,
     measurement: Any,
     *,
-    data_std: Any = 1.0,
+    data_std: ArrayLike | Sequence[float] = 1.0,
     scale: float = 1.0,
     limit: float = 3.0,
 ) -> Conditional:
@@ -176,7 +179,9 @@ def pigdm(
     return Conditional(guided, None, partial(consistent, measurement))
 
 
-def projection(sde: SDE, score: ScoreFn, measurement: Any, *, data_std: Any = 1.0) -> Conditional:
+def projection(
+    sde: SDE, score: ScoreFn, measurement: Any, *, data_std: ArrayLike | Sequence[float] = 1.0
+) -> Conditional:
     """The estimate of x0 is corrected by y: x0 + r^2 A^T (r^2 A A^T + sigma^2)^-1 (y - A x0).
 
     Without noise that is x0 + A^+ (y - A x0), the projection on what was measured (arXiv:2212.00490,
@@ -220,8 +225,8 @@ def dps(sde: SDE, score: ScoreFn, measurement: Any, *, scale: float = 1.0) -> Co
     check(measurement)
     check_positive(scale=scale)
 
-    def gradient(x: Any, t: Any) -> Any:
-        def squares(x: Any) -> Any:
+    def gradient(x: Data, t: Time) -> Data:
+        def squares(x: Data) -> PerExample:
             return batch_sum(jnp.square(measurement.residual(denoise(sde, score, x, t))))
 
         values, pull = jax.vjp(squares, x)
@@ -229,7 +234,9 @@ def dps(sde: SDE, score: ScoreFn, measurement: Any, *, scale: float = 1.0) -> Co
         return bcast(1 / norms, x) * pull(jnp.ones_like(values))[0]
 
     def wrap(step: Step) -> Step:
-        def update(key: Any, x: Any, t: Any, t_next: Any, state: State) -> tuple[StepOut, State]:
+        def update(
+            key: PRNGKey, x: Data, t: Time, t_next: Time, state: State
+        ) -> tuple[StepOut, State]:
             move = scale * gradient(x, as_time(t))
             out, state = step.update(key, x, t, t_next, state)
             return StepOut(out.x - move, out.x_mean - move), state

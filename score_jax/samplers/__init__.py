@@ -12,10 +12,6 @@ from score_jax.samplers.dpm import dpmpp_2m as dpmpp_2m
 from score_jax.samplers.dpm import dpmpp_2s as dpmpp_2s
 from score_jax.samplers.dpm import dpmpp_3m as dpmpp_3m
 from score_jax.samplers.dpm import sde_dpmpp_2m as sde_dpmpp_2m
-from score_jax.samplers.final import FinalDenoising as FinalDenoising
-from score_jax.samplers.final import as_it_is as as_it_is
-from score_jax.samplers.final import last_mean as last_mean
-from score_jax.samplers.final import tweedie as tweedie
 from score_jax.samplers.grids import check_grid as check_grid
 from score_jax.samplers.grids import karras_grid as karras_grid
 from score_jax.samplers.grids import log_snr_grid as log_snr_grid
@@ -45,7 +41,11 @@ from score_jax.samplers.sampling import Samples as Samples
 from score_jax.samplers.sampling import flow as flow
 from score_jax.samplers.sampling import sample as sample
 from score_jax.samplers.sampling import stepwise as stepwise
+from score_jax.samplers.simulate import FinalDenoising as FinalDenoising
+from score_jax.samplers.simulate import as_it_is as as_it_is
+from score_jax.samplers.simulate import last_mean as last_mean
 from score_jax.samplers.simulate import simulate as simulate
+from score_jax.samplers.simulate import tweedie as tweedie
 from score_jax.samplers.song import SongGrid as SongGrid
 from score_jax.samplers.song import song_ancestral as song_ancestral
 from score_jax.samplers.song import song_annealed_langevin as song_annealed_langevin

@@ -12,7 +12,7 @@ eta 0 the probability flow with the first-order exponential integrator. The step
 interval: on a noise schedule a grid of few of its times (`schedule_grid`) is the respaced sampler.
 """
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -23,7 +23,7 @@ from score_jax._math import as_time, bcast
 from score_jax.samplers.exponential import interval
 from score_jax.samplers.grids import check_float, check_grid
 from score_jax.score import denoise
-from score_jax.types import SDE, Data, PRNGKey, ScoreFn, Step, StepOut, Time, stateless
+from score_jax.types import SDE, Data, GridLike, PRNGKey, ScoreFn, Step, StepOut, Time, stateless
 
 
 class EncodeOut(NamedTuple):
@@ -68,7 +68,7 @@ def ddim(sde: SDE, score: ScoreFn, *, eta: float = 0.0) -> Step:
     return stateless(update, 1)
 
 
-def ddim_encode(sde: SDE, score: ScoreFn, x: Shaped[Array, "b *d"], grid: Any) -> EncodeOut:
+def ddim_encode(sde: SDE, score: ScoreFn, x: Shaped[Array, "b *d"], grid: GridLike) -> EncodeOut:
     """DDIM with eta 0 from data to noise: `grid` is a sampler's, and is walked backwards.
 
     x (b, *d) is data at the last time of the grid; `simulate(ddim(sde, score), ...)` from the latent

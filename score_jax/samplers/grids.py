@@ -49,7 +49,13 @@ def check_grid(grid: object, t1: float | None = None) -> Float[Array, " n"]:
     return array
 
 
-def check_float(x: Any) -> None:
+def check_array(name: str, value: object) -> None:
+    """Raise ValueError for a list or tuple in the place of an array."""
+    if isinstance(value, list | tuple):
+        raise ValueError(f"{name} must be an array, got a {type(value).__name__}: use jnp.asarray")
+
+
+def check_float(x: Array | np.ndarray) -> None:
     """Raise ValueError unless x is floating point: integer images have to be scaled first."""
     if not jnp.issubdtype(x.dtype, jnp.floating):
         raise ValueError(f"x must be floating point, got dtype {x.dtype}: scale integer data first")

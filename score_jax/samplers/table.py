@@ -20,9 +20,8 @@ from score_jax.discrete import (
     x0_to_noise,
 )
 from score_jax.samplers.ddim import EncodeOut
-from score_jax.samplers.final import FinalDenoising
 from score_jax.samplers.grids import check_float, check_grid
-from score_jax.samplers.simulate import simulate
+from score_jax.samplers.simulate import FinalDenoising, simulate
 from score_jax.score import NOISE, Output, score_fn
 from score_jax.sde import from_betas
 from score_jax.types import Apply, Params, SampleOut, ScoreFn, Step, StepOut, stateless

@@ -277,7 +277,7 @@ MEANT = [
     ({"score": Net().apply}, r"got Net.apply, which needs parameters"),
     ({"sampler": "dpmpp_2m"}, "pass score_jax.samplers.dpmpp_2m, without quotes"),
     ({"sampler": sm.heun(SDE, SCORE)}, "got a Step: pass the factory"),
-    ({"sampler": GRID, "grid": sm.heun}, "sampler must be a Sampler or a factory.*got an array"),
+    ({"sampler": GRID, "grid": sm.heun}, "sampler must be a Sampler or a factory.*got array"),
     ({"y": [0, 1, 2, 3]}, "y must be an array, got a list"),
 ]
 
