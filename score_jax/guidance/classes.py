@@ -39,6 +39,7 @@ from score_jax.types import (
     ScoreFn,
     ScoreOut,
     Time,
+    TimeLike,
     as_returned,
     score_at,
     score_out,
@@ -58,7 +59,7 @@ def classifier_fn(
     >>> classifier = classifier_fn(sde, net.apply, params, noise_input=TimeInput())
     """
 
-    def classifier(x: Data, t: Time) -> Float[Array, "b c"]:
+    def classifier(x: Data, t: TimeLike) -> Float[Array, "b c"]:
         given = jnp.broadcast_to(noise_input(sde, as_time(t)), (x.shape[0],))
         return apply(params, x, given, **kwargs)
 
@@ -164,7 +165,7 @@ def classifier_free(
     def plain(x: Data, t: Time) -> Data | ScoreOut:
         return as_returned(score_out(conditional, x, t))
 
-    def guided(x: Data, t: Time) -> Data | ScoreOut:
+    def guided(x: Data, t: TimeLike) -> Data | ScoreOut:
         t = as_time(t)
         if interval is None or t.ndim:
             return mixed(x, t)

@@ -31,6 +31,7 @@ from score_jax.types import (
     ScoreFn,
     ScoreOut,
     Time,
+    TimeLike,
     as_returned,
     score_out,
 )
@@ -168,7 +169,7 @@ def _when(intervals: list[Interval], guided: ScoreFn, plain: ScoreFn) -> ScoreFn
     def alone(x: Data, t: Time) -> Data | ScoreOut:
         return as_returned(score_out(plain, x, t))
 
-    def score(x: Data, t: Time) -> Data | ScoreOut:
+    def score(x: Data, t: TimeLike) -> Data | ScoreOut:
         t = as_time(t)
         if not intervals:
             return alone(x, t)

@@ -42,6 +42,7 @@ from score_jax.types import (
     Step,
     StepOut,
     Time,
+    TimeLike,
     as_returned,
     score_out,
 )
@@ -59,7 +60,7 @@ class Conditional:
     wrap: Callable[[Step], Step] | None = None
     consistent: Callable[[Data], Data] = lambda x0: x0
 
-    def __call__(self, x: Data, t: Time) -> Data | ScoreOut:
+    def __call__(self, x: Data, t: TimeLike) -> Data | ScoreOut:
         """The score at x (b, *d), t () or (b,)."""
         return self.score(x, t)
 
@@ -164,7 +165,7 @@ def pigdm(
     if not limit > 0:
         raise ValueError(f"limit must be > 0, got {limit!r}")
 
-    def guided(x: Data, t: Time) -> Data | ScoreOut:
+    def guided(x: Data, t: TimeLike) -> Data | ScoreOut:
         t = as_time(t)
         value, pull, variance = jax.vjp(lambda x: tuple(score_out(score, x, t)), x, has_aux=True)
         m, s2 = bcast(sde.mean_coeff(t), x), bcast(jnp.square(sde.std(t)), x)
@@ -196,7 +197,7 @@ def projection(
     operator = linear(measurement)
     stds = check_stds(data_std)
 
-    def guided(x: Data, t: Time) -> Data | ScoreOut:
+    def guided(x: Data, t: TimeLike) -> Data | ScoreOut:
         t = as_time(t)
         m, s2 = bcast(sde.mean_coeff(t), x), bcast(jnp.square(sde.std(t)), x)
         out = score_out(score, x, t)

@@ -15,7 +15,7 @@ from typing import Any
 import jax.numpy as jnp
 
 from score_jax._math import as_time, bcast
-from score_jax.types import SDE, Data, ScoreFn, ScoreOut, Time, as_returned, score_out
+from score_jax.types import SDE, Data, ScoreFn, ScoreOut, TimeLike, as_returned, score_out
 
 Rule = Callable[[Data], Data]  # of x0 (b, *d)
 
@@ -73,7 +73,7 @@ def threshold(sde: SDE, score: ScoreFn, rule: Any) -> ScoreFn:
     if not callable(rule):
         raise ValueError(f"rule must be a function of x0 such as static(-1, 1), got {rule!r}")
 
-    def thresholded(x: Data, t: Time) -> Data | ScoreOut:
+    def thresholded(x: Data, t: TimeLike) -> Data | ScoreOut:
         t = as_time(t)
         m, variance = bcast(sde.mean_coeff(t), x), bcast(jnp.square(sde.std(t)), x)
         out = score_out(score, x, t)

@@ -1,12 +1,16 @@
-"""The list of Steps that the tests of the protocol run over: add yours here.
+"""The Steps that the tests of the protocol run over.
 
-Each entry makes a Step of (sde, score); those in EXACT draw no noise.
+Each entry of STEPS makes a Step of (sde, score); those in EXACT draw no noise. EXPORTED holds all
+factories that `score_jax.samplers` exports, so that a new one needs no entry.
 """
+
+import inspect
 
 import jax.numpy as jnp
 
 from score_jax import samplers as sm
 from score_jax.parametrization import LARGE
+from score_jax.types import Step
 
 GRID = sm.song_grid(20, 0.1)
 
@@ -44,6 +48,18 @@ STEPS = {
 EXACT = {name for name in STEPS if name.endswith("ode")} | {"identity", "empty_chain"}
 
 
+def _makes_steps(value):
+    if not inspect.isfunction(value):
+        return False
+    found = inspect.signature(inspect.unwrap(value))
+    required = [n for n, p in found.parameters.items() if p.default is p.empty]
+    return found.return_annotation in (Step, "Step") and required == ["sde", "score"]
+
+
+EXPORTED = {name: value for name, value in vars(sm).items() if _makes_steps(value)}
+
+
 def move(step, key, x, t, t_next):
     """One update of a step from t to t_next, as the first of a run: `StepOut`."""
-    return step.update(key, x, t, t_next, step.init(x, jnp.stack([jnp.asarray(t), t_next])))[0]
+    grid = jnp.stack([t, t_next]) if jnp.ndim(t) == 0 else jnp.ones(2)
+    return step.update(key, x, t, t_next, step.init(x, grid))[0]
