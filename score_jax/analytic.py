@@ -17,10 +17,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, ArrayLike, Float, Key
+from jaxtyping import Array, Float, Key
 
 from score_jax._math import as_time
-from score_jax.types import SDE, Data, PerExample, ScoreFn, Time
+from score_jax.types import SDE, Data, Number, PerExample, ScoreFn, Time
 
 # Singular directions of a measurement below this share of the largest are ignored.
 _RANK = 1e-10
@@ -78,7 +78,7 @@ class Mixture:
         spread = np.einsum("k,ki,kj->ij", self.weights, away, away)
         return np.einsum("k,kij->ij", self.weights, self.covs) + spread
 
-    def _parts(self, sde: SDE, x: Data, t: ArrayLike) -> tuple[Array, Array, Array]:
+    def _parts(self, sde: SDE, x: Data, t: Number) -> tuple[Array, Array, Array]:
         """log(w_k N(x; ...)) (b, k), and x in the axes of each component with their variances."""
         t = as_time(t)
         # Times against components and their axes: (b or 1, 1, 1).
@@ -91,7 +91,7 @@ class Mixture:
         logs = -0.5 * (jnp.square(along) / variance + jnp.log(2 * math.pi * variance)).sum(axis=2)
         return logs + jnp.log(jnp.asarray(self.weights, x.dtype))[None], along, variance
 
-    def logp(self, sde: SDE, x: Data, t: ArrayLike) -> PerExample:
+    def logp(self, sde: SDE, x: Data, t: Number) -> PerExample:
         """log p_t(x) in nats: (b,), for x (b, *d) and t () or (b,)."""
         return jax.nn.logsumexp(self._parts(sde, x, t)[0], axis=1)
 
@@ -105,7 +105,7 @@ class Mixture:
     def score(self, sde: SDE) -> ScoreFn:
         """The exact score at every time."""
 
-        def score(x: Data, t: ArrayLike) -> Data:
+        def score(x: Data, t: Number) -> Data:
             logs, along, variance = self._parts(sde, x, t)
             vectors = jnp.asarray(self._eigen[1], x.dtype)  # type: ignore[attr-defined]
             pull = jax.nn.softmax(logs, axis=1)[:, :, None] * along / variance

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, ArrayLike, Float, Int, Key
 
 Params = Any
@@ -28,6 +29,7 @@ PerExample = Float[Array, " b"]
 # Samplers pass a scalar time, losses one time per example.
 Time = Float[Array, ""] | Float[Array, " b"]
 TimeLike = float | Time
+Number = float | np.floating[Any] | Array  # one number as given by a user
 Grid = Float[Array, " n"]  # decreasing times
 GridLike = ArrayLike | Sequence[ArrayLike]  # the same as given by a user
 

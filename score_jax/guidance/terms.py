@@ -154,7 +154,8 @@ def guide(sde: SDE, score: ScoreFn, *terms: Any) -> ScoreFn:
         if not clean:
             out = score_out(score, x, t)
             return as_returned(out._replace(score=out.score + gradient))
-        value, pull, variance = jax.vjp(lambda x: tuple(score_out(score, x, t)), x, has_aux=True)
+        found: Any = jax.vjp(lambda x: tuple(score_out(score, x, t)), x, has_aux=True)
+        value, pull, variance = found
         m, s2 = bcast(sde.mean_coeff(t), x), bcast(jnp.square(sde.std(t)), x)
         wanted = jax.grad(lambda x0: _total(clean, x0, t))((x + s2 * value) / m)
         guided = value + gradient + (wanted + s2 * pull(wanted)[0]) / m

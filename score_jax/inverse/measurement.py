@@ -7,7 +7,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Key
+from jaxtyping import Array, ArrayLike, Key
 
 from score_jax._math import batch_sum
 from score_jax.analytic import Mixture
@@ -82,7 +82,7 @@ def check(measurement: Any, shape: tuple[int, ...] | None = None) -> tuple[int, 
 
 
 def measure(
-    key: Key[Array, ""], operator: Operator, x0: Examples, *, noise_std: float = 0.0
+    key: Key[Array, ""], operator: Operator, x0: ArrayLike, *, noise_std: float = 0.0
 ) -> Measurement:
     """Measure known data x0 (b, *d), with noise drawn: a `Measurement`.
 

@@ -29,7 +29,7 @@ from jaxtyping import ArrayLike, Float
 from score_jax._check import check_positive
 from score_jax._math import as_time, batch_sum, bcast
 from score_jax.inverse.measurement import check, consistent
-from score_jax.inverse.operators import Examples, LinearOperator
+from score_jax.inverse.operators import LinearOperator
 from score_jax.score import denoise
 from score_jax.types import (
     SDE,
@@ -82,7 +82,7 @@ def linear(measurement: Any) -> LinearOperator:
     return measurement.operator
 
 
-def measured_stds(operator: LinearOperator, x0: Examples) -> tuple[float, ...]:
+def measured_stds(operator: LinearOperator, x0: ArrayLike) -> tuple[float, ...]:
     """Standard deviations of A^+ A x0, the measured part of data x0 (n, *d), along its own directions.
 
     Those of its principal components, the largest first, without constant ones: the `data_std` of
@@ -167,7 +167,8 @@ def pigdm(
 
     def guided(x: Data, t: TimeLike) -> Data | ScoreOut:
         t = as_time(t)
-        value, pull, variance = jax.vjp(lambda x: tuple(score_out(score, x, t)), x, has_aux=True)
+        found: Any = jax.vjp(lambda x: tuple(score_out(score, x, t)), x, has_aux=True)
+        value, pull, variance = found
         m, s2 = bcast(sde.mean_coeff(t), x), bcast(jnp.square(sde.std(t)), x)
         residual = measurement.residual((x + s2 * value) / m)
         r2 = spread(sde, t, stds)

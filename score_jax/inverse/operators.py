@@ -26,8 +26,8 @@ from jaxtyping import Array, ArrayLike, Float
 from score_jax._math import batch_sum, bcast
 
 Shape = tuple[int, ...]
-Examples = Float[Array | np.ndarray, " b *d"]
-Outputs = Float[Array | np.ndarray, " b *out"]  # measurements of them
+Examples = Float[Array, " b *d"]
+Outputs = Float[Array, " b *out"]  # measurements of them
 Share = Float[Array, "..."] | float  # a weight, () or (b,)
 # Singular values to numbers of the same shape.
 Values = Callable[[Float[Array, "..."]], Float[Array, "..."]]

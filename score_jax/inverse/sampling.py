@@ -47,7 +47,7 @@ class Restorer:
         self,
         key: PRNGKey,
         sde: SDE,
-        score: _Given,
+        score: Any,
         x: Data,
         grid: Grid,
         save_every: int | None = None,

@@ -66,7 +66,6 @@ from score_jax.samplers.table import ddim_move as ddim_move
 from score_jax.samplers.table import table_ancestral as table_ancestral
 from score_jax.samplers.table import table_ddim as table_ddim
 from score_jax.samplers.table import table_denoise as table_denoise
-from score_jax.samplers.table import table_encode as table_encode
 from score_jax.samplers.table import table_grid as table_grid
 from score_jax.samplers.table import table_score as table_score
 from score_jax.samplers.table import tablewise as tablewise

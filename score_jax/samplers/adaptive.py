@@ -30,13 +30,13 @@ from typing import Any, NamedTuple
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, ArrayLike, Float
+from jaxtyping import Array, Float
 
 from score_jax._math import bcast
 from score_jax.samplers.grids import check_float
 from score_jax.samplers.ode import Cost, batch_rms, check_noise, check_time, check_tolerances
 from score_jax.samplers.uneven import angle_between, uneven_weights
-from score_jax.types import SDE, Data, Scalar, ScoreFn, score_at
+from score_jax.types import SDE, Data, Number, Scalar, ScoreFn, score_at
 
 # Chosen on mixtures other than those of benchmarks/ode_solvers.py: see docs/adr/0009. None is sharp.
 _ACCEPT, _SAFETY, _GROW = 4.0, 0.8, 4.0
@@ -303,10 +303,10 @@ def adaptive_multistep(
     score: ScoreFn,
     x: Float[Array, "b *d"],
     *,
-    t_from: ArrayLike,
-    t_to: ArrayLike,
-    rtol: ArrayLike = 1e-5,
-    atol: ArrayLike = 1e-5,
+    t_from: Number,
+    t_to: Number,
+    rtol: Number = 1e-5,
+    atol: Number = 1e-5,
     order: int = 4,
     norm: Callable[[Data], Scalar] = batch_rms,
     per_sample: bool = False,

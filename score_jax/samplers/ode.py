@@ -24,12 +24,12 @@ from typing import Any, NamedTuple
 import diffrax
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, ArrayLike, Float, Int, PyTree
+from jaxtyping import Array, Float, Int, PyTree
 
 from score_jax._math import as_time, batch_sum, bcast
 from score_jax.samplers.grids import check_float
 from score_jax.sde import reverse_drift
-from score_jax.types import SDE, Data, Scalar, ScoreFn, Time, score_at
+from score_jax.types import SDE, Data, Number, Scalar, ScoreFn, Time, score_at
 
 Cost = Int[Array, "..."]  # a number of evaluations or steps: () or (b,)
 
@@ -147,13 +147,13 @@ def worst_sample(error: PyTree[Float[Array, "..."]]) -> Scalar:
     return jnp.sqrt(jnp.max(total) / sum(v[0].size for v in leaves))
 
 
-def check_time(name: str, t: ArrayLike, t1: float) -> None:
+def check_time(name: str, t: Number, t1: float) -> None:
     """Refuse a time outside [0, t1], where its value is known."""
     if not isinstance(t, jax.core.Tracer) and not 0 <= float(t) <= t1 * (1 + 1e-6):
         raise ValueError(f"{name} must be in [0, t1={t1}], got {t}")
 
 
-def check_noise(name: str, sde: SDE, t: ArrayLike) -> None:
+def check_noise(name: str, sde: SDE, t: Number) -> None:
     """Refuse a time without noise, where its value is known: log(s/m) is infinite there."""
     if isinstance(t, jax.core.Tracer):
         return
@@ -163,7 +163,7 @@ def check_noise(name: str, sde: SDE, t: ArrayLike) -> None:
         raise ValueError(f"{name} must be a time at which std > 0, got {t}, where it is {std}")
 
 
-def check_tolerances(rtol: ArrayLike, atol: ArrayLike) -> None:
+def check_tolerances(rtol: Number, atol: Number) -> None:
     """Refuse tolerances that are not positive, where their values are known."""
     for name, value in (("rtol", rtol), ("atol", atol)):
         if not isinstance(value, jax.core.Tracer) and not value > 0:
@@ -255,9 +255,7 @@ def solve_forward(
     return end, nfe, stats["num_accepted_steps"], stats["num_rejected_steps"]
 
 
-def _check_flow(
-    sde: SDE, x: Data, t_from: ArrayLike, t_to: ArrayLike, coordinate: Coordinate
-) -> None:
+def _check_flow(sde: SDE, x: Data, t_from: Number, t_to: Number, coordinate: Coordinate) -> None:
     check_float(x)
     for name, t in (("t_from", t_from), ("t_to", t_to)):
         check_time(name, t, sde.t1)
@@ -275,9 +273,7 @@ class FlowEnds(NamedTuple):
     first: Scalar
 
 
-def flow_ends(
-    sde: SDE, x: Data, t_from: ArrayLike, t_to: ArrayLike, coordinate: Coordinate
-) -> FlowEnds:
+def flow_ends(sde: SDE, x: Data, t_from: Number, t_to: Number, coordinate: Coordinate) -> FlowEnds:
     """The two ends of a flow that carries x in a coordinate: `FlowEnds`."""
     dtype = jnp.promote_types(x.dtype, jnp.float32)
     times = [jnp.asarray(t, dtype) for t in (t_from, t_to)]
@@ -304,8 +300,8 @@ def probability_flow(
     score: ScoreFn,
     x: Float[Array, "b *d"],
     *,
-    t_from: ArrayLike,
-    t_to: ArrayLike,
+    t_from: Number,
+    t_to: Number,
     coordinate: Coordinate = IN_TIME,
     per_sample: bool = False,
     **options: Any,
@@ -373,7 +369,7 @@ class FlowPath:
     sde: SDE
     coordinate: Coordinate
 
-    def at(self, t: ArrayLike) -> Data:
+    def at(self, t: Number) -> Data:
         """The state at t, a scalar between the two ends: (b, *d)."""
         t = jnp.asarray(t, self.start.dtype)
         y = self.inner.evaluate(self.direction * (self.coordinate.clock(self.sde, t) - self.start))
@@ -385,8 +381,8 @@ def probability_path(
     score: ScoreFn,
     x: Float[Array, "b *d"],
     *,
-    t_from: ArrayLike,
-    t_to: ArrayLike,
+    t_from: Number,
+    t_to: Number,
     coordinate: Coordinate = IN_TIME,
     max_steps: int = 256,
     **options: Any,

@@ -21,7 +21,7 @@ With c, G, k of the entry and z unit noise
     Langevin           e = 2 alpha (snr ||z|| / ||score||)^2, annealed e = 2 alpha (snr s(t))^2
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -60,7 +60,7 @@ class SongGrid(NamedTuple):
     """
 
     times: np.ndarray
-    index: np.ndarray
+    index: Any  # a tuple has a method of this name
     dt: float
     n: int
 
@@ -95,10 +95,10 @@ class _Entries(NamedTuple):
     """Coefficients of the steps of a grid, (k,) each: see the module; c and G are None for sub-VP."""
 
     alpha: np.ndarray
-    shrink: np.ndarray | None
-    noise: np.ndarray | None
-    grow: np.ndarray | None
-    posterior_noise: np.ndarray | None
+    shrink: Any
+    noise: Any
+    grow: Any
+    posterior_noise: Any
 
 
 def _entries(sde: SDE, grid: SongGrid) -> _Entries:

@@ -18,12 +18,12 @@ import diffrax
 import jax
 import jax.numpy as jnp
 import lineax  # type: ignore[import-untyped]
-from jaxtyping import Array, ArrayLike, Float, Int, Key
+from jaxtyping import Array, Float, Int, Key
 
 from score_jax._math import as_time
 from score_jax.samplers.grids import check_float, check_grid
 from score_jax.sde import reverse_drift
-from score_jax.types import SDE, Data, GridLike, ScoreFn
+from score_jax.types import SDE, Data, GridLike, Number, ScoreFn
 
 # They evaluate the drift once a step.
 ONCE = (diffrax.Euler, diffrax.EulerHeun, diffrax.ItoMilstein, diffrax.StratonovichMilstein)
@@ -69,7 +69,7 @@ def diffrax_sde(
     *,
     solver: diffrax.AbstractSolver | None = None,
     controller: diffrax.AbstractStepSizeController | None = None,
-    resolution: ArrayLike | None = None,
+    resolution: Number | None = None,
     max_steps: int | None = None,
 ) -> StochasticOut:
     """Carry x (b, *d) at grid[0] along the reverse SDE to grid[-1] with a solver of diffrax's.

@@ -19,8 +19,7 @@ from score_jax.discrete import (
     where,
     x0_to_noise,
 )
-from score_jax.samplers.ddim import EncodeOut
-from score_jax.samplers.grids import check_float, check_grid
+from score_jax.samplers.grids import check_grid
 from score_jax.samplers.simulate import FinalDenoising, simulate
 from score_jax.score import NOISE, Output, score_fn
 from score_jax.sde import from_betas
@@ -98,27 +97,6 @@ def table_ddim(diffusion: Diffusion, reverse: ReverseFn, *, eta: float = 0.0) ->
         return StepOut(mean + sd * jax.random.normal(key, x.shape, x.dtype), mean)
 
     return stateless(update, 1)
-
-
-def table_encode(
-    diffusion: Diffusion, reverse: ReverseFn, x: Float[Array, "b *d"], grid: Any
-) -> EncodeOut:
-    """DDIM with eta 0 towards noise: a sampler's `grid` walked backwards, from x at its last time.
-
-    `simulate(key, table_ddim(...), ...)` returns from the latent up to O(1/n). arXiv:2010.02502
-    section 4.3.
-
-    Raises ValueError for a bad grid, or x that is not floating point.
-    """
-    check_float(x)
-    times = check_grid(grid)[::-1]
-    step = table_ddim(diffusion, reverse)
-
-    def body(x, interval):  # type: ignore[no-untyped-def]
-        return step.update(None, x, *interval, ())[0].x, None
-
-    z, _ = jax.lax.scan(body, x, (times[:-1], times[1:]))
-    return EncodeOut(z, times.shape[0] - 1)
 
 
 def table_denoise(diffusion: Diffusion, reverse: ReverseFn) -> FinalDenoising:

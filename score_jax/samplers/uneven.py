@@ -13,7 +13,9 @@ for a Gaussian it is a sine. A Gauss-Legendre rule of 24 nodes integrates (1) to
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, ArrayLike, Bool, Float
+from jaxtyping import Array, Bool, Float
+
+from score_jax.types import Scalar
 
 # On [0, 1].
 _PLACES, _MASSES = (
@@ -32,7 +34,7 @@ def angle_between(middle: Float[Array, "..."], apart: Float[Array, "..."]) -> Fl
 
 
 def uneven_weights(
-    start: ArrayLike, h: ArrayLike, nodes: Float[Array, " k"], used: Bool[Array, " k"]
+    start: float | Scalar, h: float | Scalar, nodes: Float[Array, " k"], used: Bool[Array, " k"]
 ) -> Float[Array, " k"]:
     """w_j of eq. (1) for a step of length h from `start`: (k,) for nodes (k,) and used (k,) of bool.
 
@@ -45,6 +47,7 @@ def uneven_weights(
     Array(0.39346933, dtype=float32)
     """
     dtype = nodes.dtype
+    start, h = jnp.asarray(start, dtype), jnp.asarray(h, dtype)
     v = h * jnp.asarray(_PLACES, dtype)
     mass = h * jnp.asarray(_MASSES, dtype) * jnp.exp(v - h)
     # Relative to the start, so that the digits of a short step are not lost in lambda.
