@@ -17,6 +17,8 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from tqdm import tqdm
 
+from score_jax._check import check_count
+
 _AXIS = "examples"
 _EVERYWHERE, _DIVIDED = PartitionSpec(), PartitionSpec(_AXIS)
 
@@ -95,8 +97,7 @@ def in_chunks(
 
     Raises ValueError for a chunk or number of examples below 1, or no devices.
     """
-    if chunk < 1:
-        raise ValueError(f"chunk must be at least 1, got {chunk}")
+    check_count(chunk=chunk)
     if n < 1:
         raise ValueError(f"there must be at least one example, got {n}")
     devices = jax.local_devices() if devices is None else list(devices)

@@ -22,7 +22,7 @@ from score_jax.guidance.terms import (
     Interval,
     LogLikelihood,
     Weight,
-    check_interval,
+    check_times,
     check_weight,
     guide,
     inside,
@@ -146,7 +146,7 @@ def classifier_free(
     >>> faster = classifier_free(model.score(params, y), model.score(params, none), both=doubled)
     """
     check_weight("scale", scale)
-    check_interval(interval)
+    check_times(interval)
 
     def pair(x: Data, t: Time) -> tuple[ScoreOut, Data]:
         if both is None:

@@ -22,6 +22,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool
 
+from score_jax._check import check_interval
 from score_jax._math import as_time, bcast
 from score_jax.types import (
     SDE,
@@ -38,7 +39,7 @@ from score_jax.types import (
 
 LogLikelihood = Callable[[Data, Time], PerExample]  # (x or x0: (b, *d), t: () or (b,)) -> (b,)
 Weight = Any  # a number or a function of t; checked by `check_weight`
-Interval = Any  # (lowest, highest) time or None; checked by `check_interval`
+Interval = Any  # (lowest, highest) time or None; checked by `check_times`
 
 
 class Term(NamedTuple):
@@ -50,13 +51,10 @@ class Term(NamedTuple):
     clean: bool = False
 
 
-def check_interval(interval: Interval) -> None:
+def check_times(interval: Interval) -> None:
     """Raise ValueError unless interval is None or two times, the smaller first."""
-    if interval is None:
-        return
-    ends = tuple(interval) if isinstance(interval, tuple | list) else ()
-    if len(ends) != 2 or not all(isinstance(v, int | float) for v in ends) or ends[0] >= ends[1]:
-        raise ValueError(f"interval must be (lowest, highest) of time, got {interval!r}")
+    if interval is not None:
+        check_interval("interval", interval)
 
 
 def check_weight(name: str, weight: Weight) -> None:
@@ -104,7 +102,7 @@ def _term(logp: LogLikelihood, weight: Weight, interval: Interval, clean: bool) 
     if not callable(logp):
         raise ValueError(f"logp must be a function of (x, t), got {logp!r}")
     check_weight("weight", weight)
-    check_interval(interval)
+    check_times(interval)
     return Term(logp, weight, None if interval is None else tuple(interval), clean)
 
 

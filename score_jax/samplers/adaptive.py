@@ -32,8 +32,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from score_jax._check import check_count, check_float
 from score_jax._math import bcast
-from score_jax.samplers.grids import check_float
 from score_jax.samplers.ode import Cost, batch_rms, check_noise, check_time, check_tolerances
 from score_jax.samplers.uneven import angle_between, uneven_weights
 from score_jax.types import SDE, Data, Number, Scalar, ScoreFn, score_at
@@ -294,8 +294,7 @@ def _check(rtol: Any, atol: Any, order: Any, max_steps: Any) -> None:
     check_tolerances(rtol, atol)
     if order not in (1, 2, 3, 4):
         raise ValueError(f"order must be 1, 2, 3 or 4, got {order}")
-    if max_steps < 1:
-        raise ValueError(f"max_steps must be at least 1, got {max_steps}")
+    check_count(max_steps=max_steps)
 
 
 def adaptive_multistep(
@@ -330,7 +329,7 @@ def adaptive_multistep(
 
     >>> out = adaptive_multistep(sde, score, z, t_from=sde.t1, t_to=1e-3, rtol=1e-3, atol=1e-3)
     """
-    check_float(x)
+    check_float("x", x)
     _check(rtol, atol, order, max_steps)
     for name, t in (("t_from", t_from), ("t_to", t_to)):
         check_time(name, t, sde.t1)

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Array, ArrayLike, Key
 
+from score_jax._check import check_count
 from score_jax.samplers.sampling import sample
 from score_jax.types import SDE, GridLike, Sampler, Step
 
@@ -78,8 +79,7 @@ def compare_samplers(
     distances = {} if distances is None else distances
     if exact is None and not distances:
         raise ValueError("exact or distances must be given: there is nothing to measure")
-    if repeats < 1:
-        raise ValueError(f"repeats must be at least 1, got {repeats}")
+    check_count(repeats=repeats)
     if exact is not None and np.shape(exact) != tuple(shape):
         raise ValueError(f"exact must have shape {tuple(shape)}, got {np.shape(exact)}")
     rows = []

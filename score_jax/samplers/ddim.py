@@ -18,10 +18,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Shaped
 
-from score_jax._check import check
+from score_jax._check import check, check_float
 from score_jax._math import as_time, bcast
 from score_jax.samplers.exponential import interval
-from score_jax.samplers.grids import check_float, check_grid
+from score_jax.samplers.grids import check_grid
 from score_jax.score import denoise
 from score_jax.types import SDE, Data, GridLike, PRNGKey, ScoreFn, Step, StepOut, Time, stateless
 
@@ -78,7 +78,7 @@ def ddim_encode(sde: SDE, score: ScoreFn, x: Shaped[Array, "b *d"], grid: GridLi
 
     >>> z, nfe = ddim_encode(sde, score, x, uniform_grid(sde, 100))
     """
-    check_float(x)
+    check_float("x", x)
     times = check_grid(grid)[::-1]
 
     def body(x: Data, interval: tuple[Time, Time]) -> tuple[Data, None]:

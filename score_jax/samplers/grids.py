@@ -55,12 +55,6 @@ def check_array(name: str, value: object) -> None:
         raise ValueError(f"{name} must be an array, got a {type(value).__name__}: use jnp.asarray")
 
 
-def check_float(x: Array | np.ndarray) -> None:
-    """Raise ValueError unless x is floating point: integer images have to be scaled first."""
-    if not jnp.issubdtype(x.dtype, jnp.floating):
-        raise ValueError(f"x must be floating point, got dtype {x.dtype}: scale integer data first")
-
-
 def _check(sde: SDE, n: int, t0: float) -> None:
     if n < 1:
         raise ValueError(f"n, the number of steps, must be at least 1, got {n}")

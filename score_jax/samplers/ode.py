@@ -26,8 +26,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PyTree
 
+from score_jax._check import check_count, check_float, check_positive
 from score_jax._math import as_time, batch_sum, bcast
-from score_jax.samplers.grids import check_float
 from score_jax.sde import reverse_drift
 from score_jax.types import SDE, Data, Number, Scalar, ScoreFn, Time, score_at
 
@@ -165,9 +165,7 @@ def check_noise(name: str, sde: SDE, t: Number) -> None:
 
 def check_tolerances(rtol: Number, atol: Number) -> None:
     """Refuse tolerances that are not positive, where their values are known."""
-    for name, value in (("rtol", rtol), ("atol", atol)):
-        if not isinstance(value, jax.core.Tracer) and not value > 0:
-            raise ValueError(f"{name} must be > 0, got {value}")
+    check_positive(rtol=rtol, atol=atol)
 
 
 def _controller(rtol: Any, atol: Any, norm: Any, controller: Any) -> Any:
@@ -201,8 +199,7 @@ def _solve(
 ) -> tuple[Any, Any]:
     """As `solve_forward`, with diffrax's solution: (solution, evaluations)."""
     controller = _controller(rtol, atol, norm, controller)
-    if max_steps < 1:
-        raise ValueError(f"max_steps must be at least 1, got {max_steps}")
+    check_count(max_steps=max_steps)
     solver = diffrax.Dopri5() if solver is None else solver
     # At least single precision: a tolerance means nothing in half. Times have the state's precision,
     # since diffrax would otherwise raise the state to theirs.
@@ -256,7 +253,7 @@ def solve_forward(
 
 
 def _check_flow(sde: SDE, x: Data, t_from: Number, t_to: Number, coordinate: Coordinate) -> None:
-    check_float(x)
+    check_float("x", x)
     for name, t in (("t_from", t_from), ("t_to", t_to)):
         check_time(name, t, sde.t1)
         if coordinate is not IN_TIME:

@@ -24,6 +24,7 @@ import numpy as np
 from jaxtyping import Array, Key
 
 from score_jax._batched import in_chunks
+from score_jax._check import check_count
 from score_jax.samplers.grids import check_array, check_grid
 from score_jax.samplers.ode import probability_flow
 from score_jax.samplers.simulate import FinalDenoising, denoised, simulate, tweedie
@@ -246,8 +247,8 @@ def _check(shape: Sequence[int], first: int, save_every: int | None) -> tuple[in
         raise ValueError(f"shape must be (num, *d) of numbers >= 1, got {tuple(shape)}")
     if not 0 <= first < 2**32 - shape[0]:
         raise ValueError(f"first must be in [0, 2**32 - num), got {first}")
-    if save_every is not None and save_every < 1:
-        raise ValueError(f"save_every must be at least 1, got {save_every}")
+    if save_every is not None:
+        check_count(save_every=save_every)
     return int(shape[0]), tuple(int(n) for n in shape[1:])
 
 

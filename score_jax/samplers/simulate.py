@@ -11,7 +11,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Key, Shaped
 
-from score_jax.samplers.grids import check_array, check_float, check_grid
+from score_jax._check import check_count, check_float
+from score_jax.samplers.grids import check_array, check_grid
 from score_jax.score import denoise
 from score_jax.types import SDE, Data, GridLike, SampleOut, Scalar, ScoreFn, Step, StepOut
 
@@ -76,11 +77,11 @@ def simulate(
     if not isinstance(step, Step):
         raise ValueError(f"step must be a Step, such as euler_maruyama(sde, score), got {step!r}")
     check_array("x", x)
-    check_float(x)
+    check_float("x", x)
     grid = check_grid(grid)
     n = grid.shape[0] - 1
-    if save_every is not None and save_every < 1:
-        raise ValueError(f"save_every must be at least 1, got {save_every}")
+    if save_every is not None:
+        check_count(save_every=save_every)
 
     def body(carry: Any, this: Any) -> Any:
         out, state, trajectory = carry

@@ -20,8 +20,9 @@ import jax.numpy as jnp
 import lineax  # type: ignore[import-untyped]
 from jaxtyping import Array, Float, Int, Key
 
+from score_jax._check import check_count, check_float
 from score_jax._math import as_time
-from score_jax.samplers.grids import check_float, check_grid
+from score_jax.samplers.grids import check_grid
 from score_jax.sde import reverse_drift
 from score_jax.types import SDE, Data, GridLike, Number, ScoreFn
 
@@ -85,10 +86,10 @@ def diffrax_sde(
 
     >>> out = diffrax_sde(key, sde, score, x, log_snr_grid(sde, 20), solver=diffrax.SRA1())
     """
-    check_float(x)
+    check_float("x", x)
     grid = check_grid(grid, sde.t1)
-    if max_steps is not None and max_steps < 1:
-        raise ValueError(f"max_steps must be at least 1, got {max_steps}")
+    if max_steps is not None:
+        check_count(max_steps=max_steps)
     solver = diffrax.ShARK() if solver is None else solver
     dtype = jnp.promote_types(x.dtype, jnp.float32)
     grid = grid.astype(dtype)
