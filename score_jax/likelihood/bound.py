@@ -19,8 +19,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
+from score_jax._check import check_float
 from score_jax._math import as_time, batch_sum, bcast
-from score_jax.samplers.grids import check_float
 from score_jax.sde import log_snr, time_of_log_snr
 from score_jax.types import SDE, ScoreFn, score_at
 
@@ -72,7 +72,7 @@ def variational_bound(
         raise ValueError(f"t0 must be in (0, t1={sde.t1}), got {t0}")
     if draws < 1:
         raise ValueError(f"draws must be at least 1, got {draws}")
-    check_float(x0)
+    check_float("x0", x0)
     top, low = log_snr(sde, as_time(t0)), log_snr(sde, as_time(sde.t1))
     offset_key, noise_key, last_key = jax.random.split(key, 3)
     offset = jax.random.uniform(offset_key, x0.shape[:1], x0.dtype)

@@ -22,10 +22,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
+from score_jax._check import check_float
 from score_jax._math import as_time, batch_sum, bcast
 from score_jax._xla import forward_mode
 from score_jax.likelihood.gap import IGNORE, Gap
-from score_jax.samplers.grids import check_float
 from score_jax.samplers.ode import IN_TIME, Coordinate, flow_ends, solve_forward, with_first
 from score_jax.types import SDE, ScoreFn, score_at
 
@@ -115,7 +115,7 @@ def log_likelihood(
     """
     if not 0 < t0 < sde.t1:
         raise ValueError(f"t0 must be in (0, t1={sde.t1}), got {t0}")
-    check_float(x)
+    check_float("x", x)
     x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
     if divergence is None:
         small = math.prod(x.shape[1:]) <= EXACT_UP_TO
