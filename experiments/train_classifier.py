@@ -82,9 +82,8 @@ def fit(workdir: pathlib.Path, c: guiding.ClassifierConfig, progress: bool | Non
             data.batches(exp.train, c.batch_size, seed=c.seed),
             steps=steps,
             checkpoints=store,
-            checkpoint_every=max(EVERY, steps // (5 * EVERY) * EVERY),
-            metrics_path=folder / runs.METRICS,
-            progress=progress,
+            saving=training.Saving(max(EVERY, steps // (5 * EVERY) * EVERY)),
+            hooks=[training.MetricsFile(folder / runs.METRICS), training.Progress(progress)],
         )
     return exp, net, result
 

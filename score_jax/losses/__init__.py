@@ -34,12 +34,12 @@ from score_jax.losses.discrete import variational as variational
 from score_jax.losses.importance import importance_weighting as importance_weighting
 from score_jax.losses.importance import log_snr_times as log_snr_times
 from score_jax.losses.labels import drop_labels as drop_labels
-from score_jax.losses.time_samplers import IndexSampler as IndexSampler
 from score_jax.losses.time_samplers import LossHistory as LossHistory
 from score_jax.losses.time_samplers import index_probabilities as index_probabilities
 from score_jax.losses.time_samplers import loss_second_moment as loss_second_moment
 from score_jax.losses.time_samplers import record as record
 from score_jax.losses.time_samplers import uniform_indices as uniform_indices
+from score_jax.types import IndexSampler as IndexSampler
 
 __all__ = [
     "Decoder", "IndexSampler", "LogMass", "LossHistory", "Objective", "Sample", "StepWeighting",

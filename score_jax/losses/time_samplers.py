@@ -10,24 +10,13 @@ pure functions on a state of arrays that travels in `TrainState`: jitted, saved 
 that every device holds the same history.
 """
 
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
-
-class IndexSampler(NamedTuple):
-    """A way to draw indices, with a state (any pytree of arrays) that learns from losses.
-
-    init() -> state; draw(state, key, b) -> (index (b,), weight (b,)); update(state, index, losses)
-    -> state, where index and losses (b,) come from all devices.
-    """
-
-    init: Callable[[], Any]
-    draw: Callable[[Any, Any, int], tuple[Any, Any]]
-    update: Callable[[Any, Any, Any], Any]
+from score_jax.types import IndexSampler
 
 
 class LossHistory(NamedTuple):

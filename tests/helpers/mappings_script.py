@@ -2,7 +2,8 @@
 
     python tests/helpers/mappings_script.py FOLDER pmap/1/1 fsdp/4/1 pmap/4/1+jit/8/1 ...
 
-(mapping, devices, parts of a batch); with a + the second half resumes the first from its checkpoint.
+(mapping, devices, microbatches), where "dropout" is jit with dropout; with a + the second half
+resumes the first from its checkpoint.
 A script of its own because the number of devices is fixed when JAX starts. Writes FOLDER/out.npz.
 """
 
@@ -23,17 +24,17 @@ import numpy as np
 
 from score_jax import data, losses, training
 from score_jax.checkpoints import open_checkpoints
+from score_jax.draws import draw_of
 from score_jax.nets import MLP
 from score_jax.score import label_time
 from score_jax.sde import VP
-from score_jax.types import rows_of
 
 STEPS, BATCH = 4, 16
 
 
-def problem():
-    """(loss, prepare, params): a conditional MLP with dropout, stratified times, noise on the data."""
-    net = MLP(width=16, num_blocks=1, dropout=0.3)
+def problem(dropout):
+    """(loss, prepare, params): a conditional MLP, stratified times, noise on the data."""
+    net = MLP(width=16, num_blocks=1, dropout=dropout)
     x = jnp.zeros((1, 3))
     params = jax.jit(net.init)(jax.random.key(0), x, jnp.ones(1))
     leaves, tree = jax.tree.flatten(params)
@@ -43,8 +44,7 @@ def problem():
     loss = losses.dsm_loss(VP(), net.apply, label=label_time())
 
     def prepare(key, batch):
-        rows = rows_of(key, batch)
-        noise = rows.each(lambda k: 0.1 * jax.random.normal(k, (3,)), rows.key)
+        noise = draw_of(key, batch).each(lambda k: 0.1 * jax.random.normal(k, (3,)))
         return {"x": batch["x"] + noise}
 
     return loss, prepare, jax.tree.unflatten(tree, leaves)
@@ -57,9 +57,9 @@ def batches():
 
 
 @functools.cache
-def start():
+def start(dropout=0.0):
     """(loss, prepare, optimiser, state before the first step)."""
-    loss, prepare, params = problem()
+    loss, prepare, params = problem(dropout)
     optimizer = training.make_optimizer(learning_rate=1e-2, grad_clip=0.5)
     state = training.init_state(jax.random.key(1), params, optimizer, averages=("0.1",))
     return loss, prepare, optimizer, state
@@ -68,11 +68,11 @@ def start():
 @functools.cache
 def mapped(mapping, n_devices, accumulate):
     """Two steps a call, mapped onto so many devices."""
-    loss, prepare, optimizer, _ = start()
+    loss, prepare, optimizer, _ = start(0.3 if mapping == "dropout" else 0.0)
     devices = jax.local_devices()[:n_devices]
     step = training.make_train_step(
         loss, optimizer, prepare=prepare,
-        axis_name=None if mapping in ("jit", "fsdp") else "devices",
+        axis_name=None if mapping in ("jit", "fsdp", "dropout") else "devices",
         accumulate=accumulate, averages={"0.1": training.power(0.1)},
     )  # fmt: skip
     step = training.scan_steps(step, 2)
@@ -81,6 +81,7 @@ def mapped(mapping, n_devices, accumulate):
         "pmap": lambda: training.pmap_step(step, devices=devices),
         "shard_map": lambda: training.shard_map_step(step, devices=devices),
         "jit": lambda: training.global_step(step, devices=devices),
+        "dropout": lambda: training.global_step(step, devices=devices),
         "fsdp": lambda: training.global_step(step, sharding_of=training.divided(mesh, smallest=16)),
     }[mapping]()
 
@@ -100,7 +101,7 @@ def run(name, folder):
                 assert sum(divided) >= 8, "nothing is divided"
             result = training.fit(
                 state, step, batches(), steps=i * STEPS // len(stages), checkpoints=store,
-                metrics_path=path, progress=False,
+                hooks=[training.MetricsFile(path)],
             )  # fmt: skip
     assert jax.tree.all(jax.tree.map(lambda a, b: bool((a == b).all()), given, state.params))
     left = result.state
