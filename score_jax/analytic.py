@@ -80,7 +80,7 @@ class Mixture:
 
     def _parts(self, sde: SDE, x: Data, t: Number) -> tuple[Array, Array, Array]:
         """log(w_k N(x; ...)) (b, k), and x in the axes of each component with their variances."""
-        t = as_time(t)
+        t = as_time(jnp.asarray(t))
         # Times against components and their axes: (b or 1, 1, 1).
         m, s = (v.reshape(-1, 1, 1).astype(x.dtype) for v in (sde.mean_coeff(t), sde.std(t)))
         values, vectors = (jnp.asarray(v, x.dtype) for v in self._eigen)  # type: ignore[attr-defined]
