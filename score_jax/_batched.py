@@ -17,7 +17,6 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from tqdm import tqdm
 
-from score_jax._check import check_count
 
 _AXIS = "examples"
 _EVERYWHERE, _DIVIDED = PartitionSpec(), PartitionSpec(_AXIS)
@@ -97,7 +96,8 @@ def in_chunks(
 
     Raises ValueError for a chunk or number of examples below 1, or no devices.
     """
-    check_count(chunk=chunk)
+    if chunk < 1:
+        raise ValueError(f"chunk must be at least 1, got {chunk}")
     if n < 1:
         raise ValueError(f"there must be at least one example, got {n}")
     devices = jax.local_devices() if devices is None else list(devices)

@@ -15,6 +15,7 @@ EXPERIMENTS = sorted((ROOT / "experiments").rglob("*.py"))
 # What each part may import of the others. A part is a file of score_jax or a folder of it.
 BASE = {"types", "_math", "_check", "_files", "runtime", "_batched"}
 MODELS = {
+    "analytic",
     "sde",
     "discrete",
     "score",
@@ -41,7 +42,6 @@ ALLOWED = (
 EXTRA = {
     ("likelihood", "samplers"): "the probability flow is solved in one place",
     ("inverse", "samplers"): "methods wrap steps, and posterior samples are samples",
-    ("inverse", "guidance"): "exact posteriors are those of its mixtures",
     ("nets", "_xla"): "shim: remove at the end",
     ("convert", "nets"): "published weights are those of published networks",
 }

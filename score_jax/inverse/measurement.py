@@ -75,9 +75,7 @@ def check(measurement: Any, shape: tuple[int, ...] | None = None) -> tuple[int, 
     if wanted != out:
         raise ValueError(f"y must have shape (b, {wanted}) for this operator, got {out}")
     if shape is not None and tuple(shape) != found:
-        raise ValueError(
-            f"the data have shape {tuple(shape)}, but the measured example has {found}"
-        )
+        raise ValueError(f"the data have shape {tuple(shape)}, but what was measured has {found}")
     return found
 
 

@@ -42,7 +42,7 @@ def gaussian_kernel(size: int, std: float, ndim: int = 2) -> np.ndarray:
     return (kernel / kernel.sum()).astype(np.float32)
 
 
-def _space(x: Examples) -> tuple[int, ...]:
+def _space(x: Array) -> tuple[int, ...]:
     return tuple(range(1, x.ndim - 1))
 
 
