@@ -111,8 +111,9 @@ def parse_config(
     )
     kinds = {name: getattr(first, name).kind for name in flags.OBJECTS}
     default = flags.config_flags(presets.get(first.config), kinds)
+    cls: Any = Command[type(default)]  # type: ignore[misc]
     args = tyro.cli(
-        Command[type(default)],  # type: ignore[misc]
+        cls,
         default=Command(first.config, f"runs/{first.config}", False, False, HostsConfig(), default),
         args=rest,
         prog=f"python -m {prog}",
@@ -129,6 +130,7 @@ def parse_over_run(cls: Any, prog: str, argv: Sequence[str] | None = None) -> An
     given = sys.argv[1:] if argv is None else argv
     args = [a.replace("--sample.", "--", 1) if a.startswith("--sample.") else a for a in given]
     first = dataclasses.make_dataclass("First", [("workdir", str, "")])
+    named: Any
     named, _ = tyro.cli(first, args=args, return_unknown_args=True, add_help=False)
     default: dict[str, Any] = {}
     # That a folder holds no run is said later.

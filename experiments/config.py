@@ -27,7 +27,10 @@ from score_jax.parametrization import (
 from score_jax.sde import VP, NoiseSchedule
 from score_jax.types import SDE
 
-SamplerName = str if TYPE_CHECKING else Literal[tuple(SAMPLERS)]
+if TYPE_CHECKING:
+    SamplerName = str
+else:
+    SamplerName = Literal[tuple(SAMPLERS)]
 # Fields of networks that `runs.build` fills in.
 DERIVED = (
     "num_classes", "out_channels", "dims", "centered", "sigmas", "num_levels", "super_resolution",

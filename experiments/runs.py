@@ -161,7 +161,8 @@ def _make_loss(run: Run, model: Model, *, train: bool) -> Loss:
     c, sde = run.config.loss, model.sde
     weightings = {"noise": losses.noise_weighting, "likelihood": losses.likelihood_weighting}
     reductions = {"mean": losses.mean_reduction, "half_sum": losses.half_sum_reduction}
-    weighting, times = weightings[c.weighting], None
+    weighting: losses.Weighting = weightings[c.weighting]
+    times = None
     if c.times == "importance":
         weighting, times = losses.importance_weighting(sde, c.t0), losses.log_snr_times(sde)
     if isinstance(model.noise_input, LevelInput):

@@ -13,6 +13,7 @@ from score_jax import data
 from score_jax.draws import draw_of
 from score_jax.types import Batch, PRNGKey
 
+_Form = tuple[tuple[int, ...], int | None, int | None]  # shape, levels, num_classes
 _DEQUANTISE, _FLIP = range(2)  # the purposes of an example's draw
 
 
@@ -94,19 +95,20 @@ def source(config: Config) -> Source:
     Raises ValueError for a network conditioned on classes where there are no labels.
     """
     c = config.data
-    makers: dict[str, Callable[[], tuple[Any, ...]]] = {
+    makers: dict[str, Callable[[], _Form]] = {
         "digits": lambda: ((8, 8, 1), 17, 10),
         "two_moons": lambda: ((2,), None, 2),
         "array": lambda: _form(data.load_array(str(c.path))),
         "tfds": lambda: ((c.image_size, c.image_size, c.channels), 256, c.num_classes),
     }
-    found = Source(c, *makers[c.name](), config.class_conditional)
+    shape, levels, num_classes = makers[c.name]()
+    found = Source(c, shape, levels, num_classes, config.class_conditional)
     if config.class_conditional and found.num_classes is None:
         raise ValueError(f"class_conditional needs labels, and data.name={c.name!r} has none")
     return found
 
 
-def _form(dataset: data.Dataset) -> tuple[tuple[int, ...], int | None, int | None]:
+def _form(dataset: data.Dataset) -> _Form:
     classes = None if dataset.y is None else int(dataset.y.max()) + 1
     return dataset.x.shape[1:], dataset.levels, classes
 

@@ -49,7 +49,7 @@ def config_flags(config: Config, kinds: Mapping[str, str | None]) -> Any:
         else:
             for kind, known in records.NAMED.items():
                 if hint in (kind, kind | None):
-                    some = Literal[tuple(known)]
+                    some: Any = Literal[tuple(known)]
                     hint, value = some if hint is kind else some | None, records.to_record(value)
         made.append((name, Annotated[hint, tyro.conf.arg(help=help)], value))
     cls = dataclasses.make_dataclass("Config", [part[:2] for part in made], frozen=True)

@@ -111,7 +111,7 @@ class Guide:
         """The guided score for labels y; params are those of both networks with a classifier."""
         options: dict[str, Any] = {"scale": self.scale, "interval": self.interval}
         if self.classifier is None:
-            none = jnp.full_like(y, run.null_class)
+            none = jnp.full_like(y, run.null_class or 0)
             doubled = run.score(params, jnp.concatenate([y, none]))
             return guidance.classifier_free(
                 run.score(params, y), run.score(params, none), both=doubled, **options

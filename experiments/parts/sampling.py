@@ -24,10 +24,12 @@ class Drawn(NamedTuple):
     trajectory: np.ndarray | None  # (k, n, *d)
 
 
-def _score(run: Run, guide: Guide | None, name: str, params: Any, given: dict[str, Any]) -> ScoreFn:
+def _score(
+    run: Run, c: SampleConfig, guide: Guide | None, params: Any, given: dict[str, Any]
+) -> ScoreFn:
     y = given.get("y")
     score = run.score(params, y) if guide is None else guide.score(run, params, y)
-    rule = samplers.threshold_rule(SampleConfig(threshold=name), *run.config.data.range)
+    rule = samplers.threshold_rule(c, *run.config.data.range)
     return score if rule is None else threshold(run.sde, score, rule)
 
 
@@ -37,7 +39,9 @@ def make_score(run: Run, params: Any, c: SampleConfig, guide: Guide | None = Non
     The parameters are its arrays, so that one compiled program serves all of them. With a `guide`
     they are those that `guiding.make_guide` returned with it.
     """
-    return jax.tree_util.Partial(_score, run, guide, c.threshold, params)
+    # Only what changes the score, for the sake of what was compiled.
+    c = SampleConfig(threshold=c.threshold)
+    return jax.tree_util.Partial(_score, run, c, guide, params)
 
 
 def labels(run: Run, num: int, y: Any = None, guide: Guide | None = None) -> dict[str, Any]:

@@ -90,7 +90,7 @@ def to_record(value: Any, omit: Collection[str] = ()) -> Any:
     >>> to_record(VP())
     {'kind': 'VP', 'beta_min': 0.1, 'beta_max': 20.0, 't1': 1.0}
     """
-    if isinstance(value, tuple(NAMED)):
+    if isinstance(value, forms.Parametrization | forms.Variance):
         return value.name
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         cls = type(value)
