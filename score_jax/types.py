@@ -162,8 +162,17 @@ class CheckpointStore(Protocol):
         """The newest step, or None."""
         ...
 
-    def save(self, step: int, state: Any, **options: Any) -> bool:
-        """Save a state in the background; options as of `Checkpoints.save`. False if it is there."""
+    def save(
+        self,
+        step: int,
+        state: Any,
+        *,
+        data_iterator: Any = None,
+        extra: Any = None,
+        progress: Any = None,
+        score: float | None = None,
+    ) -> bool:
+        """Save a state in the background; False if the step is there already."""
         ...
 
     def restore_latest(self, template: Any, *, data_iterator: Any = None) -> Restored | None:
