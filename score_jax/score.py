@@ -51,13 +51,13 @@ class NetworkScore:
     Its leaves are the parameters and the arrays among the keyword arguments; all else is static.
     """
 
-    params: Any
+    params: Params
     arrays: dict[str, Any]
-    sde: Any
-    apply: Any
-    noise_input: Any
-    parametrization: Any
-    variance: Any
+    sde: SDE
+    apply: Apply
+    noise_input: NoiseInput
+    parametrization: Parametrization
+    variance: Variance | None
     options: tuple[tuple[str, Any], ...]
 
     def __call__(

@@ -3,6 +3,7 @@
 from score_jax.sde.base import Bridge as Bridge
 from score_jax.sde.base import LinearSDE as LinearSDE
 from score_jax.sde.base import Marginals as Marginals
+from score_jax.sde.base import TimeLike as TimeLike
 from score_jax.sde.base import bridge as bridge
 from score_jax.sde.base import from_marginals as from_marginals
 from score_jax.sde.base import posterior as posterior
