@@ -9,14 +9,12 @@ A script of its own because the number of devices is fixed when JAX starts. Writ
 
 import functools
 import json
-import os
 import pathlib
 import sys
 
-os.environ["XLA_FLAGS"] = (
-    "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0 "
-    "--xla_llvm_disable_expensive_passes=true"
-)
+from tests.helpers.environment import set_devices
+
+set_devices(8)
 
 import jax
 import jax.numpy as jnp
