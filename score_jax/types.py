@@ -17,6 +17,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
+from score_jax._renamed import renamed
+
 Params = Any
 Batch = Any
 Metrics = dict[str, Any]
@@ -326,3 +328,6 @@ def dropout_streams(rows: Rows, key: Any) -> dict[str, Any]:
     Flax' draws one mask for all the examples it is handed, so each device needs a key of its own.
     """
     return {"dropout": jax.random.fold_in(key, rows.index[0]), "rows": key}
+
+
+__getattr__ = renamed(__name__)

@@ -149,7 +149,6 @@ def draw_noised(
     """batch["x"] at times drawn by the rule, or at the timesteps of batch["index"]."""
     check_float('batch["x"]', batch["x"])
     draw = draw_of(key, batch)
-    key = batch["rows"].key if "rows" in batch else key  # shim: remove at the end
     if "index" in batch:
         if not isinstance(sde, NoiseSchedule):
             raise ValueError(f'batch["index"] needs an sde with timesteps, got {sde!r}')
