@@ -136,6 +136,7 @@ def hybrid(
             name = None if s.variance is None else s.variance.name
             raise ValueError(f"variance must be a learned one for hybrid(), got {name!r}")
         prediction, values = s.prediction()
+        assert values is not None
         held = jnp.concatenate([jax.lax.stop_gradient(prediction), values], axis=-1)
         error, terms = squares(s)
         vlb, more = bound(s._replace(value=held))
