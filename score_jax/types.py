@@ -12,6 +12,8 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
+from score_jax._renamed import renamed
+
 Params = Any
 Batch = Any
 Metrics = dict[str, Any]
@@ -264,3 +266,6 @@ class Sampler(Protocol):
     ) -> SampleOut:
         """Take x (b, *d) along the grid; traced by `sample`."""
         ...
+
+
+__getattr__ = renamed(__name__)
