@@ -6,11 +6,12 @@ methods below (`score_jax.sde.LinearSDE` derives all of them from two). Data may
 `(b, d)`, `(b, l, c)`, `(b, h, w, c)`, ...
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Key
+import numpy as np
+from jaxtyping import Array, ArrayLike, Float, Int, Key
 
 from score_jax._renamed import renamed
 
@@ -24,6 +25,10 @@ Data = Float[Array, " b *d"]
 PerExample = Float[Array, " b"]
 # Samplers pass a scalar time, losses one time per example.
 Time = Float[Array, ""] | Float[Array, " b"]
+TimeLike = float | Time
+Number = float | np.floating[Any] | Array  # one number as given by a user
+Grid = Float[Array, " n"]  # decreasing times
+GridLike = ArrayLike | Sequence[ArrayLike]  # the same as given by a user
 
 # (x: (b, *d), t: () or (b,)) -> grad log p_t(x): (b, *d), or a `ScoreOut` with a learned variance too.
 ScoreFn = Callable[[Any, Any], Any]
@@ -184,8 +189,8 @@ class CheckpointStore(Protocol):
 class StepOut(NamedTuple):
     """The result of a step: the new x (b, *d), and the same without the noise drawn in this step."""
 
-    x: Any
-    x_mean: Any
+    x: Data
+    x_mean: Data
 
 
 State = Any  # of a step: any tree of arrays
@@ -213,23 +218,23 @@ class Step(NamedTuple):
     ...     return step._replace(update=update)
     """
 
-    init: Callable[[Any, Any], State]
-    update: Callable[[Any, Any, Any, Any, State], tuple[StepOut, State]]
+    init: Callable[[Data, Grid], State]
+    update: Callable[[PRNGKey, Data, Time, Time, State], tuple[StepOut, State]]
     nfe: int
     nfe_extra: int = 0
 
 
-def stateless(update: Callable[[Any, Any, Any, Any], StepOut], nfe: int) -> Step:
+def stateless(update: Callable[[PRNGKey, Data, Time, Time], StepOut], nfe: int) -> Step:
     """Make a `Step` of `update(key, x, t, t_next) -> StepOut`, which needs no state.
 
     >>> step = stateless(lambda key, x, t, t_next: StepOut(x, x), nfe=0)
     """
 
-    def init(x: Any, grid: Any) -> State:
+    def init(x: Data, grid: Grid) -> State:
         del x, grid
         return ()
 
-    def with_state(key: Any, x: Any, t: Any, t_next: Any, state: State) -> tuple[StepOut, State]:
+    def with_state(key: Any, x: Data, t: Time, t_next: Time, state: State) -> tuple[StepOut, State]:
         return update(key, x, t, t_next), state
 
     return Step(init, with_state, nfe)
@@ -242,10 +247,10 @@ class SampleOut(NamedTuple):
     `save_every` steps and after the last, or None.
     """
 
-    x: Any
-    x_mean: Any
-    nfe: Any
-    trajectory: Any
+    x: Data
+    x_mean: Data
+    nfe: int | Int[Array, "..."]
+    trajectory: Float[Array, "k b *d"] | None
 
 
 @runtime_checkable
