@@ -68,7 +68,9 @@ def fit(workdir: pathlib.Path, c: guiding.ClassifierConfig, progress: bool | Non
     x = jnp.zeros((1, *exp.shape))
     params = jax.jit(net.init)(params_key, x, jnp.zeros(1))
     optimizer = training.make_optimizer(learning_rate=c.lr, warmup=min(100, c.steps))
-    loss = classifier_loss(exp.sde, net.apply, label=guiding.tell(exp), t0=exp.config.sde.t0)
+    loss = classifier_loss(
+        exp.sde, net.apply, noise_input=lambda sde, t: guiding.tell(exp)(t), t0=exp.config.sde.t0
+    )
     step = training.make_train_step(loss, optimizer, prepare=prepare(exp))
     steps = -(-c.steps // EVERY) * EVERY
     with (

@@ -10,7 +10,9 @@ import sys
 import time
 from pathlib import Path
 
-os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={sys.argv[5]}"
+from tests.helpers.environment import set_devices
+
+set_devices(int(sys.argv[5]))
 os.environ["JAX_PLATFORMS"] = "cpu"
 
 import jax

@@ -9,14 +9,12 @@ A script of its own because the number of devices is fixed when JAX starts. Writ
 
 import functools
 import json
-import os
 import pathlib
 import sys
 
-os.environ["XLA_FLAGS"] = (
-    "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0 "
-    "--xla_llvm_disable_expensive_passes=true"
-)
+from tests.helpers.environment import set_devices
+
+set_devices(8)
 
 import jax
 import jax.numpy as jnp
@@ -26,7 +24,7 @@ from score_jax import data, losses, training
 from score_jax.checkpoints import open_checkpoints
 from score_jax.draws import draw_of
 from score_jax.nets import MLP
-from score_jax.score import label_time
+from score_jax.parametrization import TimeInput
 from score_jax.sde import VP
 
 STEPS, BATCH = 4, 16
@@ -41,7 +39,7 @@ def problem(dropout):
     # The last layer starts at zero, which would hide the others.
     keys = jax.random.split(jax.random.key(7), len(leaves))
     leaves = [p + 0.2 * jax.random.normal(k, p.shape) for k, p in zip(keys, leaves, strict=True)]
-    loss = losses.dsm_loss(VP(), net.apply, label=label_time())
+    loss = losses.dsm_loss(VP(), net.apply, noise_input=TimeInput())
 
     def prepare(key, batch):
         noise = draw_of(key, batch).each(lambda k: 0.1 * jax.random.normal(k, (3,)))

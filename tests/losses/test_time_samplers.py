@@ -242,8 +242,8 @@ def test_a_checkpoint_without_a_sampler_is_refused_where_one_is_asked_for(tmp_pa
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        (lambda: losses.loss_second_moment(0), "n, the length of the table"),
-        (lambda: losses.uniform_indices(0), "n, the length of the table"),
+        (lambda: losses.loss_second_moment(0), "n must be at least 1, got 0"),
+        (lambda: losses.uniform_indices(0), "n must be at least 1, got 0"),
         (lambda: losses.loss_second_moment(5, history=0), "history must be at least 1"),
         (lambda: losses.loss_second_moment(5, uniform=0.0), r"uniform must be in \(0, 1\]"),
     ],
