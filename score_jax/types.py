@@ -13,6 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float, Int, Key
 
+from score_jax._renamed import renamed
+
 Params = Any
 Batch = Any
 Metrics = dict[str, Any]
@@ -269,3 +271,6 @@ class Sampler(Protocol):
     ) -> SampleOut:
         """Take x (b, *d) along the grid; traced by `sample`."""
         ...
+
+
+__getattr__ = renamed(__name__)
