@@ -27,7 +27,7 @@ MODELS = {
 ALGORITHMS = {"losses", "samplers", "likelihood", "guidance", "inverse"}
 TOOLS = {"training", "checkpoints", "convert", "metrics", "viz"}
 ALLOWED = (
-    dict.fromkeys(BASE, frozenset())
+    dict.fromkeys(BASE, frozenset({"_renamed"}))
     | dict.fromkeys(MODELS, BASE)
     | {
         "draws": {"types"},

@@ -48,6 +48,11 @@ from score_jax.types import (
 )
 
 
+def unchanged(x0: Data) -> Data:
+    """x0 as it is."""
+    return x0
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Conditional:
     """A score of p(x(t) | y), a wrapper of steps, and the map that makes the last x0 agree with y.
@@ -58,7 +63,7 @@ class Conditional:
 
     score: ScoreFn
     wrap: Callable[[Step], Step] | None = None
-    consistent: Callable[[Data], Data] = lambda x0: x0
+    consistent: Callable[[Data], Data] = unchanged
 
     def __call__(self, x: Data, t: TimeLike) -> Data | ScoreOut:
         """The score at x (b, *d), t () or (b,)."""
