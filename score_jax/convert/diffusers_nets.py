@@ -31,7 +31,7 @@ class WideNormBlock(ResBlock):
     ) -> Float[Array, "b h w o"]:
         """Transform x given the embedding of the label."""
         y = nn.silu(GroupNorm(GROUPS, name="norm0")(x))
-        y = Conv(self.features, dtype=self.dtype, name="conv0")(y, train=train)
+        y = Conv(self.features, dtype=self.dtype, name="conv0")(y)
         if emb is not None:
             init = default_init()
             dense = nn.Dense(self.features, kernel_init=init, dtype=self.dtype, name="label")
@@ -39,7 +39,7 @@ class WideNormBlock(ResBlock):
         y = nn.silu(GroupNorm(name="norm1")(y))
         y = Dropout(self.dropout)(y, train=train)
         last = Conv(self.features, init_scale=self.init_scale, dtype=self.dtype, name="conv1")
-        y = last(y, train=train)
+        y = last(y)
         if x.shape[3] != self.features:
             x = Pointwise(self.features, self.shortcut_scale, dtype=self.dtype, name="skip")(x)
         return residual(x, y, self.skip_rescale)

@@ -26,12 +26,12 @@ class FirConv(nn.Module):
     dtype: Any = None
 
     @nn.compact
-    def __call__(self, x: Image, *, train: bool = False) -> Image:
+    def __call__(self, x: Image) -> Image:
         """Resample x."""
         w = self.param("kernel", default_init(), (3, 3, x.shape[3], self.features))
         bias = self.param("bias", nn.initializers.zeros, (self.features,))
         x, w = nn.dtypes.promote_dtype(x, w, dtype=self.dtype)
-        y = (fir_conv_up if self.up else fir_conv_down)(x, w, self.taps, train=train)
+        y = (fir_conv_up if self.up else fir_conv_down)(x, w, self.taps)
         return y + bias.astype(y.dtype)[None, None, None]
 
 
@@ -44,18 +44,16 @@ class Resample(nn.Module):
     dtype: Any = None
 
     @nn.compact
-    def __call__(self, x: Image, *, train: bool = False) -> Image:
+    def __call__(self, x: Image) -> Image:
         """Resample x."""
         if self.taps is not None:
             if self.features is not None:
-                return FirConv(self.features, self.taps, self.up, self.dtype, name="conv")(
-                    x, train=train
-                )
+                return FirConv(self.features, self.taps, self.up, self.dtype, name="conv")(x)
             return (fir_up if self.up else fir_down)(x, self.taps)
         if self.features is None:
             return nearest_up(x) if self.up else average_down(x)
         layer = Conv(self.features, stride=1 if self.up else 2, dtype=self.dtype, name="conv")
-        return layer(nearest_up(x) if self.up else x, train=train)
+        return layer(nearest_up(x) if self.up else x)
 
 
 class ResBlock(nn.Module):
@@ -82,8 +80,8 @@ class ResBlock(nn.Module):
         y = nn.silu(GroupNorm(self.groups, name="norm0")(x))
         if self.resample != "none":
             move = Resample(self.resample == "up", self.taps, name="move")
-            x, y = move(x, train=train), move(y, train=train)
-        y = Conv(self.features, dtype=self.dtype, name="conv0")(y, train=train)
+            x, y = move(x), move(y)
+        y = Conv(self.features, dtype=self.dtype, name="conv0")(y)
         if emb is not None:
             dense = nn.Dense(
                 self.features, kernel_init=default_init(), dtype=self.dtype, name="label"
@@ -91,9 +89,7 @@ class ResBlock(nn.Module):
             y = y + dense(nn.silu(emb))[:, None, None].astype(y.dtype)
         y = nn.silu(GroupNorm(self.groups, name="norm1")(y))
         y = Dropout(self.dropout)(y, train=train)
-        y = Conv(self.features, init_scale=self.init_scale, dtype=self.dtype, name="conv1")(
-            y, train=train
-        )
+        y = Conv(self.features, init_scale=self.init_scale, dtype=self.dtype, name="conv1")(y)
         if x.shape[3] != self.features or self.resample != "none":
             x = Pointwise(self.features, self.shortcut_scale, dtype=self.dtype, name="skip")(x)
         return kept(residual(x, y, self.skip_rescale))

@@ -79,9 +79,9 @@ class DDPM(nn.Module):
         make = nn.remat(Attention) if self.remat else Attention
         return make(dtype=self.dtype, groups=self.groups, name=name)
 
-    def _resample(self, h: Image, up: bool, name: str, train: bool) -> Image:
+    def _resample(self, h: Image, up: bool, name: str) -> Image:
         features = h.shape[3] if self.resample_with_conv else None
-        return Resample(up, None, features, self.dtype, name=name)(h, train=train)
+        return Resample(up, None, features, self.dtype, name=name)(h)
 
     @nn.compact
     def __call__(
@@ -101,7 +101,7 @@ class DDPM(nn.Module):
             emb = positional_embedding(label, self.channels)
             emb = embed_label(emb, y, 4 * self.channels, self.num_classes)
         h = x if self.centered else 2 * x - 1
-        skips = [h := Conv(self.channels, dtype=self.dtype, name="first")(h, train=train)]
+        skips = [h := Conv(self.channels, dtype=self.dtype, name="first")(h)]
         for level, mult in enumerate(self.channel_mult):
             for i in range(self.num_blocks):
                 h = self._block(self.channels * mult, f"enc{level}_{i}")(h, emb, train)
@@ -109,7 +109,7 @@ class DDPM(nn.Module):
                     h = self._attention(f"enc{level}_{i}_attention")(h)
                 skips.append(h)
             if level != last:
-                skips.append(h := self._resample(h, False, f"down{level}", train))
+                skips.append(h := self._resample(h, False, f"down{level}"))
 
         h = self._block(h.shape[3], "mid0")(h, emb, train)
         h = self._attention("mid_attention")(h)
@@ -122,8 +122,8 @@ class DDPM(nn.Module):
             if attends(h):
                 h = self._attention(f"dec{level}_attention")(h)
             if level:
-                h = self._resample(h, True, f"up{level}", train)
+                h = self._resample(h, True, f"up{level}")
         # The output keeps the precision of x.
         h = nn.silu(GroupNorm(self.groups, name="last_norm")(h.astype(x.dtype)))
-        h = Conv(x.shape[3], init_scale=0.0, name="last")(h, train=train)
+        h = Conv(x.shape[3], init_scale=0.0, name="last")(h)
         return divide_by_sigma(h, label, self.sigmas) if self.scale_by_sigma else h

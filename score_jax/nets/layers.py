@@ -11,7 +11,7 @@ import numpy as np
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float, Num
 
-from score_jax.nets.convolution import Geometry, conv
+from score_jax.nets.convolution import conv
 from score_jax.types import current_rows
 
 
@@ -160,9 +160,7 @@ class Conv(nn.Module):
     plain_init: bool = False
 
     @nn.compact
-    def __call__(
-        self, x: Float[Array, "b h w c"], *, train: bool = False
-    ) -> Float[Array, "b h2 w2 o"]:
+    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 o"]:
         """Convolve x."""
         shape = (self.size, self.size, x.shape[3], self.features)
         start, start_bias = default_init(self.init_scale), nn.initializers.zeros
@@ -172,7 +170,7 @@ class Conv(nn.Module):
         half = (self.size - 1) * self.spacing // 2
         pad = (half, (self.size - 1) * self.spacing - half) if self.stride == 1 else (0, 1)
         x, w = nn.dtypes.promote_dtype(x, w, dtype=self.dtype)
-        y = conv(x, w, Geometry(self.stride, 1, (pad, pad), self.spacing), train=train)
+        y = conv(x, w, pad, stride=self.stride, spacing=self.spacing)
         if not self.use_bias:
             return y
         bias = self.param("bias", start_bias, (self.features,))

@@ -144,37 +144,33 @@ class NCSNpp(nn.Module):
         name = f"down{level}"
         if self.block == "ddpm":
             features = h.shape[3] if self.resample_with_conv else None
-            return Resample(False, self.taps, features, self.dtype, name=name)(h, train=train)
+            return Resample(False, self.taps, features, self.dtype, name=name)(h)
         return self._block(h.shape[3], name, "down")(h, emb, train)
 
-    def _input_path(self, pyramid: Image, h: Image, level: int, train: bool) -> tuple[Any, Any]:
+    def _input_path(self, pyramid: Image, h: Image, level: int) -> tuple[Any, Any]:
         """One step of the progressive input: (pyramid, h) at the next resolution."""
         name = f"input{level}"
         if self.progressive_input == "input_skip":
-            pyramid = Resample(False, self.taps, None, self.dtype)(pyramid, train=train)
-            side = Conv(h.shape[3], size=1, dtype=self.dtype, name=f"{name}_combine")(
-                pyramid, train=train
-            )
+            pyramid = Resample(False, self.taps, None, self.dtype)(pyramid)
+            side = Conv(h.shape[3], size=1, dtype=self.dtype, name=f"{name}_combine")(pyramid)
             return pyramid, side + h if self.combine == "sum" else jnp.concatenate([side, h], 3)
-        pyramid = Resample(False, self.taps, h.shape[3], self.dtype, name=name)(
-            pyramid, train=train
-        )
+        pyramid = Resample(False, self.taps, h.shape[3], self.dtype, name=name)(pyramid)
         pyramid = residual(pyramid, h, self.skip_rescale)
         return pyramid, pyramid
 
-    def _output_path(self, pyramid: Any, h: Image, level: int, channels: int, train: bool) -> Any:
+    def _output_path(self, pyramid: Any, h: Image, level: int, channels: int) -> Any:
         """One step of the progressive output: (pyramid, h) at this resolution."""
         name = f"output{level}"
         normed = lambda h: nn.silu(GroupNorm(name=f"{name}_norm")(h))
         if self.progressive == "output_skip":
             wide = h.astype(jnp.promote_types(h.dtype, jnp.float32))
-            side = self._out_conv(channels, f"{name}_conv")(normed(wide), train=train)
+            side = self._out_conv(channels, f"{name}_conv")(normed(wide))
             if pyramid is None:
                 return side, h
-            return Resample(True, self.taps, None, self.dtype)(pyramid, train=train) + side, h
+            return Resample(True, self.taps, None, self.dtype)(pyramid) + side, h
         if pyramid is None:
-            return self._conv(h.shape[3], f"{name}_conv")(normed(h), train=train), h
-        pyramid = Resample(True, self.taps, h.shape[3], self.dtype, name=name)(pyramid, train=train)
+            return self._conv(h.shape[3], f"{name}_conv")(normed(h)), h
+        pyramid = Resample(True, self.taps, h.shape[3], self.dtype, name=name)(pyramid)
         pyramid = residual(pyramid, h, self.skip_rescale)
         return pyramid, pyramid
 
@@ -193,7 +189,7 @@ class NCSNpp(nn.Module):
         channels, last = x.shape[3], len(self.channel_mult) - 1
         emb = self._embed(label, y)
         pyramid = h = x if self.centered else 2 * x - 1
-        skips = [h := self._conv(self.channels, "first")(h, train=train)]
+        skips = [h := self._conv(self.channels, "first")(h)]
         for level, mult in enumerate(self.channel_mult):
             for i in range(self.num_blocks):
                 h = self._block(self.channels * mult, f"enc{level}_{i}")(h, emb, train)
@@ -203,7 +199,7 @@ class NCSNpp(nn.Module):
             if level != last:
                 h = self._down(h, emb, level, train)
                 if self.progressive_input != "none":
-                    pyramid, h = self._input_path(pyramid, h, level, train)
+                    pyramid, h = self._input_path(pyramid, h, level)
                 skips.append(h)
 
         h = self._block(h.shape[3], "mid0")(h, emb, train)
@@ -218,14 +214,14 @@ class NCSNpp(nn.Module):
             if self._attends(h):
                 h = self._attention(f"dec{level}_attention")(h)
             if self.progressive != "none":
-                output, h = self._output_path(output, h, level, channels, train)
+                output, h = self._output_path(output, h, level, channels)
             if level:
                 h = self._up(h, emb, level, train)
         if self.progressive == "output_skip":
             h = output
         else:
             h = nn.silu(GroupNorm(name="last_norm")(h.astype(x.dtype)))
-            h = self._out_conv(channels, "last")(h, train=train)
+            h = self._out_conv(channels, "last")(h)
         h = h.astype(x.dtype)
         return divide_by_sigma(h, label, self.sigmas) if self.scale_by_sigma else h
 
@@ -233,5 +229,5 @@ class NCSNpp(nn.Module):
         name = f"up{level}"
         if self.block == "ddpm":
             features = h.shape[3] if self.resample_with_conv else None
-            return Resample(True, self.taps, features, self.dtype, name=name)(h, train=train)
+            return Resample(True, self.taps, features, self.dtype, name=name)(h)
         return self._block(h.shape[3], name, "up")(h, emb, train)

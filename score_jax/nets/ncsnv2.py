@@ -60,32 +60,32 @@ def _check(net: Any, x: Any, label: Any, y: Any) -> None:
     check_labels(x, label, y, None)
 
 
-def _refinenet(net: Any, style: Style, x: Image, index: Array | None, train: bool) -> Image:
+def _refinenet(net: Any, style: Style, x: Image, index: Array | None) -> Image:
     """The network without the division by sigma; its modules belong to the module that calls."""
     res: Any = RefineResBlock
     refine: Any = RefineBlock
     if net.remat:
-        res, refine = (nn.remat(m, static_argnums=(3,)) for m in (res, refine))
+        res, refine = nn.remat(res), nn.remat(refine)
     downs, ups = STAGES[net.variant]
     n = net.channels
     h = x if net.centered else 2 * x - 1
-    h = style.conv(n, "first")(h, train=train)
+    h = style.conv(n, "first")(h)
     for i in (0, 1):
-        h = res(style, n, name=f"res1_{i}")(h, index, train)
+        h = res(style, n, name=f"res1_{i}")(h, index)
     maps = [h]
     for name, mult, dilation in downs:
-        h = res(style, n * mult, True, dilation, name=f"res{name}_0")(h, index, train)
-        h = res(style, n * mult, False, dilation, name=f"res{name}_1")(h, index, train)
+        h = res(style, n * mult, True, dilation, name=f"res{name}_0")(h, index)
+        h = res(style, n * mult, False, dilation, name=f"res{name}_1")(h, index)
         maps.append(h)
     inputs: list[Any] = []
     for i, (name, mult) in enumerate(ups):
         narrow = style.original and net.variant == 64 and name == "3"
         block = refine(style, n if narrow else n * mult, i == len(ups) - 1, name=f"refine{name}")
-        h = block([maps.pop(), *inputs], index, train)
+        h = block([maps.pop(), *inputs], index)
         inputs = [h]
     # The output keeps the precision of x.
     h = style.activation(style.norm("last_norm")(h.astype(x.dtype), index))
-    return style.conv(x.shape[3], "last", dtype=None)(h, train=train)
+    return style.conv(x.shape[3], "last", dtype=None)(h)
 
 
 class NCSNv2(nn.Module):
@@ -125,7 +125,7 @@ class NCSNv2(nn.Module):
         """Predict the score from x and the label; there are no classes y."""
         _check(self, x, label, y)
         style = Style(self.activation, None, self.original, self.dtype)
-        h = _refinenet(self, style, x, None, train)
+        h = _refinenet(self, style, x, None)
         return divide_by_sigma(h, label, self.sigmas) if self.scale_by_sigma else h
 
 
@@ -172,5 +172,5 @@ class NCSN(nn.Module):
                 f"scale_by_sigma needs sigmas of num_levels={self.num_levels}, got {self.sigmas}"
             )
         style = Style(self.activation, self.num_levels, self.original, self.dtype)
-        h = _refinenet(self, style, x, label.astype(jnp.int32), train)
+        h = _refinenet(self, style, x, label.astype(jnp.int32))
         return divide_by_sigma(h, label, self.sigmas) if self.scale_by_sigma else h

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-from score_jax.nets.convolution import Geometry, Image, conv
+from score_jax.nets.convolution import Image, conv
 
 DEFAULT_KERNEL = (1, 3, 3, 1)
 
@@ -65,22 +65,18 @@ def fir_down(x: Image, taps: tuple[int, ...] = DEFAULT_KERNEL) -> Image:
     return x
 
 
-def fir_conv_down(
-    x: Image, w: Float[Array, "k k i o"], taps: tuple[int, ...], *, train: bool = False
-) -> Image:
+def fir_conv_down(x: Image, w: Float[Array, "k k i o"], taps: tuple[int, ...]) -> Image:
     """Filter, then convolve with stride 2: (b, h, w, i) -> (b, h/2, w/2, o)."""
     each, p = normalised(taps, 1.0), len(taps) - 2 + w.shape[0] - 1
     for axis in (1, 2):
         x = _filter(x, axis, each, (p + 1) // 2, p // 2)
-    return conv(x, w, Geometry(2, 1, ((0, 0), (0, 0))), train=train)
+    return conv(x, w, (0, 0), stride=2)
 
 
-def fir_conv_up(
-    x: Image, w: Float[Array, "k k i o"], taps: tuple[int, ...], *, train: bool = False
-) -> Image:
+def fir_conv_up(x: Image, w: Float[Array, "k k i o"], taps: tuple[int, ...]) -> Image:
     """Convolve the input with zeros between its entries, then filter: (b, 2h, 2w, o)."""
     k = w.shape[0]
-    x = conv(x, w, Geometry(1, 2, ((k - 1, k - 1), (k - 1, k - 1))), train=train)
+    x = conv(x, w, (k - 1, k - 1), dilation=2)
     each, p = normalised(taps, 2.0), len(taps) - 2 - (k - 1)
     for axis in (1, 2):
         x = _filter(x, axis, each, (p + 1) // 2 + 1, p // 2 + 1)

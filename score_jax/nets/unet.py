@@ -135,11 +135,11 @@ class UNetHalf(nn.Module):
     def _resample(self, h: Array, emb: Array, up: bool, name: str, train: bool) -> Array:
         if self.resblock_updown:
             return self._block(h, emb, h.shape[-1], name, train, double if up else halve)
-        return Resample(up, self.conv_resample, self.dtype, name=name)(h, train=train)
+        return Resample(up, self.conv_resample, self.dtype, name=name)(h)
 
     def _encode(self, x: Array, emb: Array, train: bool) -> list[Array]:
         """What the authors' input blocks return, one after the other."""
-        h = ConvNd(self._width(0), dtype=self.dtype, name="input_blocks_0_0")(x, train=train)
+        h = ConvNd(self._width(0), dtype=self.dtype, name="input_blocks_0_0")(x)
         outputs = [h]
         for level in range(len(self.channel_mult)):
             if level:
@@ -237,4 +237,4 @@ class UNet(UNetHalf):
                 index += 1
 
         h = nn.silu(norm(h.astype(x.dtype), self.groups, "out_0"))
-        return ConvNd(out_channels, zero=True, name="out_2")(h, train=train).astype(x.dtype)
+        return ConvNd(out_channels, zero=True, name="out_2")(h).astype(x.dtype)

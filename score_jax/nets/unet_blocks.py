@@ -18,14 +18,10 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
 from jaxtyping import Array, Float
 
-from score_jax._xla import wants_own_derivatives
-from score_jax.nets.convolution import Geometry, as_dots, conv
+from score_jax.nets.convolution import Volume, conv
 from score_jax.nets.layers import Dropout, GroupNorm, at_least_float32, kept
-
-Volume = Float[Array, "_ *_"]  # (b, l, c), (b, h, w, c) or (b, d, h, w, c)
 
 
 def timestep_embedding(label: Float[Array, " b"], dim: int) -> Float[Array, "b dim"]:
@@ -77,7 +73,7 @@ class ConvNd(nn.Module):
     dtype: Any = None
 
     @nn.compact
-    def __call__(self, x: Volume, *, train: bool = False) -> Volume:
+    def __call__(self, x: Volume) -> Volume:
         """Convolve x."""
         d, i, half = x.ndim - 2, x.shape[-1], self.size // 2
         stride = self.stride or (1,) * d
@@ -85,16 +81,7 @@ class ConvNd(nn.Module):
         w = self.param("kernel", start, (self.size,) * d + (i, self.features))
         bias = self.param("bias", start, (self.features,))
         x, w, bias = nn.dtypes.promote_dtype(x, w, bias, dtype=self.dtype)
-        if d == 2:
-            y = conv(x, w, Geometry(stride[0], 1, ((half, half), (half, half))), train=train)
-        elif wants_own_derivatives():
-            y = as_dots(x, w, stride, ((half, half),) * d)
-        else:
-            spatial = "DHW"[3 - d :]
-            y = lax.conv_general_dilated(
-                x, w, stride, [(half, half)] * d,
-                dimension_numbers=(f"N{spatial}C", f"{spatial}IO", f"N{spatial}C"),
-            )  # fmt: skip
+        y = conv(x, w, (half, half), stride=stride)
         return y + bias.reshape((1,) * (d + 1) + (-1,))
 
 
@@ -134,14 +121,14 @@ class Resample(nn.Module):
     dtype: Any = None
 
     @nn.compact
-    def __call__(self, x: Volume, *, train: bool = False) -> Volume:
+    def __call__(self, x: Volume) -> Volume:
         """Resample x."""
         if not self.with_conv:
             return double(x) if self.up else halve(x)
         if self.up:
-            return ConvNd(x.shape[-1], dtype=self.dtype, name="conv")(double(x), train=train)
+            return ConvNd(x.shape[-1], dtype=self.dtype, name="conv")(double(x))
         stride = factors(x.ndim - 2)
-        return ConvNd(x.shape[-1], 3, stride, dtype=self.dtype, name="op")(x, train=train)
+        return ConvNd(x.shape[-1], 3, stride, dtype=self.dtype, name="op")(x)
 
 
 class ResBlock(nn.Module):
@@ -163,7 +150,7 @@ class ResBlock(nn.Module):
         """Apply the block."""
         h = self.resample(nn.silu(norm(x, self.groups, "in_layers_0")))
         x = self.resample(x)
-        h = ConvNd(self.features, dtype=self.dtype, name="in_layers_2")(h, train=train)
+        h = ConvNd(self.features, dtype=self.dtype, name="in_layers_2")(h)
         # The maps of the embedding stay in float32, as the authors keep them.
         width = 2 * self.features if self.scale_shift_norm else self.features
         told = linear(nn.silu(emb), width, None, "emb_layers_1").astype(h.dtype)
@@ -174,9 +161,9 @@ class ResBlock(nn.Module):
         else:
             h = norm(h + told, self.groups, "out_layers_0")
         h = Dropout(self.dropout)(nn.silu(h), train=train)
-        h = ConvNd(self.features, zero=True, dtype=self.dtype, name="out_layers_3")(h, train=train)
+        h = ConvNd(self.features, zero=True, dtype=self.dtype, name="out_layers_3")(h)
         if x.shape[-1] != self.features:
-            x = ConvNd(self.features, 1, dtype=self.dtype, name="skip_connection")(x, train=train)
+            x = ConvNd(self.features, 1, dtype=self.dtype, name="skip_connection")(x)
         return kept(x + h)
 
 
