@@ -12,7 +12,7 @@ import argparse
 import sys
 import time
 
-from score_jax import _xla
+from score_jax import runtime
 
 LIMIT = 1.5
 
@@ -130,7 +130,7 @@ def main():
     parser.add_argument("--untuned", action="store_true", help="without the compiler option")
     parser.add_argument("--no-forms", action="store_true", help="only the network")
     args = parser.parse_args()
-    tuned = not args.untuned and _xla.tune_cpu()
+    tuned = not args.untuned and runtime.tune_cpu()
 
     import jax
 

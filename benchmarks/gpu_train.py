@@ -27,9 +27,9 @@ PRECISIONS = {
 
 def config_of(name, dtype, args):
     """The published preset at this batch and precision."""
-    from experiments import configs
+    from experiments import presets
 
-    config = configs.get(PRESETS[name])
+    config = presets.get(PRESETS[name])
     net = dataclasses.replace(config.net, dtype=dtype)
     data = config.data
     if args.tiny:
@@ -49,13 +49,14 @@ def measure(name, precision, args):
     import jax
     import numpy as np
 
-    from experiments import build, dry_run, train
+    from experiments import runs
+    from experiments.reports import dry_run
     from score_jax import training
 
     matmul, dtype = PRECISIONS[precision]
     with jax.default_matmul_precision(matmul):
-        exp = build.build(config_of(name, dtype, args))
-        state = train.initial_state(exp)
+        exp = runs.build(config_of(name, dtype, args))
+        state = runs.initial_state(exp)
         step = training.make_train_step(
             exp.loss, exp.optimizer, ema_decay=exp.config.optim.ema_decay, prepare=exp.prepare
         )
@@ -66,7 +67,7 @@ def measure(name, precision, args):
         clock = time.perf_counter()
         compiled = mapped.program.lower(state, placed).compile()
         seconds = time.perf_counter() - clock
-        _, lowered = dry_run.lower(exp, lambda key: train.initial_state(exp, key))
+        _, lowered = dry_run.lower(exp, lambda key: runs.initial_state(exp, key))
         flops = (lowered.cost_analysis() or {}).get("flops") or float("nan")
         held = compiled.memory_analysis()
         state = mapped.enter(state)

@@ -3,7 +3,7 @@
     python -m benchmarks.guidance --conditional runs/c --plain runs/x --out build/guidance
 
 `runs/c` is a run of digits_vp_conditional, `runs/x` one of digits_vp with a classifier
-(`experiments.train_classifier`). Judged by the classifier of `experiments.features`, which sees no noise
+(`experiments.train_classifier`). Judged by the classifier of `reports.features`, which sees no noise
 and none of the networks. Writes results.json, guidance.png and completed.png.
 """
 
@@ -16,11 +16,12 @@ from typing import Any
 import jax
 import numpy as np
 
-from experiments import cli, guiding, sampling, train
-from experiments.build import Experiment
-from experiments.configs import SampleConfig
-from experiments.features import feature_space
+from experiments import cli, runs
+from experiments.config import SampleConfig
+from experiments.parts import guiding, sampling
+from experiments.reports.features import feature_space
 from experiments.restore import data_stds
+from experiments.runs import Experiment
 from score_jax import inverse, metrics, viz
 from score_jax.samplers import ancestral, log_snr_grid
 
@@ -64,7 +65,7 @@ def methods(exp: Experiment, operator: Any) -> dict[str, tuple[Any, dict[str, An
 
 def by_scale(workdir: pathlib.Path, args: Args) -> dict[str, Any]:
     """Share of samples classified as asked, Frechet distance, spread within a class, by scale."""
-    exp, params, _ = train.restore(workdir)
+    exp, params, _ = runs.load(workdir)
     space = feature_space(exp.train, exp.test)
     assert space.classify is not None
     config = SampleConfig(sampler="dpmpp_2m", steps=args.steps)
@@ -87,7 +88,7 @@ def by_scale(workdir: pathlib.Path, args: Args) -> dict[str, Any]:
 
 def completed(workdir: pathlib.Path, args: Args, out: pathlib.Path) -> dict[str, Any]:
     """Accuracy and error of digits whose lower half was completed, beside a fill by the mean."""
-    exp, params, _ = train.restore(workdir)
+    exp, params, _ = runs.load(workdir)
     space = feature_space(exp.train, exp.test)
     assert space.classify is not None
     truth = np.asarray(exp.on_levels(exp.test.x[: args.halves]), np.float32)
@@ -135,7 +136,7 @@ def draw_curves(results: dict[str, Any], path: pathlib.Path) -> None:
 def main(argv: Sequence[str] | None = None) -> None:
     """Entry point of `python -m benchmarks.guidance`."""
     args = cli.parse(Args, "benchmarks.guidance", argv)
-    train.start()
+    cli.start()
     out = pathlib.Path(args.out)
     out.mkdir(parents=True, exist_ok=True)
     curves, results = {}, {}

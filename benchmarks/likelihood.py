@@ -199,7 +199,7 @@ def networks(workdir, batch):
     x = jnp.asarray(rng.normal(size=(16 * batch, 2)), jnp.float32)
     made["mlp"] = VP(), trained_mlp(VP()), x, 1e-3
     if workdir is not None:
-        from experiments.train import restore
+        from experiments.runs import load as restore
 
         exp, params, _ = restore(pathlib.Path(workdir))
         x = exp.from_data(jax.random.key(0), exp.test.x[:batch])

@@ -99,9 +99,9 @@ def small_unet(batch_size, mapping, steps_per_call=1):
     import jax
     import numpy as np
 
-    from experiments import build, configs, train
+    from experiments import presets, runs, train
 
-    config = configs.get("digits_vp")
+    config = presets.get("digits_vp")
     config = dataclasses.replace(
         config,
         net=dataclasses.replace(config.net, width=16),
@@ -110,9 +110,9 @@ def small_unet(batch_size, mapping, steps_per_call=1):
             config.train, batch_size=batch_size, steps_per_call=steps_per_call
         ),
     )
-    exp = build.build(config)
+    exp = runs.build(config)
     batch = {"x": np.asarray(exp.train.x[:batch_size])}
-    return train.mapped_step(exp), train.initial_state(exp), batch, exp, jax
+    return train.mapped_step(exp), runs.initial_state(exp), batch, exp, jax
 
 
 def scaling(args):

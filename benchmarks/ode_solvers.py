@@ -177,7 +177,7 @@ def curves(problems):
 
 def digits(workdir, batch=16):
     """Curves on a trained network, in single precision."""
-    from experiments.train import restore
+    from experiments.runs import load as restore
 
     exp, params, step = restore(pathlib.Path(workdir))
     score, sde, t0 = exp.score_fn(params, None), exp.sde, 1e-3

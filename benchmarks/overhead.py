@@ -15,7 +15,7 @@ import functools
 import os
 import time
 
-from score_jax import _xla
+from score_jax import runtime
 
 
 def seconds(f):
@@ -123,7 +123,7 @@ def main():
     parser.add_argument("--batch", type=int, nargs="*", default=[64, 1024])
     parser.add_argument("--unet-batch", type=int, default=64)
     args = parser.parse_args()
-    tuned = _xla.tune_cpu()
+    tuned = runtime.tune_cpu()
     import jax
 
     from score_jax.nets import MLP, NCSNpp

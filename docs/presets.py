@@ -2,8 +2,8 @@
 
 import pathlib
 
-from experiments import configs
-from experiments.configs.published import PARAMETERS, PUBLISHED
+from experiments import presets
+from experiments.presets.published import PARAMETERS, PUBLISHED
 
 PAGE = pathlib.Path(__file__).with_name("weights.md")
 START, END = "<!-- presets -->", "<!-- end of presets -->"
@@ -25,13 +25,13 @@ def table() -> str:
     """The rows of all presets of published runs, as Markdown; "-": not reported by the authors."""
     rows = [COLUMNS, ("---",) * len(COLUMNS)]
     for name, size in sorted(
-        PARAMETERS.items(), key=lambda item: list(configs.CONFIGS).index(item[0])
+        PARAMETERS.items(), key=lambda item: list(presets.CONFIGS).index(item[0])
     ):
         found = PUBLISHED.get(name)
         values = found[1:] if found else (None,) * 4
         where = source(name) + (f"; {found.source.split(',')[0].split(' ')[0]}" if found else "")
         figures = ["-" if v is None else f"{v:.2f}" for v in values]
-        rows.append((f"`{name}`", configs.get(name).net.kind, f"{size:,}", *figures, where))
+        rows.append((f"`{name}`", presets.get(name).net.kind, f"{size:,}", *figures, where))
     return "\n".join("| " + " | ".join(row) + " |" for row in rows)
 
 

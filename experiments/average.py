@@ -4,8 +4,7 @@ import dataclasses
 import pathlib
 from collections.abc import Sequence
 
-from experiments import build as builder
-from experiments import cli, train
+from experiments import cli, runs
 from score_jax import checkpoints, training
 
 NOTE_FILE = "averaged.json"
@@ -31,16 +30,16 @@ def average(args: Args) -> pathlib.Path:
     Raises ValueError where the run has no such snapshots or the folder is there already.
     """
     workdir = pathlib.Path(args.workdir)
-    config = cli.load_config(workdir)
+    config = runs.load_config(workdir)
     widths = {f"power_{w:g}": w for w in config.optim.power_averages}
-    folder = workdir / train.SNAPSHOTS
+    folder = workdir / runs.SNAPSHOTS
     if not widths or not folder.is_dir():
         raise ValueError(
             f"workdir {args.workdir!r} has no snapshots: train with --optim.power-averages 0.05 0.1 "
             "--train.snapshot-every N"
         )
     out = pathlib.Path(args.out) if args.out else workdir / f"std_{args.std:g}"
-    cli.check_new("out", out)
+    runs.check_new("out", out)
     with checkpoints.open_checkpoints(folder, read_only=True) as store:
         steps = store.steps()
         last = max(steps, default=0)
@@ -49,14 +48,14 @@ def average(args: Args) -> pathlib.Path:
             raise ValueError(f"step must be in [{steps[0]}, {last}], the snapshots, got {step}")
         params = training.post_hoc(store, widths, training.Profile(step, args.std))
     made = {"from": str(workdir), "std": args.std, "step": step, "widths": list(widths.values())}
-    train.write_run(out, builder.build(config), params, step, {NOTE_FILE: made})
+    runs.write(out, runs.build(config), params, step, {NOTE_FILE: made})
     return out
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Entry point of `python -m experiments.average`."""
     args = cli.parse(Args, "experiments.average", argv)
-    train.start()
+    cli.start()
     print(f"averaged to a relative width of {args.std:g}: {average(args)}")
 
 

@@ -15,9 +15,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments import bits, cli, configs, curves, train
-from experiments.build import Experiment
+from experiments import cli, runs
+from experiments.config import Config
+from experiments.reports import bits, curves, tables
+from experiments.runs import Experiment
 from score_jax import checkpoints, losses, viz
+from score_jax._files import write_json, write_text
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -60,8 +63,8 @@ def gradient_factor(exp: Experiment, folder: pathlib.Path, args: Args) -> float 
     learned = exp.process.index_sampler
     if learned is None or not args.gradient:
         return None
-    template = jax.eval_shape(lambda: train.initial_state(exp))
-    with checkpoints.open_checkpoints(folder / train.CHECKPOINTS, read_only=True) as store:
+    template = jax.eval_shape(lambda: runs.initial_state(exp))
+    with checkpoints.open_checkpoints(folder / runs.CHECKPOINTS, read_only=True) as store:
         found = store.restore_latest(template)
     assert found is not None and exp.process.diffusion is not None
     state = found.state
@@ -84,9 +87,9 @@ def gradient_factor(exp: Experiment, folder: pathlib.Path, args: Args) -> float 
 
 def grouped(folders: Sequence[pathlib.Path]) -> dict[str, list[pathlib.Path]]:
     """Folders of the same config but for the seed, by the name of the first."""
-    found: list[tuple[configs.Config, list[pathlib.Path]]] = []
+    found: list[tuple[Config, list[pathlib.Path]]] = []
     for folder in folders:
-        config = dataclasses.replace(cli.load_config(folder), seed=0)
+        config = dataclasses.replace(runs.load_config(folder), seed=0)
         same = next((group for known, group in found if known == config), None)
         if same is None:
             found.append((config, [folder]))
@@ -129,7 +132,7 @@ def markdown(rows: Sequence[dict[str, Any]]) -> str:
         ]  # fmt: skip
         factors = ", ".join(f"÷ {f:.3g}" for f in r["gradient_factors"])
         lines.append([r["name"], seeds, *numbers, factors])
-    return cli.markdown(lines) + "\n"
+    return tables.markdown(lines) + "\n"
 
 
 def compare(args: Args) -> list[dict[str, Any]]:
@@ -140,7 +143,7 @@ def compare(args: Args) -> list[dict[str, Any]]:
     for name, folders in groups.items():
         measured, factors = [], []
         for folder in folders:
-            exp, params, _ = train.restore(folder)
+            exp, params, _ = runs.load(folder)
             measured.append(measure(exp, params, folder, args))
             factors.append(gradient_factor(exp, folder, args))
         rows.append(row(name, [parts for _, parts in measured], factors))
@@ -154,8 +157,8 @@ def compare(args: Args) -> list[dict[str, Any]]:
     out.mkdir(parents=True, exist_ok=True)
     for part, label in curves.PARTS.items():
         viz.save_image(curves.along_the_table(lines[part], label), out / f"{part}.png")
-    cli.write_json(out / "bounds.json", rows)
-    cli.write_atomically(out / "bounds.md", markdown(rows))
+    write_json(out / "bounds.json", rows)
+    write_text(out / "bounds.md", markdown(rows))
     return rows
 
 
@@ -167,7 +170,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     for name, least in (("draws", 1), ("gradient", 0), ("chunk", 1)):
         if getattr(args, name) < least:
             raise ValueError(f"--{name} must be at least {least}, got {getattr(args, name)}")
-    train.start()
+    cli.start()
     print(markdown(compare(args)), end="")
     print(f"wrote {args.out}")
 

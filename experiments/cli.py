@@ -1,7 +1,6 @@
 """What the commands share: reading flags, one clear line for bad input, the run folder."""
 
 import dataclasses
-import json
 import os
 import pathlib
 import re
@@ -9,21 +8,26 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Annotated, Any
 
-import numpy as np
 import tyro
 
-from experiments import configs
-from score_jax import training
+from experiments import presets, runs
+from experiments.config import Config, SampleConfig, with_kinds
+from score_jax import runtime, training
 
 INTERRUPTED = 75  # exit code: stopped by a signal, everything is saved; start again to go on
 NOT_FINITE = 77  # exit code: too many steps in a row were not finite
-CONFIG_FILE = "config.json"
 SPLIT = (
     "--config",
     "--net.kind",
     "--sde.kind",
     "--loss.kind",
 )  # flags that choose what the others mean
+
+
+def start() -> None:
+    """Prepare JAX for a command: compiler options for this CPU, and the cache of programs."""
+    runtime.tune_cpu()
+    runtime.enable_compilation_cache()
 
 
 def main(command: Callable[[], Any]) -> None:
@@ -97,7 +101,7 @@ class _Overrides:
     # Go on with a run although fields of its config have changed.
     allow_changes: bool
     hosts: HostsConfig
-    cfg: Annotated[configs.Config, tyro.conf.arg(name=""), tyro.conf.AvoidSubcommands]
+    cfg: Annotated[Config, tyro.conf.arg(name=""), tyro.conf.AvoidSubcommands]
 
 
 def parse_config(prog: str, description: str, argv: Sequence[str] | None = None) -> _Overrides:
@@ -113,13 +117,13 @@ def parse_config(prog: str, description: str, argv: Sequence[str] | None = None)
         for part in (a.split("=", 1) if a.split("=")[0] in SPLIT else [a])
     ]  # fmt: skip
     value = lambda flag, other: args[args.index(flag) + 1] if flag in args[:-1] else other
-    name = value("--config", configs.DEFAULT)
-    config = configs.get(name)
-    config = configs.with_kinds(
+    name = value("--config", presets.DEFAULT)
+    config = presets.get(name)
+    config = with_kinds(
         config, {part: value(f"--{part}.kind", None) for part in ("sde", "net", "loss")}
     )
     default = _Overrides(name, f"runs/{name}", False, False, HostsConfig(), config)
-    known = "presets: " + ", ".join(configs.CONFIGS)
+    known = "presets: " + ", ".join(presets.CONFIGS)
     return tyro.cli(
         _Overrides,
         default=default,
@@ -139,97 +143,15 @@ def parse_over_run(cls: Any, prog: str, argv: Sequence[str] | None = None) -> An
     parts = [re.sub(r"^--sample[.]", "--", p) for p in parts]
     folder = pathlib.Path(parts[parts.index("--workdir") + 1] if "--workdir" in parts[:-1] else "")
     # That a folder holds no run is said later.
-    if (folder / CONFIG_FILE).is_file():
-        cls = _starting_at(cls, load_config(folder).sample)
+    if (folder / runs.CONFIG_FILE).is_file():
+        cls = _starting_at(cls, runs.load_config(folder).sample)
     return tyro.cli(cls, args=parts, prog=f"python -m {prog}", description=cls.__doc__)
 
 
-def _starting_at(cls: Any, sample: configs.SampleConfig) -> Any:
+def _starting_at(cls: Any, sample: SampleConfig) -> Any:
     """The same dataclass with another default of its field `sample`."""
     field = next(f for f in dataclasses.fields(cls) if f.name == "sample")
     new = (field.name, field.type, dataclasses.field(default=sample))
     made = dataclasses.make_dataclass(cls.__name__, [new], bases=(cls,), frozen=True)
     made.__doc__ = cls.__doc__
     return made
-
-
-def save_config(
-    workdir: pathlib.Path, config: configs.Config, *, allow_changes: bool = False
-) -> None:
-    """Write config.json; ValueError with the differences if the folder holds another run's.
-
-    With `allow_changes` the differences are printed, and the new config takes the place of the old.
-    """
-    path = workdir / CONFIG_FILE
-    if path.exists():
-        changed = configs.differences(load_config(workdir), config)
-        if changed and not allow_changes:
-            raise ValueError(
-                f"workdir {str(workdir)!r} holds a run with another config "
-                f"({'; '.join(changed)}): choose another --workdir or the same fields, or go on "
-                "with the change by --allow-changes"
-            )
-        for line in changed:
-            print(f"changed: {line}", file=sys.stderr)
-    elif workdir.exists() and not workdir.is_dir():
-        raise ValueError(f"workdir {str(workdir)!r} is a file, not a folder")
-    workdir.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, configs.to_json(config))
-
-
-def check_new(name: str, folder: pathlib.Path) -> None:
-    """Raise ValueError naming the argument if there is more than an empty folder at its path."""
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ValueError(f"{name} {str(folder)!r} exists already: choose another")
-
-
-def load_config(workdir: pathlib.Path) -> configs.Config:
-    """Read the config of a run folder; ValueError that names the folder if there is none."""
-    path = workdir / CONFIG_FILE
-    if not path.is_file():
-        raise ValueError(f"workdir {str(workdir)!r} holds no run ({CONFIG_FILE} is missing)")
-    try:
-        return configs.from_json(path.read_text())
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from None
-
-
-def write_atomically(path: pathlib.Path, text: str) -> None:
-    """Write a text file whole or not at all."""
-    part = path.with_name(path.name + ".part")
-    try:
-        part.write_text(text)
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
-
-
-def write_npz(path: pathlib.Path, **arrays: Any) -> None:
-    """Write arrays to a .npz file whole or not at all."""
-    part = path.with_name(path.name + ".part.npz")
-    try:
-        np.savez(part, **arrays)
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
-
-
-def write_json(path: pathlib.Path, value: Any) -> None:
-    """Write a JSON file whole or not at all."""
-    write_atomically(path, json.dumps(value, indent=2) + "\n")
-
-
-def table(rows: Sequence[Sequence[str]]) -> str:
-    """Set rows of text as an aligned table with a line under the first."""
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    line = lambda row: "  ".join(
-        cell.ljust(w) if i == 0 else cell.rjust(w)
-        for i, (cell, w) in enumerate(zip(row, widths, strict=True))
-    ).rstrip()
-    return "\n".join([line(rows[0]), "  ".join("-" * w for w in widths), *map(line, rows[1:])])
-
-
-def markdown(rows: Sequence[Sequence[str]]) -> str:
-    """Set rows of text as a Markdown table, the first its head."""
-    line = lambda cells: f"| {' | '.join(cells)} |"
-    return "\n".join([line(rows[0]), line(["---"] * len(rows[0])), *map(line, rows[1:])])

@@ -17,11 +17,14 @@ from typing import Any
 import jax
 import numpy as np
 
-from experiments import cli, samplers, sampling, train
-from experiments.build import Experiment
-from experiments.configs import SampleConfig
-from experiments.features import FeatureSpace, feature_space
+from experiments import cli, runs
+from experiments.config import SampleConfig
+from experiments.parts import samplers, sampling
+from experiments.reports import tables
+from experiments.reports.features import FeatureSpace, feature_space
+from experiments.runs import Experiment
 from score_jax import metrics, viz
+from score_jax._files import write_json, write_text
 from score_jax.samplers import Candidate, compare_samplers, flow, sample
 
 # Relative and absolute tolerances of the adaptive samplers: each gives a number of evaluations.
@@ -90,7 +93,7 @@ def distances(exp: Experiment, space: FeatureSpace) -> dict[str, Callable[[Any],
 def compare(workdir: pathlib.Path, args: Args) -> dict[str, Any]:
     """Compare the samplers on a run folder: what compare.json holds."""
     names = args.samplers or tuple(n for n in samplers.SAMPLERS if n not in LEFT_OUT)
-    exp, params, step = train.restore(workdir)
+    exp, params, step = runs.load(workdir)
     base = dataclasses.replace(exp.config.sample, grid="usual")
     sampling.check_times(exp, base)
     key, shape = jax.random.key(args.seed), (args.num, *exp.shape)
@@ -153,7 +156,7 @@ def report(result: dict[str, Any]) -> str:
     lines = [head, *(cells(row, far) for row in result["rows"])]
     real = [f"{result['train_split'][name]:.3g}" for name in far]
     lines.append(["train split", "", "", "", *real, ""])
-    table = cli.markdown(lines)
+    table = tables.markdown(lines)
     return (
         f"Step {result['step']}, {result['num']} samples a draw, {result['repeats']} draws. Error: "
         "root mean square to the probability flow from the same latent; distances: to the test "
@@ -203,13 +206,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     if not args.nfe or min(args.nfe) < 2:
         raise ValueError(f"--nfe must be numbers of at least 2, got {args.nfe}")
     samplers.check_names(args.samplers)
-    train.start()
+    cli.start()
     workdir = pathlib.Path(args.workdir)
     result = compare(workdir, args)
     out = workdir if args.out is None else pathlib.Path(args.out)
     out.mkdir(parents=True, exist_ok=True)
-    cli.write_json(out / "compare.json", result)
-    cli.write_atomically(out / "compare.md", report(result))
+    write_json(out / "compare.json", result)
+    write_text(out / "compare.md", report(result))
     print("\n" + report(result))
     written = ["compare.json", "compare.md"]
     try:

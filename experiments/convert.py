@@ -13,8 +13,9 @@ from typing import Annotated, Any, Literal
 import numpy as np
 import tyro
 
-from experiments import build as builder
-from experiments import cli, configs, dry_run, train
+from experiments import cli, presets, runs
+from experiments.config import Config, from_json
+from experiments.reports import dry_run
 from score_jax import convert
 
 NOTE_FILE = "converted.json"
@@ -52,38 +53,38 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Entry point of `python -m experiments.convert`."""
     args = cli.parse(Args, "experiments.convert", argv)
     workdir = pathlib.Path(args.workdir)
-    cli.check_new("workdir", workdir)
+    runs.check_new("workdir", workdir)
     config = read_config(args.config)
-    exp = builder.build(config)
+    exp = runs.build(config)
     path = pathlib.Path(args.file)
     if not path.exists():
         raise ValueError(f"--file {args.file!r} does not exist")
-    train.start()
+    cli.start()
     params, info = READERS[args.source](exp, path, args.raw)
     # JSON and msgpack give numbers as Python's or NumPy's.
     step = int(info.get("step") or 0)
-    train.write_run(workdir, exp, params, step, {NOTE_FILE: note(args, path)})
+    runs.write(workdir, exp, params, step, {NOTE_FILE: note(args, path)})
     print(
         f"wrote {workdir}: {config.net.kind} with {dry_run.count(params):,} parameters "
         f"of step {step} from {path}"
     )
 
 
-def read_config(name: str) -> configs.Config:
+def read_config(name: str) -> Config:
     """A preset by its name, or the config in a JSON file; ValueError naming what is wrong."""
     path = pathlib.Path(name)
     if path.suffix != ".json":
-        return configs.get(name)
+        return presets.get(name)
     if not path.is_file():
         raise ValueError(f"--config {name!r} is not a file")
     try:
-        return configs.from_json(path.read_text())
+        return from_json(path.read_text())
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
 
 
 def _score_sde(read: Callable[..., Any]) -> Callable[..., Any]:
-    def reader(exp: builder.Experiment, path: pathlib.Path, raw: bool) -> tuple[Any, Any]:
+    def reader(exp: runs.Experiment, path: pathlib.Path, raw: bool) -> tuple[Any, Any]:
         _, params, info = read(path, exp.net, ema=not raw, size=max(exp.shape[:2]))
         return params, info
 
@@ -91,7 +92,7 @@ def _score_sde(read: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _openai(read: Callable[..., Any]) -> Callable[..., Any]:
-    def reader(exp: builder.Experiment, path: pathlib.Path, raw: bool) -> tuple[Any, Any]:
+    def reader(exp: runs.Experiment, path: pathlib.Path, raw: bool) -> tuple[Any, Any]:
         if raw:
             raise ValueError("--raw is for files that have an average too: choose the file instead")
         return read(path, exp.net)[1:]
@@ -99,7 +100,7 @@ def _openai(read: Callable[..., Any]) -> Callable[..., Any]:
     return reader
 
 
-def _diffusers(exp: builder.Experiment, path: pathlib.Path, raw: bool) -> tuple[Any, Any]:
+def _diffusers(exp: runs.Experiment, path: pathlib.Path, raw: bool) -> tuple[Any, Any]:
     if raw:
         raise ValueError("--raw is for files that have an average too")
     net, params, info = convert.from_diffusers(path)
@@ -124,7 +125,7 @@ def _diffusers(exp: builder.Experiment, path: pathlib.Path, raw: bool) -> tuple[
     return params, info
 
 
-def _other_table(exp: builder.Experiment, info: Any) -> list[str]:
+def _other_table(exp: runs.Experiment, info: Any) -> list[str]:
     """Say where the table of a file is not that of the config's process."""
     c: Any = exp.config.sde
     if exp.process.diffusion is not None:
@@ -143,7 +144,7 @@ def _other_table(exp: builder.Experiment, info: Any) -> list[str]:
     return wrong
 
 
-READERS: dict[str, Callable[[builder.Experiment, pathlib.Path, bool], tuple[Any, Any]]] = {
+READERS: dict[str, Callable[[runs.Experiment, pathlib.Path, bool], tuple[Any, Any]]] = {
     "score_sde_pytorch": _score_sde(convert.from_score_sde_pytorch),
     "score_sde_jax": _score_sde(convert.from_score_sde_jax),
     "improved_diffusion": _openai(convert.from_improved_diffusion),

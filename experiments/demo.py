@@ -9,7 +9,11 @@ from typing import Any
 import jax
 import numpy as np
 
-from experiments import cli, configs, evaluate, pictures, sampling, train
+from experiments import cli, evaluate, presets, runs, train
+from experiments.config import Config
+from experiments.parts import sampling
+from experiments.reports import pictures, tables
+from score_jax._files import write_json, write_text
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,7 +23,7 @@ class Args:
     # Folder of the run; a second call goes on from what is there.
     workdir: str = "runs/demo"
     # Preset to show.
-    config: str = configs.DEFAULT
+    config: str = presets.DEFAULT
     # Parameter updates (default: the preset's).
     steps: int | None = None
 
@@ -27,8 +31,8 @@ class Args:
 def main(argv: Sequence[str] | None = None) -> None:
     """Entry point of `python -m experiments.demo`."""
     args = cli.parse(Args, "experiments.demo", argv)
-    train.start()
-    config = configs.get(args.config)
+    cli.start()
+    config = presets.get(args.config)
     if args.steps is not None:
         config = dataclasses.replace(
             config, train=dataclasses.replace(config.train, steps=args.steps)
@@ -42,9 +46,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         return
     seconds["compile (training)"] = result.first_call_seconds
     seconds["train"] = time.perf_counter() - clock - result.first_call_seconds
-    pictures.save_loss(workdir / train.METRICS, workdir / "loss.png")
+    pictures.save_loss(workdir / runs.METRICS, workdir / "loss.png")
 
-    exp, params, step = train.restore(workdir)
+    exp, params, step = runs.load(workdir)
     drawn = {
         "pc": _draw(exp, params, "pc", save_every=max(1, config.sample.steps // 50)),
         "ode": _draw(exp, params, "ode", save_every=None),
@@ -67,8 +71,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     judged = evaluate.evaluate(workdir, evaluate.Args(workdir=args.workdir, num=300))
     seconds["evaluate"] = time.perf_counter() - clock
     text = _summary(config, step, judged, drawn, seconds)
-    cli.write_atomically(workdir / "summary.txt", text)
-    cli.write_json(workdir / "seconds.json", seconds)
+    write_text(workdir / "summary.txt", text)
+    write_json(workdir / "seconds.json", seconds)
     print("\n" + text)
     print("Look at:")
     for name in ("samples.png", "noise_to_digit.png", "loss.png", "summary.txt"):
@@ -83,7 +87,7 @@ def _draw(exp: Any, params: Any, sampler: Any, save_every: int | None) -> sampli
 
 
 def _summary(
-    config: configs.Config,
+    config: Config,
     step: int,
     judged: dict[str, Any],
     drawn: dict[str, sampling.Drawn],
@@ -97,7 +101,7 @@ def _summary(
     total = np.sum(list(seconds.values()))
     return (
         f"step {step} of {config.train.steps}\n{evaluate.report(judged)}\n\n"
-        f"{cli.table(samplers)}\n\n{cli.table([*times, ['in all', f'{total:.1f}']])}\n"
+        f"{tables.table(samplers)}\n\n{tables.table([*times, ['in all', f'{total:.1f}']])}\n"
     )
 
 

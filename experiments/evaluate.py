@@ -8,11 +8,14 @@ from typing import Any
 import jax
 import numpy as np
 
-from experiments import bits, cli, sampling, train
-from experiments.build import Experiment
-from experiments.features import FeatureSpace, feature_space
-from experiments.held_out import held_out_loss
+from experiments import cli, runs
+from experiments.parts import sampling
+from experiments.reports import bits, tables
+from experiments.reports.features import FeatureSpace, feature_space
+from experiments.reports.held_out import held_out_loss
+from experiments.runs import Experiment
 from score_jax import metrics
+from score_jax._files import write_json
 
 RESULT_FILE = "evaluation.json"
 BPD_FILE = "bits_per_dim.json"
@@ -48,7 +51,7 @@ def distances(space: FeatureSpace, x: np.ndarray, test: np.ndarray) -> dict[str,
 
 def evaluate(workdir: pathlib.Path, args: Args) -> dict[str, Any]:
     """Evaluate a run folder; the result is also written to its evaluation.json."""
-    exp, params, step = train.restore(workdir)
+    exp, params, step = runs.load(workdir)
     keys = jax.random.split(jax.random.key(args.seed), 5)
     result: dict[str, Any] = {"step": step, "test_examples": len(exp.test.x)}
     if not args.bpd:
@@ -62,7 +65,7 @@ def evaluate(workdir: pathlib.Path, args: Args) -> dict[str, Any]:
         result[bits.unit(exp)] = bits.measure(exp, params, keys[3], args, workdir)
     if args.num and not args.bpd:
         result["distance"] = _distance(exp, params, keys, args)
-    cli.write_json(workdir / (BPD_FILE if args.bpd else RESULT_FILE), result)
+    write_json(workdir / (BPD_FILE if args.bpd else RESULT_FILE), result)
     return result
 
 
@@ -111,7 +114,7 @@ def report(result: dict[str, Any]) -> str:
             cells = [f"{d[k][name]:.4g}" for k in ("model", "gaussian", "train_split")]
             rows.append([f"{name.replace('_', ' ')} to test", *cells])
     if len(rows) > 1:
-        lines.append(cli.table(rows))
+        lines.append(tables.table(rows))
     if counted:
         b = result[counted]
         lines.append(
@@ -134,7 +137,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise ValueError(f"--num must be 0 or at least 2, got {args.num}")
     if args.bpd and not args.draws:
         raise ValueError("--draws must be at least 1 with --bpd, got 0")
-    train.start()
+    cli.start()
     workdir = pathlib.Path(args.workdir)
     result = evaluate(workdir, args)
     print(report(result))

@@ -11,10 +11,12 @@ import numpy as np
 import tyro
 from PIL import Image
 
-from experiments import cli, samplers, sampling, train
-from experiments.build import Experiment
-from experiments.configs import SampleConfig
+from experiments import cli, runs
+from experiments.config import SampleConfig
+from experiments.parts import samplers, sampling
+from experiments.runs import Experiment
 from score_jax import inverse, viz
+from score_jax._files import write_json, write_npz
 
 MASKS = ("center", "border", "left", "right", "top", "bottom", "random")
 
@@ -237,9 +239,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Entry point of `python -m experiments.restore`."""
     args = cli.parse_over_run(Args, "experiments.restore", argv)
     check(args)
-    train.start()
+    cli.start()
     workdir = pathlib.Path(args.workdir)
-    exp, params, step = train.restore(workdir)
+    exp, params, step = runs.load(workdir)
     measurement, truth = measured(args, exp, jax.random.key(args.seed + 1))
     x = restore(args, exp, params, measurement)
     low, high = exp.config.data.range
@@ -256,12 +258,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     out.parent.mkdir(parents=True, exist_ok=True)
     viz.save_image(picture, out.with_name(out.name + ".png"))
     raw = exp.to_data(x.reshape(-1, *exp.shape)).reshape(x.shape)
-    cli.write_npz(out.with_name(out.name + ".npz"), x=raw)
+    write_npz(out.with_name(out.name + ".npz"), x=raw)
     flat = jnp.asarray(x[:, 0])
     facts = {"step": step, "residual": float(jnp.sqrt(jnp.mean(measurement.residual(flat) ** 2)))}
     if truth is not None:
         facts["rms_error"] = float(np.sqrt(np.mean((x - truth[:, None]) ** 2)))
-    cli.write_json(out.with_name(out.name + ".json"), facts | dataclasses.asdict(args))
+    write_json(out.with_name(out.name + ".json"), facts | dataclasses.asdict(args))
     told = "" if truth is None else f", {facts['rms_error']:.3f} from the truth"
     print(
         f"{len(x)} images restored {args.num} times by {args.method}: {facts['residual']:.2g} (rms) "

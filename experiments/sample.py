@@ -9,9 +9,12 @@ import jax
 import numpy as np
 import tyro
 
-from experiments import cli, guiding, pictures, sampling, train
-from experiments.build import Experiment
-from experiments.configs import SampleConfig
+from experiments import cli, runs
+from experiments.config import SampleConfig
+from experiments.parts import guiding, sampling
+from experiments.reports import pictures
+from experiments.runs import Experiment
+from score_jax._files import write_json, write_npz
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,9 +76,9 @@ def labels(args: Args, exp: Experiment) -> np.ndarray | None:
 def main(argv: Sequence[str] | None = None) -> None:
     """Entry point of `python -m experiments.sample`."""
     args = parse(argv)
-    train.start()
+    cli.start()
     workdir, config = pathlib.Path(args.workdir), args.sample
-    exp, params, step = train.restore(workdir)
+    exp, params, step = runs.load(workdir)
     key, y, guide = jax.random.key(args.seed), labels(args, exp), None
     if args.guidance is not None:
         options: dict[str, Any] = {"scale": args.guidance, "interval": args.guidance_interval}
@@ -83,7 +86,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     drawn = sampling.draw(exp, params, key, args.num, config, y=y, guide=guide, chunk=args.chunk)
     out = pathlib.Path(args.out) if args.out else workdir / "samples" / config.sampler
     out.parent.mkdir(parents=True, exist_ok=True)
-    cli.write_npz(out.with_name(out.name + ".npz"), x=exp.to_data(drawn.x))
+    write_npz(out.with_name(out.name + ".npz"), x=exp.to_data(drawn.x))
     pictures.save_samples(exp, drawn.x[:256], out.with_name(out.name + ".png"))
     facts = {
         "step": step,
@@ -98,7 +101,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         "compile_seconds": drawn.compile_seconds,
         "devices": [device.device_kind for device in jax.local_devices()],
     }
-    cli.write_json(out.with_name(out.name + ".json"), facts)
+    write_json(out.with_name(out.name + ".json"), facts)
     print(
         f"{args.num} samples of step {step} by {config.sampler}: {drawn.nfe:.0f} evaluations each, "
         f"{drawn.seconds:.1f} s (+ {drawn.compile_seconds:.1f} s to compile)\n"

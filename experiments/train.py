@@ -3,40 +3,22 @@
 import contextlib
 import dataclasses
 import functools
-import os
 import pathlib
-import shutil
 import sys
 from collections.abc import Sequence
 from typing import Any
 
 import jax
 
-from experiments import build as builder
-from experiments import cli, dry_run, pictures, sampling
-from experiments.configs import Config
-from experiments.held_out import held_out_loss
-from score_jax import _xla, checkpoints, data, training
-
-CHECKPOINTS = "checkpoints"
-SNAPSHOTS = "averages"
-METRICS = "metrics.jsonl"
+from experiments import cli, runs
+from experiments.config import Config
+from experiments.parts import sampling
+from experiments.reports import dry_run, pictures
+from experiments.reports.held_out import held_out_loss
+from score_jax import checkpoints, data, training
 
 
-def start() -> None:
-    """Prepare JAX for a command: compiler options for this CPU, and the cache of programs."""
-    _xla.tune_cpu()
-    _xla.enable_compilation_cache()
-
-
-def initial_state(exp: builder.Experiment, key: Any = None) -> training.TrainState:
-    """Draw the parameters and make the state of step 0; everything follows from config.seed."""
-    key = jax.random.key(exp.config.seed) if key is None else key
-    params_key, state_key = jax.random.split(key)
-    return builder.make_state(exp, state_key, exp.init_params(params_key))
-
-
-def describe(exp: builder.Experiment) -> str:
+def describe(exp: runs.Experiment) -> str:
     """One line of what is trained."""
     shapes = jax.eval_shape(exp.init_params, jax.random.key(0))
     devices = jax.devices()
@@ -48,11 +30,11 @@ def describe(exp: builder.Experiment) -> str:
     )
 
 
-def mapped_step(exp: builder.Experiment) -> training.MappedStep:
+def mapped_step(exp: runs.Experiment) -> training.MappedStep:
     """The training step of a run on all devices, as its config maps it."""
     c = exp.config
     whole = c.mesh.mapping == "jit"
-    step = builder.make_step(exp, None if whole else "devices")
+    step = runs.make_step(exp, None if whole else "devices")
     step = training.scan_steps(step, c.train.steps_per_call)
     divided = {"none": lambda: None, "fsdp": lambda: training.divided(training.make_mesh())}
     return {
@@ -85,7 +67,7 @@ def train(
     Of several hosts the first reads and writes the folder. Raises ValueError for a config that does
     not fit the folder, unless `allow_changes`, and FolderLocked where another run has the folder.
     """
-    exp = builder.build(config)
+    exp = runs.build(config)
     _check_devices(config)
     first = training.is_first()
     with contextlib.ExitStack() as stack:
@@ -93,14 +75,14 @@ def train(
         if first:
             if not workdir.is_file():
                 stack.enter_context(training.locked(workdir))
-            cli.save_config(workdir, config, allow_changes=allow_changes)
+            runs.save_config(workdir, config, allow_changes=allow_changes)
             print(describe(exp))
             store = stack.enter_context(
-                checkpoints.open_checkpoints(workdir / CHECKPOINTS, keep=config.train.keep)
+                checkpoints.open_checkpoints(workdir / runs.CHECKPOINTS, keep=config.train.keep)
             )
             if config.train.snapshot_every is not None:
                 snapshots = stack.enter_context(
-                    checkpoints.open_checkpoints(workdir / SNAPSHOTS, keep=None)
+                    checkpoints.open_checkpoints(workdir / runs.SNAPSHOTS, keep=None)
                 )
         return _fit(
             exp,
@@ -113,7 +95,7 @@ def train(
 
 
 def _fit(
-    exp: builder.Experiment, workdir: pathlib.Path, store: Any, snapshots: Any, **options: Any
+    exp: runs.Experiment, workdir: pathlib.Path, store: Any, snapshots: Any, **options: Any
 ) -> training.FitResult:
     """`training.fit` with what the config says; files are those of the first host."""
     c, first = exp.config.train, training.is_first()
@@ -126,14 +108,14 @@ def _fit(
     )
     draw = functools.partial(_draw_pictures, exp, workdir) if first else None
     return training.fit(
-        initial_state(exp),
+        runs.initial_state(exp),
         mapped_step(exp),
         iterator,
         steps=c.steps,
         checkpoints=store,
         checkpoint_every=c.checkpoint_every,
         extra=dataclasses.asdict(exp.config),
-        metrics_path=workdir / METRICS if first else None,
+        metrics_path=workdir / runs.METRICS if first else None,
         log_every=c.log_every,
         sample_every=c.sample_every,
         on_sample=draw,
@@ -147,7 +129,7 @@ def _fit(
     )
 
 
-def _test_loss(exp: builder.Experiment, step: int, state: Any) -> float:
+def _test_loss(exp: runs.Experiment, step: int, state: Any) -> float:
     """The loss of the averaged parameters on held-out data, with the same noise at every step."""
     del step
     key, c = jax.random.key(exp.config.seed), exp.config.train
@@ -156,7 +138,7 @@ def _test_loss(exp: builder.Experiment, step: int, state: Any) -> float:
     return held_out_loss(exp, state.ema_params, key, most=512, chunk=chunk)
 
 
-def _draw_pictures(exp: builder.Experiment, workdir: pathlib.Path, step: int, state: Any) -> None:
+def _draw_pictures(exp: runs.Experiment, workdir: pathlib.Path, step: int, state: Any) -> None:
     config = exp.config.sample
     quick = sampling.quick(config)
     drawn = sampling.draw(
@@ -167,45 +149,14 @@ def _draw_pictures(exp: builder.Experiment, workdir: pathlib.Path, step: int, st
     pictures.save_samples(exp, drawn.x, folder / f"samples_{step:07d}.png")
 
 
-def restore(workdir: pathlib.Path) -> tuple[builder.Experiment, Any, int]:
-    """Read a run folder: (experiment, EMA parameters, step); it needs nothing but that folder."""
-    exp = builder.build(cli.load_config(workdir))
-    template = jax.eval_shape(exp.init_params, jax.random.key(0))
-    with checkpoints.open_checkpoints(workdir / CHECKPOINTS, read_only=True) as store:
-        params, step = store.restore_params(template), store.latest_step()
-    if params is None:
-        raise ValueError(f"workdir {str(workdir)!r} holds no checkpoint: train it first")
-    return exp, params, int(step or 0)
-
-
-def write_run(
-    workdir: pathlib.Path, exp: builder.Experiment, params: Any, step: int, notes: dict[str, Any]
-) -> None:
-    """Write the folder of a run whose weights are given, whole or not at all.
-
-    `notes`: JSON values by the names of the files that they go to.
-    """
-    state = builder.make_state(exp, jax.random.key(exp.config.seed), params)
-    part = workdir.with_name(f".{workdir.name}.{os.getpid()}.part")
-    try:
-        cli.save_config(part, exp.config)
-        for name, value in notes.items():
-            cli.write_json(part / name, value)
-        with checkpoints.open_checkpoints(part / CHECKPOINTS, keep=1) as store:
-            store.save(step, state, extra=dataclasses.asdict(exp.config))
-        os.replace(part, workdir)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
-
-
 def main(argv: Sequence[str] | None = None) -> None:
     """Entry point of `python -m experiments.train`."""
     args = cli.parse_config("experiments.train", "Train a score model.", argv)
     args.hosts.connect()
-    start()
+    cli.start()
     if args.dry_run:
-        exp = builder.build(args.cfg)
-        dry_run.report(exp, functools.partial(initial_state, exp))
+        exp = runs.build(args.cfg)
+        dry_run.report(exp, functools.partial(runs.initial_state, exp))
         return
     workdir = pathlib.Path(args.workdir)
     result = train(
@@ -215,7 +166,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         stall_seconds=args.hosts.stall_seconds if training.several_hosts() else None,
     )
     if training.is_first():
-        pictures.save_loss(workdir / METRICS, workdir / "loss.png")
+        pictures.save_loss(workdir / runs.METRICS, workdir / "loss.png")
         how = "stopped at" if result.interrupted else "trained to"
         bad = f", {result.skipped} steps skipped" if result.skipped else ""
         print(

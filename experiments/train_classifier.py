@@ -10,9 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 import tyro
 
-from experiments import build as builder
-from experiments import cli, guiding, train
+from experiments import cli, runs
+from experiments.parts import guiding
+from experiments.reports import tables
 from score_jax import checkpoints, data, training
+from score_jax._files import write_json
 from score_jax.losses import classifier_loss
 
 EVERY = 10
@@ -29,7 +31,7 @@ class Args:
     )
 
 
-def prepare(exp: builder.Experiment) -> Any:
+def prepare(exp: runs.Experiment) -> Any:
     """Raw batches to what the loss sees, labels and all."""
     plain = exp.prepare
 
@@ -39,7 +41,7 @@ def prepare(exp: builder.Experiment) -> Any:
     return ready
 
 
-def accuracies(exp: builder.Experiment, net: Any, params: Any, times: Sequence[float]) -> Any:
+def accuracies(exp: runs.Experiment, net: Any, params: Any, times: Sequence[float]) -> Any:
     """The share of test examples that are classified right, at each of some times."""
     x0 = exp.from_data(jax.random.key(0), exp.test.x)
     y = np.asarray(exp.test.y)
@@ -57,7 +59,7 @@ def accuracies(exp: builder.Experiment, net: Any, params: Any, times: Sequence[f
 
 def fit(workdir: pathlib.Path, c: guiding.ClassifierConfig, progress: bool | None = None) -> Any:
     """Train the classifier of a run; (network, parameters, result of `training.fit`)."""
-    exp = builder.build(cli.load_config(workdir))
+    exp = runs.build(runs.load_config(workdir))
     net = guiding.make_classifier(exp, c)
     folder = guiding.classifier_folder(workdir)
     folder.mkdir(exist_ok=True)
@@ -73,7 +75,7 @@ def fit(workdir: pathlib.Path, c: guiding.ClassifierConfig, progress: bool | Non
         training.locked(folder),
         checkpoints.open_checkpoints(folder / "checkpoints", keep=1) as store,
     ):
-        cli.write_json(folder / guiding.CONFIG_FILE, known)
+        write_json(folder / guiding.CONFIG_FILE, known)
         result = training.fit(
             training.init_state(state_key, params, optimizer),
             training.jit_step(training.scan_steps(step, EVERY)),
@@ -81,7 +83,7 @@ def fit(workdir: pathlib.Path, c: guiding.ClassifierConfig, progress: bool | Non
             steps=steps,
             checkpoints=store,
             checkpoint_every=max(EVERY, steps // (5 * EVERY) * EVERY),
-            metrics_path=folder / train.METRICS,
+            metrics_path=folder / runs.METRICS,
             progress=progress,
         )
     return exp, net, result
@@ -90,14 +92,16 @@ def fit(workdir: pathlib.Path, c: guiding.ClassifierConfig, progress: bool | Non
 def main(argv: Sequence[str] | None = None) -> None:
     """Entry point of `python -m experiments.train_classifier`."""
     args = cli.parse(Args, "experiments.train_classifier", argv)
-    train.start()
+    cli.start()
     workdir = pathlib.Path(args.workdir)
     exp, net, result = fit(workdir, args.classifier)
     times = [share * exp.sde.t1 for share in (0.01, 0.1, 0.25, 0.5, 0.75)]
     _, params = guiding.load_classifier(exp, workdir)
     found = accuracies(exp, net, params, times)
     print(
-        cli.table([["t", *(f"{t:g}" for t in times)], ["accuracy", *(f"{a:.1%}" for a in found)]])
+        tables.table(
+            [["t", *(f"{t:g}" for t in times)], ["accuracy", *(f"{a:.1%}" for a in found)]]
+        )
     )
     print(f"trained to step {result.step}: {guiding.classifier_folder(workdir)}")
 

@@ -7,58 +7,110 @@ With x = m x0 + s z (m = mean_coeff(t), s = std(t), z unit noise) a network may 
     SCALED_SCORE  s * score = -z
     DENOISED      x0 = (x - s z) / m
     V             m z - s x0          (Salimans & Ho 2022, arXiv:2202.00512)
-    PREVIOUS      the mean of q(x_prev | x, x0), for a noise schedule (arXiv:2006.11239 section 3.2)
+    PREVIOUS      the mean of q(x(t - 1/n) | x, x0), for a noise schedule (arXiv:2006.11239 section 3.2)
 
-Each is a linear function of z given x and t, so a `Parametrization` holds the map to z and back.
+Each is a linear function of z given x and t, so any two are joined by way of the noise. The noise
+input of a network is a function of the SDE and the time: `TimeInput`, `StdInput`, `IndexInput`,
+`LevelInput`, or any callable (sde, t) -> () or (b,).
 """
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
 from score_jax._math import as_time, bcast
+from score_jax.sde import NoiseSchedule, bridge
 from score_jax.types import SDE
+
+Time = float | Float[Array, "..."]
+NoiseInput = Callable[[SDE, Any], Any]  # (sde, t: () or (b,)) -> the network's noise input
 
 
 class Parametrization(NamedTuple):
-    """A kind of network output: `to_noise(sde, value, x, t)` and `from_noise(sde, z, x, t)`.
+    """A kind of network output, given by two functions.
 
-    value, z and x are (b, *d), t is () or (b,).
+    to_noise(sde, value, x, t) -> the unit noise z of an output; target(sde, x0, z, x, t) -> the output
+    for known data and noise. value, x0, z and x are (b, *d), t is () or (b,).
+
+    >>> x0_hat = DENOISED.from_noise(sde, NOISE.to_noise(sde, value, x, t), x, t)
     """
 
     name: str
-    to_noise: Callable[[SDE, Any, Any, Any], Any]
-    from_noise: Callable[[SDE, Any, Any, Any], Any]
+    to_noise: Callable[[Any, Any, Any, Any], Any]
+    target: Callable[[Any, Any, Any, Any, Any], Any]
+
+    def from_noise(
+        self, sde: SDE, z: Float[Array, "b *d"], x: Float[Array, "b *d"], t: Time
+    ) -> Float[Array, "b *d"]:
+        """The output of this kind for unit noise z in x: (b, *d)."""
+        m, s = _coefficients(sde, x, t)
+        return self.target(sde, (x - s * z) / m, z, x, t)
 
 
-def _of_coefficients(
-    name: str, to_noise: Callable[..., Any], from_noise: Callable[..., Any]
-) -> Parametrization:
-    """A parametrization of functions of (value or z, x, m, s)."""
-
-    def with_coefficients(function: Callable[..., Any]) -> Callable[..., Any]:
-        def mapped(sde: SDE, value: Any, x: Any, t: Any) -> Any:
-            t = as_time(t)
-            return function(value, x, bcast(sde.mean_coeff(t), x), bcast(sde.std(t), x))
-
-        return mapped
-
-    return Parametrization(name, with_coefficients(to_noise), with_coefficients(from_noise))
+def _coefficients(sde: SDE, x: Any, t: Any) -> tuple[Any, Any]:
+    """m and s at t, shaped to multiply x."""
+    t = as_time(t)
+    return bcast(sde.mean_coeff(t), x), bcast(sde.std(t), x)
 
 
-NOISE = Parametrization("noise", lambda sde, value, x, t: value, lambda sde, z, x, t: z)
-SCORE = _of_coefficients("score", lambda value, x, m, s: -s * value, lambda z, x, m, s: -z / s)
+def _score_to_noise(sde: SDE, value: Any, x: Any, t: Any) -> Any:
+    return -_coefficients(sde, x, t)[1] * value
+
+
+def _score_target(sde: SDE, x0: Any, z: Any, x: Any, t: Any) -> Any:
+    return -z / _coefficients(sde, x, t)[1]
+
+
+def _denoised_to_noise(sde: SDE, value: Any, x: Any, t: Any) -> Any:
+    m, s = _coefficients(sde, x, t)
+    return (x - m * value) / s
+
+
+def _v_to_noise(sde: SDE, value: Any, x: Any, t: Any) -> Any:
+    # From x = m x0 + s z and v = m z - s x0: m v + s x = (m^2 + s^2) z.
+    m, s = _coefficients(sde, x, t)
+    return (m * value + s * x) / (m * m + s * s)
+
+
+def _v_target(sde: SDE, x0: Any, z: Any, x: Any, t: Any) -> Any:
+    m, s = _coefficients(sde, x, t)
+    return m * z - s * x0
+
+
+def _to_previous(sde: SDE, x: Any, t: Any) -> tuple[Any, Any]:
+    """The coefficients of x0 and x in PREVIOUS, shaped to multiply x."""
+    if not isinstance(sde, NoiseSchedule):
+        raise ValueError(
+            "PREVIOUS predicts the timestep before in a noise schedule, but sde has no timesteps: "
+            f"{sde!r}"
+        )
+    t = as_time(t)
+    found = bridge(sde, t, jnp.maximum(t - 1 / sde.n, 0))
+    return bcast(found.x0_coeff, x), bcast(found.x_coeff, x)
+
+
+def _previous_to_noise(sde: SDE, value: Any, x: Any, t: Any) -> Any:
+    of_x0, of_x = _to_previous(sde, x, t)
+    return _denoised_to_noise(sde, (value - of_x * x) / of_x0, x, t)
+
+
+def _previous_target(sde: SDE, x0: Any, z: Any, x: Any, t: Any) -> Any:
+    of_x0, of_x = _to_previous(sde, x, t)
+    return of_x0 * x0 + of_x * x
+
+
+NOISE = Parametrization("noise", lambda sde, value, x, t: value, lambda sde, x0, z, x, t: z)
+SCORE = Parametrization("score", _score_to_noise, _score_target)
 SCALED_SCORE = Parametrization(
-    "scaled_score", lambda sde, value, x, t: -value, lambda sde, z, x, t: -z
+    "scaled_score", lambda sde, value, x, t: -value, lambda sde, x0, z, x, t: -z
 )
-DENOISED = _of_coefficients(
-    "denoised", lambda value, x, m, s: (x - m * value) / s, lambda z, x, m, s: (x - s * z) / m
-)
-# From x = m x0 + s z and v = m z - s x0: m v + s x = (m^2 + s^2) z.
-V = _of_coefficients(
-    "v",
-    lambda value, x, m, s: (m * value + s * x) / (m * m + s * s),
-    lambda z, x, m, s: ((m * m + s * s) * z - s * x) / m,
-)
+DENOISED = Parametrization("denoised", _denoised_to_noise, lambda sde, x0, z, x, t: x0)
+V = Parametrization("v", _v_to_noise, _v_target)
+PREVIOUS = Parametrization("previous", _previous_to_noise, _previous_target)
+PARAMETRIZATIONS = (NOISE, SCORE, SCALED_SCORE, DENOISED, V, PREVIOUS)
 
 
 class Variance(NamedTuple):
@@ -66,7 +118,7 @@ class Variance(NamedTuple):
 
     learned: whether `values` is a second output of the network (None otherwise); small and large: the
     logarithms of the posterior's variance and of the transition's, the two bounds of
-    arXiv:2006.11239 section 3.2.
+    arXiv:2006.11239 section 3.2 (`score_jax.sde.bridge`).
     """
 
     name: str
@@ -82,3 +134,69 @@ LEARNED_RANGE = Variance(
     "learned_range", True, lambda values, small, large: small + (values + 1) / 2 * (large - small)
 )
 VARIANCES = (SMALL, LARGE, LEARNED, LEARNED_RANGE)
+
+
+@dataclasses.dataclass(frozen=True)
+class TimeInput:
+    """The noise input t * scale, that of VP and sub-VP networks (arXiv:2011.13456, authors' code)."""
+
+    scale: float = 999.0
+
+    def __call__(self, sde: SDE, t: Time) -> Float[Array, "..."]:
+        """t * scale, shape of t."""
+        return as_time(t) * self.scale
+
+
+@dataclasses.dataclass(frozen=True)
+class StdInput:
+    """The noise input sigma(t) = std(t), that of VE networks trained in continuous time."""
+
+    def __call__(self, sde: SDE, t: Time) -> Float[Array, "..."]:
+        """std(t), shape of t."""
+        return sde.std(as_time(t))
+
+
+@dataclasses.dataclass(frozen=True)
+class IndexInput:
+    """The noise input t n - 1, the index of a noise schedule of n timesteps, at least 0.
+
+    At the schedule's own times, up to rounding, it is the integer; between them it is the place
+    between two indices (arXiv:2206.00927 section 3.4), or the nearest index if `rounded`. With `top`
+    it is rescaled to [0, top): 1000 for published Improved DDPM networks of any n.
+
+    Raises ValueError for an SDE that is not a `NoiseSchedule`.
+    """
+
+    top: float | None = None
+    rounded: bool = False
+
+    def __call__(self, sde: SDE, t: Time) -> Float[Array, "..."]:
+        """The index at t as a floating-point number, shape of t."""
+        if not isinstance(sde, NoiseSchedule):
+            raise ValueError(
+                f"IndexInput needs an sde with timesteps, a NoiseSchedule, got {sde!r}"
+            )
+        place = as_time(t) * sde.n
+        nearest = jnp.round(place)
+        close = jnp.abs(place - nearest) <= 8 * sde.n * jnp.finfo(place.dtype).eps
+        index = nearest if self.rounded else jnp.where(close, nearest, place)
+        scale = 1.0 if self.top is None else self.top / sde.n
+        return scale * jnp.maximum(index - 1, 0)
+
+
+@dataclasses.dataclass(frozen=True)
+class LevelInput:
+    """The noise input of a VE network trained on n noise levels: the index, 0 for the largest.
+
+    round((1 - t/t1) (n - 1)), arXiv:2011.13456, authors' code. Raises ValueError unless n >= 2.
+    """
+
+    n: int
+
+    def __post_init__(self) -> None:
+        if self.n < 2:
+            raise ValueError(f"n, the number of noise levels, must be >= 2, got {self.n!r}")
+
+    def __call__(self, sde: SDE, t: Time) -> Float[Array, "..."]:
+        """The index of the nearest level, shape of t."""
+        return jnp.round((1 - as_time(t) / sde.t1) * (self.n - 1))

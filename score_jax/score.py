@@ -1,85 +1,80 @@
-r"""Where networks and SDEs meet: what a network returns becomes a score.
+"""Where networks and SDEs meet: a network with parameters becomes a score.
 
-With x = m x0 + s z (m = mean_coeff(t), s = std(t), z unit noise) a network may predict
-
-    noise         z                   score = -z / s
-    score         -z / s
-    scaled score  s * score = -z
-    denoised      x0 = (x - s z) / m
-    v             m z - s x0          (Salimans & Ho 2022, arXiv:2202.00512; needs m^2 + s^2 > 0)
-
-Each is a linear function of z given (x, m, s): an `Output` record holds the map to z and back, so
-any two are joined by `convert`. What the network is *told* of the time is a label: `label_time`
-(t * 999, VP and sub-VP) or `label_std` (sigma(t), VE), or any function of t.
+What a network returns is a `Parametrization`, what it is given of the time its noise input; see
+`score_jax.parametrization`.
 """
 
+import dataclasses
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from functools import partial
+from typing import Any
 
+import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from score_jax._math import as_time, bcast
-from score_jax.types import SDE, Apply, Params, ScoreFn, score_at
+from score_jax.parametrization import NOISE, SCORE, NoiseInput, Parametrization, Variance
+from score_jax.types import SDE, Apply, Params, ScoreFn, ScoreOut, score_at
 
 
-class Output(NamedTuple):
-    """A parametrisation: `to_noise(value, x, m, s)`, `from_noise(z, x, m, s)`; m, s fit x."""
+def split_output(
+    value: Float[Array, "..."], x: Float[Array, "b *d"], learned: bool
+) -> tuple[Float[Array, "b *d"], Float[Array, "b *d"] | None]:
+    """(prediction, variance values), both of x's shape and dtype, the second None unless `learned`.
 
-    name: str
-    to_noise: Callable[[Any, Any, Any, Any], Any]
-    from_noise: Callable[[Any, Any, Any, Any], Any]
-
-
-NOISE = Output("noise", lambda value, x, m, s: value, lambda z, x, m, s: z)
-SCORE = Output("score", lambda value, x, m, s: -s * value, lambda z, x, m, s: -z / s)
-SCALED_SCORE = Output("scaled_score", lambda value, x, m, s: -value, lambda z, x, m, s: -z)
-DENOISED = Output(
-    "denoised", lambda value, x, m, s: (x - m * value) / s, lambda z, x, m, s: (x - s * z) / m
-)
-# From x = m x0 + s z and v = m z - s x0: m v + s x = (m^2 + s^2) z.
-V = Output(
-    "v",
-    lambda value, x, m, s: (m * value + s * x) / (m * m + s * s),
-    lambda z, x, m, s: ((m * m + s * s) * z - s * x) / m,
-)
-OUTPUTS = (NOISE, SCORE, SCALED_SCORE, DENOISED, V)
-
-
-def convert(
-    value: Float[Array, "b *d"],
-    source: Output,
-    target: Output,
-    x: Float[Array, "b *d"],
-    m: Float[Array, "..."],
-    s: Float[Array, "..."],
-) -> Float[Array, "b *d"]:
-    """Turn a prediction of one kind into another, at x = m x0 + s z.
-
-    value and x are (b, *d), m and s scalars or (b,).
-
-    >>> x0_hat = convert(z_hat, NOISE, DENOISED, x, sde.mean_coeff(t), sde.std(t))
+    Raises ValueError unless the network returned x's channels (the last axis), twice if `learned`.
     """
-    m, s = bcast(as_time(m), x), bcast(as_time(s), x)
-    return target.from_noise(source.to_noise(value, x, m, s), x, m, s)
+    channels = x.shape[-1]
+    want = (*x.shape[:-1], channels * (2 if learned else 1))
+    if value.shape != want:
+        raise ValueError(
+            f"the network returned shape {value.shape} for x of shape {x.shape}: a network with "
+            f"{'a learned' if learned else 'a fixed'} variance must return {want[-1]} channels for "
+            f"{channels}"
+        )
+    value = value.astype(x.dtype)
+    return (value[..., :channels], value[..., channels:]) if learned else (value, None)
 
 
-def label_time(scale: float = 999.0) -> Callable[[Any], Any]:
-    """Label t * scale: what VP and sub-VP networks are told (arXiv:2011.13456, authors' code)."""
+@partial(
+    jax.tree_util.register_dataclass,
+    data_fields=["params", "arrays"],
+    meta_fields=["sde", "apply", "noise_input", "parametrization", "variance", "options"],
+)
+@dataclasses.dataclass(frozen=True, eq=False)
+class NetworkScore:
+    """A `ScoreFn` made by `score_fn`; a pytree, so that jitted functions take it as an argument.
 
-    def label(t: Any) -> Any:
-        return t * scale
+    Its leaves are the parameters and the arrays among the keyword arguments; all else is static.
+    """
 
-    return label
+    params: Any
+    arrays: dict[str, Any]
+    sde: Any
+    apply: Any
+    noise_input: Any
+    parametrization: Any
+    variance: Any
+    options: tuple[tuple[str, Any], ...]
 
-
-def label_std(sde: SDE) -> Callable[[Any], Any]:
-    """Label sigma(t) = std(t): what VE networks trained in continuous time are told."""
-
-    def label(t: Any) -> Any:
-        return sde.std(t)
-
-    return label
+    def __call__(
+        self, x: Float[Array, "b *d"], t: float | Float[Array, "..."]
+    ) -> Float[Array, "b *d"] | ScoreOut:
+        """The score at x (b, *d) and t, () or (b,); a `ScoreOut` if the variance is learned."""
+        t = as_time(t)
+        given = jnp.broadcast_to(self.noise_input(self.sde, t), (x.shape[0],))
+        value = self.apply(self.params, x, given, **self.arrays, **dict(self.options))
+        learned = self.variance is not None and self.variance.learned
+        value, values = split_output(value, x, learned)
+        if self.parametrization is SCORE:
+            score = value
+        else:
+            score = -self.parametrization.to_noise(self.sde, value, x, t) / bcast(
+                self.sde.std(t), x
+            )
+        return ScoreOut(score, values) if learned else score
 
 
 def score_fn(
@@ -87,32 +82,39 @@ def score_fn(
     apply: Apply,
     params: Params,
     *,
-    label: Callable[[Any], Any],
-    output: Output = NOISE,
+    noise_input: NoiseInput | None = None,
+    parametrization: Parametrization = NOISE,
+    variance: Variance | None = None,
+    label: Callable[[Any], Any] | None = None,  # shim: remove at the end
+    output: Parametrization | None = None,  # shim: remove at the end
     **kwargs: Any,
-) -> ScoreFn:
+) -> NetworkScore:
     """Make a `ScoreFn` of a network: (x: (b, *d), t: () or (b,)) -> grad_x log p_t(x): (b, *d).
 
-    `apply(params, x, label, **kwargs)` is the network (`module.apply`) with label (b,); `label`
-    maps t to what the network is told, `output` says what it returns. `kwargs`, such as y=class
-    labels, are closed over: samplers never see them. One network evaluation per call.
+    `apply(params, x, noise_input (b,), **kwargs)` is the network (`module.apply`);
+    `noise_input(sde, t)` is what it is given of the time and `parametrization` what it returns. With
+    a learned `variance` the network returns twice the channels, and the score a `ScoreOut` with the
+    second half. `kwargs`, such as y=class labels, are closed over. One network evaluation per call.
 
-    >>> score = score_fn(VP(), net.apply, params, label=label_time(), output=NOISE)
+    Raises ValueError for a parametrization of another type and for a wrong shape of the output.
+
+    >>> score = score_fn(VP(), net.apply, params, noise_input=TimeInput())
     >>> score(x, jnp.asarray(0.5))
     """
-    if not isinstance(output, Output):
-        raise ValueError(f"output must be one of {[o.name for o in OUTPUTS]}, got {output!r}")
-
-    def score(x: Float[Array, "b *d"], t: float | Float[Array, "..."]) -> Float[Array, "b *d"]:
-        t = as_time(t)
-        told = jnp.broadcast_to(label(t), (x.shape[0],))
-        value = apply(params, x, told, **kwargs)
-        if value.shape != x.shape:
-            raise ValueError(f"the network returned shape {value.shape} for x of shape {x.shape}")
-        m, s = sde.mean_coeff(t), sde.std(t)
-        return convert(value.astype(x.dtype), output, SCORE, x, m, s)
-
-    return score
+    parametrization = parametrization if output is None else output
+    if noise_input is None:
+        if label is None:
+            raise ValueError("noise_input must be given, such as TimeInput() or StdInput()")
+        noise_input = _Told(label)
+    if not isinstance(parametrization, Parametrization):
+        raise ValueError(
+            "parametrization must be a Parametrization such as NOISE or V (the former output=), "
+            f"got {parametrization!r}"
+        )
+    is_array = lambda leaf: isinstance(leaf, jax.Array | np.ndarray)
+    arrays = {k: v for k, v in kwargs.items() if all(map(is_array, jax.tree.leaves(v)))}
+    options = tuple((k, v) for k, v in kwargs.items() if k not in arrays)
+    return NetworkScore(params, arrays, sde, apply, noise_input, parametrization, variance, options)
 
 
 def denoise(
@@ -127,3 +129,31 @@ def denoise(
     """
     s2 = jnp.square(sde.std(t))
     return (x + bcast(s2, x) * score_at(score, x, t)) / bcast(sde.mean_coeff(t), x)
+
+
+# shim: remove at the end. The names of the version before; `_Told` lifts label(t) to (sde, t).
+from score_jax.parametrization import DENOISED as DENOISED  # noqa: E402
+from score_jax.parametrization import PARAMETRIZATIONS as _ALL  # noqa: E402
+from score_jax.parametrization import SCALED_SCORE as SCALED_SCORE  # noqa: E402
+from score_jax.parametrization import V as V  # noqa: E402
+
+Output = Parametrization
+OUTPUTS = _ALL[:5]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Told:
+    label: Any
+
+    def __call__(self, sde: SDE, t: Any) -> Any:
+        return self.label(t)
+
+
+def label_time(scale: float = 999.0) -> Callable[[Any], Any]:
+    """Shim of `TimeInput`."""
+    return lambda t: t * scale
+
+
+def label_std(sde: SDE) -> Callable[[Any], Any]:
+    """Shim of `StdInput`."""
+    return lambda t: sde.std(t)

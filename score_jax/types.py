@@ -2,7 +2,8 @@
 
 A network becomes a `ScoreFn` (`score_jax.score.score_fn`), guidance maps `ScoreFn` to `ScoreFn`, a
 sampler's move is a `Step`, a training objective is a `Loss`, and an `SDE` is anything with the
-eight methods below. Data may have any rank: `(b, d)`, `(b, l, c)`, `(b, h, w, c)`, ...
+methods below (`score_jax.sde.LinearSDE` derives all of them from two). Data may have any rank:
+`(b, d)`, `(b, l, c)`, `(b, h, w, c)`, ...
 """
 
 from collections.abc import Callable, Iterator
@@ -76,6 +77,11 @@ class SDE(Protocol):
         """Final time: the prior is p at `t1`."""
         ...
 
+    @property
+    def prior_std(self) -> float:
+        """Standard deviation of the prior."""
+        ...
+
     def mean_coeff(self, t: Any) -> Any:
         """m(t), shape of t."""
         ...
@@ -84,12 +90,24 @@ class SDE(Protocol):
         """s(t), shape of t."""
         ...
 
+    def log_snr(self, t: Any) -> Any:
+        """2 log(m(t) / s(t)), shape of t."""
+        ...
+
+    def time_of_log_snr(self, value: Any) -> Any:
+        """The t with log_snr(t) = value, shape of value."""
+        ...
+
     def drift(self, x: Any, t: Any) -> Any:
         """f(x, t), shape of x."""
         ...
 
     def diffusion(self, t: Any) -> Any:
         """g(t), shape of t."""
+        ...
+
+    def transition(self, t: Any, t_next: Any) -> tuple[Any, Any]:
+        """(A, G^2) of x(t) = A x(t_next) + G z, t_next <= t: shape of t."""
         ...
 
     def marginal(self, x0: Any, t: Any) -> tuple[Any, Any]:

@@ -4,12 +4,13 @@ Grids need Pillow alone; curves and points need matplotlib (`pip install "score_
 """
 
 import os
-import pathlib
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
+
+from score_jax._files import replacing
 
 PAPER = (255, 255, 255)
 GAP = (222, 226, 230)
@@ -96,13 +97,8 @@ def side_by_side(images: Sequence[Image.Image], titles: Sequence[str]) -> Image.
 
 def save_image(image: Image.Image, path: str | os.PathLike[str]) -> None:
     """Write a PNG whole or not at all."""
-    path = pathlib.Path(path)
-    part = path.with_name(path.name + ".part")
-    try:
+    with replacing(path) as part:
         image.save(part, format="PNG")
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def new_figure(width: float, height: float, *, dpi: int = 120) -> Any:

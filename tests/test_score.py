@@ -1,5 +1,7 @@
 """Conversions between what networks predict, and the score made of each."""
 
+import dataclasses
+
 import hypothesis.strategies as st
 import jax
 import jax.numpy as jnp
@@ -8,16 +10,42 @@ import pytest
 from hypothesis import given, settings
 
 from score_jax import score as sc
-from score_jax.sde import VE, VP, SubVP
+from score_jax.model import Model
+from score_jax.parametrization import (
+    LEARNED_RANGE,
+    PARAMETRIZATIONS,
+    PREVIOUS,
+    IndexInput,
+    LevelInput,
+    StdInput,
+    TimeInput,
+)
+from score_jax.sde import VE, VP, Betas, LinearBetas, LinearSDE, SubVP
 
 SHAPE = (3, 4, 2)
+OUTPUTS = [kind for kind in PARAMETRIZATIONS if kind is not PREVIOUS]
+
+
+@dataclasses.dataclass(frozen=True)
+class Constant(LinearSDE):
+    """m and s at any time."""
+
+    m: float
+    s: float
+    t1: float = 1.0
+
+    def mean_coeff(self, t):
+        return jnp.full_like(t, self.m)
+
+    def std(self, t):
+        return jnp.full_like(t, self.s)
 
 
 @settings(max_examples=30, deadline=None)
 @given(
     m=st.floats(0.05, 1.0),
     s=st.floats(0.05, 20.0),
-    pair=st.tuples(st.sampled_from(sc.OUTPUTS), st.sampled_from(sc.OUTPUTS)),
+    pair=st.tuples(st.sampled_from(OUTPUTS), st.sampled_from(OUTPUTS)),
 )
 def test_every_kind_is_what_its_definition_says(m, s, pair):
     """With x = m x0 + s z each kind has a known value; every conversion must hit it."""
@@ -32,31 +60,44 @@ def test_every_kind_is_what_its_definition_says(m, s, pair):
         "v": m * z - s * x0,
     }
     source, target = pair
-    got = sc.convert(
-        jnp.asarray(truth[source.name], jnp.float32),
-        source,
-        target,
-        jnp.asarray(x, jnp.float32),
-        jnp.float32(m),
-        jnp.float32(s),
-    )
+    sde = Constant(m, s)
+    x, t = jnp.asarray(x, jnp.float32), jnp.float32(0.5)
+    noise = source.to_noise(sde, jnp.asarray(truth[source.name], jnp.float32), x, t)
     scale = 1 + s / m + 1 / s  # the worst factor between two kinds
-    np.testing.assert_allclose(got, truth[target.name], rtol=1e-4, atol=2e-5 * scale**2)
+    close = {"rtol": 1e-4, "atol": 2e-5 * scale**2}
+    np.testing.assert_allclose(target.from_noise(sde, noise, x, t), truth[target.name], **close)
+    both = target.target(sde, jnp.asarray(x0), jnp.asarray(z), x, t)
+    np.testing.assert_allclose(both, truth[target.name], rtol=1e-5, atol=1e-5 * scale)
+
+
+def test_previous_is_the_mean_of_the_posterior():
+    """Of two steps by hand, beta = (1/2, 3/4): precisions 2 and 1/3 (see test_schedules)."""
+    sde = Betas([0.5, 0.75])
+    x0, x = jnp.array([[0.3]]), jnp.array([[-0.8]])
+    t = jnp.float32(1.0)
+    z = (x - sde.mean_coeff(t) * x0) / sde.std(t)
+    want = (2 * 0.3 / np.sqrt(2) + (-0.8) * 0.5 / 0.75) / (2 + 1 / 3)
+    value = PREVIOUS.target(sde, x0, z, x, t)
+    np.testing.assert_allclose(value, [[want]], rtol=1e-6)
+    np.testing.assert_allclose(PREVIOUS.to_noise(sde, value, x, t), z, rtol=1e-5)
+    with pytest.raises(ValueError, match="PREVIOUS predicts the timestep before"):
+        PREVIOUS.to_noise(VP(), x, x, t)
 
 
 @pytest.mark.parametrize("sde", [VP(), SubVP(), VE()], ids=["vp", "subvp", "ve"])
-@pytest.mark.parametrize("output", sc.OUTPUTS, ids=lambda o: o.name)
-def test_score_fn_recovers_the_score_of_a_point_mass(sde, output):
+@pytest.mark.parametrize("kind", OUTPUTS, ids=lambda o: o.name)
+def test_score_fn_recovers_the_score_of_a_point_mass(sde, kind):
     """Data at one point x0: the score is (m x0 - x) / s^2, whatever the network predicts."""
     x0 = jnp.full(SHAPE, 0.5)
 
-    def apply(params, x, label, *, y):
-        t = label / 999.0
+    def apply(params, x, given, *, y):
+        t = given / 999.0
         m, s = sde.mean_coeff(t)[:, None, None], sde.std(t)[:, None, None]
-        z = (x - m * y) / s
-        return output.from_noise(z, x, m, s) * params
+        return kind.from_noise(sde, (x - m * y) / s, x, t) * params
 
-    score = sc.score_fn(sde, apply, jnp.float32(1.0), label=sc.label_time(), output=output, y=x0)
+    score = sc.score_fn(
+        sde, apply, jnp.float32(1.0), noise_input=TimeInput(), parametrization=kind, y=x0
+    )
     x = jax.random.normal(jax.random.key(0), SHAPE)
     for t in (0.2, 0.9):
         m, s = float(sde.mean_coeff(t)), float(sde.std(t))
@@ -68,15 +109,59 @@ def test_score_fn_recovers_the_score_of_a_point_mass(sde, output):
         np.testing.assert_allclose(sc.denoise(sde, score, x, t), x0, atol=5e-3 / m)
 
 
-def test_labels():
+def test_noise_inputs():
     t = jnp.array([0.0, 0.5, 1.0])
-    np.testing.assert_allclose(sc.label_time()(t), [0.0, 499.5, 999.0])
-    np.testing.assert_allclose(sc.label_std(VE())(t), VE().std(t))
+    np.testing.assert_allclose(TimeInput()(VP(), t), [0.0, 499.5, 999.0])
+    np.testing.assert_allclose(StdInput()(VE(), t), VE().std(t))
+    np.testing.assert_array_equal(LevelInput(11)(VE(), t), [10, 5, 0])
+    schedule = LinearBetas(4000)
+    index = jnp.arange(-1, 4000)
+    given = IndexInput()(schedule, schedule.time_of(index))
+    np.testing.assert_array_equal(given, jnp.maximum(index, 0))
+    np.testing.assert_allclose(IndexInput(top=1000.0)(schedule, 0.75), 2999 / 4)
+    between = jnp.float32(0.1001)
+    np.testing.assert_allclose(IndexInput()(LinearBetas(1000), between), 99.1, rtol=1e-5)
+    assert IndexInput(rounded=True)(LinearBetas(1000), between) == 99
+    with pytest.raises(ValueError, match="IndexInput needs an sde with timesteps"):
+        IndexInput()(VP(), t)
+    with pytest.raises(ValueError, match="noise levels, must be >= 2, got 1"):
+        LevelInput(1)
+
+
+def test_a_score_is_a_pytree_of_its_arrays_and_compiles_once():
+    """New parameters and labels are arguments of the program, not constants in it."""
+    traces = []
+
+    def apply(params, x, given, *, y, flag):
+        traces.append(flag)
+        return params * x + y[:, None, None]
+
+    model = Model(VP(), apply, TimeInput())
+    run = jax.jit(lambda score, x: score(x, 0.5))
+    x = jnp.ones(SHAPE)
+    for k in range(3):
+        score = model.score(jnp.float32(k), y=jnp.full(3, float(k)), flag="kept")
+        assert len(jax.tree.leaves(score)) == 2
+        np.testing.assert_allclose(run(score, x), -2 * k * x / VP().std(0.5), rtol=1e-6)
+    assert traces == ["kept"]
+
+
+def test_a_learned_variance_comes_with_the_score():
+    x = jnp.ones(SHAPE)
+    apply = lambda params, x, given: jnp.concatenate([2 * x, 3 * x], axis=-1)
+    model = Model(LinearBetas(100), apply, IndexInput(), variance=LEARNED_RANGE)
+    out = model.score(None)(x, 0.5)
+    np.testing.assert_allclose(out.score, -2 * x / model.sde.std(0.5), rtol=1e-6)
+    np.testing.assert_array_equal(out.variance, 3 * x)
+    m, s = model.sde.mean_coeff(0.5), model.sde.std(0.5)
+    np.testing.assert_allclose(model.denoiser(None)(x, 0.5), (1 - 2 * s) / m * x, rtol=1e-5)
 
 
 def test_wrong_use_is_named():
-    with pytest.raises(Exception, match="output"):
-        sc.score_fn(VP(), lambda p, x, t: x, None, label=sc.label_time(), output=("a", 1, 2))
-    short = sc.score_fn(VP(), lambda p, x, t: x[:, :1], None, label=sc.label_time())
+    with pytest.raises(Exception, match="parametrization"):
+        sc.score_fn(
+            VP(), lambda p, x, t: x, None, noise_input=TimeInput(), parametrization=("a", 1, 2)
+        )
+    short = sc.score_fn(VP(), lambda p, x, t: x[:, :1], None, noise_input=TimeInput())
     with pytest.raises(ValueError, match=r"returned shape \(3, 1, 2\)"):
         short(jnp.ones(SHAPE), 0.5)

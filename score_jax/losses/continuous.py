@@ -97,7 +97,7 @@ def dsm_per_example(
     s = bcast(std, x0)
     x = mean + s * z
     value = apply(params, x, label(t), **kwargs).astype(x.dtype)
-    z_hat = output.to_noise(value, x, bcast(sde.mean_coeff(t), x0), s)
+    z_hat = output.to_noise(sde, value, x, t)
     return weighting(sde, t) * reduction(jnp.square(z_hat - z))
 
 

@@ -1,20 +1,25 @@
 """Stochastic differential equations that turn data into noise; `score_jax.sde.base` has the equations."""
 
+from score_jax.sde.base import Bridge as Bridge
 from score_jax.sde.base import LinearSDE as LinearSDE
 from score_jax.sde.base import Marginals as Marginals
+from score_jax.sde.base import bridge as bridge
 from score_jax.sde.base import from_marginals as from_marginals
+from score_jax.sde.base import posterior as posterior
 from score_jax.sde.base import reverse_drift as reverse_drift
 from score_jax.sde.families import VE as VE
 from score_jax.sde.families import VP as VP
 from score_jax.sde.families import CosineVP as CosineVP
 from score_jax.sde.families import LinearVE as LinearVE
 from score_jax.sde.families import SubVP as SubVP
-from score_jax.sde.signal import log_snr as log_snr
-from score_jax.sde.signal import time_of_log_snr as time_of_log_snr
-from score_jax.sde.table import TableVP as TableVP
-from score_jax.sde.table import from_betas as from_betas
-
-__all__ = [
-    "VE", "VP", "CosineVP", "LinearSDE", "LinearVE", "Marginals", "SubVP", "TableVP", "from_betas",
-    "from_marginals", "log_snr", "reverse_drift", "time_of_log_snr",
-]  # fmt: skip
+from score_jax.sde.schedules import Betas as Betas
+from score_jax.sde.schedules import CosineBetas as CosineBetas
+from score_jax.sde.schedules import LinearBetas as LinearBetas
+from score_jax.sde.schedules import NoiseSchedule as NoiseSchedule
+from score_jax.sde.schedules import ScaledLinearBetas as ScaledLinearBetas
+from score_jax.sde.schedules import from_alpha_bar as from_alpha_bar
+from score_jax.sde.schedules import from_betas as from_betas
+from score_jax.sde.schedules import schedule_grid as schedule_grid
+from score_jax.sde.schedules import spaced_indices as spaced_indices
+from score_jax.sde.signal import log_snr as log_snr  # shim: remove at the end
+from score_jax.sde.signal import time_of_log_snr as time_of_log_snr  # shim: remove at the end

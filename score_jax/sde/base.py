@@ -7,9 +7,10 @@ Every SDE here is linear and isotropic, `dx = f(x, t) dt + g(t) dw` with `f(x, t
     (3)  g(t)^2 = d s(t)^2 / dt - 2 a(t) s(t)^2              diffusion(t) = g(t)
     (4)  reverse time: dx = [f(x, t) - g(t)^2 score(x, t)] dt + g(t) dw
     (5)  probability flow: dx/dt = f(x, t) - g(t)^2 score(x, t) / 2
+    (6)  x(t) = A x(t') + G z,  A = m(t)/m(t'),  G^2 = s(t)^2 - A^2 s(t')^2,  t' <= t
 
-(1) is Song et al. 2021 (arXiv:2011.13456) eq. 29, (4) its eq. 6 and (5) its eq. 13. (2) and (3)
-make any pair m, s an SDE: `from_marginals`.
+(1) is arXiv:2011.13456 eq. 29, (4) its eq. 6 and (5) its eq. 13. By (2) and (3) any pair m, s defines
+an SDE: derive a class from `LinearSDE`, or use `from_marginals`.
 
 The coefficients are exact near t = 0 in float32: 1 - exp(-u) is computed as -expm1(-u), because the
 subtraction would lose 1 % of sub-VP's std at t = 1e-5.
@@ -21,19 +22,22 @@ compiled once for each set of parameters.
 import dataclasses
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, DTypeLike, Float, Key
 
 from score_jax._math import as_time, bcast, elementwise_grad, normal_logp
 from score_jax.types import SDE, ScoreFn, score_at
 
 TimeLike = float | Float[Array, "..."]
+Coefficient = Float[Array, "..."]
+
+_TINY = 1e-30  # the smallest variance whose logarithm is taken
 
 
-def require_positive(owner: str, **values: Any) -> None:
+def require_positive(owner: str, **values: object) -> None:
     """Raise ValueError naming the first value that is not a finite number above 0."""
     for name, value in values.items():
         if isinstance(value, bool) or not isinstance(value, int | float):
@@ -43,23 +47,31 @@ def require_positive(owner: str, **values: Any) -> None:
 
 
 class LinearSDE:
-    """What follows from `mean_coeff` and `std` alone; the final classes give closed forms."""
+    """All methods of an `SDE` from `t1`, `mean_coeff` and `std`; subclasses add closed forms.
+
+    >>> @jax.tree_util.register_static
+    ... @dataclasses.dataclass(frozen=True)
+    ... class Cosine(LinearSDE):
+    ...     t1: float = 1.5
+    ...     def mean_coeff(self, t): return jnp.cos(t)
+    ...     def std(self, t): return jnp.sin(t)
+    """
 
     t1: float
 
-    def mean_coeff(self, t: TimeLike) -> Float[Array, "..."]:
+    def mean_coeff(self, t: TimeLike) -> Coefficient:
         """m(t) of eq. (1), shape of t."""
         raise NotImplementedError
 
-    def std(self, t: TimeLike) -> Float[Array, "..."]:
+    def std(self, t: TimeLike) -> Coefficient:
         """s(t) of eq. (1), shape of t."""
         raise NotImplementedError
 
-    def drift_coeff(self, t: TimeLike) -> Float[Array, "..."]:
+    def drift_coeff(self, t: TimeLike) -> Coefficient:
         """a(t) = d log m(t) / dt of eq. (2), shape of t."""
         return elementwise_grad(lambda u: jnp.log(self.mean_coeff(u)))(as_time(t))
 
-    def diffusion(self, t: TimeLike) -> Float[Array, "..."]:
+    def diffusion(self, t: TimeLike) -> Coefficient:
         """g(t) of eq. (3), shape of t."""
         t = as_time(t)
         variance, growth = jax.jvp(lambda u: jnp.square(self.std(u)), (t,), (jnp.ones_like(t),))
@@ -72,9 +84,47 @@ class LinearSDE:
 
     def marginal(
         self, x0: Float[Array, "b *d"], t: TimeLike
-    ) -> tuple[Float[Array, "b *d"], Float[Array, "..."]]:
+    ) -> tuple[Float[Array, "b *d"], Coefficient]:
         """(mean, std) of p(x(t) | x0), eq. (1): shapes of x0 and of t."""
         return bcast(self.mean_coeff(t), x0) * x0, self.std(t)
+
+    def transition(self, t: TimeLike, t_next: TimeLike) -> tuple[Coefficient, Coefficient]:
+        """(A, G^2) of the forward transition from t_next to t, eq. (6), t_next <= t: shape of t."""
+        t, t_next = as_time(t), as_time(t_next)
+        a = self.mean_coeff(t) / self.mean_coeff(t_next)
+        variance = jnp.square(self.std(t)) - jnp.square(a * self.std(t_next))
+        return a, jnp.maximum(variance, 0)  # rounding on a very short interval
+
+    def log_snr(self, t: TimeLike) -> Coefficient:
+        """2 log(m(t) / s(t)), shape of t: infinite where s is 0 (t = 0 of VP and sub-VP).
+
+        It decreases in t; one half of it is the lambda of DPM-Solver (arXiv:2206.00927).
+        """
+        t = as_time(t)
+        return 2 * (jnp.log(self.mean_coeff(t)) - jnp.log(self.std(t)))
+
+    def time_of_log_snr(self, value: TimeLike) -> Coefficient:
+        """The t in [0, t1] with log_snr(t) = value, shape of value; differentiable.
+
+        By bisection and one Newton step; a value beyond the ends of [0, t1] gives that end.
+        """
+        value = as_time(value)
+
+        def halve(_: Any, ends: tuple[Coefficient, Coefficient]) -> tuple[Coefficient, Coefficient]:
+            low, high = ends
+            middle = 0.5 * (low + high)
+            # In this form a ratio that is NaN at t = 0 moves away from there.
+            later = ~(self.log_snr(middle) <= value)
+            return jnp.where(later, middle, low), jnp.where(later, high, middle)
+
+        # Thirty halvings more than the digits of t find small times to the same relative error.
+        digits = jnp.finfo(value.dtype).nmant + 30
+        ends = jnp.zeros_like(value), jnp.full_like(value, self.t1)
+        low, high = jax.lax.fori_loop(0, digits, halve, ends)
+        tiny = jnp.finfo(value.dtype).tiny
+        t = jax.lax.stop_gradient(jnp.clip(0.5 * (low + high), tiny, self.t1))
+        move = (value - self.log_snr(t)) / elementwise_grad(self.log_snr)(t)
+        return jnp.clip(t + jnp.where(jnp.isfinite(move), move, 0), 0, self.t1)
 
     @property
     def prior_std(self) -> float:
@@ -82,7 +132,7 @@ class LinearSDE:
         return 1.0
 
     def prior_sample(
-        self, key: Key[Array, ""], shape: tuple[int, ...], dtype: Any = None
+        self, key: Key[Array, ""], shape: tuple[int, ...], dtype: DTypeLike | None = None
     ) -> Float[Array, "..."]:
         """A draw of the prior N(0, prior_std^2 I) with this shape."""
         z = jax.random.normal(key, shape, dtype=jnp.zeros(0).dtype if dtype is None else dtype)
@@ -94,37 +144,46 @@ class LinearSDE:
 
 
 class RateSDE(LinearSDE):
-    """An SDE of a rate beta(t) with integral B(t): variance-preserving, where nothing is overridden.
+    """A variance-preserving SDE of a rate beta(t) with integral B(t).
 
-    Needs `beta` and `beta_integral`. m = exp(-B/2), a = -beta/2, s^2 = 1 - exp(-B), g^2 = beta,
-    arXiv:2011.13456 eq. 11; another s and g on the same drift is sub-VP.
+    m = exp(-B/2), a = -beta/2, s^2 = 1 - exp(-B), g^2 = beta, arXiv:2011.13456 eq. 11. A subclass
+    defines `beta` and `beta_integral`.
     """
 
-    def beta(self, t: TimeLike) -> Float[Array, "..."]:
+    def beta(self, t: TimeLike) -> Coefficient:
         """beta(t), the rate of the noise: shape of t."""
         raise NotImplementedError
 
-    def beta_integral(self, t: TimeLike) -> Float[Array, "..."]:
+    def beta_integral(self, t: TimeLike) -> Coefficient:
         """B(t), the integral of beta from 0 to t: shape of t."""
         raise NotImplementedError
 
-    def mean_coeff(self, t: TimeLike) -> Float[Array, "..."]:
+    def integral_between(self, t: TimeLike, t_next: TimeLike) -> Coefficient:
+        """B(t) - B(t_next): shape of t."""
+        return self.beta_integral(t) - self.beta_integral(t_next)
+
+    def mean_coeff(self, t: TimeLike) -> Coefficient:
         """m(t) = exp(-B(t)/2): shape of t."""
         return jnp.exp(-0.5 * self.beta_integral(t))
 
-    def std(self, t: TimeLike) -> Float[Array, "..."]:
+    def std(self, t: TimeLike) -> Coefficient:
         """s(t) = sqrt(1 - exp(-B(t))): shape of t."""
         return jnp.sqrt(-jnp.expm1(-self.beta_integral(t)))
 
-    def drift_coeff(self, t: TimeLike) -> Float[Array, "..."]:
+    def drift_coeff(self, t: TimeLike) -> Coefficient:
         """a(t) = -beta(t)/2: shape of t."""
         return -0.5 * self.beta(t)
 
-    def diffusion(self, t: TimeLike) -> Float[Array, "..."]:
+    def diffusion(self, t: TimeLike) -> Coefficient:
         """g(t) = sqrt(beta(t)): shape of t."""
         return jnp.sqrt(self.beta(t))
 
-    def log_snr(self, t: TimeLike) -> Float[Array, "..."]:
+    def transition(self, t: TimeLike, t_next: TimeLike) -> tuple[Coefficient, Coefficient]:
+        """(A, G^2) of eq. (6), (exp(-b/2), 1 - exp(-b)) with b = B(t) - B(t_next): shape of t."""
+        b = jnp.maximum(self.integral_between(t, t_next), 0)
+        return jnp.exp(-0.5 * b), -jnp.expm1(-b)
+
+    def log_snr(self, t: TimeLike) -> Coefficient:
         """2 log(m/s) = -log(exp(B) - 1): shape of t."""
         b = self.beta_integral(t)
         return -b - jnp.log(-jnp.expm1(-b))
@@ -133,18 +192,18 @@ class RateSDE(LinearSDE):
 @jax.tree_util.register_static
 @dataclasses.dataclass(frozen=True)
 class Marginals(LinearSDE):
-    """An SDE given by m(t) and s(t), made by `from_marginals`; the rest follows by autodiff."""
+    """An SDE given by the functions m(t) and s(t), made by `from_marginals`."""
 
     mean_coeff_fn: Callable[[Any], Any]
     std_fn: Callable[[Any], Any]
     t1: float
     terminal_std: float
 
-    def mean_coeff(self, t: TimeLike) -> Float[Array, "..."]:
+    def mean_coeff(self, t: TimeLike) -> Coefficient:
         """m(t) as given: shape of t."""
         return self.mean_coeff_fn(as_time(t))
 
-    def std(self, t: TimeLike) -> Float[Array, "..."]:
+    def std(self, t: TimeLike) -> Coefficient:
         """s(t) as given: shape of t."""
         return self.std_fn(as_time(t))
 
@@ -159,11 +218,11 @@ def from_marginals(
 ) -> Marginals:
     """Make an SDE of any differentiable m(t) > 0 and s(t) >= 0 with p(x(t)|x0) = N(m x0, s^2 I).
 
-    The two functions are elementwise in t and are written with `jax.numpy`. Drift and diffusion
-    follow from eq. (2) and (3) of this module, the prior is N(0, s(t1)^2 I).
+    The two functions are elementwise in t and written with `jax.numpy`. Drift and diffusion follow
+    from eq. (2) and (3) of this module, the prior is N(0, s(t1)^2 I).
 
     Raises ValueError where m or s is not finite on (0, t1], m is not positive, s is negative, or
-    where g(t)^2 of eq. (3) would be negative (the noise-to-signal ratio must not decrease).
+    g(t)^2 of eq. (3) would be negative (the noise-to-signal ratio must not decrease).
 
     >>> cosine = from_marginals(lambda t: jnp.cos(t), lambda t: jnp.sin(t), t1=1.5)
     """
@@ -213,3 +272,55 @@ def reverse_drift(
     """
     g2 = jnp.square(sde.diffusion(t)) * (0.5 if ode else 1.0)
     return sde.drift(x, t) - bcast(g2, x) * score_at(score, x, t)
+
+
+class Bridge(NamedTuple):
+    """q(x(t_next) | x(t), x0) = N(x0_coeff x0 + x_coeff x, exp(small)): each of the shape of t.
+
+    small is the logarithm of the posterior's variance, large that of the transition's G^2: the two
+    bounds of a reverse variance in arXiv:2006.11239 section 3.2.
+    """
+
+    x0_coeff: Coefficient
+    x_coeff: Coefficient
+    small: Coefficient
+    large: Coefficient
+
+
+def bridge(sde: SDE, t: TimeLike, t_next: TimeLike) -> Bridge:
+    """The coefficients of the posterior over the interval from t to t_next < t, for any linear SDE.
+
+    With (A, G^2) of the transition, x0_coeff = m(t_next) G^2/s(t)^2, x_coeff = A s(t_next)^2/s(t)^2
+    and exp(small) = G^2 s(t_next)^2/s(t)^2 (arXiv:2006.11239 eq. 7). Where s(t_next) is 0, no width
+    is left, and small is large.
+    """
+    t, t_next = as_time(t), as_time(t_next)
+    a, g2 = sde.transition(t, t_next)
+    variance, variance_next = jnp.square(sde.std(t)), jnp.square(sde.std(t_next))
+    share, rest = g2 / variance, variance_next / variance
+    large = jnp.log(jnp.maximum(g2, _TINY))
+    small = jnp.log(jnp.maximum(g2 * rest, _TINY))
+    return Bridge(
+        sde.mean_coeff(t_next) * share,
+        a * rest,
+        jnp.where(variance_next > 0, small, large),
+        large,
+    )
+
+
+def posterior(
+    sde: SDE,
+    x0: Float[Array, "b *d"],
+    x: Float[Array, "b *d"],
+    t: TimeLike,
+    t_next: TimeLike,
+) -> tuple[Float[Array, "b *d"], Float[Array, "..."]]:
+    """Mean (b, *d) and log variance (broadcast to it) of q(x(t_next) | x(t), x0), t_next < t.
+
+    x is at t; both times are () or (b,). See `bridge`.
+
+    >>> mean, log_variance = posterior(VP(), x0, x, 0.5, 0.4)
+    """
+    found = bridge(sde, t, t_next)
+    mean = bcast(found.x0_coeff, x) * x0 + bcast(found.x_coeff, x) * x
+    return mean, bcast(found.small, x)

@@ -5,10 +5,9 @@ import math
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
 
 from score_jax._math import as_time
-from score_jax.sde.base import LinearSDE, RateSDE, TimeLike, require_positive
+from score_jax.sde.base import Coefficient, LinearSDE, RateSDE, TimeLike, require_positive
 
 
 class _LinearBeta(RateSDE):
@@ -27,16 +26,22 @@ class _LinearBeta(RateSDE):
                 f"beta_max={self.beta_max!r}"
             )
 
-    def beta(self, t: TimeLike) -> Float[Array, "..."]:
+    def beta(self, t: TimeLike) -> Coefficient:
         """beta(t), the rate of the noise: shape of t."""
         return self.beta_min + as_time(t) * (self.beta_max - self.beta_min)
 
-    def beta_integral(self, t: TimeLike) -> Float[Array, "..."]:
+    def beta_integral(self, t: TimeLike) -> Coefficient:
         """The integral of beta from 0 to t: shape of t."""
         t = as_time(t)
         return t * (self.beta_min + 0.5 * t * (self.beta_max - self.beta_min))
 
-    def _time_of_integral(self, b: Float[Array, "..."]) -> Float[Array, "..."]:
+    def integral_between(self, t: TimeLike, t_next: TimeLike) -> Coefficient:
+        """B(t) - B(t_next), without cancellation: shape of t."""
+        t, t_next = as_time(t), as_time(t_next)
+        middle = 0.5 * (t + t_next)
+        return (t - t_next) * (self.beta_min + middle * (self.beta_max - self.beta_min))
+
+    def _time_of_integral(self, b: Coefficient) -> Coefficient:
         """The t with B(t) = b, in the form of the quadratic's root that does not cancel."""
         root = jnp.sqrt(self.beta_min**2 + 2 * (self.beta_max - self.beta_min) * b)
         return 2 * b / (self.beta_min + root)
@@ -62,7 +67,7 @@ class VP(_LinearBeta):
     def __post_init__(self) -> None:
         self._check()
 
-    def time_of_log_snr(self, value: TimeLike) -> Float[Array, "..."]:
+    def time_of_log_snr(self, value: TimeLike) -> Coefficient:
         """The t with log_snr(t) = value: shape of value."""
         return self._time_of_integral(jax.nn.softplus(-as_time(value)))
 
@@ -85,23 +90,27 @@ class SubVP(_LinearBeta):
     def __post_init__(self) -> None:
         self._check()
 
-    def std(self, t: TimeLike) -> Float[Array, "..."]:
+    def std(self, t: TimeLike) -> Coefficient:
         """s(t) = 1 - exp(-B(t)): shape of t."""
         return -jnp.expm1(-self.beta_integral(t))
 
-    def diffusion(self, t: TimeLike) -> Float[Array, "..."]:
+    def diffusion(self, t: TimeLike) -> Coefficient:
         """g(t) = sqrt(beta(t) (1 - exp(-2 B(t)))): shape of t."""
         # 1 - exp(-2B) = s (2 - s). Not by a second expm1: within one fused reduction jaxlib 0.10.2
         # takes expm1(-2B) and expm1(-B) for the same thing on CPU, silently.
         s = self.std(t)
         return jnp.sqrt(self.beta(t) * s * (2 - s))
 
-    def log_snr(self, t: TimeLike) -> Float[Array, "..."]:
+    def transition(self, t: TimeLike, t_next: TimeLike) -> tuple[Coefficient, Coefficient]:
+        """(A, G^2) of the forward transition from t_next to t: shape of t."""
+        return LinearSDE.transition(self, t, t_next)
+
+    def log_snr(self, t: TimeLike) -> Coefficient:
         """2 log(m/s) = -2 log(2 sinh(B/2)): shape of t."""
         b = self.beta_integral(t)
         return -b - 2 * jnp.log(-jnp.expm1(-b))
 
-    def time_of_log_snr(self, value: TimeLike) -> Float[Array, "..."]:
+    def time_of_log_snr(self, value: TimeLike) -> Coefficient:
         """The t with log_snr(t) = value: shape of value."""
         half = -0.5 * as_time(value)
         # asinh(exp(u) / 2) is u to rounding for large u, where the exponential would overflow.
@@ -142,27 +151,27 @@ class VE(LinearSDE):
         """Standard deviation of the prior: sigma_max."""
         return self.sigma_max
 
-    def mean_coeff(self, t: TimeLike) -> Float[Array, "..."]:
+    def mean_coeff(self, t: TimeLike) -> Coefficient:
         """m(t) = 1: shape of t."""
         return jnp.ones_like(as_time(t))
 
-    def std(self, t: TimeLike) -> Float[Array, "..."]:
+    def std(self, t: TimeLike) -> Coefficient:
         """s(t) = sigma(t): shape of t."""
         return self.sigma_min * jnp.exp(as_time(t) / self.t1 * self._log_ratio)
 
-    def drift_coeff(self, t: TimeLike) -> Float[Array, "..."]:
+    def drift_coeff(self, t: TimeLike) -> Coefficient:
         """a(t) = 0: shape of t."""
         return jnp.zeros_like(as_time(t))
 
-    def diffusion(self, t: TimeLike) -> Float[Array, "..."]:
+    def diffusion(self, t: TimeLike) -> Coefficient:
         """g(t) = sigma(t) sqrt(2 log(sigma_max/sigma_min) / t1): shape of t."""
         return self.std(t) * math.sqrt(2 * self._log_ratio / self.t1)
 
-    def log_snr(self, t: TimeLike) -> Float[Array, "..."]:
+    def log_snr(self, t: TimeLike) -> Coefficient:
         """-2 log sigma(t): shape of t."""
         return -2 * (math.log(self.sigma_min) + as_time(t) / self.t1 * self._log_ratio)
 
-    def time_of_log_snr(self, value: TimeLike) -> Float[Array, "..."]:
+    def time_of_log_snr(self, value: TimeLike) -> Coefficient:
         """The t with log_snr(t) = value: shape of value."""
         steps = -0.5 * as_time(value) - math.log(self.sigma_min)
         return steps * (self.t1 / self._log_ratio)
@@ -189,27 +198,27 @@ class LinearVE(LinearSDE):
         """Standard deviation of the prior: t1."""
         return self.t1
 
-    def mean_coeff(self, t: TimeLike) -> Float[Array, "..."]:
+    def mean_coeff(self, t: TimeLike) -> Coefficient:
         """m(t) = 1: shape of t."""
         return jnp.ones_like(as_time(t))
 
-    def std(self, t: TimeLike) -> Float[Array, "..."]:
+    def std(self, t: TimeLike) -> Coefficient:
         """s(t) = t: shape of t."""
         return as_time(t)
 
-    def drift_coeff(self, t: TimeLike) -> Float[Array, "..."]:
+    def drift_coeff(self, t: TimeLike) -> Coefficient:
         """a(t) = 0: shape of t."""
         return jnp.zeros_like(as_time(t))
 
-    def diffusion(self, t: TimeLike) -> Float[Array, "..."]:
+    def diffusion(self, t: TimeLike) -> Coefficient:
         """g(t) = sqrt(2 t): shape of t."""
         return jnp.sqrt(2 * as_time(t))
 
-    def log_snr(self, t: TimeLike) -> Float[Array, "..."]:
+    def log_snr(self, t: TimeLike) -> Coefficient:
         """-2 log t: shape of t."""
         return -2 * jnp.log(as_time(t))
 
-    def time_of_log_snr(self, value: TimeLike) -> Float[Array, "..."]:
+    def time_of_log_snr(self, value: TimeLike) -> Coefficient:
         """The t with log_snr(t) = value: shape of value."""
         return jnp.exp(-0.5 * as_time(value))
 
@@ -261,27 +270,27 @@ class CosineVP(RateSDE):
         rest = math.atan(2 * self._speed / self.max_rate)  # pi/2 - q
         return 1 - rest / self._speed, -2 * math.log(math.sin(rest) / math.cos(self._start))
 
-    def _rest(self, t: Float[Array, "..."]) -> Float[Array, "..."]:
+    def _rest(self, t: Coefficient) -> Coefficient:
         """pi/2 - q(t), exact near t = 1, held where the rate is clipped."""
         return jnp.maximum(1 - t, 1 - self._clip[0]) * self._speed
 
-    def beta(self, t: TimeLike) -> Float[Array, "..."]:
+    def beta(self, t: TimeLike) -> Coefficient:
         """beta(t), the rate of the noise: shape of t."""
         return 2 * self._speed / jnp.tan(self._rest(as_time(t)))
 
-    def beta_integral(self, t: TimeLike) -> Float[Array, "..."]:
+    def beta_integral(self, t: TimeLike) -> Coefficient:
         """B(t) = -log alpha_bar(t), to rounding of 1: shape of t."""
         t = as_time(t)
         inside = -2 * jnp.log(jnp.sin(self._rest(t)) / math.cos(self._start))
         return inside + self.max_rate * jnp.maximum(t - self._clip[0], 0)
 
-    def mean_coeff(self, t: TimeLike) -> Float[Array, "..."]:
+    def mean_coeff(self, t: TimeLike) -> Coefficient:
         """m(t) = sqrt(alpha_bar(t)): shape of t."""
         t = as_time(t)
         late = jnp.exp(-0.5 * self.max_rate * jnp.maximum(t - self._clip[0], 0))
         return jnp.sin(self._rest(t)) / math.cos(self._start) * late
 
-    def std(self, t: TimeLike) -> Float[Array, "..."]:
+    def std(self, t: TimeLike) -> Coefficient:
         """s(t) = sqrt(1 - alpha_bar(t)), as a product of sines that does not cancel: shape of t."""
         t = as_time(t)
         early = jnp.minimum(t, self._clip[0])
@@ -290,11 +299,11 @@ class CosineVP(RateSDE):
         late = -jnp.expm1(-self.max_rate * jnp.maximum(t - self._clip[0], 0))
         return jnp.sqrt(variance + (1 - variance) * late)
 
-    def log_snr(self, t: TimeLike) -> Float[Array, "..."]:
+    def log_snr(self, t: TimeLike) -> Coefficient:
         """2 log(m/s): shape of t."""
         return -self.beta_integral(t) - 2 * jnp.log(self.std(t))
 
-    def time_of_log_snr(self, value: TimeLike) -> Float[Array, "..."]:
+    def time_of_log_snr(self, value: TimeLike) -> Coefficient:
         """The t with log_snr(t) = value: shape of value."""
         value = as_time(value)
         _, clip_b = self._clip

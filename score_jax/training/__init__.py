@@ -17,6 +17,8 @@ what `fit` drives.
 ...                  checkpoints=checkpoints, metrics_path=workdir / "metrics.jsonl")
 """
 
+from score_jax._files import FolderLocked as FolderLocked
+from score_jax._files import locked as locked
 from score_jax._fit import FitResult as FitResult
 from score_jax._fit import MappedStep as MappedStep
 from score_jax._fit import NonFiniteLoss as NonFiniteLoss
@@ -38,8 +40,6 @@ from score_jax.training.hosts import is_first as is_first
 from score_jax.training.hosts import leave_at_once as leave_at_once
 from score_jax.training.hosts import several_hosts as several_hosts
 from score_jax.training.hosts import share as share
-from score_jax.training.lock import FolderLocked as FolderLocked
-from score_jax.training.lock import locked as locked
 from score_jax.training.loop import fit as fit
 from score_jax.training.mappings import divided as divided
 from score_jax.training.mappings import global_step as global_step

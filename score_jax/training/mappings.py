@@ -19,8 +19,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from score_jax._check import check
 from score_jax._fit import MappedStep
-from score_jax.training.optimizers import check
 from score_jax.training.step import TrainStep
 from score_jax.types import Batch, Metrics
 

@@ -9,11 +9,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float
 
-
-def check(name: str, value: Any, ok: bool, allowed: str) -> None:
-    """Raise ValueError naming an argument, its value and what is allowed, unless ok."""
-    if not ok:
-        raise ValueError(f"{name} must be {allowed}, got {value!r}")
+from score_jax._check import check
 
 
 def warmed_up(

@@ -10,8 +10,8 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float
 
+from score_jax._check import check
 from score_jax.training.ema import Decay, exponential
-from score_jax.training.optimizers import check
 from score_jax.training.state import IndexSampler, TrainState
 from score_jax.types import Batch, Loss, Metrics, Rows
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from experiments import build, configs
+from experiments import presets, runs
 from experiments.convert import FREE
 from score_jax.convert import from_diffusers, read_safetensors
 from score_jax.convert.diffusers import DEFAULTS, _network
@@ -141,7 +141,7 @@ def test_published_folders_are_the_networks_of_the_presets():
     }  # fmt: skip
     net, shape = _network(DEFAULTS | config, pathlib.Path("config.json"))
     assert shape == (1024, 1024, 3)
-    preset = build.build(configs.get("ve_ffhq_ncsnpp_continuous"))
+    preset = runs.build(presets.get("ve_ffhq_ncsnpp_continuous"))
     assert type(net) is type(preset.net)
     names = [f.name for f in dataclasses.fields(net) if f.name not in FREE]
     assert {n: getattr(net, n) for n in names} == {n: getattr(preset.net, n) for n in names}

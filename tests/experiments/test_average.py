@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import average, build, cli, configs, train
+from experiments import average, cli, presets, runs
 from score_jax import checkpoints, training
 
 WIDTHS = {"power_0.05": 0.05, "power_0.1": 0.1}
@@ -15,7 +15,7 @@ WIDTHS = {"power_0.05": 0.05, "power_0.1": 0.1}
 
 def small():
     """A config of a tiny network that keeps snapshots."""
-    config = configs.get("two_moons_vp")
+    config = presets.get("two_moons_vp")
     return dataclasses.replace(
         config,
         net=dataclasses.replace(config.net, width=8, num_blocks=1),
@@ -28,10 +28,10 @@ def small():
 def workdir(tmp_path_factory):
     """What a run leaves: its config and snapshots, here of drawn numbers, at steps 4, 8 and 12."""
     folder = tmp_path_factory.mktemp("average") / "run"
-    cli.save_config(folder, small())
-    params = build.build(small()).init_params(jax.random.key(0))
+    runs.save_config(folder, small())
+    params = runs.build(small()).init_params(jax.random.key(0))
     drawn = np.random.default_rng(0)
-    with checkpoints.open_checkpoints(folder / train.SNAPSHOTS, keep=None) as store:
+    with checkpoints.open_checkpoints(folder / runs.SNAPSHOTS, keep=None) as store:
         for step in (4, 8, 12):
             noisy = lambda p: np.asarray(p + drawn.normal(size=p.shape), np.float32)
             averages = {name: jax.tree.map(noisy, params) for name in WIDTHS}
@@ -44,14 +44,14 @@ def leaves(tree):
 
 
 def test_any_length_becomes_a_run_folder(workdir, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(train, "start", lambda: None)  # the compiler's options stay as they are
+    monkeypatch.setattr(cli, "start", lambda: None)  # the compiler's options stay as they are
     out = tmp_path / "deep" / "average"
     average.main(["--workdir", str(workdir), "--std", "0.1", "--step", "8", "--out", str(out)])
     assert str(out) in capsys.readouterr().out
-    exp, params, step = train.restore(out)
+    exp, params, step = runs.load(out)
     assert step == 8 and exp.config == small()
     # A width and a step that are stored: the weighted sum is that snapshot.
-    with checkpoints.open_checkpoints(workdir / train.SNAPSHOTS, read_only=True) as store:
+    with checkpoints.open_checkpoints(workdir / runs.SNAPSHOTS, read_only=True) as store:
         stored = store.read(8, "averages")["power_0.1"]
         seven = training.post_hoc(store, WIDTHS, training.Profile(12, 0.07))
     for a, b in zip(leaves(params), leaves(stored), strict=True):
@@ -62,7 +62,7 @@ def test_any_length_becomes_a_run_folder(workdir, tmp_path, monkeypatch, capsys)
     found = average.average(average.Args(str(workdir), std=0.07))
     assert found == workdir / "std_0.07"
     for field in ("ema_params", "params"):
-        made = checkpoints.restore_params(found / train.CHECKPOINTS, field=field)
+        made = checkpoints.restore_params(found / runs.CHECKPOINTS, field=field)
         for a, b in zip(leaves(made), leaves(seven), strict=True):
             np.testing.assert_array_equal(a, b)
     with pytest.raises(ValueError, match=r"out '.*std_0.07' exists already"):
@@ -95,6 +95,6 @@ def test_bad_input_is_named_and_nothing_is_written(workdir, tmp_path, args, name
 
 
 def test_a_run_without_snapshots_is_told_what_it_lacks(tmp_path):
-    cli.save_config(tmp_path, configs.get("two_moons_vp"))
+    runs.save_config(tmp_path, presets.get("two_moons_vp"))
     with pytest.raises(ValueError, match=r"no snapshots: train with --optim\.power-averages"):
         average.average(average.Args(str(tmp_path)))

@@ -5,7 +5,8 @@ import dataclasses
 import jax
 import pytest
 
-from experiments import bits, build, cli, configs, evaluate
+from experiments import cli, evaluate, presets, runs
+from experiments.reports import bits
 from score_jax import likelihood
 
 
@@ -41,30 +42,30 @@ def test_bad_flags_end_with_one_line_and_exit_code_2(flags, named, capsys):
     ],
 )
 def test_flags_that_do_not_fit_the_run_are_named(preset, options, named, tmp_path):
-    config = configs.get("digits_vp" if preset == "raw" else preset)
+    config = presets.get("digits_vp" if preset == "raw" else preset)
     if preset == "raw":
         data = dataclasses.replace(config.data, dequantize=False)
         config = dataclasses.replace(config, data=data)
-    exp = build.build(config)
+    exp = runs.build(config)
     with pytest.raises(ValueError, match=named):
         bits.measure(exp, None, jax.random.key(0), bits.Options(**options), tmp_path)
 
 
 def test_the_plain_evaluation_goes_without_where_there_is_no_density():
-    config = configs.get("digits_vp")
+    config = presets.get("digits_vp")
     raw = dataclasses.replace(config, data=dataclasses.replace(config.data, dequantize=False))
     options = bits.Options()
-    assert bits.never_dequantised(build.build(raw), options)
-    assert not bits.never_dequantised(build.build(config), options)
+    assert bits.never_dequantised(runs.build(raw), options)
+    assert not bits.never_dequantised(runs.build(config), options)
     assert not bits.never_dequantised(
-        build.build(raw), dataclasses.replace(options, allow_undequantised=True)
+        runs.build(raw), dataclasses.replace(options, allow_undequantised=True)
     )
     assert "because" in evaluate.report({"no_bits_per_dim": "none, because"})
 
 
 def test_a_solve_that_does_not_end_is_said_in_one_line():
     """diffrax's error comes out of the device in the middle of pages of text."""
-    exp = build.build(configs.get("digits_vp"))
+    exp = runs.build(presets.get("digits_vp"))
 
     def estimate(exp, args, key, params, x, y):
         return likelihood.log_likelihood(key, exp.sde, lambda x, t: -50 * x, x, max_steps=2)

@@ -7,10 +7,19 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import cli, configs, convert, train
-from experiments.configs import Config, DataConfig, DiffusionConfig, NCSNppConfig, SDEConfig
-from experiments.configs.fields import TableLossConfig
-from experiments.configs.nets import DDPMConfig, UNetConfig
+from experiments import cli, convert, runs
+from experiments.config import (
+    Config,
+    DataConfig,
+    DiffusionConfig,
+    LossConfig,
+    NCSNppConfig,
+    SampleConfig,
+    SDEConfig,
+    to_json,
+)
+from experiments.parts.fields import TableLossConfig
+from experiments.parts.nets import DDPMConfig, UNetConfig
 from score_jax.convert import from_diffusers, from_score_sde_pytorch
 from tests.convert.test_convert_score_sde import flax_file
 from tests.experiments.test_experiments import call, run
@@ -26,7 +35,7 @@ RGB = DataConfig(name="tfds", builder="cifar10", image_size=8)
 @pytest.fixture(autouse=True)
 def quiet_start(monkeypatch):
     """Commands run in this process leave the compiler's options and its cache alone."""
-    monkeypatch.setattr(train, "start", lambda: None)
+    monkeypatch.setattr(cli, "start", lambda: None)
 
 
 def equal(a, b):
@@ -38,14 +47,14 @@ def equal(a, b):
 
 def made(tmp_path, source, file, config, *more):
     """Run the command in this process; the parameters of the run folder that it made."""
-    (tmp_path / "c.json").write_text(configs.to_json(config))
+    (tmp_path / "c.json").write_text(to_json(config))
     work = tmp_path / "run"
     convert.main([
         "--from", source, "--file", str(file), "--config", str(tmp_path / "c.json"),
         "--workdir", str(work), *more,
     ])  # fmt: skip
-    exp, params, step = train.restore(work)
-    assert cli.load_config(work) == config
+    exp, params, step = runs.load(work)
+    assert runs.load_config(work) == config
     assert json.loads((work / "converted.json").read_text())["from"] == source
     return exp.net, params, step
 
@@ -58,9 +67,9 @@ def test_a_checkpoint_of_the_authors_is_sampled_and_evaluated(tmp_path):
     config = Config(
         data=DataConfig(name="array", path=str(tmp_path / "x.npy")),
         net=DDPMPP,
-        sample=dataclasses.replace(configs.SampleConfig(), steps=4),
+        sample=dataclasses.replace(SampleConfig(), steps=4),
     )
-    (tmp_path / "c.json").write_text(configs.to_json(config))
+    (tmp_path / "c.json").write_text(to_json(config))
     work = tmp_path / "runs" / "ddpmpp"
     options = ["--from", "score_sde_pytorch", "--file", unpacked("vp_ddpmpp_continuous.pth")]
     options += ["--config", tmp_path / "c.json", "--workdir", work]
@@ -120,9 +129,7 @@ def test_folders_of_diffusers(tmp_path):
     folder, config = unpacked("diffusers_ddpm"), ddpm_config()
     _, params, _ = made(tmp_path, "diffusers", folder, config)
     assert equal(params, from_diffusers(folder)[1])
-    levels = dataclasses.replace(
-        config, sde=SDEConfig(kind="vp", levels=1_000), loss=configs.LossConfig()
-    )
+    levels = dataclasses.replace(config, sde=SDEConfig(kind="vp", levels=1_000), loss=LossConfig())
     (tmp_path / "b").mkdir()
     assert equal(made(tmp_path / "b", "diffusers", folder, levels)[1], params)
 
@@ -140,7 +147,7 @@ def wrong_net(**fields):
 
 def continuous(config):
     net = dataclasses.replace(config.net, label="time")
-    return dataclasses.replace(config, sde=SDEConfig(), loss=configs.LossConfig(), net=net)
+    return dataclasses.replace(config, sde=SDEConfig(), loss=LossConfig(), net=net)
 
 
 @pytest.mark.parametrize(
@@ -170,7 +177,7 @@ def test_a_folder_of_another_process_or_network_is_refused(change, named, tmp_pa
     ],
 )
 def test_bad_input_is_named_and_nothing_is_written(change, named, tmp_path):
-    (tmp_path / "c.json").write_text(configs.to_json(Config(data=RGB, net=DDPMPP)))
+    (tmp_path / "c.json").write_text(to_json(Config(data=RGB, net=DDPMPP)))
     given = {
         "--from": "score_sde_pytorch", "--file": str(unpacked("vp_ddpmpp_continuous.pth")),
         "--config": str(tmp_path / "c.json"), "--workdir": str(tmp_path / "run"),

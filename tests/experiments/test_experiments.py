@@ -14,7 +14,8 @@ from unittest import mock
 import numpy as np
 import pytest
 
-from experiments import cli, configs, train
+from experiments import cli, presets, runs
+from experiments.config import differences, from_json, to_json
 from tests.helpers import ROOT
 
 LOOP = [
@@ -48,7 +49,7 @@ def call(command, *args, check):
     module, code = importlib.import_module(f"experiments.{command}"), 0
     out, err = io.StringIO(), io.StringIO()
     with (
-        mock.patch.object(train, "start"),  # the compiler's options stay as they are
+        mock.patch.object(cli, "start"),  # the compiler's options stay as they are
         mock.patch.dict(os.environ, {"SCORE_JAX_DEBUG": ""}),
         contextlib.redirect_stdout(out),
         contextlib.redirect_stderr(err),
@@ -61,18 +62,18 @@ def call(command, *args, check):
     return subprocess.CompletedProcess(args, code, out.getvalue(), err.getvalue())
 
 
-@pytest.mark.parametrize("name", configs.CONFIGS)
+@pytest.mark.parametrize("name", presets.CONFIGS)
 def test_presets_survive_json(name):
-    config = configs.get(name)
-    assert configs.from_json(configs.to_json(config)) == config
+    config = presets.get(name)
+    assert from_json(to_json(config)) == config
 
 
 def test_differences_name_what_changed_and_let_a_run_be_longer():
-    old = configs.get("digits_vp")
+    old = presets.get("digits_vp")
     longer = dataclasses.replace(old, train=dataclasses.replace(old.train, steps=10_000))
-    assert configs.differences(old, longer) == []
+    assert differences(old, longer) == []
     other = dataclasses.replace(old, optim=dataclasses.replace(old.optim, lr=0.5))
-    assert configs.differences(old, other) == [f"optim.lr: {old.optim.lr} -> 0.5"]
+    assert differences(old, other) == [f"optim.lr: {old.optim.lr} -> 0.5"]
 
 
 @pytest.mark.parametrize(
@@ -90,16 +91,16 @@ def test_differences_name_what_changed_and_let_a_run_be_longer():
 def test_a_damaged_config_is_named(tmp_path, text, named):
     (tmp_path / "config.json").write_text(text)
     with pytest.raises(ValueError, match=named):
-        cli.load_config(tmp_path)
+        runs.load_config(tmp_path)
 
 
 def test_a_folder_of_another_run_is_refused_and_left_alone(tmp_path):
-    config = configs.get("digits_vp")
-    cli.save_config(tmp_path, config)
+    config = presets.get("digits_vp")
+    runs.save_config(tmp_path, config)
     before = (tmp_path / "config.json").read_text()
     other = dataclasses.replace(config, seed=7)
     with pytest.raises(ValueError, match="seed: 0 -> 7"):
-        cli.save_config(tmp_path, other)
+        runs.save_config(tmp_path, other)
     assert (tmp_path / "config.json").read_text() == before
 
 
@@ -218,7 +219,7 @@ def test_array_files_train_and_bad_ones_are_refused(tmp_path):
     assert "another config" in out.stderr and "optim.lr: 0.002 -> 0.5" in out.stderr
 
 
-LOCAL = [n for n in configs.CONFIGS if configs.get(n).data.name in ("digits", "two_moons")]
+LOCAL = [n for n in presets.CONFIGS if presets.get(n).data.name in ("digits", "two_moons")]
 
 
 @pytest.mark.parametrize("name", LOCAL)
@@ -230,9 +231,7 @@ def test_every_preset_fits_its_data_and_network(name):
     import jax
     import jax.numpy as jnp
 
-    from experiments import build
-
-    exp = build.build(configs.get(name))
+    exp = runs.build(presets.get(name))
     batch = {"x": jnp.asarray(exp.train.x[:8]), "y": jnp.asarray(exp.train.y[:8])}
 
     def gradient(key):
@@ -274,7 +273,7 @@ def test_killed_training_ends_with_the_same_bits(workdir, tmp_path):
 
 
 def test_sampling_cannot_end_before_training_does():
-    config = configs.get("digits_subvp_likelihood")
+    config = presets.get("digits_subvp_likelihood")
     assert config.sample.t0 == config.sde.t0
     early = dataclasses.replace(config.sample, t0=1e-3)
     with pytest.raises(ValueError, match=r"sample\.t0 must be at least sde\.t0=0\.025"):

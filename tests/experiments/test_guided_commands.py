@@ -8,14 +8,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from experiments import configs, guiding, restore, sample, sampling, train, train_classifier
-from experiments.configs.fields import LossConfig
-from experiments.configs.nets import MLPConfig
+from experiments import cli, presets, restore, runs, sample, train, train_classifier
+from experiments.config import SampleConfig, TrainConfig
+from experiments.parts import guiding, sampling
+from experiments.parts.fields import LossConfig
+from experiments.parts.nets import MLPConfig
 
 TINY = dataclasses.replace(
-    configs.get("digits_vp"),
+    presets.get("digits_vp"),
     net=MLPConfig(width=8),
-    train=configs.TrainConfig(
+    train=TrainConfig(
         steps=10,
         steps_per_call=5,
         log_every=5,
@@ -23,14 +25,14 @@ TINY = dataclasses.replace(
         checkpoint_every=10,
         batch_size=16,
     ),
-    sample=configs.SampleConfig(sampler="ddim", steps=3),
+    sample=SampleConfig(sampler="ddim", steps=3),
 )
 
 
 @pytest.fixture(autouse=True)
 def unchanged(monkeypatch):
     """The commands run in this process, whose settings are those of the tests."""
-    monkeypatch.setattr(train, "start", lambda: None)
+    monkeypatch.setattr(cli, "start", lambda: None)
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +66,7 @@ def test_a_class_by_either_guidance(plain, conditional, capsys):
         assert facts["label"] == 7 and facts["guidance"] == 2.0
         assert np.load(folder / "seven.npz")["x"].shape == (3, 8, 8, 1)
     assert "3 samples" in capsys.readouterr().out
-    exp, params, _ = train.restore(conditional)
+    exp, params, _ = runs.load(conditional)
     key, y = jax.random.key(0), np.array([7, 7])
     draw = lambda **kwargs: sampling.draw(
         exp, params, key, 2, TINY.sample, y=y, progress=False, **kwargs

@@ -8,14 +8,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import build, configs, train
-from experiments.held_out import _function, held_out_loss
+from experiments import presets, runs, train
+from experiments.reports.held_out import _function, held_out_loss
 from score_jax import training
 
 
 def small(name, **net):
-    config = configs.get(name)
-    return build.build(dataclasses.replace(config, net=dataclasses.replace(config.net, **net)))
+    config = presets.get(name)
+    return runs.build(dataclasses.replace(config, net=dataclasses.replace(config.net, **net)))
 
 
 @pytest.fixture(scope="module")

@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from experiments import build, configs
-from experiments.configs.published import PARAMETERS, PUBLISHED
+from experiments import presets, runs
+from experiments.presets.published import PARAMETERS, PUBLISHED
 
 # On the embedded data: pinned, to notice a change.
 OURS = {
@@ -23,14 +23,14 @@ SIZES = PARAMETERS | {name: size for size, names in OURS.items() for name in nam
 
 def network(name):
     """The network of a preset and what its parameters depend on."""
-    exp = build.build(configs.get(name))
+    exp = runs.build(presets.get(name))
     return exp, (exp.net, exp.shape, exp.num_classes, exp.reduces)
 
 
 def one_of_each():
     """The first preset of every network."""
     found = {}
-    for name in configs.CONFIGS:
+    for name in presets.CONFIGS:
         found.setdefault(network(name)[1], []).append(name)
     return {names[0]: names for names in found.values()}
 
@@ -51,13 +51,13 @@ def test_presets_have_the_size_of_the_originals(name):
 
 
 def test_every_published_preset_has_a_size_and_the_39_runs_are_there():
-    published = {n for n in configs.CONFIGS if configs.get(n).data.name == "tfds"}
+    published = {n for n in presets.CONFIGS if presets.get(n).data.name == "tfds"}
     assert set(PARAMETERS) == published
     assert sum(name.startswith(("vp_", "subvp_", "ve_")) for name in published) == 39
-    assert {name for names in OURS.values() for name in names} <= set(configs.CONFIGS) - published
-    assert set(configs.ALIASES.values()) <= published
+    assert {name for names in OURS.values() for name in names} <= set(presets.CONFIGS) - published
+    assert set(presets.ALIASES.values()) <= published
 
 
 def test_published_figures_are_of_presets():
-    assert set(PUBLISHED) <= set(configs.CONFIGS)
+    assert set(PUBLISHED) <= set(presets.CONFIGS)
     assert all("arXiv" in figures.source for figures in PUBLISHED.values())

@@ -80,8 +80,8 @@ def test_they_are_compared(runs, tmp_path):
 
 
 def test_a_continuous_run_has_no_table(tmp_path):
-    from experiments import cli, configs
+    from experiments import presets, runs
 
-    cli.save_config(tmp_path / "vp", configs.get("digits_vp"))
+    runs.save_config(tmp_path / "vp", presets.get("digits_vp"))
     out = run("bounds", "--workdirs", tmp_path / "vp", "--out", tmp_path / "b", check=2)
     assert "error:" in out.stderr and not (tmp_path / "b").exists()

@@ -8,18 +8,18 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import build, configs
+from experiments import presets, runs
 
 
 def loss_of(name, remat, **net):
     """(the loss of a small network of a preset as a function of the parameters, the parameters)."""
-    config = configs.get(name)
+    config = presets.get(name)
     config = dataclasses.replace(
         config,
         net=dataclasses.replace(config.net, dropout=0.1, **net),
         train=dataclasses.replace(config.train, remat=remat),
     )
-    exp = build.build(config)
+    exp = runs.build(config)
     x = np.random.default_rng(0).normal(size=(4, *exp.shape)).astype(np.float32)
     return (lambda params: exp.loss(params, jax.random.key(1), {"x": jnp.asarray(x)})[0]), exp
 

@@ -7,9 +7,10 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import compare, samplers
+from experiments import compare, presets, runs
 from experiments import sample as command
-from experiments.configs import SampleConfig
+from experiments.config import SampleConfig
+from experiments.parts import samplers
 from score_jax.samplers import sample
 from score_jax.sde import VP
 from tests.helpers.closed_form import isotropic
@@ -75,11 +76,10 @@ def test_both_spellings_of_a_flag(tmp_path):
     args = command.parse(["--workdir", str(tmp_path), "--sample.sampler", "heun", "--steps=7"])
     assert (args.sample.sampler, args.sample.steps) == ("heun", 7)
     # What is not given is that of the run.
-    from experiments import cli, configs
 
-    config = configs.get("digits_vp")
+    config = presets.get("digits_vp")
     kept = dataclasses.replace(config.sample, snr=0.3, sampler="unipc")
-    cli.save_config(tmp_path, dataclasses.replace(config, sample=kept))
+    runs.save_config(tmp_path, dataclasses.replace(config, sample=kept))
     args = command.parse(["--workdir", str(tmp_path), "--sample.steps", "7"])
     assert args.sample == dataclasses.replace(kept, steps=7)
 

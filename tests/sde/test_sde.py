@@ -1,7 +1,7 @@
 """Identities, limits and parity of the SDEs."""
 
+import dataclasses
 import math
-import types
 
 import hypothesis.strategies as st
 import jax
@@ -15,13 +15,13 @@ from score_jax.sde import (
     VE,
     VP,
     CosineVP,
+    LinearSDE,
     LinearVE,
     SubVP,
+    bridge,
     from_betas,
     from_marginals,
-    log_snr,
     reverse_drift,
-    time_of_log_snr,
 )
 from score_jax.types import SDE
 from tests.helpers.golden_files import golden
@@ -171,11 +171,11 @@ def test_log_snr_is_exact_in_float32(sde):
     """Against 2 log(m/s) in float64, from data to the prior; it falls all the way."""
     t = np.concatenate([np.geomspace(1e-6, 1e-2, 9), np.linspace(0.02, 1, 50)]) * sde.t1
     t = t.astype(np.float32)
-    got = np.asarray(log_snr(sde, jnp.asarray(t)), np.float64)
+    got = np.asarray(sde.log_snr(jnp.asarray(t)), np.float64)
     with jax.enable_x64(True):
         t64 = jnp.asarray(t.astype(np.float64))
         want = 2 * np.log(np.asarray(sde.mean_coeff(t64)) / np.asarray(sde.std(t64)))
-        slope = np.asarray(jax.vmap(jax.grad(lambda u: log_snr(sde, u)))(t64))
+        slope = np.asarray(jax.vmap(jax.grad(lambda u: sde.log_snr(u)))(t64))
     assert want.dtype == np.float64
     # A rounding of t, and of the largest number on the way.
     np.testing.assert_allclose(
@@ -189,9 +189,9 @@ def test_time_of_log_snr_is_the_inverse(sde):
     """Back to t, as exactly as the rounding of the log-SNR and of t allow."""
     t = np.concatenate([np.geomspace(1e-5, 1e-2, 9), np.linspace(0.02, 1, 50)]) * sde.t1
     t = jnp.asarray(t, jnp.float32)
-    value = log_snr(sde, t)
-    back = jax.jit(lambda v: time_of_log_snr(sde, v))(value)
-    slope = jax.vmap(jax.grad(lambda u: log_snr(sde, u)))(t)
+    value = sde.log_snr(t)
+    back = jax.jit(lambda v: sde.time_of_log_snr(v))(value)
+    slope = jax.vmap(jax.grad(lambda u: sde.log_snr(u)))(t)
     allowed = 4e-7 * t + 4e-7 * (jnp.abs(value) + 1) / jnp.abs(slope)
     excess = jnp.abs(back - t) / allowed
     assert float(excess.max()) <= 2, (t[excess.argmax()], excess.max())
@@ -200,34 +200,56 @@ def test_time_of_log_snr_is_the_inverse(sde):
 @every_sde
 def test_time_of_log_snr_has_the_right_derivative(sde, x64):
     t = jnp.asarray([0.11, 0.52, 0.93]) * sde.t1
-    value = log_snr(sde, t)
-    up = jax.vmap(jax.grad(lambda v: time_of_log_snr(sde, v)))(value)
+    value = sde.log_snr(t)
+    up = jax.vmap(jax.grad(lambda v: sde.time_of_log_snr(v)))(value)
     h = 1e-6 * sde.t1
-    slope = (log_snr(sde, t + h) - log_snr(sde, t - h)) / (2 * h)
+    slope = (sde.log_snr(t + h) - sde.log_snr(t - h)) / (2 * h)
     np.testing.assert_allclose(up * slope, 1.0, rtol=1e-6)
 
 
-def test_any_sde_of_the_users_has_the_clock():
-    """An SDE with nothing but the protocol: the bisection finds what VP knows in closed form."""
+@jax.tree_util.register_static
+@dataclasses.dataclass(frozen=True)
+class Own(LinearSDE):
+    """VP by nothing but its marginals."""
 
-    names = [
-        "t1",
-        "mean_coeff",
-        "std",
-        "drift",
-        "diffusion",
-        "marginal",
-        "prior_sample",
-        "prior_logp",
-    ]
-    own = types.SimpleNamespace(**{name: getattr(VP(), name) for name in names})
+    t1: float = 1.0
+
+    def mean_coeff(self, t):
+        return VP().mean_coeff(t)
+
+    def std(self, t):
+        return VP().std(t)
+
+
+def test_an_sde_of_two_methods_has_all_others():
+    """The bisection finds what VP knows in closed form, and so does the interval's transition."""
+    own = Own()
+    assert isinstance(own, SDE)
     t = jnp.asarray([1e-5, 1e-3, 0.1, 0.7, 1.0])
     value = VP().log_snr(t)
-    np.testing.assert_allclose(log_snr(own, t), value, atol=2e-5)
-    np.testing.assert_allclose(time_of_log_snr(own, value), t, rtol=5e-6)
+    np.testing.assert_allclose(own.log_snr(t), value, atol=2e-5)
+    np.testing.assert_allclose(own.time_of_log_snr(value), t, rtol=5e-6)
     # Beyond its range: the ends.
-    ends = time_of_log_snr(own, jnp.asarray([-50.0, 60.0]))
+    ends = own.time_of_log_snr(jnp.asarray([-50.0, 60.0]))
     np.testing.assert_allclose(ends, [1.0, 0.0], atol=1e-20)
+
+
+@every_sde
+def test_transitions_and_posteriors_compose_the_marginals(sde, x64):
+    """The marginal at t is the one at t' carried by the transition; the posterior undoes it."""
+    t = jnp.asarray([0.2, 0.5, 0.97]) * sde.t1
+    t_next = jnp.asarray([0.1, 0.499, 0.001]) * sde.t1
+    a, g2 = sde.transition(t, t_next)
+    np.testing.assert_allclose(a * sde.mean_coeff(t_next), sde.mean_coeff(t), rtol=1e-9)
+    variance = a**2 * sde.std(t_next) ** 2 + g2
+    np.testing.assert_allclose(variance, sde.std(t) ** 2, rtol=1e-9)
+    # E[x(t') | x0] and its variance through x(t) are those of the marginal.
+    found = bridge(sde, t, t_next)
+    mean = found.x0_coeff + found.x_coeff * sde.mean_coeff(t)
+    np.testing.assert_allclose(mean, sde.mean_coeff(t_next), rtol=1e-9)
+    total = found.x_coeff**2 * sde.std(t) ** 2 + jnp.exp(found.small)
+    np.testing.assert_allclose(total, sde.std(t_next) ** 2, rtol=1e-9)
+    np.testing.assert_allclose(jnp.exp(found.large), g2, rtol=1e-9)
 
 
 def test_from_betas_is_the_table():

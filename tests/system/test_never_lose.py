@@ -13,7 +13,7 @@ import numpy as np
 import optax
 import pytest
 
-from experiments import cli, configs
+from experiments import cli, presets, runs
 from score_jax import losses
 from score_jax.checkpoints import CheckpointError, open_checkpoints
 from score_jax.training import (
@@ -177,13 +177,13 @@ def test_one_run_in_one_folder(tmp_path):
 
 
 def test_a_change_is_shown_and_can_be_allowed(tmp_path, capsys):
-    cli.save_config(tmp_path, configs.get("digits_vp"))
-    other = configs.get("digits_subvp")
+    runs.save_config(tmp_path, presets.get("digits_vp"))
+    other = presets.get("digits_subvp")
     with pytest.raises(ValueError, match=r"sde.kind: 'vp' -> 'subvp'.*--allow-changes"):
-        cli.save_config(tmp_path, other)
-    cli.save_config(tmp_path, other, allow_changes=True)
+        runs.save_config(tmp_path, other)
+    runs.save_config(tmp_path, other, allow_changes=True)
     assert "changed: sde.kind: 'vp' -> 'subvp'" in capsys.readouterr().err
-    assert cli.load_config(tmp_path) == other
+    assert runs.load_config(tmp_path) == other
 
 
 @pytest.mark.parametrize(
@@ -216,9 +216,9 @@ def test_lion_moves_by_the_sign():
 def test_schedules_by_name_end_where_they_should():
     import dataclasses
 
-    from experiments.build import make_schedule
+    from experiments.runs import make_schedule
 
-    base = configs.get("digits_vp")
+    base = presets.get("digits_vp")
     ends = {"cosine": 0.1, "linear": 0.1, "exponential": 0.1, "polynomial": 0.1}
     for name, end in ends.items():
         optim = dataclasses.replace(base.optim, schedule=name, final_lr=0.1)

@@ -1,0 +1,101 @@
+"""What a run would cost, without its data and without a step: `experiments.train --dry-run`."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import NamedSharding, PartitionSpec
+
+from experiments import runs
+from experiments.runs import Experiment
+from score_jax import training
+
+
+def count(tree: Any) -> int:
+    """Number of numbers in a tree of arrays or their shapes."""
+    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree))
+
+
+def size(tree: Any) -> int:
+    """Bytes of a tree of arrays or their shapes; keys are not counted."""
+    leaves = [v for v in jax.tree.leaves(tree) if not jnp.issubdtype(v.dtype, jax.dtypes.prng_key)]
+    return sum(math.prod(v.shape) * v.dtype.itemsize for v in leaves)
+
+
+def human(value: float, unit: str) -> str:
+    """`12.3 GB`: a number with a decimal prefix."""
+    power = 0
+    while abs(value) >= 1000 and power < 6:
+        value, power = value / 1000, power + 1
+    return f"{value:.3g} {' kMGTPE'[power].strip()}{unit}"
+
+
+def _batch(exp: Experiment) -> dict[str, Any]:
+    n = exp.config.train.batch_size
+    kind = jnp.float32 if exp.levels is None else jnp.uint8
+    batch = {"x": jax.ShapeDtypeStruct((n, *exp.shape), kind)}
+    if exp.num_classes:
+        batch["y"] = jax.ShapeDtypeStruct((n,), jnp.int32)
+    return batch
+
+
+def lower(exp: Experiment, make_state: Callable[[Any], Any]) -> tuple[Any, Any]:
+    """Trace one training step on one device: (shapes of the state, the lowered program)."""
+    state = jax.eval_shape(make_state, jax.random.key(0))
+    return state, jax.jit(runs.make_step(exp)).lower(state, _batch(exp))
+
+
+def _on_the_mesh(exp: Experiment, state: Any) -> None:
+    """Print what each device holds when the state is divided over all of them, by XLA's analysis."""
+    mesh = training.make_mesh()
+    rows = NamedSharding(mesh, PartitionSpec(*mesh.axis_names))
+    for name, lies in (
+        ("replicated", lambda leaf: NamedSharding(mesh, PartitionSpec())),
+        ("divided", training.divided(mesh)),
+    ):
+        placed = jax.tree.map(
+            lambda s, lies=lies: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=lies(s)), state
+        )
+        batch = jax.tree.map(
+            lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=rows), _batch(exp)
+        )
+        program = training.global_step(runs.make_step(exp), sharding_of=lies).program
+        memory = program.lower(placed, batch).compile().memory_analysis()
+        if memory is not None:
+            print(
+                f"state {name} over {mesh.size} devices: each holds "
+                f"{human(memory.argument_size_in_bytes, 'B')} and "
+                f"{human(memory.temp_size_in_bytes, 'B')} for intermediate values",
+                flush=True,
+            )
+
+
+def report(exp: Experiment, make_state: Callable[[Any], Any]) -> None:
+    """Print parameters, state, FLOPs and, after compiling for this machine, memory of one step."""
+    c = exp.config.train
+    state, lowered = lower(exp, make_state)
+    print(
+        f"{exp.config.net.kind}: {count(state.params):,} parameters\n"
+        f"state (parameters, EMA, optimiser): {human(size(state), 'B')}",
+        flush=True,
+    )
+    flops = (lowered.cost_analysis() or {}).get("flops")
+    if flops:
+        print(
+            f"one step of {c.batch_size} examples of shape {exp.shape}: {human(flops, 'FLOP')} "
+            f"(counted before the compiler's work; {c.steps:,} steps: "
+            f"{human(flops * c.steps, 'FLOP')})",
+            flush=True,
+        )
+    memory = lowered.compile().memory_analysis()
+    if memory is not None:
+        platform = jax.devices()[0].platform
+        held = memory.argument_size_in_bytes + memory.temp_size_in_bytes
+        print(
+            f"memory of one step on one {platform}: {human(held, 'B')}, "
+            f"of it {human(memory.temp_size_in_bytes, 'B')} for intermediate values"
+        )
+    if exp.config.mesh.shard != "none":
+        _on_the_mesh(exp, state)

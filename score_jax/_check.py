@@ -1,0 +1,63 @@
+"""Checks of arguments. Each raises a ValueError that names the argument, its value and what is allowed.
+
+>>> check("eta", eta, 0 <= eta <= 1, "in [0, 1]")  # ValueError: eta must be in [0, 1], got 1.5
+>>> check_count(n=n, order=order)  # ValueError: n must be at least 1, got 0
+"""
+
+import math
+from numbers import Integral, Real
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+
+def check(name: str, value: Any, ok: Any, allowed: str) -> None:
+    """Raise "name must be ALLOWED, got value" unless ok."""
+    if not ok:
+        got = value.name if isinstance(value, np.dtype) else repr(value)
+        raise ValueError(f"{name} must be {allowed}, got {got}")
+
+
+def known(*values: Any) -> bool:
+    """Whether no leaf of the values is traced, so that they can be compared with numbers."""
+    return not any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(values))
+
+
+def is_number(value: Any) -> bool:
+    """Whether the value is a finite real number (no boolean, no array)."""
+    return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def check_positive(owner: str = "", /, **values: Any) -> None:
+    """Raise unless every value is a finite number above 0; traced values pass.
+
+    `owner` goes before the name: "VP: t1 must be > 0 and finite, got -1".
+    """
+    for name, value in values.items():
+        if known(value):
+            ok = is_number(value) or (jnp.ndim(value) == 0 and jnp.isfinite(value))
+            name = f"{owner}: {name}" if owner else name
+            check(name, value, ok and value > 0, "> 0 and finite")
+
+
+def check_count(least: int = 1, /, **values: Any) -> None:
+    """Raise unless every value is an integer of at least `least`."""
+    for name, value in values.items():
+        ok = isinstance(value, Integral) and not isinstance(value, bool)
+        check(name, value, ok, f"an integer >= {least}")
+        check(name, value, value >= least, f"at least {least}")
+
+
+def check_interval(name: str, ends: Any) -> None:
+    """Raise unless `ends` is (low, high), two finite numbers with low < high."""
+    ok = isinstance(ends, tuple | list) and len(ends) == 2 and all(map(is_number, ends))
+    check(name, ends, ok and ends[0] < ends[1], "(low, high) with low < high")
+
+
+def check_float(name: str, x: Any) -> None:
+    """Raise unless x is a floating-point array: integer data have to be scaled first."""
+    if not jnp.issubdtype(jnp.result_type(x), jnp.floating):
+        got = f"dtype {jnp.result_type(x)}"
+        raise ValueError(f"{name} must be floating point, got {got}: scale integer data first")

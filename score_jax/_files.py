@@ -1,0 +1,96 @@
+"""Files that are written whole or not at all, and a lock that one process at a time holds."""
+
+import fcntl
+import json
+import logging
+import os
+import shutil
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+PathLike = str | os.PathLike[str]
+
+_LOCK = ".lock"
+_log = logging.getLogger(__name__)
+
+
+class FolderLocked(OSError):
+    """Another process that is alive holds the folder."""
+
+
+@contextmanager
+def replacing(path: PathLike) -> Iterator[Path]:
+    """Give the path of a new file or folder beside `path`, which replaces it if the body succeeds.
+
+    What was written is synchronised to the disk before it is renamed, and removed if the body fails.
+    Its ending is that of `path`, because some writers add one.
+
+    >>> with replacing("grid.png") as part:
+    ...     image.save(part)
+    """
+    path = Path(path)
+    part = path.with_name(f".{path.stem}.{os.getpid()}.part{path.suffix}")
+    try:
+        yield part
+        descriptor = os.open(part, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        os.replace(part, path)
+    finally:
+        if part.is_dir():
+            shutil.rmtree(part, ignore_errors=True)
+        part.unlink(missing_ok=True)
+
+
+def write_text(path: PathLike, text: str) -> None:
+    """Write a text file whole or not at all."""
+    with replacing(path) as part:
+        part.write_text(text, encoding="utf-8")
+
+
+def write_json(path: PathLike, value: Any) -> None:
+    """Write a JSON file whole or not at all."""
+    write_text(path, json.dumps(value, indent=2) + "\n")
+
+
+def write_npz(path: PathLike, **arrays: Any) -> None:
+    """Write arrays to a .npz file whole or not at all."""
+    with replacing(path) as part:
+        np.savez(part, **arrays)
+
+
+@contextmanager
+def locked(folder: PathLike, *, wait: bool = False) -> Iterator[None]:
+    """Hold the folder, which is made if it is missing, while the body runs.
+
+    The operating system frees the lock (flock) when the process ends, so a killed run leaves none.
+    On a file system without locks this is logged and the body runs.
+
+    Raises FolderLocked, naming the holder, unless told to `wait` for it, and OSError if the folder
+    cannot be written.
+
+    >>> with locked("runs/x"):
+    ...     fit(...)
+    """
+    path = Path(folder) / _LOCK
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a+", encoding="utf-8") as file:
+        try:
+            fcntl.flock(file.fileno(), fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            owner = path.read_text(encoding="utf-8") or "another process"
+            raise FolderLocked(f"the folder {path.parent} is in use by {owner}") from None
+        except OSError as error:
+            _log.warning("cannot lock %s: %s", path, error)
+        else:
+            file.truncate(0)
+            file.write(f"process {os.getpid()} on {socket.gethostname()}")
+            file.flush()
+        yield

@@ -1,0 +1,25 @@
+r"""Data sets in memory, batches that resume exactly, dequantisation and scaling.
+
+Integer data with L levels are dequantised and scaled by
+
+    (1)  x = low + (high - low) (k + u) / L,     k in {0, ..., L - 1}, u uniform on [0, 1)
+
+A level is then (high - low) / L wide, and `quantize`, the floor of the inverse, undoes (1) exactly.
+`score_jax.likelihood.bits_per_dim` is the change of variables of (1).
+"""
+
+from score_jax.data.arrays import Dataset as Dataset
+from score_jax.data.arrays import from_arrays as from_arrays
+from score_jax.data.arrays import load_array as load_array
+from score_jax.data.arrays import two_moons as two_moons
+from score_jax.data.pipeline import batches as batches
+from score_jax.data.pipeline import eval_batches as eval_batches
+from score_jax.data.scaling import Interval as Interval
+from score_jax.data.scaling import dequantize as dequantize
+from score_jax.data.scaling import quantize as quantize
+from score_jax.data.scaling import random_flip as random_flip
+from score_jax.data.scaling import scale as scale
+from score_jax.data.scaling import unscale as unscale
+from score_jax.data.tfds import default_data_dir as default_data_dir
+from score_jax.data.tfds import load_digits as load_digits
+from score_jax.data.tfds import load_tfds as load_tfds

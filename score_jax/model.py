@@ -1,0 +1,51 @@
+"""One record of a network and the process it was trained on; loss, score and reverse chain follow.
+
+A network alone does not say what it is given of the time, what it returns, or which SDE it belongs
+to; a mismatch of these gives wrong samples without an error. A `Model` states them once.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from score_jax.parametrization import NOISE, NoiseInput, Parametrization, Variance
+from score_jax.score import NetworkScore, denoise, score_fn
+from score_jax.types import SDE, Apply, Params
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+    """A network's `apply`, its noise input and output, and its SDE.
+
+    apply(params, x, noise_input (b,), y=None, train=...) -> (b, *d), with twice the channels if
+    `variance` is learned; noise_input(sde, t): what the network is given of the time;
+    parametrization: what it returns; variance: of the reverse steps of a noise schedule, or None.
+
+    >>> model = Model(VP(), net.apply, TimeInput())
+    >>> loss = model.loss()
+    >>> score = model.score(params, y=labels)
+    """
+
+    sde: SDE
+    apply: Apply
+    noise_input: NoiseInput
+    parametrization: Parametrization = NOISE
+    variance: Variance | None = None
+
+    def score(self, params: Params, y: Any = None, **kwargs: Any) -> NetworkScore:
+        """The `ScoreFn` of the parameters and class labels y; a pytree, see `score_fn`."""
+        given = kwargs if y is None else {"y": y, **kwargs}
+        return score_fn(
+            self.sde, self.apply, params, noise_input=self.noise_input,
+            parametrization=self.parametrization, variance=self.variance, **given,
+        )  # fmt: skip
+
+    def denoiser(
+        self, params: Params, y: Any = None, **kwargs: Any
+    ) -> Callable[[Float[Array, "b *d"], Any], Float[Array, "b *d"]]:
+        """The denoiser (x: (b, *d), t: () or (b,)) -> E[x0 given x]: (b, *d)."""
+        score = self.score(params, y, **kwargs)
+        return lambda x, t: denoise(self.sde, score, x, jnp.asarray(t))

@@ -1,0 +1,89 @@
+"""Settings of XLA: set once, never against the user, never where they would end the process."""
+
+import os
+import subprocess
+import sys
+
+import jax
+import pytest
+
+from score_jax import runtime
+
+
+@pytest.fixture
+def environment(monkeypatch):
+    """An environment in which nobody has set anything."""
+    monkeypatch.delenv("JAX_PLATFORMS", raising=False)
+    monkeypatch.setenv("XLA_FLAGS", "--xla_force_host_platform_device_count=2")
+    return monkeypatch
+
+
+def test_the_option_is_added_once_beside_the_users(environment):
+    assert runtime.tune_cpu()
+    assert not runtime.tune_cpu()
+    user, ours = os.environ["XLA_FLAGS"].split()
+    assert user == "--xla_force_host_platform_device_count=2"
+    assert ours == f"--{runtime.FLAG}={runtime.VALUE}"
+
+
+@pytest.mark.parametrize(("platforms", "set_"), [("", True), ("cuda,cpu", True), ("cuda", False)])
+def test_the_option_is_for_cpus(environment, platforms, set_):
+    environment.setenv("JAX_PLATFORMS", platforms)
+    assert runtime.tune_cpu() == set_
+
+
+def test_the_users_own_choice_stays(environment):
+    environment.setenv("XLA_FLAGS", f"--{runtime.FLAG}=")
+    assert not runtime.tune_cpu()
+    assert os.environ["XLA_FLAGS"] == f"--{runtime.FLAG}="
+
+
+@pytest.mark.parametrize("name", ["FLAG", "KNOWN_AS"])
+def test_an_unknown_flag_or_value_is_not_set(environment, name):
+    environment.setattr(runtime, name, "xla_cpu_no_such_thing")
+    before = os.environ["XLA_FLAGS"]
+    assert not runtime.tune_cpu()
+    assert os.environ["XLA_FLAGS"] == before
+
+
+def test_a_cache_of_the_users_or_a_folder_that_cannot_be_is_left_alone(tmp_path):
+    before = jax.config.jax_compilation_cache_dir
+    jax.config.update("jax_compilation_cache_dir", None)
+    file = tmp_path / "file"
+    file.touch()
+    assert runtime.enable_compilation_cache(file / "folder") is None
+    assert jax.config.jax_compilation_cache_dir is None
+    jax.config.update("jax_compilation_cache_dir", str(tmp_path))
+    try:
+        assert runtime.enable_compilation_cache(tmp_path / "other") is None
+        assert jax.config.jax_compilation_cache_dir == str(tmp_path)
+    finally:
+        jax.config.update("jax_compilation_cache_dir", before)
+
+
+PROGRAM = """
+import os, jax
+before = os.environ.get("XLA_FLAGS")
+import score_jax, score_jax.nets, score_jax.training
+from score_jax import runtime
+assert os.environ.get("XLA_FLAGS") == before, "an import has set the flag"
+assert jax.config.jax_compilation_cache_dir is None, "an import has set the cache"
+print(runtime.tune_cpu(), runtime.enable_compilation_cache())
+x = jax.numpy.ones((1, 4, 4, 1))
+w = jax.numpy.ones((3, 3, 1, 1))
+conv = lambda x: jax.lax.conv_general_dilated(
+    x, w, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+assert float(jax.jit(conv)(x).sum()) == 100
+"""
+
+
+def test_a_process_starts_with_the_option_and_fills_the_cache(tmp_path):
+    unset = ("XLA_FLAGS", "JAX_PLATFORMS", "JAX_COMPILATION_CACHE_DIR")
+    env = {k: v for k, v in os.environ.items() if k not in unset}
+    env["SCORE_JAX_CACHE"] = str(tmp_path)
+    out = subprocess.run(
+        [sys.executable, "-c", PROGRAM], env=env, capture_output=True, text=True, timeout=120
+    )
+    assert out.returncode == 0, out.stderr
+    assert out.stdout.split() == ["True", str(tmp_path / "xla")]
+    assert [p for p in (tmp_path / "xla").iterdir() if "conv" in p.name or "lambda" in p.name]
