@@ -22,7 +22,6 @@ MODELS = {
     "data",
     "draws",
     "parametrization",
-    "_xla",  # shim: remove at the end
 }  # siblings that do not know each other
 ALGORITHMS = {"losses", "samplers", "likelihood", "guidance", "inverse"}
 TOOLS = {"training", "_fit", "checkpoints", "convert", "metrics", "viz"}
@@ -49,10 +48,10 @@ EXTRA = {
 # Comparisons with a string outside experiments/ that are right, by file.
 STRINGS = {
     "_fit.py": {"finite"},  # a metric that is read, not shown
-    "_xla.py": {"cpu"},
     "checkpoints.py": {"cpu"},  # JAX names its platforms so
     "convert/torch_file.py": {"little"},  # Python names the order of bytes so
     "data/arrays.py": {".npy", ".npz"},  # endings of files
+    "nets/convolution.py": {"b", "g", "i", "w", "x"},  # arrays and indices of one formula
     "nets/blocks.py": {"none", "up"},  # which way a block resamples, checked by the network
     "nets/ncsnpp.py": {  # the fields that name the published variations, checked by `_check`
         "ddpm", "fourier", "input_skip", "none", "output_skip", "sum",

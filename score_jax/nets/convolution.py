@@ -163,20 +163,32 @@ def _transposed(forward: Form, role: str, a: Array, b: Array, n: Geometry) -> Ar
     return jax.linear_transpose(of, jax.ShapeDtypeStruct(shape, b.dtype))(b)[0]
 
 
-def _evaluate(a: Array, b: Array, *, role: str, geometry: Geometry, cpu: bool) -> Array:
-    """One face in the form that suits the platform. Along three axes a CPU prefers products."""
-    forward = _products if cpu and len(geometry.stride) == 3 else _forward
-    explicit = {"x": _explicit_x, "w": _explicit_w} if cpu and forward is _forward else {}
-    transposed = functools.partial(_transposed, forward, role)
-    form = functools.partial(forward if role == "g" else explicit.get(role, transposed), n=geometry)
-    for _ in range(geometry.maps):
-        form = jax.vmap(form)
-    return form(a, b)
+EXPLICIT: dict[str, Form] = {"g": _forward, "x": _explicit_x, "w": _explicit_w}
 
 
-def _abstract(a: Any, b: Any, **params: Any) -> Any:
-    jaxpr = jax.make_jaxpr(functools.partial(_evaluate, cpu=True, **params))(a, b)
-    return jaxpr.out_avals[0]
+def _form(role: str, axes: int, cpu: bool) -> Form:
+    """The form of a face that suits the platform. Along three axes a CPU prefers products."""
+    if cpu and axes < 3:
+        return EXPLICIT[role]
+    forward = _products if cpu else _forward
+    return forward if role == "g" else functools.partial(_transposed, forward, role)
+
+
+def _mapped(form: Form, a: Array, b: Array, n: Geometry) -> Array:
+    """The form for each entry of the leading axes that both operands have."""
+    each = functools.partial(form, n=n)
+    for _ in range(n.maps):
+        each = jax.vmap(each)
+    return each(a, b)
+
+
+def _lowered(a: Array, b: Array, *, role: str, geometry: Geometry, cpu: bool) -> Array:
+    return _mapped(_form(role, len(geometry.stride), cpu), a, b, geometry)
+
+
+def _abstract(a: Any, b: Any, *, role: str, geometry: Geometry) -> Any:
+    of = lambda a, b: _mapped(EXPLICIT[role], a, b, geometry)
+    return jax.make_jaxpr(of)(a, b).out_avals[0]
 
 
 def _transpose(operand: int, c: Array, a: Any, b: Any, *, role: str, geometry: Geometry) -> Array:
@@ -216,7 +228,7 @@ _conv_p.def_impl(jax.jit(_conv_p.bind, static_argnames=("role", "geometry")))
 ad.defbilinear(_conv_p, functools.partial(_transpose, 0), functools.partial(_transpose, 1))
 batching.primitive_batchers[_conv_p] = _batch
 for _platform in (None, "cpu"):
-    _face = functools.partial(_evaluate, cpu=_platform == "cpu")
+    _face = functools.partial(_lowered, cpu=_platform is not None)
     mlir.register_lowering(
         _conv_p, mlir.lower_fun(_face, multiple_results=False), platform=_platform
     )

@@ -7,8 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from score_jax.nets import EncoderUNet, UNet
+from score_jax.nets import EncoderUNet, UNet, unet_blocks
 from score_jax.nets.unet_blocks import timestep_embedding
+from tests.helpers.convolutions import xlas
 from tests.helpers.port_unet import load
 from tests.helpers.published_unets import PUBLISHED, network
 
