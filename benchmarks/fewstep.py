@@ -90,16 +90,13 @@ def runner(step):
     import jax
     import jax.numpy as jnp
 
-    from score_jax.types import with_memory
-
-    inner = with_memory(step)
-    update = jax.jit(inner.update)
+    update = jax.jit(step.update)
 
     def run(x, grid):
-        memory, times = inner.init(x, jnp.asarray(grid)), np.asarray(grid)
+        state, times = step.init(x, jnp.asarray(grid)), np.asarray(grid)
         key = jax.random.key(0)  # these solvers draw nothing
         for t, t_next in itertools.pairwise(times):
-            out, memory = update(key, x, t, t_next, memory)
+            out, state = update(key, x, t, t_next, state)
             x = out.x
         return x
 

@@ -85,7 +85,7 @@ def compare(title, net, shape, steps, rounds):
         @jax.jit
         def sample(key, x, params, make=make, n=steps // per_step):
             grid = sm.uniform_grid(sde, n)
-            return sm.simulate(make(sde, score_of(params)), key, x, grid).x
+            return sm.simulate(key, make(sde, score_of(params)), x, grid).x
 
         runs[name] = functools.partial(sample, key, x, params)
         costs[name] = steps // per_step * per_step

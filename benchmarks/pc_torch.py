@@ -57,7 +57,7 @@ def jax_sampler(steps):
     def run(params, key, x):
         score = score_fn(sde, apply, params, label=label_time(), output=NOISE)
         step = sm.chain(sm.langevin(sde, score, snr=SNR), sm.reverse_diffusion(sde, score))
-        return sm.simulate(step, key, x, sm.uniform_grid(sde, steps, t0=T0)).x_mean
+        return sm.simulate(key, step, x, sm.uniform_grid(sde, steps, t0=T0)).x_mean
 
     return lambda seed, x: run(params, jax.random.key(seed), x), functools.partial(apply, params)
 

@@ -105,7 +105,8 @@ def compare(workdir: pathlib.Path, args: Args) -> dict[str, Any]:
     ends = [exp.sde.t1, base.t0]
     exact = sample(
         key, exp.sde, score, shape,
-        flow(rtol=FINE, atol=FINE, finish=samplers.FINISHES[base.finish]), ends, **options,
+        sampler=flow(rtol=FINE, atol=FINE, final_denoising=samplers.FINISHES[base.finish]),
+        grid=ends, **options,
     )  # fmt: skip
     space = feature_space(exp.train, exp.test)
     far = distances(exp, space)

@@ -124,62 +124,90 @@ class SDE(Protocol):
 
 
 class StepOut(NamedTuple):
-    """What a `Step` returns: the new state, and the same without the noise of this step."""
+    """The result of a step: the new x (b, *d), and the same without the noise drawn in this step."""
 
     x: Any
     x_mean: Any
 
 
+State = Any  # of a step: any tree of arrays
+
+
 class Step(NamedTuple):
-    """A move of a sampler over the interval (t, t_next), what it costs, and what it remembers.
+    """A move of a sampler over the interval (t, t_next), and its cost.
 
-    Most steps are memory-free (`init` is None) and move by
+        init(x, grid) -> state
+        update(key, x, t, t_next, state) -> (StepOut, state)
 
-        update(key, x, t, t_next) -> StepOut
+    `init` is called once, before the first step, with the whole grid of times. The state holds what
+    the step needs of the grid and of earlier steps: any tree of arrays, whose shapes and dtypes
+    `update` must keep. `stateless` makes a step of an update that needs neither.
 
-    A multistep method remembers earlier evaluations. It has `init(x, grid) -> memory`, called once
-    before the first step with the whole grid of times (any pytree of arrays; it may keep the grid,
-    its length or a table made of it, and so know the last step), and moves by
+    `nfe` is the number of network evaluations of one update. A run of n steps costs
+    `nfe * n + nfe_extra`; `nfe_extra` is the difference made by the first or the last step.
 
-        update(key, x, t, t_next, memory) -> (StepOut, memory)
+    A wrapper of steps passes the state on:
 
-    with a memory of the same shapes and dtypes. `with_memory` gives every step the second form, so
-    that loops and wrappers (Step -> Step) are written once.
-
-    `nfe` is the number of network evaluations of one call. A run of n steps costs
-    `nfe * n + nfe_extra`: `nfe_extra` is what the first or the last step costs more (or, negative,
-    less) than the others.
+    >>> def halved(step):
+    ...     def update(key, x, t, t_next, state):
+    ...         out, state = step.update(key, x, t, t_next, state)
+    ...         return StepOut(out.x / 2, out.x_mean / 2), state
+    ...     return step._replace(update=update)
     """
 
-    update: Callable[..., Any]
+    init: Callable[[Any, Any], State]
+    update: Callable[[Any, Any, Any, Any, State], tuple[StepOut, State]]
     nfe: int
-    init: Callable[[Any, Any], Any] | None = None
     nfe_extra: int = 0
 
 
-def with_memory(step: Step) -> Step:
-    """The same step in the form with a memory; a memory-free step is given an empty one.
+def stateless(update: Callable[[Any, Any, Any, Any], StepOut], nfe: int) -> Step:
+    """Make a `Step` of `update(key, x, t, t_next) -> StepOut`, which needs no state.
 
-    A wrapper keeps the memory of what it wraps without looking at it:
-
-    >>> def halved(step):
-    ...     inner = with_memory(step)
-    ...     def update(key, x, t, t_next, memory):
-    ...         out, memory = inner.update(key, x, t, t_next, memory)
-    ...         return StepOut(out.x / 2, out.x_mean / 2), memory
-    ...     return inner._replace(update=update)
+    >>> step = stateless(lambda key, x, t, t_next: StepOut(x, x), nfe=0)
     """
-    if step.init is not None:
-        return step
 
-    def update(key: Any, x: Any, t: Any, t_next: Any, memory: Any) -> tuple[StepOut, Any]:
-        return step.update(key, x, t, t_next), memory
-
-    def init(x: Any, grid: Any) -> tuple[()]:
+    def init(x: Any, grid: Any) -> State:
         del x, grid
         return ()
 
-    return Step(update, step.nfe, init, step.nfe_extra)
+    def with_state(key: Any, x: Any, t: Any, t_next: Any, state: State) -> tuple[StepOut, State]:
+        return update(key, x, t, t_next), state
+
+    return Step(init, with_state, nfe)
+
+
+class SampleOut(NamedTuple):
+    """Samples x (b, *d), the same without the last noise, their cost, and the path.
+
+    nfe: network evaluations per sample; trajectory: (k, b, *d), the states after every
+    `save_every` steps and after the last, or None.
+    """
+
+    x: Any
+    x_mean: Any
+    nfe: Any
+    trajectory: Any
+
+
+@runtime_checkable
+class Sampler(Protocol):
+    """A way from latents at the first time of a grid to samples at its last.
+
+    `sample` compiles one program for all samplers that are equal: use a frozen dataclass.
+    """
+
+    def run(
+        self,
+        key: PRNGKey,
+        sde: SDE,
+        score: ScoreFn,
+        x: Data,
+        grid: Any,
+        save_every: int | None = None,
+    ) -> SampleOut:
+        """Take x (b, *d) along the grid; traced by `sample`."""
+        ...
 
 
 @partial(jax.tree_util.register_dataclass, data_fields=["key", "index"], meta_fields=["total"])

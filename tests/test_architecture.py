@@ -13,7 +13,7 @@ LIBRARY = sorted((ROOT / "score_jax").rglob("*.py"))
 EXPERIMENTS = sorted((ROOT / "experiments").rglob("*.py"))
 
 # What each part may import of the others. A part is a file of score_jax or a folder of it.
-BASE = {"types", "_math", "_check", "_files", "runtime", "_spread"}
+BASE = {"types", "_math", "_check", "_files", "runtime", "_batched"}
 MODELS = {
     "sde",
     "discrete",
@@ -52,6 +52,7 @@ STRINGS = {
     "convert/torch_file.py": {"little"},  # Python names the order of bytes so
     "data/arrays.py": {".npy", ".npz"},  # endings of files
     "nets/convolution.py": {"b", "g", "i", "w", "x"},  # arrays and indices of one formula
+    "samplers/arguments.py": {"apply"},  # the method of a Flax module, which is no score
     "nets/blocks.py": {"none", "up"},  # which way a block resamples, checked by the network
     "nets/ncsnpp.py": {  # the fields that name the published variations, checked by `_check`
         "ddpm", "fourier", "input_skip", "none", "output_skip", "sum",

@@ -118,7 +118,7 @@ def _steps(make: Callable[..., Step], **fields: Any) -> Callable[[SampleConfig],
 
     def made(c: SampleConfig) -> Any:
         options = {k: v(c) if callable(v) else v for k, v in fields.items()}
-        return samplers.stepwise(make, finish=FINISHES[c.finish], **options)
+        return samplers.stepwise(make, final_denoising=FINISHES[c.finish], **options)
 
     return made
 
@@ -126,11 +126,13 @@ def _steps(make: Callable[..., Step], **fields: Any) -> Callable[[SampleConfig],
 def _adaptive(c: SampleConfig) -> Any:
     # The denoised state comes with the last step, at no further evaluation.
     finish = samplers.last_mean if c.finish == "tweedie" else FINISHES[c.finish]
-    return samplers.flow(adaptive_multistep, finish=finish, rtol=c.rtol, atol=c.atol)
+    return samplers.flow(adaptive_multistep, final_denoising=finish, rtol=c.rtol, atol=c.atol)
 
 
 def _flow(solve: Callable[..., Any]) -> Callable[[SampleConfig], Any]:
-    return lambda c: samplers.flow(solve, finish=FINISHES[c.finish], rtol=c.rtol, atol=c.atol)
+    return lambda c: samplers.flow(
+        solve, final_denoising=FINISHES[c.finish], rtol=c.rtol, atol=c.atol
+    )
 
 
 def _fields(*names: str) -> dict[str, Callable[[SampleConfig], Any]]:

@@ -16,8 +16,8 @@ from experiments.parts.networks import learns_variance
 from experiments.reports import curves
 from experiments.runs import Experiment
 from score_jax import likelihood, losses, viz
+from score_jax._batched import in_chunks
 from score_jax._files import write_npz
-from score_jax._spread import in_chunks
 from score_jax.samplers import static
 
 Split = Literal["test", "train"]

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 
 from experiments.runs import Experiment
-from score_jax._spread import in_chunks
+from score_jax._batched import in_chunks
 from score_jax.types import Rows
 
 

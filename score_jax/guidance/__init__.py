@@ -20,9 +20,3 @@ from score_jax.guidance.terms import Term as Term
 from score_jax.guidance.terms import guide as guide
 from score_jax.guidance.terms import on_x as on_x
 from score_jax.guidance.terms import on_x0 as on_x0
-
-__all__ = [
-    "Classifier", "Mixture", "Term", "check_classes", "class_logp", "classifier_fn",
-    "classifier_free", "classifier_free_apply", "classifier_free_doubled", "classifier_guidance",
-    "gaussian", "gradient_of", "guide", "guided_mean", "guided_noise", "on_x", "on_x0",
-]  # fmt: skip

@@ -35,12 +35,3 @@ from score_jax.inverse.transforms import Blur as Blur
 from score_jax.inverse.transforms import Fourier as Fourier
 from score_jax.inverse.transforms import Radon as Radon
 from score_jax.inverse.transforms import gaussian_kernel as gaussian_kernel
-
-__all__ = [
-    "BlockAverage", "Blur", "ChannelMix", "Conditional", "Fourier", "Linear", "LinearOperator",
-    "Mask", "Matrix", "Measurement", "Method", "Nonlinear", "Operator", "Radon", "Restorer",
-    "SpectralOperator", "as_matrix", "consistent", "dense", "dps", "edit", "exact_posterior",
-    "from_time", "gaussian_kernel", "grayscale", "matrix_of", "measure", "measured_stds",
-    "measurement_logp", "pigdm", "posterior_sample", "projection", "repaint", "replacement",
-    "unconditional",
-]  # fmt: skip

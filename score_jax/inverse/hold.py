@@ -22,8 +22,9 @@ from score_jax._math import as_time, bcast
 from score_jax.inverse.measurement import Measurement, spectral
 from score_jax.inverse.methods import Conditional, ending, linear, require_above
 from score_jax.inverse.operators import Mask, SpectralOperator
-from score_jax.samplers import annealed_langevin, transition
-from score_jax.types import SDE, ScoreFn, Step, StepOut, with_memory
+from score_jax.samplers import transition
+from score_jax.samplers.langevin import annealed_size, moves
+from score_jax.types import SDE, ScoreFn, State, Step, StepOut, stateless
 
 
 class _Hold(NamedTuple):
@@ -94,11 +95,11 @@ def replacement(
     require_above("snr", snr)
     if not (isinstance(corrections, int) and corrections >= 0):
         raise ValueError(f"corrections must be an integer of at least 0, got {corrections!r}")
-    corrector = annealed_langevin(sde, score, snr=snr)
+    corrector = moves(score, 1, annealed_size(sde, snr))
 
     def correct(key: Any, out: StepOut, t: Any) -> StepOut:
         def once(i: Any, out: StepOut) -> StepOut:
-            moved = corrector.update(jax.random.fold_in(key, i), out.x, t, t)
+            moved = corrector(jax.random.fold_in(key, i), out.x, t)
             known = out.x_mean - hold.unknown(out.x_mean)
             x = out.x + hold.unknown(moved.x - out.x)
             return StepOut(x, known + hold.unknown(moved.x_mean))
@@ -106,25 +107,22 @@ def replacement(
         return jax.lax.fori_loop(0, corrections, once, out) if corrections else out
 
     def wrap(step: Step) -> Step:
-        inner = with_memory(step)
-
-        def init(x: Any, grid: Any) -> Any:
-            # The noise that the start has in the known coordinates.
+        def init(x: Any, grid: Any) -> State:
+            # The noise of the start in the known coordinates.
             t = as_time(grid[0])
             start = hold.known(jnp.zeros_like(x), t, None)
-            assert inner.init is not None
-            return inner.init(x, grid), None if fresh else (x - start) / bcast(sde.std(t), x)
+            return step.init(x, grid), None if fresh else (x - start) / bcast(sde.std(t), x)
 
-        def update(key: Any, x: Any, t: Any, t_next: Any, memory: Any) -> Any:
+        def update(key: Any, x: Any, t: Any, t_next: Any, state: State) -> tuple[StepOut, State]:
             step_key, noise_key, correct_key = jax.random.split(key, 3)
-            inside, kept = memory
-            out, inside = inner.update(step_key, x, t, t_next, inside)
+            inside, kept = state
+            out, inside = step.update(step_key, x, t, t_next, inside)
             z = jax.random.normal(noise_key, x.shape, x.dtype) if kept is None else kept
             t_next = as_time(t_next)
             out = correct(correct_key, hold.both(out, t_next, z), t_next)
             return out, (inside, kept)
 
-        return Step(update, step.nfe + corrections, init, step.nfe_extra)
+        return Step(init, update, step.nfe + corrections, step.nfe_extra)
 
     return Conditional(score, wrap, ending(measurement))
 
@@ -142,10 +140,10 @@ def repaint(
     Each interval of the grid is cut into `jump` equal steps, each followed by replacement with fresh
     noise; all but the last time the state is taken back up by the forward transition, so that known
     and unknown part come to agree. arXiv:2201.09865 with its jump length `jump` (its grid of n steps is
-    one of n / jump intervals here). Costs resamplings * jump times the evaluations. For steps that
-    remember nothing, and measurements without noise: what has to be let go would be forgotten.
+    one of n / jump intervals here). Costs resamplings * jump times the evaluations. For steps
+    without a state and measurements without noise.
 
-    Raises ValueError for an operator that does not fit, noise, numbers below 1, a step with a memory.
+    Raises ValueError for an operator that does not fit, noise, numbers below 1, a step with a state.
 
     >>> conditional = repaint(sde, score, Measurement(Mask(mask), images), resamplings=5)
     >>> step = conditional.step(ancestral(sde, conditional))
@@ -158,10 +156,11 @@ def repaint(
             raise ValueError(f"{name} must be an integer of at least 1, got {value!r}")
 
     def wrap(step: Step) -> Step:
-        if step.init is not None:
+        example = jax.ShapeDtypeStruct((1, *measurement.shape), jnp.float32)
+        if jax.tree.leaves(jax.eval_shape(step.init, example, jnp.ones(2))):
             raise ValueError(
-                "repaint needs a step that remembers nothing, such as ancestral or ddim: noised up "
-                "again, a multistep method's past is no longer that of its state"
+                "repaint needs a step without a state, such as ancestral or ddim: after x has been "
+                "noised up again, a multistep method's past no longer belongs to it"
             )
 
         def down(key: Any, x: Any, t: Any, t_next: Any) -> StepOut:
@@ -170,7 +169,7 @@ def repaint(
                 here, there = (t + (t_next - t) * ((i + k) / jump) for k in (0, 1))
                 # The last one ends where the interval does, to the bit.
                 there = jnp.where(i == jump - 1, t_next, there)
-                out = StepOut(*step.update(step_key, out.x, here, there))
+                out, _ = step.update(step_key, out.x, here, there, ())
                 z = jax.random.normal(noise_key, x.shape, x.dtype)
                 return hold.both(out, there, z)
 
@@ -189,7 +188,7 @@ def repaint(
             x = jax.lax.fori_loop(0, resamplings - 1, again, x)
             return down(jax.random.fold_in(key, resamplings), x, t, t_next)
 
-        return Step(update, step.nfe * resamplings * jump)
+        return stateless(update, step.nfe * resamplings * jump)
 
     return Conditional(score, wrap, ending(measurement))
 

@@ -28,7 +28,7 @@ from score_jax._math import as_time, batch_sum, bcast
 from score_jax.inverse.measurement import Measurement, check, consistent
 from score_jax.inverse.operators import LinearOperator
 from score_jax.score import denoise
-from score_jax.types import SDE, ScoreFn, Step, StepOut, score_at, with_memory
+from score_jax.types import SDE, ScoreFn, State, Step, StepOut, score_at
 
 
 def as_it_was(value: Any) -> Any:
@@ -232,13 +232,11 @@ def dps(sde: SDE, score: ScoreFn, measurement: Any, *, scale: float = 1.0) -> Co
         return bcast(1 / norms, x) * pull(jnp.ones_like(values))[0]
 
     def wrap(step: Step) -> Step:
-        inner = with_memory(step)
-
-        def update(key: Any, x: Any, t: Any, t_next: Any, memory: Any) -> Any:
+        def update(key: Any, x: Any, t: Any, t_next: Any, state: State) -> tuple[StepOut, State]:
             move = scale * gradient(x, as_time(t))
-            out, memory = inner.update(key, x, t, t_next, memory)
-            return StepOut(out.x - move, out.x_mean - move), memory
+            out, state = step.update(key, x, t, t_next, state)
+            return StepOut(out.x - move, out.x_mean - move), state
 
-        return Step(update, step.nfe + 1, inner.init, step.nfe_extra)
+        return step._replace(update=update, nfe=step.nfe + 1)
 
     return Conditional(score, wrap, ending(measurement))

@@ -42,7 +42,7 @@ class Restorer:
     options: Options = ()
 
     def run(
-        self, sde: Any, score: Any, key: Any, x: Any, grid: Any, save_every: int | None = None
+        self, key: Any, sde: Any, score: Any, x: Any, grid: Any, save_every: int | None = None
     ) -> Any:
         """Take x (b, *d) along the grid; `score` is made by `posterior_sample` or `edit`."""
         start_key, key = jax.random.split(key)
@@ -50,7 +50,7 @@ class Restorer:
             mean, std = sde.marginal(score.start.astype(x.dtype), grid[0])
             x = mean + bcast(std, x) * jax.random.normal(start_key, x.shape, x.dtype)
         conditional = self.method(sde, score.score, score.measurement, **dict(self.options))
-        out = _around(self.sampler, conditional).run(sde, conditional, key, x, grid, save_every)
+        out = _around(self.sampler, conditional).run(key, sde, conditional, x, grid, save_every)
         clean = conditional.finish(out.x)
         path = out.trajectory
         return out._replace(
@@ -93,7 +93,7 @@ def _draw(
     if labels is not None:
         part["labels"] = labels
     maker = jax.tree_util.Partial(_given, score, operator, noise_std, labels is not None)
-    return sample(key, sde, maker, shape, restorer, grid, y=part, **kwargs)
+    return sample(key, sde, maker, shape, sampler=restorer, grid=grid, y=part, **kwargs)
 
 
 def _entries(name: str, value: Any, num: int | None) -> np.ndarray:

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from score_jax._spread import in_chunks
+from score_jax._batched import in_chunks
 
 
 class DatasetLogLik(NamedTuple):
@@ -43,7 +43,9 @@ def over_dataset(
     `log_likelihood` or `variational_bound` with the score of those parameters. `prepare(key, x)`
     takes raw data to what has a density, by dequantisation for instance; every draw makes its own.
     `y` (n,) are labels or None. The last partial chunk is not dropped. Noise is keyed by the number of
-    the first example of each chunk on each device.
+    the first example of each chunk on each device. The arrays of `params`, and of an `estimate` that is
+    a tree such as `jax.tree_util.Partial`, are arguments of the program, and a second call with the same
+    `estimate` compiles nothing.
 
     Raises ValueError unless draws and chunk are at least 1.
 
@@ -59,17 +61,18 @@ def over_dataset(
         part = {"x": x[index % n]}
         return part if y is None else part | {"y": np.asarray(y)[index % n]}
 
-    def function(shared: Any, index: Any, part: Any) -> Any:
-        base, params = shared
-        prepare_key, estimate_key = jax.random.split(jax.random.fold_in(base, index[0]))
-        ready = part["x"] if prepare is None else prepare(prepare_key, part["x"])
-        out = estimate(estimate_key, params, ready, part.get("y"))
-        nfe = jnp.broadcast_to(jnp.asarray(out.nfe, jnp.int32), index.shape)
-        return {"logp": out.logp, "stderr": out.stderr, "nfe": nfe}
-
     done = in_chunks(
-        function, (key, params), take, n * draws,
+        _estimates, (key, params, estimate, prepare), take, n * draws,
         chunk=chunk, devices=devices, progress=progress, desc="likelihood",
     )  # fmt: skip
     joined = {name: v.reshape(draws, n) for name, v in done.out.items()}
     return DatasetLogLik(**joined, seconds=done.seconds, compile_seconds=done.compile_seconds)
+
+
+def _estimates(shared: Any, index: Any, part: Any) -> dict[str, Any]:
+    key, params, estimate, prepare = shared
+    prepare_key, estimate_key = jax.random.split(jax.random.fold_in(key, index[0]))
+    x = part["x"] if prepare is None else prepare(prepare_key, part["x"])
+    out = estimate(estimate_key, params, x, part.get("y"))
+    nfe = jnp.broadcast_to(jnp.asarray(out.nfe, jnp.int32), index.shape)
+    return {"logp": out.logp, "stderr": out.stderr, "nfe": nfe}

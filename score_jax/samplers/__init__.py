@@ -12,6 +12,10 @@ from score_jax.samplers.dpm import dpmpp_2m as dpmpp_2m
 from score_jax.samplers.dpm import dpmpp_2s as dpmpp_2s
 from score_jax.samplers.dpm import dpmpp_3m as dpmpp_3m
 from score_jax.samplers.dpm import sde_dpmpp_2m as sde_dpmpp_2m
+from score_jax.samplers.final import FinalDenoising as FinalDenoising
+from score_jax.samplers.final import as_it_is as as_it_is
+from score_jax.samplers.final import last_mean as last_mean
+from score_jax.samplers.final import tweedie as tweedie
 from score_jax.samplers.grids import check_grid as check_grid
 from score_jax.samplers.grids import even_indices as even_indices
 from score_jax.samplers.grids import karras_grid as karras_grid
@@ -39,15 +43,10 @@ from score_jax.samplers.ode import batch_rms as batch_rms
 from score_jax.samplers.ode import probability_flow as probability_flow
 from score_jax.samplers.ode import probability_path as probability_path
 from score_jax.samplers.ode import worst_sample as worst_sample
-from score_jax.samplers.sampling import Sampler as Sampler
 from score_jax.samplers.sampling import Samples as Samples
-from score_jax.samplers.sampling import as_it_is as as_it_is
 from score_jax.samplers.sampling import flow as flow
-from score_jax.samplers.sampling import last_mean as last_mean
 from score_jax.samplers.sampling import sample as sample
 from score_jax.samplers.sampling import stepwise as stepwise
-from score_jax.samplers.sampling import tweedie as tweedie
-from score_jax.samplers.simulate import SampleOut as SampleOut
 from score_jax.samplers.simulate import simulate as simulate
 from score_jax.samplers.song import SongGrid as SongGrid
 from score_jax.samplers.song import song_ancestral as song_ancestral
@@ -78,19 +77,5 @@ from score_jax.samplers.threshold import threshold as threshold
 from score_jax.samplers.unipc import bh1 as bh1
 from score_jax.samplers.unipc import bh2 as bh2
 from score_jax.samplers.unipc import unipc as unipc
-
-__all__ = [
-    "IN_ANGLE", "IN_LOG_NOISE", "IN_TIME", "AdaptiveOut", "Candidate", "Coordinate", "EncodeOut",
-    "FlowPath", "ODEOut", "SampleOut", "Sampler", "Samples", "SongGrid", "StochasticOut",
-    "Tablewise", "adaptive_multistep", "ancestral", "annealed_langevin", "as_it_is", "at_next",
-    "batch_rms", "bh1", "bh2", "chain", "check_grid", "compare_samplers", "ddim", "ddim_encode",
-    "ddim_move", "diffrax_sde", "dpmpp_2m", "dpmpp_2s", "dpmpp_3m", "dynamic", "edm",
-    "euler_maruyama", "even_indices", "flow", "heun", "identity", "karras_grid", "langevin",
-    "langevin_dynamics", "last_mean", "log_snr_grid", "no_threshold", "per_batch", "per_sample",
-    "power_grid", "probability_flow", "probability_path", "quadratic_grid", "reverse_diffusion",
-    "root_dim", "sample", "sde_dpmpp_2m", "simulate", "song_ancestral", "song_annealed_langevin",
-    "song_euler_maruyama", "song_grid", "song_langevin", "song_reverse_diffusion", "static",
-    "stepwise", "table_ancestral", "table_ddim", "table_denoise", "table_encode", "table_grid",
-    "table_score", "tablewise", "threshold", "transition", "tweedie", "uniform_grid", "unipc",
-    "worst_sample",
-]  # fmt: skip
+from score_jax.types import SampleOut as SampleOut
+from score_jax.types import Sampler as Sampler

@@ -73,7 +73,7 @@ def compare_samplers(
 
     >>> rows = compare_samplers(key, sde, score, (256, 2),
     ...     {f"heun {n}": Candidate(stepwise(heun), uniform_grid(sde, n), True) for n in (5, 10, 20)},
-    ...     exact=sample(key, sde, score, (256, 2), flow(rtol=1e-6, atol=1e-6), [sde.t1, 1e-3]).x)
+    ...     exact=sample(key, sde, score, (256, 2), sampler=flow(rtol=1e-6), grid=[sde.t1, 1e-3]).x)
     """
     distances = {} if distances is None else distances
     if exact is None and not distances:
@@ -86,7 +86,7 @@ def compare_samplers(
     for name, candidate in candidates.items():
         outs = [
             sample(
-                key, sde, score, shape, candidate.sampler, candidate.grid,
+                key, sde, score, shape, sampler=candidate.sampler, grid=candidate.grid,
                 first=i * shape[0], progress=progress, **options,
             )
             for i in range(repeats if distances else 1)

@@ -20,7 +20,7 @@ from score_jax._math import as_time, bcast
 from score_jax.samplers.exponential import interval
 from score_jax.samplers.grids import check_float, check_grid
 from score_jax.score import denoise
-from score_jax.types import SDE, ScoreFn, Step, StepOut
+from score_jax.types import SDE, ScoreFn, Step, StepOut, stateless
 
 
 class EncodeOut(NamedTuple):
@@ -48,7 +48,7 @@ def ddim(sde: SDE, score: ScoreFn, *, eta: float = 0.0) -> Step:
 
     Raises ValueError unless 0 <= eta <= 1. Eq. (1) and (2) of the module, arXiv:2010.02502.
 
-    >>> out = simulate(ddim(sde, score), key, x, power_grid(sde, 50))
+    >>> out = simulate(key, ddim(sde, score), x, power_grid(sde, 50))
     """
     if not 0 <= eta <= 1:
         raise ValueError(f"eta must be in [0, 1], got {eta}")
@@ -60,7 +60,7 @@ def ddim(sde: SDE, score: ScoreFn, *, eta: float = 0.0) -> Step:
         z = jax.random.normal(key, x.shape, x.dtype)
         return StepOut(x_mean + bcast(sd, x) * z, x_mean)
 
-    return Step(update, 1)
+    return stateless(update, 1)
 
 
 def ddim_encode(sde: SDE, score: ScoreFn, x: Any, grid: Any) -> EncodeOut:

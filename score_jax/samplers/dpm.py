@@ -25,7 +25,7 @@ from score_jax._math import as_time, bcast
 from score_jax.samplers import exponential as ex
 from score_jax.score import denoise
 from score_jax.sde import log_snr, time_of_log_snr
-from score_jax.types import SDE, ScoreFn, Step, StepOut
+from score_jax.types import SDE, ScoreFn, Step, StepOut, stateless
 
 
 def first_weight(h: Any) -> Any:
@@ -47,7 +47,7 @@ def _multistep(sde: SDE, score: ScoreFn, order: int, lower_at_end: bool) -> Step
         x = ex.exponential_step(x, move, clean, extra)
         return StepOut(x, x), ex.remember(past, clean, move.h)
 
-    return Step(update, 1, init)
+    return Step(init, update, 1)
 
 
 def dpmpp_2m(sde: SDE, score: ScoreFn, *, lower_at_end: bool = False) -> Step:
@@ -56,7 +56,7 @@ def dpmpp_2m(sde: SDE, score: ScoreFn, *, lower_at_end: bool = False) -> Step:
     `lower_at_end` takes the last step with order 1, the paper's advice for fewer than about 15
     steps. arXiv:2211.01095 algorithm 2.
 
-    >>> out = simulate(dpmpp_2m(sde, score), key, x, uniform_grid(sde, 20))
+    >>> out = simulate(key, dpmpp_2m(sde, score), x, uniform_grid(sde, 20))
     """
     return _multistep(sde, score, 2, lower_at_end)
 
@@ -88,7 +88,7 @@ def dpmpp_2s(sde: SDE, score: ScoreFn) -> Step:
         x = ex.exponential_step(x, whole, clean, ex.weighted([weight], [later], clean, whole.m))
         return StepOut(x, x)
 
-    return Step(update, 2)
+    return stateless(update, 2)
 
 
 def sde_dpmpp_2m(sde: SDE, score: ScoreFn, *, order: int = 2, lower_at_end: bool = False) -> Step:
@@ -117,4 +117,4 @@ def sde_dpmpp_2m(sde: SDE, score: ScoreFn, *, order: int = 2, lower_at_end: bool
         x = x_mean + bcast(move.s * jnp.sqrt(fresh), x) * z
         return StepOut(x, x_mean), ex.remember(past, clean, move.h)
 
-    return Step(update, 1, init)
+    return Step(init, update, 1)

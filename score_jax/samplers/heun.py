@@ -6,8 +6,8 @@ For y = x/m and sigma = s/m every SDE is the variance-exploding one, and the pro
 
 Heun's method takes an Euler step in sigma, evaluates there, and goes with the mean of both slopes: two
 evaluations, order 2. The grid ends at t0 > 0, where sigma > 0: the paper's last Euler step to sigma = 0
-is exactly Tweedie's denoising, `simulate(..., denoise=...)`, so that n intervals and that step are its
-N = n + 1 steps with 2N - 1 evaluations.
+is exactly Tweedie's denoising, `final_denoising=tweedie(sde, score)`, so that n intervals and that
+step are its N = n + 1 steps with 2N - 1 evaluations.
 
 The stochastic sampler (algorithm 2) first raises the noise of every step from sigma to
 sigma (1 + gamma), with gamma = min(churn / n, sqrt(2) - 1) for s_min <= sigma <= s_max and else 0, by
@@ -22,7 +22,7 @@ import jax.numpy as jnp
 
 from score_jax._math import as_time, bcast
 from score_jax.sde import time_of_log_snr
-from score_jax.types import SDE, ScoreFn, Step, StepOut, score_at
+from score_jax.types import SDE, ScoreFn, Step, StepOut, score_at, stateless
 
 
 def _heun(sde, score, x, t, t_next):  # type: ignore[no-untyped-def]
@@ -38,9 +38,9 @@ def _heun(sde, score, x, t, t_next):  # type: ignore[no-untyped-def]
 def heun(sde: SDE, score: ScoreFn) -> Step:
     """Heun's method on the probability flow in sigma = s/m: order 2, two evaluations.
 
-    Algorithm 1 of arXiv:2206.00364; its last step is the `denoise` of `simulate` (see the module).
+    Algorithm 1 of arXiv:2206.00364; its last step is the final denoising (see the module).
 
-    >>> out = simulate(heun(sde, score), key, x, grid, denoise=partial(denoise, sde, score))
+    >>> out = simulate(key, heun(sde, score), x, grid, final_denoising=tweedie(sde, score))
     """
 
     def update(key, x, t, t_next):  # type: ignore[no-untyped-def]
@@ -48,7 +48,7 @@ def heun(sde: SDE, score: ScoreFn) -> Step:
         x = _heun(sde, score, x, as_time(t), as_time(t_next))
         return StepOut(x, x)
 
-    return Step(update, 2)
+    return stateless(update, 2)
 
 
 def edm(
@@ -96,4 +96,4 @@ def edm(
         x = _heun(sde, score, x, t_hat, t_next)
         return StepOut(x, x), gamma
 
-    return Step(update, 2, init)
+    return Step(init, update, 2)

@@ -27,7 +27,7 @@ import jax
 import jax.numpy as jnp
 
 from score_jax._math import as_time, batch_norm, bcast
-from score_jax.types import SDE, ScoreFn, Step, StepOut, score_at, with_memory
+from score_jax.types import SDE, ScoreFn, State, Step, StepOut, score_at, stateless
 
 Ratio = Callable[[Any, Any], Any]  # (z: (b, *d), score: (b, *d)) -> () or (b,)
 StepSize = Callable[[Any, Any, Any], Any]  # (z, score, t: ()) -> e: () or (b,)
@@ -60,19 +60,21 @@ def move(x: Any, z: Any, gradient: Any, e: Any) -> StepOut:
     return StepOut(x_mean + bcast(jnp.sqrt(2 * e), x) * z, x_mean)
 
 
-def corrector(score: ScoreFn, n_steps: int, size: StepSize) -> Step:
-    """The Step of n_steps moves at t with step size size(z, score, t), () or (b,).
+Moves = Callable[[Any, Any, Any], StepOut]  # (key, x: (b, *d), t: ()) -> StepOut
+
+
+def moves(score: ScoreFn, n_steps: int, size: StepSize) -> Moves:
+    """n_steps Langevin moves at t with step size size(z, score, t), () or (b,): (key, x, t) -> StepOut.
 
     Raises ValueError unless n_steps >= 1.
     """
     if n_steps < 1:
         raise ValueError(f"n_steps must be at least 1, got {n_steps}")
 
-    def update(key, x, t, t_next):  # type: ignore[no-untyped-def]
-        del t_next
+    def run(key: Any, x: Any, t: Any) -> StepOut:
         t = as_time(t)
 
-        def once(carry, i):  # type: ignore[no-untyped-def]
+        def once(carry: StepOut, i: Any) -> tuple[StepOut, None]:
             x = carry.x
             gradient = score_at(score, x, t)
             z = jax.random.normal(jax.random.fold_in(key, i), x.shape, x.dtype)
@@ -82,7 +84,13 @@ def corrector(score: ScoreFn, n_steps: int, size: StepSize) -> Step:
             return once(StepOut(x, x), 0)[0]
         return jax.lax.scan(once, StepOut(x, x), jnp.arange(n_steps))[0]
 
-    return Step(update, n_steps)
+    return run
+
+
+def corrector(score: ScoreFn, n_steps: int, size: StepSize) -> Step:
+    """`moves` as a Step, which stays at t. Raises ValueError unless n_steps >= 1."""
+    run = moves(score, n_steps, size)
+    return stateless(lambda key, x, t, t_next: run(key, x, t), n_steps)
 
 
 def _check_snr(snr: float) -> None:
@@ -133,15 +141,12 @@ def at_next(step: Step) -> Step:
 
     >>> step = chain(reverse_diffusion(sde, score), at_next(langevin(sde, score)))
     """
-    inner = with_memory(step)
 
-    def update(key, x, t, t_next, memory):  # type: ignore[no-untyped-def]
+    def update(key: Any, x: Any, t: Any, t_next: Any, state: State) -> tuple[StepOut, State]:
         del t
-        return inner.update(key, x, t_next, t_next, memory)
+        return step.update(key, x, t_next, t_next, state)
 
-    if step.init is not None:
-        return step._replace(update=update)
-    return step._replace(update=lambda key, x, t, t_next: update(key, x, t, t_next, ())[0])
+    return step._replace(update=update)
 
 
 def langevin_dynamics(
@@ -157,31 +162,32 @@ def langevin_dynamics(
     Raises ValueError unless epsilon > 0 and n_steps >= 1.
 
     >>> step = langevin_dynamics(sde, score, epsilon=2e-5, n_steps=100)
-    >>> out = simulate(step, key, x, geometric_levels)
+    >>> out = simulate(key, step, x, geometric_levels)
     """
     if not (math.isfinite(epsilon) and epsilon > 0):
         raise ValueError(f"epsilon must be > 0 and finite, got {epsilon}")
 
-    def init(x, grid):  # type: ignore[no-untyped-def]
-        del x
-        return grid[-1]
-
-    def moves_down_to(last):  # type: ignore[no-untyped-def]
-        def size(z, gradient, t):  # type: ignore[no-untyped-def]
+    def moves_down_to(last: Any) -> Moves:
+        def size(z: Any, gradient: Any, t: Any) -> Any:
             del z, gradient
             scale = sde.std(t) / sde.std(last) if anneal else jnp.ones_like(t)
             return 0.5 * epsilon * jnp.square(scale)
 
-        return corrector(score, n_steps, size)
+        return moves(score, n_steps, size)
 
-    def update(key, x, t, t_next, last):  # type: ignore[no-untyped-def]
-        moves = moves_down_to(last)
+    moves_down_to(1.0)  # checks n_steps
+
+    def init(x: Any, grid: Any) -> State:
+        del x
+        return grid[-1]
+
+    def update(key: Any, x: Any, t: Any, t_next: Any, last: State) -> tuple[StepOut, State]:
+        run = moves_down_to(last)
         here, there = jax.random.split(key)
-        out = moves.update(here, x, t, t)
+        out = run(here, x, t)
         # The last time ends an interval and begins none.
         ends = as_time(t_next) <= last
-        finish = lambda out: moves.update(there, out.x, t_next, t_next)
-        return jax.lax.cond(ends, finish, lambda out: out, out), last
+        more = lambda out: run(there, out.x, t_next)
+        return jax.lax.cond(ends, more, lambda out: out, out), last
 
-    cost = moves_down_to(1.0).nfe
-    return Step(update, cost, init, cost)
+    return Step(init, update, n_steps, n_steps)

@@ -1,108 +1,83 @@
 r"""Any number of samples in one line: chunked, spread over the devices, the same on any of them.
 
 Sample number i has its own key, `fold_in(key, i)`, and is simulated by itself as a batch of one;
-`jax.vmap` over the numbers makes a batch of it again (the time and the parameters are not mapped, so
-that a network still sees one batch, and its embedding of the time is computed once). Nothing a
-sample is made of depends on its neighbours: not its noise, not the norms of a Langevin corrector,
-not the steps of an adaptive solver. So the same key gives the same pictures whatever the chunk and
-however many devices, and sample 7 alone is sample 7 of 1,000. Equal means up to the rounding of a
-matrix product or convolution, which differs with the size of the batch.
+`jax.vmap` over the numbers makes a batch of it again. The time and the parameters are not mapped, so a
+network still sees one batch and computes its embedding of the time once. No sample depends on its
+neighbours: not its noise, not the norms of a Langevin corrector, not the steps of an adaptive solver. So
+the same key gives the same pictures for any chunk and any number of devices, and sample 7 alone is
+sample 7 of 1,000: equal up to the rounding of a matrix product or convolution, which differs with the
+size of the batch.
 
 A `Sampler` is a record that goes from a latent to a sample: `stepwise` makes one of a factory of
-`Step`s, `flow` one of a solver of the probability flow. They compare by value, and what is compiled
-for one is kept.
+`Step`s, `flow` one of a solver of the probability flow. They compare by value, so that equal samplers
+share a program.
 """
 
 import dataclasses
-import functools
-import time
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Key
-from tqdm import tqdm
 
+from score_jax._batched import in_chunks
+from score_jax.samplers.arguments import (
+    check_array,
+    check_key,
+    check_sampler,
+    check_score,
+    check_sde,
+)
+from score_jax.samplers.final import FinalDenoising, denoised, tweedie
 from score_jax.samplers.grids import check_grid
 from score_jax.samplers.ode import probability_flow
-from score_jax.samplers.simulate import SampleOut, simulate
-from score_jax.score import denoise
-from score_jax.types import SDE, ScoreFn, Step
-
-AXIS = "samples"
-# Compiled programs kept; each holds the score it was made for.
-KEPT = 16
-
-Finish = Callable[[Any, Any, Any, Any], SampleOut]  # (sde, score, out, t) -> SampleOut
-
-
-@runtime_checkable
-class Sampler(Protocol):
-    """A way from latents at the first time of a grid to samples at its last; equal by value."""
-
-    def run(
-        self, sde: Any, score: Any, key: Any, x: Any, grid: Any, save_every: int | None = None
-    ) -> SampleOut:
-        """Take x (b, *d) along the grid; traced by `sample`."""
-        ...
-
-
-def tweedie(sde: SDE, score: ScoreFn, out: SampleOut, t: Any) -> SampleOut:
-    """Finish with the mean of x0 given x at the last time t: one evaluation more."""
-    clean = denoise(sde, score, out.x, t)
-    return _ending_in(clean, out)._replace(x_mean=clean, nfe=out.nfe + 1)
-
-
-def last_mean(sde: SDE, score: ScoreFn, out: SampleOut, t: Any) -> SampleOut:
-    """Finish with the state that lacks the noise of the last step, as the authors do."""
-    del sde, score, t
-    return _ending_in(out.x_mean, out)
-
-
-def as_it_is(sde: SDE, score: ScoreFn, out: SampleOut, t: Any) -> SampleOut:
-    """Finish with the state itself, noise of level t and all."""
-    del sde, score, t
-    return out
-
-
-def _ending_in(x: Any, out: SampleOut) -> SampleOut:
-    path = out.trajectory
-    return out._replace(x=x, trajectory=None if path is None else path.at[-1].set(x))
-
+from score_jax.samplers.simulate import simulate
+from score_jax.types import SDE, Data, PRNGKey, SampleOut, Sampler, ScoreFn, Step
 
 Options = tuple[tuple[str, Any], ...]
 
 
 @dataclasses.dataclass(frozen=True)
 class Stepwise:
-    """Fixed steps: `simulate` of `make(sde, score, **options)`, then `finish`. See `stepwise`."""
+    """Fixed steps: `simulate` of `make(sde, score, **options)`. See `stepwise`."""
 
     make: Callable[..., Step]
     options: Options = ()
-    finish: Finish = tweedie
+    final_denoising: Callable[[SDE, ScoreFn], FinalDenoising] = tweedie
 
     def run(
-        self, sde: Any, score: Any, key: Any, x: Any, grid: Any, save_every: int | None = None
+        self,
+        key: PRNGKey,
+        sde: SDE,
+        score: ScoreFn,
+        x: Data,
+        grid: Any,
+        save_every: int | None = None,
     ) -> SampleOut:
         """Take x (b, *d) along every interval of the grid."""
         step = self.make(sde, score, **dict(self.options))
-        out = simulate(step, key, x, grid, save_every=save_every)
-        return self.finish(sde, score, out, jnp.asarray(grid)[-1])
+        final = self.final_denoising(sde, score)
+        return simulate(key, step, x, grid, final_denoising=final, save_every=save_every)
 
 
 @dataclasses.dataclass(frozen=True)
 class Flow:
-    """The probability flow by an adaptive solver, then `finish`. See `flow`."""
+    """The probability flow by an adaptive solver. See `flow`."""
 
     solve: Callable[..., Any]
     options: Options = ()
-    finish: Finish = tweedie
+    final_denoising: Callable[[SDE, ScoreFn], FinalDenoising] = tweedie
 
     def run(
-        self, sde: Any, score: Any, key: Any, x: Any, grid: Any, save_every: int | None = None
+        self,
+        key: PRNGKey,
+        sde: SDE,
+        score: ScoreFn,
+        x: Data,
+        grid: Any,
+        save_every: int | None = None,
     ) -> SampleOut:
         """Take x (b, *d) from the first to the last time of the grid; the solver finds the rest."""
         del key
@@ -114,40 +89,50 @@ class Flow:
         grid = jnp.asarray(grid)
         end = self.solve(sde, score, x, t_from=grid[0], t_to=grid[-1], **dict(self.options))
         clean = getattr(end, "denoised", end.x)
-        return self.finish(sde, score, SampleOut(end.x, clean, end.nfe, None), grid[-1])
+        final = self.final_denoising(sde, score)
+        return denoised(SampleOut(end.x, clean, end.nfe, None), final, grid[-1])
 
 
-def stepwise(make: Callable[..., Step], *, finish: Finish = tweedie, **options: Any) -> Stepwise:
+def stepwise(
+    make: Callable[..., Step],
+    *,
+    final_denoising: Callable[[SDE, ScoreFn], FinalDenoising] = tweedie,
+    **options: Any,
+) -> Stepwise:
     """Make a `Sampler` of a factory of steps, `make(sde, score, **options) -> Step`.
 
-    `finish` says what becomes of the noise that is left at the last time: `tweedie` takes it away
-    with one more evaluation, `last_mean` leaves out the noise of the last step, `as_it_is` keeps it.
+    `final_denoising` decides what becomes of the noise that is left at the last time: `tweedie`
+    removes it with one more evaluation, `last_mean` omits the noise of the last step, `as_it_is`
+    keeps it; or any factory of the same form.
 
-    >>> sampler = stepwise(reverse_diffusion, finish=last_mean)
+    >>> sampler = stepwise(reverse_diffusion, final_denoising=last_mean)
     """
-    return Stepwise(make, tuple(sorted(options.items())), finish)
+    return Stepwise(make, tuple(sorted(options.items())), final_denoising)
 
 
 def flow(
-    solve: Callable[..., Any] = probability_flow, *, finish: Finish = tweedie, **options: Any
+    solve: Callable[..., Any] = probability_flow,
+    *,
+    final_denoising: Callable[[SDE, ScoreFn], FinalDenoising] = tweedie,
+    **options: Any,
 ) -> Flow:
     """Make a `Sampler` of a solver `solve(sde, score, x, *, t_from, t_to, **options)` of the flow.
 
     The solver returns what has the fields x and nfe, as `ODEOut`. One that also returns the state
-    denoised, as `adaptive_multistep`, is best finished by `last_mean`, which takes that for nothing.
+    denoised, such as `adaptive_multistep`, is best used with `last_mean`, which takes it at no cost.
     Only the first and the last time of the grid are used: `[sde.t1, 1e-3]` will do.
 
     >>> sampler = flow(rtol=1e-4, atol=1e-4)
     """
-    return Flow(solve, tuple(sorted(options.items())), finish)
+    return Flow(solve, tuple(sorted(options.items())), final_denoising)
 
 
 class Samples(NamedTuple):
-    """Samples on the host, in their order, and what they cost.
+    """Samples on the host, in their order, and their cost.
 
-    x: (num, *d); nfe: (num,), network evaluations that each needed; trajectory: (k, num, *d) or
-    None; seconds: wall time of drawing; compile_seconds: of compiling, about 0 where that was done
-    before.
+    x: (num, *d); nfe: (num,), network evaluations of each; trajectory: (k, num, *d) or None;
+    seconds: wall time of drawing; compile_seconds: time until the first chunk was dispatched, about 0
+    where the program was compiled before.
     """
 
     x: np.ndarray
@@ -157,27 +142,14 @@ class Samples(NamedTuple):
     compile_seconds: float
 
 
-class _Plan(NamedTuple):
-    """All that a program is compiled for but the shapes of its arrays."""
-
-    sampler: Sampler
-    sde: Any
-    score: tuple[Any, tuple[Any, ...]]  # structure, and the leaves that are no arrays
-    shape: tuple[int, ...]
-    conditional: bool
-    save_every: int | None
-    together: bool
-    devices: tuple[Any, ...]
-
-
 def sample(
     key: Key[Array, ""],
-    sde: Any,
-    score: Any,
+    sde: SDE,
+    score: Callable[..., Any],
     shape: Sequence[int],
-    sampler: Any,
-    grid: Any,
     *,
+    sampler: Sampler | Callable[..., Step],
+    grid: Any,
     y: Any = None,
     chunk: int = 256,
     save_every: int | None = None,
@@ -188,12 +160,14 @@ def sample(
 ) -> Samples:
     """Draw shape[0] samples of shape shape[1:], `chunk` at a time over all devices: `Samples`.
 
-    `sampler` is a `Sampler` (`stepwise`, `flow`) or simply a factory of steps such as
-    `reverse_diffusion`, which is then finished by Tweedie's formula. `grid` holds the times from
-    sde.t1 to where to stop. With `y`, labels or anything else whose leaves have one entry a sample,
-    `score` is a function of the chunk's part (b, ...) of it that returns a `ScoreFn`. Arrays in a
-    `jax.tree_util.Partial` (parameters) are handed to the program, so that new ones need no new
-    program; arrays that `score` closes over become constants of it.
+    `sampler` is a `Sampler` (`stepwise`, `flow`) or a factory of steps such as `reverse_diffusion`,
+    with Tweedie's formula as the final denoising. `grid` holds the times from sde.t1 to where to stop.
+    With `y`, labels or any tree of arrays with one entry a sample, `score` is a function of the chunk's
+    part (b, ...) of it that returns a `ScoreFn`.
+
+    The arrays of a score that is a tree, such as `Model.score(params)` or `jax.tree_util.Partial`, are
+    arguments of the program: other parameters need no other program. The arrays that a plain closure
+    holds are constants of its program, which is kept as long as the closure.
 
     The same key gives the same sample number i (up to rounding, see the module) whatever `chunk`,
     `shape[0]` and `devices` (default: all of this process). Samples are numbered from `first`: draw
@@ -203,62 +177,53 @@ def sample(
     and the pictures depend on `chunk` and `devices`. The bar is shown in terminals, or as
     `progress` says.
 
-    Compiled programs are kept: a second call with equal arguments, and another key, grid of the
-    same length, parameters or labels, compiles nothing.
+    A second call with equal arguments, and another key, grid of the same length, parameters or labels,
+    compiles nothing.
 
-    Raises ValueError for shapes, chunks, labels or grids that do not fit, before compiling.
+    Raises ValueError for arguments that do not fit, before compiling.
 
-    >>> out = sample(jax.random.key(0), sde, score, (64, 28, 28, 1), heun, uniform_grid(sde, 20))
+    >>> out = sample(jax.random.key(0), sde, score, (64, 28, 28, 1),
+    ...              sampler=heun, grid=uniform_grid(sde, 20))
     >>> out.x.shape, out.nfe.mean()
     """
-    num, item = _check(shape, chunk, first, save_every)
+    check_key(key)
+    check_sde(sde)
+    check_score(score)
+    check_sampler(sampler)
+    num, item = _check(shape, first, save_every)
     grid = check_grid(grid, sde.t1)
     sampler = sampler if isinstance(sampler, Sampler) else stepwise(sampler)
-    devices = tuple(jax.local_devices() if devices is None else devices)
-    if not devices:
-        raise ValueError("devices must hold at least one device, got none")
     y = _labels(y, num)
-    chunk = -(-min(chunk, num) // len(devices)) * len(devices)
-    arrays, rest = _apart(score)
-    plan = _Plan(sampler, sde, rest, item, y is not None, save_every, together, devices)
-
-    mesh = Mesh(np.array(devices), (AXIS,))
-    everywhere = NamedSharding(mesh, PartitionSpec())
-    divided = NamedSharding(mesh, PartitionSpec(AXIS))
-    fixed = jax.device_put((key, grid, arrays), everywhere)
-
-    def inputs(start: int) -> Any:
-        # The last chunk is filled up with the samples that would come next and the labels again.
-        index = np.arange(start, start + chunk)
-        part = jax.tree.map(lambda v: v[index % num], y)
-        return *fixed, *jax.device_put(((index + first).astype(np.uint32), part), divided)
-
-    clock = time.perf_counter()
-    program = _program(plan, inputs(0))
-    compile_seconds = time.perf_counter() - clock
-    clock = time.perf_counter()
-    outs = _in_turn(program, (inputs(i) for i in range(0, num, chunk)))
-    with tqdm(
-        total=num, desc="sample", unit="sample", disable=None if progress is None else not progress
-    ) as bar:
-        parts = []
-        for out in outs:
-            parts.append(out)
-            bar.update(min(chunk, num - bar.n))
-    seconds = time.perf_counter() - clock
-    x, nfe, paths = zip(*parts, strict=True)
-    join = lambda column: np.concatenate(column)[:num]
-    path = None if save_every is None else np.swapaxes(join(paths), 0, 1)
-    return Samples(join(x), join(nfe), path, seconds, compile_seconds)
+    drawing = _Drawing(
+        key, grid, np.uint32(first), score, sampler, sde, item, y is not None, save_every, together
+    )
+    done = in_chunks(
+        _draw, drawing, lambda index: jax.tree.map(lambda v: v[index % num], y), num,
+        chunk=chunk, devices=devices, progress=progress, desc="sample",
+    )  # fmt: skip
+    x, nfe, paths = done.out
+    path = None if paths is None else np.swapaxes(paths, 0, 1)
+    return Samples(x, nfe, path, done.seconds, done.compile_seconds)
 
 
-def _check(
-    shape: Sequence[int], chunk: int, first: int, save_every: int | None
-) -> tuple[int, tuple[int, ...]]:
+class _Drawing(NamedTuple):
+    """All that samples of any number have in common."""
+
+    key: Any
+    grid: Any
+    first: Any
+    score: Any
+    sampler: Any
+    sde: Any
+    item: tuple[int, ...]
+    conditional: bool
+    save_every: int | None
+    together: bool
+
+
+def _check(shape: Sequence[int], first: int, save_every: int | None) -> tuple[int, tuple[int, ...]]:
     if len(shape) < 1 or any(n < 1 for n in shape):
         raise ValueError(f"shape must be (num, *d) of numbers >= 1, got {tuple(shape)}")
-    if chunk < 1:
-        raise ValueError(f"chunk must be at least 1, got {chunk}")
     if not 0 <= first < 2**32 - shape[0]:
         raise ValueError(f"first must be in [0, 2**32 - num), got {first}")
     if save_every is not None and save_every < 1:
@@ -267,6 +232,7 @@ def _check(
 
 
 def _labels(y: Any, num: int) -> Any:
+    check_array("y", y)
     y = jax.tree.map(np.asarray, y)
     for leaf in jax.tree.leaves(y):
         if leaf.ndim < 1 or leaf.shape[0] != num:
@@ -276,91 +242,26 @@ def _labels(y: Any, num: int) -> Any:
     return y
 
 
-def _apart(tree: Any) -> tuple[list[Any], tuple[Any, tuple[Any, ...]]]:
-    """Part a tree into its arrays and the rest, which is hashable where its functions are."""
-    leaves, structure = jax.tree.flatten(tree)
-    arrays = [leaf for leaf in leaves if isinstance(leaf, jax.Array | np.ndarray)]
-    rest = tuple(None if isinstance(v, jax.Array | np.ndarray) else v for v in leaves)
-    return arrays, (structure, rest)
-
-
-def _whole(arrays: Sequence[Any], rest: tuple[Any, tuple[Any, ...]]) -> Any:
-    structure, leaves = rest
-    left = iter(arrays)
-    return jax.tree.unflatten(structure, [next(left) if v is None else v for v in leaves])
-
-
-def _chunk(plan: _Plan, key: Any, grid: Any, arrays: Any, index: Any, y: Any) -> Any:
+def _draw(drawing: _Drawing, index: Any, y: Any) -> Any:
     """Draw the samples numbered `index` (n,) on one device: x, nfe, trajectory, each (n, ...)."""
-    score = _whole(arrays, plan.score)
 
     def batch(key: Any, y: Any, size: int) -> Any:
         prior_key, step_key = jax.random.split(key)
-        # Named, for a score of y that returns no score would fail far from here.
-        scores = score(y) if plan.conditional else score
-        if not callable(scores):
-            raise ValueError(f"with y, score must return a ScoreFn for its part, got {scores!r}")
-        x = plan.sde.prior_sample(prior_key, (size, *plan.shape))
-        out = plan.sampler.run(plan.sde, scores, step_key, x, grid, plan.save_every)
+        # Checked here: a score of y that returns no score would fail far from its cause.
+        score = drawing.score(y) if drawing.conditional else drawing.score
+        if not callable(score):
+            raise ValueError(f"with y, score must return a ScoreFn for its part, got {score!r}")
+        x = drawing.sde.prior_sample(prior_key, (size, *drawing.item))
+        out = drawing.sampler.run(step_key, drawing.sde, score, x, drawing.grid, drawing.save_every)
         path = None if out.trajectory is None else jnp.swapaxes(out.trajectory, 0, 1)
         return out.x, jnp.broadcast_to(jnp.asarray(out.nfe, jnp.int32), (size,)), path
 
-    if plan.together:
-        return batch(jax.random.fold_in(key, index[0]), y, index.shape[0])
+    numbers = index + drawing.first
+    if drawing.together:
+        return batch(jax.random.fold_in(drawing.key, numbers[0]), y, index.shape[0])
 
     def one(i: Any, y: Any) -> Any:
-        out = batch(jax.random.fold_in(key, i), jax.tree.map(lambda v: v[None], y), 1)
+        out = batch(jax.random.fold_in(drawing.key, i), jax.tree.map(lambda v: v[None], y), 1)
         return jax.tree.map(lambda v: v[0], out)
 
-    return jax.vmap(one)(index, y)
-
-
-def _compile(plan: _Plan, structure: Any, avals: tuple[Any, ...], settings: Any) -> Any:
-    """Compile the program of a chunk; every device runs its own part and waits for no other."""
-    del settings
-    mesh = Mesh(np.array(plan.devices), (AXIS,))
-    one, all_ = PartitionSpec(AXIS), PartitionSpec()
-    mapped = jax.shard_map(
-        functools.partial(_chunk, plan),
-        mesh=mesh,
-        in_specs=(all_, all_, all_, one, one),
-        out_specs=one,
-        # Nothing passes between devices, so there is nothing to check, and loops of the solvers
-        # start from values that are the same everywhere.
-        check_vma=False,
-    )
-    arguments = jax.tree.unflatten(
-        structure, [jax.ShapeDtypeStruct(s, d, sharding=h) for s, d, h in avals]
-    )
-    return jax.jit(mapped).lower(*arguments).compile()
-
-
-_kept = functools.lru_cache(maxsize=KEPT)(_compile)
-
-
-def _program(plan: _Plan, inputs: Any) -> Any:
-    """Compile for these inputs, or find what was compiled for their like."""
-    leaves, structure = jax.tree.flatten(inputs)
-    avals = tuple((v.shape, v.dtype, v.sharding) for v in leaves)
-    # What a traced program depends on besides its arguments.
-    settings = (
-        jax.config.jax_enable_x64,  # type: ignore[attr-defined]
-        jax.config.jax_default_matmul_precision,  # type: ignore[attr-defined]
-    )
-    try:
-        hash(plan)
-    except TypeError:  # an SDE, sampler or score of the user's that cannot be compared
-        return _compile(plan, structure, avals, settings)
-    return _kept(plan, structure, avals, settings)
-
-
-def _in_turn(program: Any, inputs: Iterator[Any]) -> Iterator[Any]:
-    """Run the chunks, fetching each while the next is computed: NumPy trees."""
-    fetch = functools.partial(jax.tree.map, np.asarray)
-    waiting = None
-    for one in inputs:
-        running = program(*one)
-        if waiting is not None:
-            yield fetch(waiting)
-        waiting = running
-    yield fetch(waiting)
+    return jax.vmap(one)(numbers, y)

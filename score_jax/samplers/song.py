@@ -37,7 +37,7 @@ from score_jax.samplers.langevin import (
     per_batch,
 )
 from score_jax.sde import VE, VP, SubVP, reverse_drift
-from score_jax.types import SDE, ScoreFn, Step, StepOut, score_at
+from score_jax.types import SDE, ScoreFn, Step, StepOut, score_at, stateless
 
 
 class SongGrid(NamedTuple):
@@ -63,7 +63,7 @@ def song_grid(n: int, t0: float = 1e-3, *, t1: float = 1.0) -> SongGrid:
     Raises ValueError unless n >= 2 and 0 < t0 < t1.
 
     >>> grid = song_grid(1000, 1e-3)
-    >>> out = simulate(song_reverse_diffusion(VP(), score, grid), key, x, grid.times).x_mean
+    >>> out = simulate(key, song_reverse_diffusion(VP(), score, grid), x, grid.times).x_mean
     """
     if n < 2:
         raise ValueError(f"n, the number of steps, must be at least 2, got {n}")
@@ -137,7 +137,7 @@ def song_euler_maruyama(sde: SDE, score: ScoreFn, grid: SongGrid, *, ode: bool =
         z = jax.random.normal(key, x.shape, x.dtype)
         return StepOut(x_mean + bcast(sde.diffusion(t) * grid.dt**0.5, x) * z, x_mean)
 
-    return Step(update, 1)
+    return stateless(update, 1)
 
 
 def song_reverse_diffusion(sde: SDE, score: ScoreFn, grid: SongGrid, *, ode: bool = False) -> Step:
@@ -159,7 +159,7 @@ def song_reverse_diffusion(sde: SDE, score: ScoreFn, grid: SongGrid, *, ode: boo
             return StepOut(x_mean, x_mean)
         return StepOut(x_mean + noise * jax.random.normal(key, x.shape, x.dtype), x_mean)
 
-    return Step(update, 1)
+    return stateless(update, 1)
 
 
 def song_ancestral(sde: SDE, score: ScoreFn, grid: SongGrid) -> Step:
@@ -179,7 +179,7 @@ def song_ancestral(sde: SDE, score: ScoreFn, grid: SongGrid) -> Step:
         z = jax.random.normal(key, x.shape, x.dtype)
         return StepOut(x_mean + _entry(entries.posterior_noise, grid, t, x) * z, x_mean)
 
-    return Step(update, 1)
+    return stateless(update, 1)
 
 
 def song_langevin(

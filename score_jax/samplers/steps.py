@@ -23,7 +23,7 @@ import jax.numpy as jnp
 
 from score_jax._math import as_time, bcast
 from score_jax.sde import reverse_drift
-from score_jax.types import SDE, ScoreFn, Step, StepOut, score_at
+from score_jax.types import SDE, ScoreFn, Step, StepOut, score_at, stateless
 
 
 def transition(sde: SDE, t: Any, t_next: Any) -> tuple[Any, Any]:
@@ -37,7 +37,7 @@ def transition(sde: SDE, t: Any, t_next: Any) -> tuple[Any, Any]:
 def identity(sde: SDE | None = None, score: ScoreFn | None = None) -> Step:
     """The step that changes nothing and costs nothing: no predictor, or no corrector."""
     del sde, score  # it has the form of the other factories
-    return Step(lambda key, x, t, t_next: StepOut(x, x), 0)
+    return stateless(lambda key, x, t, t_next: StepOut(x, x), 0)
 
 
 def euler_maruyama(sde: SDE, score: ScoreFn, *, ode: bool = False) -> Step:
@@ -46,7 +46,7 @@ def euler_maruyama(sde: SDE, score: ScoreFn, *, ode: bool = False) -> Step:
     Weak order 1 (order 1 if `ode`); one evaluation.
 
     >>> step = euler_maruyama(sde, score)
-    >>> out = step.update(key, x, t, t_next)
+    >>> out, state = step.update(key, x, t, t_next, step.init(x, grid))
     """
 
     def update(key, x, t, t_next):  # type: ignore[no-untyped-def]
@@ -57,7 +57,7 @@ def euler_maruyama(sde: SDE, score: ScoreFn, *, ode: bool = False) -> Step:
         z = jax.random.normal(key, x.shape, x.dtype)
         return StepOut(x_mean + bcast(sde.diffusion(t) * jnp.sqrt(t - t_next), x) * z, x_mean)
 
-    return Step(update, 1)
+    return stateless(update, 1)
 
 
 def reverse_diffusion(sde: SDE, score: ScoreFn, *, ode: bool = False) -> Step:
@@ -75,7 +75,7 @@ def reverse_diffusion(sde: SDE, score: ScoreFn, *, ode: bool = False) -> Step:
         z = jax.random.normal(key, x.shape, x.dtype)
         return StepOut(x_mean + bcast(jnp.sqrt(variance), x) * z, x_mean)
 
-    return Step(update, 1)
+    return stateless(update, 1)
 
 
 def ancestral(sde: SDE, score: ScoreFn, *, large: bool = False, ode: bool = False) -> Step:
@@ -86,7 +86,7 @@ def ancestral(sde: SDE, score: ScoreFn, *, large: bool = False, ode: bool = Fals
     3.2). With `ode` half of the score's part and no noise, as a discretised probability flow of first
     order. One evaluation.
 
-    >>> out = simulate(ancestral(sde, score), key, x, uniform_grid(sde, 1000))
+    >>> out = simulate(key, ancestral(sde, score), x, uniform_grid(sde, 1000))
     """
 
     def update(key, x, t, t_next):  # type: ignore[no-untyped-def]
@@ -101,4 +101,4 @@ def ancestral(sde: SDE, score: ScoreFn, *, large: bool = False, ode: bool = Fals
         z = jax.random.normal(key, x.shape, x.dtype)
         return StepOut(x_mean + bcast(noise, x) * z, x_mean)
 
-    return Step(update, 1)
+    return stateless(update, 1)

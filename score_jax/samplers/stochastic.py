@@ -62,9 +62,9 @@ def _raw(key: Key[Array, ""]) -> Any:
 
 
 def diffrax_sde(
+    key: Key[Array, ""],
     sde: SDE,
     score: ScoreFn,
-    key: Key[Array, ""],
     x: Float[Array, "b *d"],
     grid: Any,
     *,
@@ -84,7 +84,7 @@ def diffrax_sde(
     nfe is exact; -1 for solvers whose cost is not known. Raises ValueError for a grid that does
     not decrease strictly in (0, t1], data that are not floating point, or bad options.
 
-    >>> out = diffrax_sde(sde, score, key, x, log_snr_grid(sde, 20), solver=diffrax.SRA1())
+    >>> out = diffrax_sde(key, sde, score, x, log_snr_grid(sde, 20), solver=diffrax.SRA1())
     """
     check_float(x)
     grid = check_grid(grid, sde.t1)

@@ -11,7 +11,7 @@ predicted x0 and eps, from index i to j:
 the second being arXiv:2010.02502 eq. 12 and 16. The steps hold for every interval of the table: a
 grid with fewer times on the full table, and a respaced table with its own grid, are the same
 sampler. A time between those of the table is taken for the nearest. The last step to data is
-`table_denoise`: `simulate(step, key, x, grid, denoise=table_denoise(diffusion, reverse))`.
+`table_denoise(diffusion, reverse)`, a final denoising.
 """
 
 import dataclasses
@@ -33,11 +33,12 @@ from score_jax.discrete import (
     x0_to_noise,
 )
 from score_jax.samplers.ddim import EncodeOut
+from score_jax.samplers.final import FinalDenoising
 from score_jax.samplers.grids import check_float, check_grid
-from score_jax.samplers.simulate import SampleOut, simulate
+from score_jax.samplers.simulate import simulate
 from score_jax.score import NOISE, Output, score_fn
 from score_jax.sde import from_betas
-from score_jax.types import Apply, Params, ScoreFn, Step, StepOut
+from score_jax.types import Apply, Params, SampleOut, ScoreFn, Step, StepOut, stateless
 
 
 def table_ancestral(diffusion: Diffusion, reverse: ReverseFn) -> Step:
@@ -46,8 +47,8 @@ def table_ancestral(diffusion: Diffusion, reverse: ReverseFn) -> Step:
     One evaluation; no noise is added at data. `reverse` is `reverse_fn(diffusion, ...)`.
 
     >>> step = table_ancestral(diffusion, reverse_fn(diffusion, net.apply, params, clean=static()))
-    >>> out = simulate(step, key, x, table_grid(diffusion.n),
-    ...                denoise=table_denoise(diffusion, reverse))
+    >>> out = simulate(key, step, x, table_grid(diffusion.n),
+    ...                final_denoising=table_denoise(diffusion, reverse))
     """
 
     def update(key, x, t, t_next):  # type: ignore[no-untyped-def]
@@ -56,7 +57,7 @@ def table_ancestral(diffusion: Diffusion, reverse: ReverseFn) -> Step:
         std = jnp.where(where(i_next < 0, x), 0, jnp.exp(0.5 * out.log_variance))
         return StepOut(out.mean + std * jax.random.normal(key, x.shape, x.dtype), out.mean)
 
-    return Step(update, 1)
+    return stateless(update, 1)
 
 
 def ddim_move(
@@ -110,7 +111,7 @@ def table_ddim(diffusion: Diffusion, reverse: ReverseFn, *, eta: float = 0.0) ->
             return StepOut(mean, mean)
         return StepOut(mean + sd * jax.random.normal(key, x.shape, x.dtype), mean)
 
-    return Step(update, 1)
+    return stateless(update, 1)
 
 
 def table_encode(
@@ -118,7 +119,8 @@ def table_encode(
 ) -> EncodeOut:
     """DDIM with eta 0 towards noise: a sampler's `grid` walked backwards, from x at its last time.
 
-    `simulate(table_ddim(...), ...)` takes the latent back up to O(1/n). arXiv:2010.02502 section 4.3.
+    `simulate(key, table_ddim(...), ...)` returns from the latent up to O(1/n). arXiv:2010.02502
+    section 4.3.
 
     Raises ValueError for a bad grid, or x that is not floating point.
     """
@@ -127,17 +129,17 @@ def table_encode(
     step = table_ddim(diffusion, reverse)
 
     def body(x, interval):  # type: ignore[no-untyped-def]
-        return step.update(None, x, *interval).x, None
+        return step.update(None, x, *interval, ())[0].x, None
 
     z, _ = jax.lax.scan(body, x, (times[:-1], times[1:]))
     return EncodeOut(z, times.shape[0] - 1)
 
 
-def table_denoise(diffusion: Diffusion, reverse: ReverseFn) -> Callable[[Any, Any], Any]:
-    """The last step of a sampler, (x, t) -> the predicted x0; one evaluation."""
+def table_denoise(diffusion: Diffusion, reverse: ReverseFn) -> FinalDenoising:
+    """The last step of a sampler: the predicted x0; one evaluation."""
 
-    def denoise(x: Any, t: Any) -> Any:
-        return reverse(x, diffusion.index_of(t)).x0
+    def denoise(out: Any, t: Any) -> Any:
+        return reverse(out.x, diffusion.index_of(t)).x0, 1
 
     return denoise
 
@@ -154,13 +156,13 @@ class Tablewise:
     options: tuple[tuple[str, Any], ...] = ()
 
     def run(
-        self, sde: Any, score: Any, key: Any, x: Any, grid: Any, save_every: int | None = None
+        self, key: Any, sde: Any, score: Any, x: Any, grid: Any, save_every: int | None = None
     ) -> SampleOut:
         """Take x (b, *d) along every interval of the grid, then to data."""
         del sde
         step = self.make(self.diffusion, score, **dict(self.options))
         end = table_denoise(self.diffusion, score)
-        return simulate(step, key, x, grid, denoise=end, save_every=save_every)
+        return simulate(key, step, x, grid, final_denoising=end, save_every=save_every)
 
 
 def tablewise(make: Callable[..., Step], diffusion: Diffusion, **options: Any) -> Tablewise:

@@ -68,7 +68,7 @@ def unipc(
 
     Raises ValueError unless order is 1, 2 or 3.
 
-    >>> out = simulate(unipc(sde, score, order=3), key, x, uniform_grid(sde, 10))
+    >>> out = simulate(key, unipc(sde, score, order=3), x, uniform_grid(sde, 10))
     """
     if order not in (1, 2, 3):
         raise ValueError(f"order must be 1, 2 or 3, got {order}")
@@ -88,4 +88,4 @@ def unipc(
         x = ex.exponential_step(x, move, clean, extra)
         return StepOut(x, x), ex.remember(past, clean, move.h)
 
-    return Step(update, 1, init)
+    return Step(init, update, 1)

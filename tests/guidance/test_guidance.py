@@ -166,7 +166,7 @@ def test_every_sampler_draws_the_conditional(name):
     make, n = STEPS[name]
     guided = classifier_guidance(sde, DATA.score(sde), DATA.logits(sde), 0)
     grid = uniform_grid(sde, n) if name == "pc" else karras_grid(sde, n)
-    run = jax.jit(lambda key, x: simulate(make(sde, guided), key, x, grid).x)
+    run = jax.jit(lambda key, x: simulate(key, make(sde, guided), x, grid).x)
     x = np.asarray(run(jax.random.key(1), sde.prior_sample(jax.random.key(0), (8000, 2))))
     np.testing.assert_allclose(x.mean(axis=0), DATA.means[0], atol=0.03)
     np.testing.assert_allclose(np.cov(x.T), DATA.covs[0], atol=0.03)

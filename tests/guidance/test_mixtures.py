@@ -14,7 +14,6 @@ from scipy.integrate import solve_ivp
 
 from score_jax import samplers as sm
 from score_jax.metrics import sliced_wasserstein
-from score_jax.score import denoise
 from score_jax.sde import VE, VP, CosineVP, LinearVE, SubVP, from_betas, time_of_log_snr
 
 SDES = {
@@ -99,9 +98,9 @@ def stepped(make, n, grid=sm.log_snr_grid, **options):
     """run(sde, score, key, z, t0) -> (x, nfe): n steps and Tweedie's formula."""
 
     def run(sde, score, key, z, t0):
-        end = functools.partial(denoise, sde, score)
+        end = sm.tweedie(sde, score)
         step = make(sde, score, **options)
-        out = sm.simulate(step, key, z, grid(sde, n, t0=t0), denoise=end)
+        out = sm.simulate(key, step, z, grid(sde, n, t0=t0), final_denoising=end)
         return out.x, out.nfe
 
     return run

@@ -3,6 +3,8 @@
 Each entry makes a Step of (sde, score); those in EXACT draw no noise.
 """
 
+import jax.numpy as jnp
+
 from score_jax import samplers as sm
 
 GRID = sm.song_grid(20, 0.1)
@@ -39,3 +41,8 @@ STEPS = {
     ),
 }
 EXACT = {name for name in STEPS if name.endswith("ode")} | {"identity", "empty_chain"}
+
+
+def move(step, key, x, t, t_next):
+    """One update of a step from t to t_next, as the first of a run: `StepOut`."""
+    return step.update(key, x, t, t_next, step.init(x, jnp.stack([jnp.asarray(t), t_next])))[0]

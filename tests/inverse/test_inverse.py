@@ -41,7 +41,6 @@ from score_jax.samplers import (
     simulate,
     uniform_grid,
 )
-from score_jax.score import denoise
 from score_jax.sde import VE, VP, SubVP
 
 SDE = VP()
@@ -70,8 +69,8 @@ def run(conditional, make, grid, sde=SDE, num=NUM, seed=0):
     @jax.jit
     def draw(key, x):
         step = conditional.step(make(sde, conditional))
-        last = functools.partial(denoise, sde, conditional)
-        return conditional.finish(simulate(step, key, x, grid, denoise=last).x)
+        last = tweedie(sde, conditional)
+        return conditional.finish(simulate(key, step, x, grid, final_denoising=last).x)
 
     x = sde.prior_sample(jax.random.key(seed), (num, 2))
     return np.asarray(draw(jax.random.key(seed + 1), x))
@@ -201,7 +200,7 @@ def drawn(**kwargs):
         (lambda: replacement(SDE, SCORE, given(), corrections=-1), "corrections must be"),
         (lambda: repaint(SDE, SCORE, given(), jump=0), "jump must be"),
         (lambda: repaint(SDE, SCORE, given(0.1)), "repaint is for noise_std 0"),
-        (lambda: repaint(SDE, SCORE, given()).step(dpmpp_2m(SDE, SCORE)), "remembers nothing"),
+        (lambda: repaint(SDE, SCORE, given()).step(dpmpp_2m(SDE, SCORE)), "without a state"),
         (lambda: exact_posterior(PAIR, given(num=2)), "y must be of one example"),
         (drawn(grid=GRID, num=2), "one entry, or one for each of the num=2"),
         (drawn(grid=[0.1, 0.5]), "grid must decrease"),

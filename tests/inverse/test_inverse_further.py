@@ -90,7 +90,7 @@ def test_a_mixture_with_two_ends_keeps_both():
 def test_the_end_may_keep_its_noise():
     out = posterior_sample(
         jax.random.key(0), SDE, SCORE, given(num=1), replacement, grid=from_time(GRID, 0.9)[:50],
-        sampler=stepwise(ancestral, finish=as_it_is), num=200, chunk=200, progress=False,
+        sampler=stepwise(ancestral, final_denoising=as_it_is), num=200, chunk=200, progress=False,
     )  # fmt: skip
     np.testing.assert_array_equal(out.x[:, 0], 1.0)
     assert out.x[:, 1].std() > 0.3

@@ -30,9 +30,9 @@ from score_jax.samplers import (
     flow,
     log_snr_grid,
     simulate,
+    tweedie,
     uniform_grid,
 )
-from score_jax.score import denoise
 from score_jax.sde import VE
 from tests.inverse.test_inverse import FIRST, GRID, SCORE, SDE, SHORT, given
 
@@ -44,11 +44,11 @@ def test_denoising_leaves_no_noise_in_what_was_not_known():
     y = Measurement(FIRST, jnp.full((500, 2), value))
     grid = uniform_grid(sde, 50, t0=0.3)
     left = float(sde.std(0.3))  # 0.08
-    last = functools.partial(denoise, sde, score)
+    last = tweedie(sde, score)
     step = replacement(sde, score, y).step(ancestral(sde, score))
     x = sde.prior_sample(jax.random.key(0), (500, 2))
-    noisy = simulate(step, jax.random.key(1), x, grid)
-    clean = simulate(step, jax.random.key(1), x, grid, denoise=last)
+    noisy = simulate(jax.random.key(1), step, x, grid)
+    clean = simulate(jax.random.key(1), step, x, grid, final_denoising=last)
     # Both, at the level after the step.
     np.testing.assert_allclose(noisy.x.std(axis=0), left, rtol=0.15)
     np.testing.assert_allclose(clean.x, value, atol=1e-5)
@@ -57,7 +57,9 @@ def test_denoising_leaves_no_noise_in_what_was_not_known():
     t, t_next = jnp.asarray(0.5), jnp.asarray(0.4)
     x = value + sde.std(t) * jax.random.normal(jax.random.key(4), (500, 2))
     wrapped = step.update(jax.random.key(3), x, t, t_next, step.init(x, grid))[0]
-    bare = ancestral(sde, score).update(jax.random.split(jax.random.key(3), 3)[0], x, t, t_next)
+    bare, _ = ancestral(sde, score).update(
+        jax.random.split(jax.random.key(3), 3)[0], x, t, t_next, ()
+    )
     np.testing.assert_array_equal(wrapped.x_mean[:, 1], bare.x_mean[:, 1])
     np.testing.assert_array_equal(wrapped.x[:, 1], bare.x[:, 1])
     assert float(jnp.abs(wrapped.x[:, 1] - wrapped.x_mean[:, 1]).mean()) > 0.01
@@ -69,7 +71,7 @@ def test_kept_noise_follows_the_flow():
     y = given(num=50)
     x = SDE.prior_sample(jax.random.key(0), (50, 2))
     step = replacement(SDE, SCORE, y, fresh=False).step(ddim(SDE, SCORE))
-    out = simulate(step, jax.random.key(1), x, SHORT, save_every=10)
+    out = simulate(jax.random.key(1), step, x, SHORT, save_every=10)
     times = np.asarray(SHORT)[10::10]
     z = (x[:, 0] - SDE.mean_coeff(1.0)) / SDE.std(1.0)
     for t, state in zip(map(float, times), out.trajectory, strict=True):

@@ -29,10 +29,11 @@ def rows():
     """Euler with few and many steps, an adaptive solver, and noise."""
     key = jax.random.key(1)
     latents = sm.sample(
-        key, SDE, SCORE, SHAPE, sm.stepwise(lambda sde, score: sm.chain(), finish=sm.as_it_is),
-        [1.0, T0], progress=False,
+        key, SDE, SCORE, SHAPE,
+        sampler=sm.stepwise(lambda sde, score: sm.chain(), final_denoising=sm.as_it_is),
+        grid=[1.0, T0], progress=False,
     ).x  # fmt: skip
-    euler = sm.stepwise(sm.euler_maruyama, ode=True, finish=sm.as_it_is)
+    euler = sm.stepwise(sm.euler_maruyama, ode=True, final_denoising=sm.as_it_is)
     grid = functools.partial(sm.uniform_grid, SDE, t0=T0)
     data = MEAN + STD * np.random.default_rng(0).normal(size=(4000, 2))
     found = compare_samplers(
@@ -40,10 +41,10 @@ def rows():
         {
             "euler 10": Candidate(euler, grid(10), True),
             "euler 40": Candidate(euler, grid(40), True),
-            "ode": Candidate(sm.flow(rtol=1e-5, atol=1e-5, finish=sm.as_it_is), grid(1), True),
+            "ode": Candidate(sm.flow(rtol=1e-5, atol=1e-5, final_denoising=sm.as_it_is), grid(1), True),
             "em": Candidate(sm.euler_maruyama, grid(100)),
             "nothing": Candidate(
-                sm.stepwise(sm.euler_maruyama, finish=sm.as_it_is), [1.0, 0.999]
+                sm.stepwise(sm.euler_maruyama, final_denoising=sm.as_it_is), [1.0, 0.999]
             ),
         },
         exact=flow_of(latents), repeats=3, progress=False,

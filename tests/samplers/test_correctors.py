@@ -1,5 +1,6 @@
 """Langevin correctors and dynamics: their laws, the sizes of their moves, where they stand in a chain."""
 
+import functools
 import math
 
 import jax
@@ -10,6 +11,7 @@ import pytest
 from score_jax import samplers as sm
 from score_jax.sde import VE, VP, SubVP
 from tests.helpers.closed_form import isotropic
+from tests.helpers.every_step import move
 
 SDES = {"vp": VP(), "subvp": SubVP(), "ve": VE(0.01, 10.0)}
 T = jnp.float32(0.4)
@@ -45,7 +47,7 @@ def test_step_sizes_by_hand(noise):
     }
     for ratio, want in wanted.items():
         step = sm.langevin(VP(), constant, snr=0.5, ratio=ratio)
-        out = step.update(jax.random.key(0), x, T, T)
+        out = move(step, jax.random.key(0), x, T, T)
         np.testing.assert_allclose(size(out, x), want, rtol=1e-6)
         moved = np.sqrt(2 * want)[:, None] * noise
         np.testing.assert_allclose(out.x - out.x_mean, moved, rtol=1e-5, atol=1e-7)
@@ -56,7 +58,7 @@ def test_annealed_step_size_is_that_of_the_level(name, noise):
     """e = 2 (snr s)^2: with snr 0.5 the noise of a move is s itself."""
     sde, x = SDES[name], jnp.zeros((3, 2))
     step = sm.annealed_langevin(sde, constant, snr=0.5)
-    out = step.update(jax.random.key(0), x, T, T)
+    out = move(step, jax.random.key(0), x, T, T)
     np.testing.assert_allclose(out.x - out.x_mean, float(sde.std(T)) * noise, rtol=1e-5)
     np.testing.assert_allclose(size(out, x), 0.5 * float(sde.std(T)) ** 2, rtol=1e-5)
 
@@ -64,7 +66,7 @@ def test_annealed_step_size_is_that_of_the_level(name, noise):
 def test_a_ratio_of_ones_own(noise):
     x = jnp.zeros((3, 2))
     step = sm.langevin(VP(), constant, snr=0.5, ratio=lambda z, g: jnp.float32(2.0))
-    np.testing.assert_allclose(size(step.update(jax.random.key(0), x, T, T), x), 2.0)
+    np.testing.assert_allclose(size(move(step, jax.random.key(0), x, T, T), x), 2.0)
 
 
 @pytest.mark.parametrize("ratio", [sm.per_batch, sm.per_sample, sm.root_dim])
@@ -72,7 +74,7 @@ def test_a_score_of_zero_moves_nothing(ratio):
     """No direction, no move; and finite derivatives, for whoever differentiates through it."""
     step = sm.langevin(VP(), lambda x, t: 0.0 * x, ratio=ratio)
     x = jnp.asarray([[1.0, -2.0], [0.5, 3.0]])
-    out = step.update(jax.random.key(0), x, T, T)
+    out = move(step, jax.random.key(0), x, T, T)
     np.testing.assert_array_equal(out.x, x)
     np.testing.assert_array_equal(out.x_mean, x)
 
@@ -81,7 +83,7 @@ def test_one_zero_score_does_not_touch_its_neighbours():
     field = jnp.asarray([[0.0, 0.0], [0.0, 1.0]])
     x = jnp.ones((2, 2))
     step = sm.langevin(VP(), lambda x, t: field, ratio=sm.per_sample)
-    out = step.update(jax.random.key(0), x, T, T)
+    out = move(step, jax.random.key(0), x, T, T)
     np.testing.assert_array_equal(out.x[0], x[0])
     assert np.isfinite(out.x).all() and float(jnp.abs(out.x[1] - x[1]).max()) > 0
 
@@ -92,7 +94,7 @@ def test_per_sample_does_not_see_the_neighbours():
     wild = x.at[0].multiply(50.0)
     for ratio, same in ((sm.per_sample, True), (sm.per_batch, False)):
         step = sm.langevin(VP(), score, ratio=ratio)
-        a, b = (step.update(jax.random.key(1), v, T, T).x[1:] for v in (x, wild))
+        a, b = (move(step, jax.random.key(1), v, T, T).x[1:] for v in (x, wild))
         assert bool(jnp.array_equal(a, b)) == same
 
 
@@ -104,7 +106,7 @@ def test_annealed_langevin_reaches_its_stationary_law(name):
     v = m**2 * 0.5**2 + s**2
     snr = 0.3 * math.sqrt(v) / s
     step = sm.annealed_langevin(sde, isotropic(sde, 0.8, 0.5), snr=snr, n_steps=60)
-    out = jax.jit(step.update)(jax.random.key(0), jnp.zeros((8192, 2)), T, T).x
+    out = jax.jit(functools.partial(move, step))(jax.random.key(0), jnp.zeros((8192, 2)), T, T).x
     e = 2 * (snr * s) ** 2
     error = math.sqrt(v / 16384)
     assert float(out.mean()) == pytest.approx(m * 0.8, abs=5 * error)
@@ -124,7 +126,7 @@ def test_before_and_behind_the_predictor():
     behind = sm.chain(sm.reverse_diffusion(sde, score), sm.at_next(sm.langevin(sde, score)))
     none = sm.chain(sm.identity(sde, score), sm.ancestral(sde, score), sm.identity(sde, score))
     for step, want in ((first, [0.5, 0.5]), (behind, [0.5, 0.25]), (none, [0.5])):
-        step.update(jax.random.key(0), x, jnp.float32(0.5), jnp.float32(0.25))
+        move(step, jax.random.key(0), x, jnp.float32(0.5), jnp.float32(0.25))
         assert seen == want and step.nfe == len(want)
         seen.clear()
 
@@ -135,12 +137,12 @@ def test_langevin_dynamics_visits_every_level(noise):
     grid = [1.0, 0.5, 1e-6]  # s = 1, 0.1, 0.01
     for anneal, want in ((True, 2 * (1e4 + 1e2 + 1)), (False, 2 * 3)):
         step = sm.langevin_dynamics(sde, constant, epsilon=1e-4, n_steps=2, anneal=anneal)
-        out = sm.simulate(step, jax.random.key(0), x, grid)
+        out = sm.simulate(jax.random.key(0), step, x, grid)
         total = want * 0.5e-4 * FIELD + want_noise(want, anneal) * noise
         np.testing.assert_allclose(out.x, total, rtol=2e-4)
         assert out.nfe == 6
         inner = sm.at_next(step)
-        assert inner.nfe == step.nfe and inner.init is not None
+        assert inner.nfe == step.nfe
 
 
 def want_noise(want, anneal):
@@ -154,7 +156,7 @@ def test_langevin_dynamics_samples_the_ncsn_way():
     sde = VE(0.05, 5.0)
     step = sm.langevin_dynamics(sde, isotropic(sde, 0.8, 0.5), epsilon=5e-4, n_steps=100)
     grid = np.linspace(1.0, 1e-3, 10)
-    draw = jax.jit(lambda key, x: sm.simulate(step, key, x, grid))
+    draw = jax.jit(lambda key, x: sm.simulate(key, step, x, grid))
     x = 5 * jax.random.normal(jax.random.key(1), (4096, 2))
     out = draw(jax.random.key(0), x)
     assert out.nfe == 1000

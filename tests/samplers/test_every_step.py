@@ -9,7 +9,7 @@ from score_jax import samplers as sm
 from score_jax.sde import VE, VP, SubVP
 from score_jax.types import Step
 from tests.helpers.closed_form import isotropic
-from tests.helpers.every_step import EXACT, STEPS
+from tests.helpers.every_step import EXACT, STEPS, move
 
 SDES = {"vp": VP(0.1, 5.0), "subvp": SubVP(0.1, 5.0), "ve": VE(0.01, 10.0)}
 TIMES = np.float32([1.0, 0.7, 0.4, 0.2])
@@ -49,7 +49,7 @@ def test_cost_compilation_and_vmap(step):
     @jax.jit
     def sample(keys, x, grid):
         traces.append(1)
-        run = lambda key, x: sm.simulate(made, key, x, grid)
+        run = lambda key, x: sm.simulate(key, made, x, grid)
         first = run(keys[0], x[0])
         return first, first.nfe
 
@@ -64,7 +64,7 @@ def test_cost_compilation_and_vmap(step):
 
     plain = STEPS[step](sde, isotropic(sde, 0.8, 0.5))
     both = jax.jit(
-        jax.vmap(lambda key, x: sm.simulate(plain, key, x, TIMES * 0.9), in_axes=(0, 0))
+        jax.vmap(lambda key, x: sm.simulate(key, plain, x, TIMES * 0.9), in_axes=(0, 0))
     )(keys(), x)
     np.testing.assert_allclose(both.x[0], out.x, rtol=2e-5, atol=2e-5)
     np.testing.assert_allclose(both.x_mean[0], out.x_mean, rtol=2e-5, atol=2e-5)
@@ -82,7 +82,7 @@ def test_on_the_other_sdes(name, step):
     t, t_next = jnp.float32(0.7), jnp.float32(0.55)
     for shape, dtype in (((4, 3), jnp.float32), ((2, 2, 2, 1), jnp.bfloat16)):
         x = jax.random.normal(jax.random.key(1), shape, dtype)
-        one, two = (made.update(jax.random.key(k), x, t, t_next) for k in (1, 2))
+        one, two = (move(made, jax.random.key(k), x, t, t_next) for k in (1, 2))
         assert one.x.shape == one.x_mean.shape == shape
         assert one.x.dtype == one.x_mean.dtype == dtype
         assert np.isfinite(np.asarray(one.x, np.float32)).all()
@@ -99,7 +99,7 @@ def test_a_score_of_another_shape_is_refused_while_tracing(last):
     wrong = lambda x, t: jnp.ones(last)
     ends = {"t_from": 1.0, "t_to": 0.1}
     moves = {
-        name: lambda make=make: sm.simulate(make(sde, wrong), key, x, TIMES)
+        name: lambda make=make: sm.simulate(key, make(sde, wrong), x, TIMES)
         for name, make in (STEPS | FEW_STEPS).items()
         if name not in ("identity", "empty_chain")
     }
@@ -108,11 +108,13 @@ def test_a_score_of_another_shape_is_refused_while_tracing(last):
         sde, wrong, x, coordinate=sm.IN_LOG_NOISE, **ends
     )
     moves["adaptive"] = lambda: sm.adaptive_multistep(sde, wrong, x, **ends)
-    moves["diffrax"] = lambda: sm.diffrax_sde(sde, wrong, key, x, TIMES)
-    for name, move in moves.items():
+    moves["diffrax"] = lambda: sm.diffrax_sde(key, sde, wrong, x, TIMES)
+    for name, tried in moves.items():
         with pytest.raises(ValueError, match=r"score must return the shape of x, \(4, 2\)"):
-            jax.eval_shape(move)
+            jax.eval_shape(tried)
             pytest.fail(f"{name} took a score of shape {last}")
     sampler = sm.euler_maruyama
     with pytest.raises(ValueError, match="score must return the shape of x"):
-        sm.sample(key, sde, lambda x, t: x[:, :1], (4, 2), sampler, TIMES, progress=False)
+        sm.sample(
+            key, sde, lambda x, t: x[:, :1], (4, 2), sampler=sampler, grid=TIMES, progress=False
+        )

@@ -10,10 +10,10 @@ import pytest
 
 from score_jax import samplers as sm
 from score_jax.samplers import exponential as ex
-from score_jax.score import denoise
 from score_jax.sde import VE, VP, SubVP, from_marginals, log_snr, time_of_log_snr
-from score_jax.types import Step, with_memory
+from score_jax.types import Step
 from tests.helpers.closed_form import Mixture, isotropic
+from tests.helpers.every_step import move
 
 SDES = {"vp": VP(), "subvp": SubVP(), "ve": VE(sigma_max=100.0)}
 MEAN, STD = 0.7, 0.4
@@ -50,16 +50,15 @@ def snr_grid(sde, n, t0):
 
 def runner(step):
     """The loop that `simulate` scans, with the step compiled once for all numbers of steps."""
-    inner = with_memory(step)
 
     @jax.jit
-    def update(seed, i, x, t, t_next, memory):
-        return inner.update(jax.random.fold_in(jax.random.key(seed), i), x, t, t_next, memory)
+    def update(seed, i, x, t, t_next, state):
+        return step.update(jax.random.fold_in(jax.random.key(seed), i), x, t, t_next, state)
 
     def run(x, grid, seed=3):
-        memory, times = inner.init(x, jnp.asarray(grid)), np.asarray(grid)
+        state, times = step.init(x, jnp.asarray(grid)), np.asarray(grid)
         for i in range(len(times) - 1):
-            out, memory = update(seed, i, x, times[i], times[i + 1], memory)
+            out, state = update(seed, i, x, times[i], times[i + 1], state)
             x = out.x
         return x
 
@@ -174,7 +173,7 @@ def test_ddim_is_exact_in_one_step_for_a_point(name, eta):
     t, t_next = jnp.float32(0.9), jnp.float32(0.3)
     x = sde.mean_coeff(t) * MEAN + sde.std(t) * jax.random.normal(jax.random.key(0), (40_000, 1))
     step = sm.ddim(sde, isotropic(sde, MEAN, 0.0), eta=eta)
-    out = step.update(jax.random.key(1), x, t, t_next)
+    out = move(step, jax.random.key(1), x, t, t_next)
     s = float(sde.std(t_next))
     assert float(out.x.mean()) == pytest.approx(float(sde.mean_coeff(t_next)) * MEAN, abs=0.02 * s)
     assert float(out.x.std()) == pytest.approx(s, rel=0.015)
@@ -217,7 +216,7 @@ def test_cost_and_compile_once(solver):
     @jax.jit
     def sample(key, x, grid):
         traces.append(1)
-        return sm.simulate(step, key, x, grid)
+        return sm.simulate(key, step, x, grid)
 
     x = sde.prior_sample(jax.random.key(0), (2, 3))
     assert isinstance(step, Step)
@@ -236,7 +235,7 @@ def test_scan_vmap_and_any_rank(solver):
     grid = snr_grid(sde, 4, 0.1)
     x = sde.prior_sample(jax.random.key(0), (2, 3, 2, 2, 1))
     keys = jnp.stack([jax.random.key(3), jax.random.key(4)])
-    out = jax.jit(jax.vmap(lambda k, x: sm.simulate(step, k, x, grid).x))(keys, x)
+    out = jax.jit(jax.vmap(lambda k, x: sm.simulate(k, step, x, grid).x))(keys, x)
     loop = runner(step)
     for i in range(2):
         np.testing.assert_allclose(out[i], loop(x[i], grid, 3 + i), rtol=2e-5, atol=2e-6)
@@ -251,7 +250,7 @@ def test_float32_keeps_its_digits_over_many_short_steps(name):
     with jax.enable_x64(True):
         grid = np.asarray(snr_grid(sde, 1000, t0), np.float32)
     z = sde.prior_sample(jax.random.key(0), (16, 1))
-    out = jax.jit(lambda x: sm.simulate(step, jax.random.key(0), x, grid).x)(z)
+    out = jax.jit(lambda x: sm.simulate(jax.random.key(0), step, x, grid).x)(z)
     exact = flow(sde, z, jnp.float32(1.0), jnp.float32(t0))
     np.testing.assert_allclose(out, exact, rtol=1e-4, atol=2e-5)
 
@@ -302,7 +301,7 @@ def test_what_the_solvers_have_in_common():
     # With `lower_at_end` the last step is DDIM from where the other steps led.
     lower = sm.dpmpp_2m(sde, score, lower_at_end=True)
     before = run(sm.dpmpp_2m(sde, score), grid[:-1])
-    want = first.update(jax.random.key(0), before, grid[-2], grid[-1]).x
+    want = move(first, jax.random.key(0), before, grid[-2], grid[-1]).x
     same(run(lower), want)
     # A chain with the identity changes nothing: the memory and the correction survive.
     uni = sm.unipc(sde, score, order=3)
@@ -316,9 +315,9 @@ def test_unipc_keeps_what_others_did_to_its_state():
     both = sm.chain(sm.langevin(sde, score, snr=0.25, n_steps=2), sm.unipc(sde, score))
     # Far from the law at first: only the corrector can mend it.
     x = 3.0 * jax.random.normal(jax.random.key(0), (4096, 2))
-    out = jax.jit(lambda x: sm.simulate(both, jax.random.key(1), x, snr_grid(sde, 60, 0.02)).x)(x)
+    out = jax.jit(lambda x: sm.simulate(jax.random.key(1), both, x, snr_grid(sde, 60, 0.02)).x)(x)
     wrong = jax.jit(
-        lambda x: sm.simulate(sm.unipc(sde, score), jax.random.key(1), x, snr_grid(sde, 60, 0.02)).x
+        lambda x: sm.simulate(jax.random.key(1), sm.unipc(sde, score), x, snr_grid(sde, 60, 0.02)).x
     )(x)
     std = float(jnp.hypot(sde.mean_coeff(0.02) * STD, sde.std(0.02)))
     assert float(wrong.std()) > 2 * std
@@ -337,7 +336,7 @@ def test_ddim_encodes_and_decodes(name):
     for n in (100, 200):
         grid = snr_grid(sde, n, 0.05)
         z, nfe = jax.jit(lambda x, g: sm.ddim_encode(sde, score, x, g))(start, grid)
-        back = jax.jit(lambda z, g: sm.simulate(sm.ddim(sde, score), jax.random.key(0), z, g).x)
+        back = jax.jit(lambda z, g: sm.simulate(jax.random.key(0), sm.ddim(sde, score), z, g).x)
         assert nfe == n
         scale = float(sde.std(1.0))
         misses.append(float(jnp.abs(z - flow(sde, start, 0.05, 1.0)).max()) / scale)
@@ -365,8 +364,8 @@ def test_the_last_step_of_edm_is_tweedie():
     score = isotropic(sde, MEAN, 0.0)
     x = sde.prior_sample(jax.random.key(0), (4, 2))
     out = sm.simulate(
-        sm.heun(sde, score), jax.random.key(0), x, snr_grid(sde, 4, 0.01),
-        denoise=functools.partial(denoise, sde, score),
+        jax.random.key(0), sm.heun(sde, score), x, snr_grid(sde, 4, 0.01),
+        final_denoising=sm.tweedie(sde, score),
     )  # fmt: skip
     assert out.nfe == 2 * 5 - 1
     np.testing.assert_allclose(out.x, np.full((4, 2), MEAN), rtol=1e-4)

@@ -47,7 +47,7 @@ def test_every_named_sampler_draws_and_costs_what_is_said(name):
     steps = {"song": 30, "langevin": 20}.get(name, 12)
     c = SampleConfig(sampler=name, steps=steps, epsilon=1e-3, t0=1e-2)
     out = sample(
-        jax.random.key(0), SDE, SCORE, (64, 2), samplers.make(c), samplers.make_grid(c, SDE),
+        jax.random.key(0), SDE, SCORE, (64, 2), sampler=samplers.make(c), grid=samplers.make_grid(c, SDE),
         progress=False, chunk=64, devices=jax.devices()[:1],
     )  # fmt: skip
     assert out.x.mean() == pytest.approx(0.3, abs=0.2)
@@ -66,7 +66,7 @@ def test_thresholds_keep_what_is_said_of_the_data_in_its_range():
     c = SampleConfig(threshold="static", sampler="ddim", steps=4)
     score = samplers.thresholded(c, SDE, isotropic(SDE, 3.0, 0.1), -1.0, 1.0)
     out = sample(
-        jax.random.key(0), SDE, score, (2, 2), samplers.make(c), samplers.make_grid(c, SDE),
+        jax.random.key(0), SDE, score, (2, 2), sampler=samplers.make(c), grid=samplers.make_grid(c, SDE),
         progress=False,
     )  # fmt: skip
     np.testing.assert_allclose(out.x, np.ones((2, 2)), atol=1e-5)

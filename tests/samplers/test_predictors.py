@@ -15,6 +15,7 @@ from score_jax import samplers as sm
 from score_jax.score import denoise
 from score_jax.sde import VE, VP, CosineVP, LinearVE, SubVP, from_betas, from_marginals
 from tests.helpers.closed_form import isotropic
+from tests.helpers.every_step import move
 from tests.helpers.golden_files import golden
 
 SDES = {
@@ -51,7 +52,7 @@ def affine(make, sde, mean, std, t, t_next):
     @jax.jit
     @jax.vmap
     def read(t, t_next):
-        out = step.update(jax.random.key(0), jnp.asarray([[0.0], [1.0]]), t, t_next)
+        out = move(step, jax.random.key(0), jnp.asarray([[0.0], [1.0]]), t, t_next)
         zero, one = out.x_mean[:, 0]
         return one - zero, zero, (out.x - out.x_mean)[0, 0]
 
@@ -128,12 +129,12 @@ def test_ancestral_is_the_step_of_improved_ddpm(table, x64, unit_noise):
     noise = jnp.asarray(a["model_out"][keep][..., :3], jnp.float64)
     t, t_next = jnp.asarray((index + 1) / 50), jnp.asarray(index / 50)
     score = lambda x, t: -noise / sde.std(t)[:, None, None, None]
-    out = sm.ancestral(sde, score).update(jax.random.key(0), x, t, t_next)
+    out = move(sm.ancestral(sde, score), jax.random.key(0), x, t, t_next)
     want = a["p_mean_variance/clip=False/mean"][keep]
     np.testing.assert_allclose(out.x_mean, want, rtol=2e-5, atol=2e-5)
     got = (out.x - out.x_mean)[:, 0, 0, 0]
     np.testing.assert_allclose(jnp.square(got), a["posterior_variance"][index], rtol=1e-6)
-    large = sm.ancestral(sde, score, large=True).update(jax.random.key(0), x, t, t_next)
+    large = move(sm.ancestral(sde, score, large=True), jax.random.key(0), x, t, t_next)
     got = (large.x - large.x_mean)[:, 0, 0, 0]
     np.testing.assert_allclose(jnp.square(got), betas[index], rtol=1e-6)
 
@@ -150,8 +151,10 @@ def test_tweedie_at_the_end_is_the_posterior_mean(name, x64):
     score = isotropic(sde, MEAN, STD)
     np.testing.assert_allclose(denoise(sde, score, x, t), want, rtol=1e-9)
     # As `simulate` does it, after a step that changes nothing.
-    finish = functools.partial(denoise, sde, score)
-    out = sm.simulate(sm.identity(), jax.random.key(0), x, [sde.t1, float(t)], denoise=finish)
+    finish = sm.tweedie(sde, score)
+    out = sm.simulate(
+        jax.random.key(0), sm.identity(), x, [sde.t1, float(t)], final_denoising=finish
+    )
     np.testing.assert_allclose(out.x, want, rtol=1e-9)
     assert out.nfe == 1
 
@@ -161,12 +164,12 @@ def test_reverse_diffusion_of_vp_and_ve_in_the_papers_words(x64, unit_noise):
     x, score = jnp.asarray([[0.3, -2.0]]), lambda x, t: jnp.asarray([[1.5, 0.5]])
     betas = np.linspace(0.01, 0.2, 10)
     step = sm.reverse_diffusion(from_betas(betas), score)
-    out = step.update(jax.random.key(0), x, jnp.asarray(0.7), jnp.asarray(0.6))
+    out = move(step, jax.random.key(0), x, jnp.asarray(0.7), jnp.asarray(0.6))
     beta = betas[6]
     want = (2 - np.sqrt(1 - beta)) * np.asarray(x) + beta * np.array([1.5, 0.5])
     np.testing.assert_allclose(out.x_mean, want, rtol=1e-9)
     np.testing.assert_allclose(out.x - out.x_mean, np.sqrt(beta), rtol=1e-9)
     step = sm.reverse_diffusion(LinearVE(), score)
-    out = step.update(jax.random.key(0), x, jnp.asarray(5.0), jnp.asarray(3.0))
+    out = move(step, jax.random.key(0), x, jnp.asarray(5.0), jnp.asarray(3.0))
     np.testing.assert_allclose(out.x_mean, np.asarray(x) + 16 * np.array([1.5, 0.5]), rtol=1e-12)
     np.testing.assert_allclose(out.x - out.x_mean, 4.0, rtol=1e-12)

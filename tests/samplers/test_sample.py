@@ -1,15 +1,17 @@
 """`sample`: the same pictures whatever the chunk and the devices, labels in place, nothing twice."""
 
-import functools
+import gc
+import inspect
+import weakref
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from score_jax import _batched
 from score_jax import samplers as sm
 from score_jax.samplers import sampling as module
-from score_jax.score import denoise
 from score_jax.sde import VE, VP
 from tests.docs.test_docs import run_blocks
 from tests.helpers import ROOT
@@ -36,7 +38,7 @@ def draw(sampler, num=7, **options):
     """Seven small pictures of the Gaussian."""
     shape = (num, *SHAPE[1:])
     return module.sample(
-        jax.random.key(3), SDE, SCORE, shape, sampler, GRID, progress=False, **options
+        jax.random.key(3), SDE, SCORE, shape, sampler=sampler, grid=GRID, progress=False, **options
     )
 
 
@@ -65,8 +67,8 @@ def test_sample_i_is_a_plain_simulation_with_its_own_key(alone):
     def one(i):
         prior_key, step_key = jax.random.split(jax.random.fold_in(jax.random.key(3), i))
         x = SDE.prior_sample(prior_key, (1, *SHAPE[1:]))
-        finish = functools.partial(denoise, SDE, SCORE)
-        return sm.simulate(step, step_key, x, GRID, denoise=finish)
+        finish = sm.tweedie(SDE, SCORE)
+        return sm.simulate(step_key, step, x, GRID, final_denoising=finish)
 
     for i in (0, 6):
         want = one(i)
@@ -90,7 +92,7 @@ def test_together_is_the_batch_of_the_paper(alone):
     prior_key, step_key = jax.random.split(jax.random.fold_in(jax.random.key(3), 0))
     x = SDE.prior_sample(prior_key, SHAPE)
     step = predictor_corrector(SDE, SCORE)
-    want = sm.simulate(step, step_key, x, GRID, denoise=functools.partial(denoise, SDE, SCORE))
+    want = sm.simulate(step_key, step, x, GRID, final_denoising=sm.tweedie(SDE, SCORE))
     np.testing.assert_allclose(whole.x, want.x, atol=2e-6)
 
 
@@ -101,7 +103,7 @@ def test_labels_reach_their_samples(chunk, together):
     labels = {"mean": np.array([5.0, -3, 2, 7, 11], np.float32)}
     score = lambda y: isotropic(SDE, y["mean"][:, None], 1e-3)
     out = module.sample(
-        jax.random.key(0), SDE, score, (5, 2), sm.euler_maruyama, np.linspace(1, 1e-3, 40),
+        jax.random.key(0), SDE, score, (5, 2), sampler=sm.euler_maruyama, grid=np.linspace(1, 1e-3, 40),
         y=labels, chunk=chunk, together=together, progress=False,
     )  # fmt: skip
     np.testing.assert_allclose(out.x, labels["mean"][:, None] + np.zeros((5, 2)), rtol=0.02)
@@ -120,8 +122,8 @@ def test_trajectories_end_in_the_samples_and_belong_to_them(alone):
 def test_endings(alone):
     """With and without the noise of the last step, whose size is known; Tweedie costs one more."""
     step = sm.euler_maruyama
-    ends = {f: draw(module.stepwise(step, finish=f)) for f in (module.as_it_is, module.last_mean)}
-    noise = ends[module.as_it_is].x - ends[module.last_mean].x
+    ends = {f: draw(module.stepwise(step, final_denoising=f)) for f in (sm.as_it_is, sm.last_mean)}
+    noise = ends[sm.as_it_is].x - ends[sm.last_mean].x
     t, t_next = GRID[-2], GRID[-1]
     want = float(SDE.diffusion(t)) * np.sqrt(t - t_next)
     assert noise.std() == pytest.approx(want, rel=0.25) and abs(noise.mean()) < want
@@ -145,52 +147,91 @@ def test_nfe_is_what_the_network_saw():
     for sampler in SAMPLERS.values():
         seen.clear()
         out = module.sample(
-            jax.random.key(0), SDE, score, (3, 2), sampler, GRID,
+            jax.random.key(0), SDE, score, (3, 2), sampler=sampler, grid=GRID,
             devices=jax.devices()[:1], progress=False,
         )  # fmt: skip
         assert set(seen) == {(3, 1, 2)}  # one call for the whole chunk
         assert len(seen) == out.nfe.max()
 
 
-def scaled(params, x, t):
-    """A score whose parameters are arguments."""
-    return params["w"] * SCORE(x, t)
+def test_traced_once_for_keys_grids_parameters_and_equal_samplers():
+    """The parameters of a tree are arguments; as often as for the first call, for another SDE."""
+    traced = []
 
+    def scaled(params, x, t):
+        traced.append(1)
+        return params["w"] * SCORE(x, t)
 
-def test_compiled_once_for_keys_grids_parameters_and_equal_samplers(monkeypatch):
-    compiled, lower = [], module._compile
+    def draw(i, sde):
+        return sm.sample(
+            jax.random.key(i), sde, jax.tree_util.Partial(scaled, {"w": jnp.float32(1 + i)}),
+            (4 + 4 * (i % 2), 2), sampler=sm.stepwise(sm.euler_maruyama, ode=True),
+            grid=np.linspace(1, 0.01 * (i + 1), 5), chunk=4, progress=False,
+        )  # fmt: skip
 
-    @functools.lru_cache
-    def counting(*args):
-        compiled.append(1)
-        return lower(*args)
-
-    monkeypatch.setattr(module, "_kept", counting)
-    drawn = [
-        module.sample(
-            jax.random.key(i), VE(0.01, 5.0 if i < 9 else 6.0),
-            jax.tree_util.Partial(scaled, {"w": jnp.float32(1 + i)}), (4 + 4 * (i % 2), 2),
-            module.stepwise(sm.euler_maruyama, ode=True), np.linspace(1, 0.01 * (i + 1), 5),
-            chunk=4, progress=False,
-        )
-        for i in range(10)
-    ]  # fmt: skip
-    assert len(compiled) == 2  # the last is of another SDE
+    drawn = [draw(0, VE(0.01, 5.0))]
+    once = len(traced)
+    drawn += [draw(i, VE(0.01, 5.0)) for i in range(1, 9)]
+    assert len(traced) == once > 0
+    drawn.append(draw(9, VE(0.01, 6.0)))
+    assert len(traced) == 2 * once
     assert len({out.x.tobytes() for out in drawn}) == 10
+
+
+def closure():
+    """A score that closes over an array, a weak reference to the array, and the traces of it."""
+    weights, traced = jnp.ones((1000, 1000)), []
+
+    def score(x, t):
+        traced.append(1)
+        return SCORE(x, t) * weights[0, 0]
+
+    return score, weakref.ref(weights), traced
+
+
+def test_a_closure_is_compiled_once_and_dies_with_its_arrays():
+    """Nothing holds a score or what it closes over after the caller has dropped it."""
+    score, weights, traced = closure()
+    draw_with = lambda seed: sm.sample(
+        jax.random.key(seed), SDE, score, (4, 2), sampler=sm.euler_maruyama, grid=GRID,
+        progress=False,
+    )  # fmt: skip
+    first = draw_with(0)
+    once = len(traced)
+    second = draw_with(1)
+    assert len(traced) == once > 0
+    assert second.compile_seconds < first.compile_seconds
+    alive = weakref.ref(score)
+    del score, draw_with
+    gc.collect()
+    assert alive() is None and weights() is None
+
+
+def test_parameters_of_a_tree_die_after_the_call():
+    held = jnp.ones((1000, 1000))
+    given = jax.tree_util.Partial(lambda w, x, t: SCORE(x, t) * w[0, 0], held)
+    sm.sample(
+        jax.random.key(0), SDE, given, (4, 2), sampler=sm.euler_maruyama, grid=GRID, progress=False
+    )
+    alive = weakref.ref(held)
+    del held, given
+    gc.collect()
+    assert alive() is None
 
 
 def test_devices_do_not_wait_for_each_other():
     """No collective operation in the program, not even in the loop of the adaptive solver."""
-    key, y = jax.random.key(0), None
-    plan = module._Plan(
-        SAMPLERS["ode"], SDE, module._apart(SCORE)[1], (2,), False, None, False,
-        tuple(jax.devices()),
+    drawing = module._Drawing(
+        jax.random.key(0), jnp.asarray([1.0, 0.1]), np.uint32(0), SCORE, SAMPLERS["ode"], SDE, (2,),
+        False, None, False,
     )  # fmt: skip
-    mesh = jax.sharding.Mesh(np.array(jax.devices()), (module.AXIS,))
-    place = lambda *names: jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(*names))
-    fixed = jax.device_put((key, jnp.asarray([1.0, 0.1]), []), place())
-    numbers = jax.device_put(np.arange(4, dtype=np.uint32), place(module.AXIS))
-    text = module._program(plan, (*fixed, numbers, y)).as_text()
+    mesh = jax.sharding.Mesh(np.array(jax.devices()), ("examples",))
+    run, arguments = _batched.program(module._draw, drawing, mesh)
+    numbers = jax.device_put(
+        np.arange(4, dtype=np.uint32),
+        jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("examples")),
+    )
+    text = run.lower(*arguments, numbers, None).compile().as_text()
     assert "while" in text
     for name in ("all-reduce", "all-gather", "all-to-all", "collective-permute", "reduce-scatter"):
         assert name not in text
@@ -218,14 +259,54 @@ def test_bad_input_is_named(given, named):
         module.sample(jax.random.key(0), SDE, progress=False, **options)
 
 
-def test_what_cannot_be_compared_is_compiled_each_time():
+class Net:
+    """A network by the names of its methods."""
+
+    def apply(self, params, x, noise_input):
+        return x
+
+
+MEANT = [
+    (
+        {"key": SDE, "sde": jax.random.key(0)},
+        r"key must be one typed key.*got VP.*the order is sample",
+    ),
+    ({"key": jax.random.PRNGKey(0)}, "key must be one typed key"),
+    ({"sde": SCORE, "score": SDE}, r"sde must be an SDE, such as VP\(\), got <function"),
+    ({"score": SHAPE}, r"score must be a function \(x, t\) -> array, got \(7, 2, 3, 1\)"),
+    ({"score": Net().apply}, r"got Net.apply, which needs parameters"),
+    ({"sampler": "dpmpp_2m"}, "pass score_jax.samplers.dpmpp_2m, without quotes"),
+    ({"sampler": sm.heun(SDE, SCORE)}, "got a Step: pass the factory"),
+    ({"sampler": GRID, "grid": sm.heun}, "sampler must be a Sampler or a factory.*got an array"),
+    ({"y": [0, 1, 2, 3]}, "y must be an array, got a list"),
+]
+
+
+@pytest.mark.parametrize(("given", "named"), MEANT, ids=[named[:20] for _, named in MEANT])
+def test_what_was_meant_is_said(given, named):
+    """The types of the signature are checked in the tests; users have the errors alone."""
+    options = {
+        "key": jax.random.key(0), "sde": SDE, "score": SCORE, "shape": (4, 2), "grid": GRID,
+        "sampler": sm.euler_maruyama, "progress": False,
+    } | given  # fmt: skip
+    with pytest.raises(ValueError, match=named):
+        inspect.unwrap(sm.sample)(**options)
+
+
+def test_what_cannot_be_compared_samples_too():
     """An SDE of the user's without a hash still samples."""
 
     class Mine(VP):
         __hash__ = None
 
     out = module.sample(
-        jax.random.key(0), Mine(), SCORE, (2, 2), sm.euler_maruyama, GRID, progress=False
+        jax.random.key(0),
+        Mine(),
+        SCORE,
+        (2, 2),
+        sampler=sm.euler_maruyama,
+        grid=GRID,
+        progress=False,
     )
     assert np.isfinite(out.x).all()
 

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from score_jax import samplers as sm
-from score_jax.score import denoise
 from score_jax.sde import VE, VP, SubVP
 from tests.helpers.closed_form import isotropic
+from tests.helpers.every_step import move
 
 SDES = {"vp": VP(), "subvp": SubVP(), "ve": VE(0.01, 10.0)}
 MEAN, STD = 0.8, 0.5
@@ -33,7 +33,7 @@ def run(sde, make, n_steps, *, n=4096, score=None, key=0, **kwargs):
     def sample(key):
         prior_key, step_key = jax.random.split(key)
         x = sde.prior_sample(prior_key, (n, 2))
-        return sm.simulate(make(sde, score), step_key, x, grid, **kwargs)
+        return sm.simulate(step_key, make(sde, score), x, grid, **kwargs)
 
     return sample(jax.random.key(key))
 
@@ -90,8 +90,8 @@ def test_nfe_is_what_the_network_saw():
         seen.clear()
 
     check(run(sde, STEPS["euler_maruyama"], 7, n=2, score=score))
-    finish = functools.partial(denoise, sde, score)
-    check(run(sde, STEPS["predictor_corrector"], 5, n=2, score=score, denoise=finish))
+    finish = sm.tweedie(sde, score)
+    check(run(sde, STEPS["predictor_corrector"], 5, n=2, score=score, final_denoising=finish))
     z = sde.prior_sample(jax.random.key(0), (2, 2))
     for solver in (diffrax.Tsit5(), diffrax.Dopri5(), diffrax.Heun()):
         flow = lambda z, s=solver: sm.probability_flow(
@@ -112,10 +112,10 @@ def test_simulate_is_a_loop_over_the_grid_and_keeps_the_way():
     grid = sm.uniform_grid(sde, 7, t0=0.01)
     x = sde.prior_sample(jax.random.key(0), (3, 2))
     key = jax.random.key(5)
-    out = sm.simulate(step, key, x, grid, save_every=3)
+    out = sm.simulate(key, step, x, grid, save_every=3)
     states = []
     for i in range(7):
-        moved = step.update(jax.random.fold_in(key, i), x, grid[i], grid[i + 1])
+        moved = move(step, jax.random.fold_in(key, i), x, grid[i], grid[i + 1])
         x = moved.x
         states.append(x)
     np.testing.assert_allclose(out.x, x, rtol=1e-5, atol=1e-6)
@@ -130,8 +130,8 @@ def test_denoising_takes_the_last_noise_away():
     sde = SDES["vp"]
     score = isotropic(sde, MEAN, 1e-3)
     plain = run(sde, STEPS["reverse_diffusion"], 50, score=score)
-    finish = functools.partial(denoise, sde, score)
-    clean = run(sde, STEPS["reverse_diffusion"], 50, score=score, denoise=finish)
+    finish = sm.tweedie(sde, score)
+    clean = run(sde, STEPS["reverse_diffusion"], 50, score=score, final_denoising=finish)
     assert float(plain.x.std()) > 5e-3
     assert float(clean.x.std()) < 2e-3
     assert clean.nfe == plain.nfe + 1
@@ -182,7 +182,7 @@ def test_bad_options_are_named():
         sm.power_grid(sde, 3, power=0.0)
     x = jnp.zeros((1, 2))
     with pytest.raises(ValueError, match="save_every"):
-        sm.simulate(sm.chain(), jax.random.key(0), x, [1.0, 0.5], save_every=0)
+        sm.simulate(jax.random.key(0), sm.chain(), x, [1.0, 0.5], save_every=0)
     with pytest.raises(ValueError, match="rtol must be > 0"):
         sm.probability_flow(sde, score, x, t_from=1.0, t_to=0.1, rtol=0.0)
     with pytest.raises(ValueError, match="max_steps"):

@@ -8,6 +8,7 @@ import pytest
 from score_jax import samplers as sm
 from score_jax import score as sc
 from score_jax.sde import VE, VP, CosineVP, SubVP
+from tests.helpers.every_step import move
 from tests.helpers.golden_files import golden
 from tests.helpers.port import load
 
@@ -56,7 +57,7 @@ def test_predictors(file, monkeypatch):
         given_noise(monkeypatch, ref["z"])
         step = steps(sde, score, entered_at(a["score/t"]))[name]()
         # (b,) times are not a sampler's, but the formulas take them all the same.
-        out = step.update(jax.random.key(0), jnp.asarray(x), t, t - 1e-3)
+        out = move(step, jax.random.key(0), jnp.asarray(x), t, t - 1e-3)
         for got, want in ((out.x_mean, ref["x_mean"]), (out.x, ref["x"])):
             # One time for each example, and VE's scales differ a thousandfold. Their differences of
             # sigma^2 are rounded in float32.
@@ -89,7 +90,7 @@ def test_ode_samples(file):
     @jax.jit
     def draw(z, tol):
         out = sm.probability_flow(sde, score, z, t_from=1.0, t_to=t0, rtol=tol, atol=tol)
-        end = last.update(jax.random.key(0), out.x, jnp.asarray(t0), jnp.asarray(t0) / 2)
+        end = move(last, jax.random.key(0), out.x, jnp.asarray(t0), jnp.asarray(t0) / 2)
         return (end.x_mean + 1) / 2, out.nfe
 
     want = a["ode_sample/x_denoised_unscaled01"]
@@ -110,7 +111,7 @@ def test_correctors(file, monkeypatch):
         ref = {k: a[f"corrector/{name}/{k}"] for k in ("x", "x_mean", "z", "snr")}
         given_noise(monkeypatch, *ref["z"])
         one = make(sde, score, grid, snr=float(ref["snr"]))
-        out = sm.chain(one, one).update(jax.random.key(0), jnp.asarray(a["score/x"]), t, t)
+        out = move(sm.chain(one, one), jax.random.key(0), jnp.asarray(a["score/x"]), t, t)
         for got, want in ((out.x_mean, ref["x_mean"]), (out.x, ref["x"])):
             scale = np.abs(want).max(axis=(1, 2, 3), keepdims=True)
             np.testing.assert_allclose(got / scale, want / scale, atol=2e-5, err_msg=name)
@@ -124,7 +125,7 @@ def test_discretised_coefficients_are_the_authors(name):
     keep = t > 0
     step = sm.song_reverse_diffusion(sde, lambda x, t: 0 * x, entered_at(t[keep]))
     x = jnp.ones((int(keep.sum()), 1))
-    out = step.update(jax.random.key(0), x, jnp.asarray(t[keep]), jnp.asarray(t[keep]))
+    out = move(step, jax.random.key(0), x, jnp.asarray(t[keep]), jnp.asarray(t[keep]))
     f = table[f"{name}/discretize_f"][::-1][keep]
     np.testing.assert_allclose(x - out.x_mean, f[:, None], rtol=1e-3, atol=2e-7)
     z = jax.random.normal(jax.random.key(0), x.shape, x.dtype)
@@ -142,7 +143,7 @@ def test_the_clean_step_is_close_to_theirs(name):
     ours = sm.reverse_diffusion(sde, score, ode=True)
     for i in (0, 300, 700):
         t, t_next = jnp.asarray(grid.times[i]), jnp.asarray(grid.times[i + 1])
-        a, b = (s.update(jax.random.key(0), x, t, t_next).x - x for s in (theirs, ours))
+        a, b = (move(s, jax.random.key(0), x, t, t_next).x - x for s in (theirs, ours))
         np.testing.assert_allclose(a, b, rtol=0.05)
 
 
@@ -152,7 +153,7 @@ def test_their_whole_run_as_one_scan():
     score = lambda x, t: -x
     x = jnp.asarray([[1.0, -2.0]])
     out = sm.simulate(
-        sm.song_reverse_diffusion(sde, score, grid, ode=True), jax.random.key(0), x, grid.times
+        jax.random.key(0), sm.song_reverse_diffusion(sde, score, grid, ode=True), x, grid.times
     )
     beta = np.linspace(0.1 / 40, 20 / 40, 40)[grid.index]
     want = np.prod(2 - np.sqrt(1 - beta) - 0.5 * beta)

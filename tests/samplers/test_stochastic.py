@@ -38,7 +38,7 @@ def test_nfe_is_what_the_network_saw(solver):
     seen = []
     score = counted(isotropic(MILD, 0.8, 0.5), seen)
     grid = sm.uniform_grid(MILD, 3, t0=0.1)
-    run = jax.jit(lambda key, x: sm.diffrax_sde(MILD, score, key, x, grid, solver=solver))
+    run = jax.jit(lambda key, x: sm.diffrax_sde(key, MILD, score, x, grid, solver=solver))
     x = jnp.ones((2, 3, 1))
     out, again = (jax.block_until_ready(run(jax.random.key(1), x)) for _ in range(2))
     assert out.x.shape == x.shape and out.x.dtype == x.dtype
@@ -55,16 +55,16 @@ def test_nfe_with_adaptive_steps_and_of_the_unknown():
     )
     run = jax.jit(
         lambda key, x: sm.diffrax_sde(
-            MILD, score, key, x, [1.0, 0.5, 0.1], solver=diffrax.SPaRK(), controller=control
+            key, MILD, score, x, [1.0, 0.5, 0.1], solver=diffrax.SPaRK(), controller=control
         )
     )
     out = jax.block_until_ready(run(jax.random.key(1), jnp.ones((2, 3))))
     assert int(out.nfe) == len(seen) and int(out.rejected) > 0
     plain = isotropic(MILD, 0.8, 0.5)
     other = sm.diffrax_sde(
+        jax.random.key(0),
         MILD,
         plain,
-        jax.random.key(0),
         jnp.ones((1, 1)),
         [1.0, 0.5],
         solver=diffrax.ReversibleHeun(),
@@ -81,7 +81,7 @@ def test_law_of_a_gaussian(sde):
     x = m1 * 0.8 + (m1**2 * 0.25 + s1**2) ** 0.5 * z
     grid = sm.log_snr_grid(sde, 12, t0=t0)
     score = isotropic(sde, 0.8, 0.5)
-    out = jax.jit(lambda key, x: sm.diffrax_sde(sde, score, key, x, grid).x)(jax.random.key(1), x)
+    out = jax.jit(lambda key, x: sm.diffrax_sde(key, sde, score, x, grid).x)(jax.random.key(1), x)
     m, s = float(sde.mean_coeff(t0)), float(sde.std(t0))
     assert float(out.mean()) == pytest.approx(m * 0.8, abs=0.04)
     assert float(out.std()) == pytest.approx((m**2 * 0.25 + s**2) ** 0.5, rel=0.04)
@@ -95,7 +95,7 @@ def test_strong_order_on_one_path():
     def end(n, solver):
         grid = np.linspace(1.0, 0.1, n + 1)
         return sm.diffrax_sde(
-            MILD, score, jax.random.key(3), jnp.zeros((64, 1)), grid, solver=solver,
+            jax.random.key(3), MILD, score, jnp.zeros((64, 1)), grid, solver=solver,
             resolution=1e-3,
         ).x  # fmt: skip
 
@@ -113,8 +113,8 @@ def test_strong_order_on_one_path():
 def test_bad_input_is_named():
     x, score = jnp.ones((2, 3)), isotropic(MILD, 0.8, 0.5)
     with pytest.raises(ValueError, match="grid must decrease strictly"):
-        sm.diffrax_sde(MILD, score, jax.random.key(0), x, [0.5, 1.0])
+        sm.diffrax_sde(jax.random.key(0), MILD, score, x, [0.5, 1.0])
     with pytest.raises(ValueError, match="must not start above t1"):
-        sm.diffrax_sde(MILD, score, jax.random.key(0), x, [1.5, 1.0])
+        sm.diffrax_sde(jax.random.key(0), MILD, score, x, [1.5, 1.0])
     with pytest.raises(ValueError, match="max_steps must be at least 1, got 0"):
-        sm.diffrax_sde(MILD, score, jax.random.key(0), x, [1.0, 0.5], max_steps=0)
+        sm.diffrax_sde(jax.random.key(0), MILD, score, x, [1.0, 0.5], max_steps=0)

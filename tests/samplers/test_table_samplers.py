@@ -55,7 +55,7 @@ def test_ancestral_steps_are_the_authors(name):
                 diffusion, lambda p, x, label: value, None,
                 variance=variance, clean=samplers.static(),
             )  # fmt: skip
-            return samplers.table_ancestral(diffusion, reverse).update(key, x, t, t_next)
+            return samplers.table_ancestral(diffusion, reverse).update(key, x, t, t_next, ())[0]
 
         for k, i in enumerate(g["t"]):
             key = jax.random.key(7)
@@ -90,11 +90,11 @@ def moments(variance, n=12):
     reverse = d.reverse_fn(diffusion, net, None, variance=variance)
     run = jax.jit(
         lambda key, x: samplers.simulate(
-            samplers.table_ancestral(diffusion, reverse),
             key,
+            samplers.table_ancestral(diffusion, reverse),
             x,
             samplers.table_grid(n),
-            denoise=samplers.table_denoise(diffusion, reverse),
+            final_denoising=samplers.table_denoise(diffusion, reverse),
         )
     )
     out = run(jax.random.key(1), jax.random.normal(jax.random.key(0), (40_000, 1)))
@@ -128,13 +128,15 @@ def test_a_grid_on_the_full_table_is_the_respaced_sampler():
             functools.partial(samplers.table_ddim, eta=0.5),
         ):
             step = make(diffusion, reverse)
-            got.append(samplers.simulate(step, jax.random.key(3), x, grid).x)
+            got.append(samplers.simulate(jax.random.key(3), step, x, grid).x)
     close(got[0], np.asarray(got[2]), 1e-5)
     close(got[1], np.asarray(got[3]), 1e-5)
     assert np.abs(got[0] - got[1]).max() > 1e-2
     # And a step of the cut table is the one of its exact table.
     reverse = d.reverse_fn(cut, net, None)
-    step = samplers.table_ancestral(cut, reverse).update(jax.random.key(0), x, grid[1], grid[2])
+    step = samplers.table_ancestral(cut, reverse).update(
+        jax.random.key(0), x, grid[1], grid[2], ()
+    )[0]
     i = cut.n - 2
     close(step.x_mean, np.asarray(reverse(x, jnp.array(i)).mean), 1e-5)
 
@@ -152,7 +154,7 @@ def test_the_noise_half_is_a_score_for_every_solver():
     grid = samplers.table_grid(100, samplers.even_indices(100, 12))
     x = jax.random.normal(jax.random.key(0), (6, 3))
     run = jax.jit(
-        lambda step: samplers.simulate(step, jax.random.key(1), x, grid).x, static_argnums=0
+        lambda step: samplers.simulate(jax.random.key(1), step, x, grid).x, static_argnums=0
     )
     ours = run(samplers.table_ddim(diffusion, reverse))
     theirs = run(samplers.ddim(sde, score))
@@ -182,7 +184,7 @@ def test_encoding_and_sampling_undo_each_other():
     def there_and_back(x, n):
         grid = samplers.table_grid(400, samplers.even_indices(400, n))
         z = samplers.table_encode(diffusion, reverse, x, grid).z
-        return z, samplers.simulate(step, jax.random.key(0), z, grid).x
+        return z, samplers.simulate(jax.random.key(0), step, z, grid).x
 
     (z, fine), (_, coarse) = there_and_back(x, 201), there_and_back(x, 51)
     assert float(z.std()) == pytest.approx(1.0, rel=0.1)
@@ -196,8 +198,8 @@ def test_a_table_samples_in_one_line_with_its_trajectory():
     reverse = d.reverse_fn(diffusion, gaussian_net(diffusion), None, variance=d.LEARNED)
     sampler = samplers.tablewise(samplers.table_ancestral, diffusion)
     out = samplers.sample(
-        jax.random.key(0), from_betas(diffusion.betas), reverse, (6, 3), sampler,
-        samplers.table_grid(8), save_every=1, chunk=4, progress=False,
+        jax.random.key(0), from_betas(diffusion.betas), reverse, (6, 3), sampler=sampler,
+        grid=samplers.table_grid(8), save_every=1, chunk=4, progress=False,
     )  # fmt: skip
     assert out.x.shape == (6, 3) and out.trajectory.shape == (7, 6, 3)
     assert (out.nfe == 8).all()
@@ -221,8 +223,8 @@ def test_nfe_is_what_the_network_saw():
     step = samplers.table_ancestral(diffusion, reverse)
     half = samplers.table_ddim(diffusion, reverse, eta=0.5)
     runs = {
-        "ancestral": (lambda k, x: samplers.simulate(step, k, x, grid, denoise=end).nfe, 7),
-        "ddim": (lambda k, x: samplers.simulate(half, k, x, grid).nfe, 6),
+        "ancestral": (lambda k, x: samplers.simulate(k, step, x, grid, final_denoising=end).nfe, 7),
+        "ddim": (lambda k, x: samplers.simulate(k, half, x, grid).nfe, 6),
         "table_encode": (lambda k, x: samplers.table_encode(diffusion, reverse, x, grid), 6),
         "ddim_encode": (lambda k, x: samplers.ddim_encode(sde, score, x, grid), 6),
     }

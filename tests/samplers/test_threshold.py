@@ -1,7 +1,5 @@
 """Thresholds of the denoised estimate: by hand, in any sampler, and what is refused."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -51,8 +49,8 @@ def test_a_run_stays_in_the_range():
         bounded = sm.threshold(sde, score, rule)
         out = jax.jit(
             lambda key, x, s=bounded: sm.simulate(
-                sm.ancestral(sde, s), key, x, sm.uniform_grid(sde, 20),
-                denoise=functools.partial(denoise, sde, s),
+                key, sm.ancestral(sde, s), x, sm.uniform_grid(sde, 20),
+                final_denoising=sm.tweedie(sde, s),
             )
         )(jax.random.key(1), x)  # fmt: skip
         largest = float(jnp.abs(out.x).max())

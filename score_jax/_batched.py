@@ -1,0 +1,142 @@
+"""One runner for work on many examples: in chunks, over all devices, each on its own.
+
+It serves sampling, likelihoods, losses and features. Programs are kept by `jax.jit`, and arrays are
+their arguments. A function without arguments for its arrays, such as a closure over parameters, has
+them as constants of its program, so that program is kept only for as long as the function lives.
+"""
+
+import time
+import weakref
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from tqdm import tqdm
+
+_AXIS = "examples"
+_EVERYWHERE, _DIVIDED = PartitionSpec(), PartitionSpec(_AXIS)
+
+# function -> its jitted program, which refers to the function by weak references only.
+_programs: weakref.WeakKeyDictionary[Any, Any] = weakref.WeakKeyDictionary()
+
+
+class Batched(NamedTuple):
+    """The result of `in_chunks`: a tree of NumPy arrays (n, ...), and its seconds."""
+
+    out: Any
+    seconds: float
+    compile_seconds: float
+
+
+class _Static(NamedTuple):
+    """A tree without its arrays, hashable; its functions are weak references."""
+
+    leaves: tuple[Any, ...]
+    structure: Any
+
+
+def _function(leaf: Any) -> bool:
+    weak = getattr(type(leaf), "__weakrefoffset__", 0) > 0
+    return callable(leaf) and weak and not isinstance(leaf, type)
+
+
+def _weak(leaf: Any) -> Any:
+    return weakref.ref(leaf) if _function(leaf) else leaf
+
+
+def _strong(leaf: Any) -> Any:
+    return leaf() if isinstance(leaf, weakref.ref) else leaf
+
+
+def _run(static: _Static, mesh: Mesh, arrays: list[Any], index: Any, part: Any) -> Any:
+    """Every device runs its own part and waits for no other."""
+
+    def local(arrays: list[Any], index: Any, part: Any) -> Any:
+        leaves = eqx.combine(arrays, [_strong(leaf) for leaf in static.leaves])
+        shared, function = jax.tree.unflatten(static.structure, leaves)
+        return function(shared, index, part)
+
+    return jax.shard_map(
+        local,
+        mesh=mesh,
+        in_specs=(_EVERYWHERE, _DIVIDED, _DIVIDED),
+        out_specs=_DIVIDED,
+        # Loops of adaptive solvers start from values that are the same everywhere.
+        check_vma=False,
+    )(arrays, index, part)
+
+
+def program(
+    function: Callable[[Any, Any, Any], Any], shared: Any, mesh: Mesh
+) -> tuple[Any, tuple[Any, ...]]:
+    """The jitted program of `function(shared, index, part)` over a mesh, and its first arguments."""
+    leaves, structure = jax.tree.flatten((shared, function))
+    arrays, rest = eqx.partition(leaves, eqx.is_array)
+    static = _Static(tuple(_weak(leaf) for leaf in rest), structure)
+    arrays = jax.device_put(arrays, NamedSharding(mesh, _EVERYWHERE))
+    try:
+        hash(static)
+    except TypeError:  # a record of the user's that cannot be compared: compiled for this call
+        return jax.jit(lambda *args: _run(static, mesh, *args)), (arrays,)
+    owner = next(filter(_function, rest))
+    if owner not in _programs:
+        _programs[owner] = jax.jit(lambda *args: _run(*args), static_argnums=(0, 1))
+    return _programs[owner], (static, mesh, arrays)
+
+
+def in_chunks(
+    function: Callable[[Any, Any, Any], Any],
+    shared: Any,
+    take: Callable[[np.ndarray], Any],
+    n: int,
+    *,
+    chunk: int,
+    devices: Sequence[Any] | None = None,
+    progress: bool | None = None,
+    desc: str = "example",
+) -> Batched:
+    """Run `function(shared, index, part)` on all of n examples, `chunk` at a time: `Batched`.
+
+    index (c,) holds the numbers of the examples of a chunk that fall to one device, part is
+    `take(index)`, a tree of arrays (c, ...), and the function returns a tree of arrays (c, ...). The
+    last chunk is filled up with the numbers from n on, whose results are dropped. `shared` is the same
+    everywhere: a tree whose arrays are arguments of the program, while all else in it, such as
+    functions and records, decides which program it is. No device waits for another within a chunk.
+
+    seconds is the time from the first dispatch to the last result, compile_seconds the time before.
+
+    Raises ValueError for a chunk or number of examples below 1, or no devices.
+    """
+    if chunk < 1:
+        raise ValueError(f"chunk must be at least 1, got {chunk}")
+    if n < 1:
+        raise ValueError(f"there must be at least one example, got {n}")
+    devices = jax.local_devices() if devices is None else list(devices)
+    if not devices:
+        raise ValueError("devices must hold at least one device, got none")
+    chunk = -(-min(chunk, n) // len(devices)) * len(devices)
+    mesh = Mesh(np.array(devices), (_AXIS,))
+    clock = time.perf_counter()
+    run, arguments = program(function, shared, mesh)
+
+    def dispatch(start: int) -> Any:
+        index = start + np.arange(chunk)
+        part = (index.astype(np.uint32), take(index))
+        return run(*arguments, *jax.device_put(part, NamedSharding(mesh, _DIVIDED)))
+
+    hidden = None if progress is None else not progress
+    running = dispatch(0)
+    compile_seconds = time.perf_counter() - clock
+    clock, found = time.perf_counter(), []
+    with tqdm(total=n, desc=desc, unit=desc, disable=hidden) as bar:
+        for start in range(0, n, chunk):
+            # Each chunk is fetched while the next one is computed.
+            ahead = dispatch(start + chunk) if start + chunk < n else None
+            found.append(jax.tree.map(np.asarray, running))
+            running = ahead
+            bar.update(min(chunk, n - start))
+    out = jax.tree.map(lambda *each: np.concatenate(each)[:n], *found)
+    return Batched(out, time.perf_counter() - clock, compile_seconds)
