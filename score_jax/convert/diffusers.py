@@ -14,11 +14,10 @@ import numpy as np
 import safetensors
 
 from score_jax.convert.assemble import Slot, Tree, assemble, find, same, template, transposed
-from score_jax.convert.diffusers_nets import GROUPS, FirstDDPM, WideNormNCSNpp
 from score_jax.convert.schedulers import read_scheduler
 from score_jax.convert.score_sde import CONV, DENSE, NORM, ONE, Layer, Leaf, Part
 from score_jax.convert.torch_file import read_torch
-from score_jax.nets import NCSNpp
+from score_jax.nets import DDPM, NCSNpp
 from score_jax.nets.layers import default_groups
 
 Loaded = tuple[Any, Tree, dict[str, Any]]
@@ -48,7 +47,10 @@ DEFAULTS = {
     "num_class_embeds": None, "out_channels": 3, "resnet_time_scale_shift": "default",
     "sample_size": None, "time_embedding_type": "positional", "upsample_type": "conv",
 }  # fmt: skip
-# What both networks ask of the fields, and what each does.
+# diffusers has this number of groups in the norms of attention, and in those before it on the way up,
+# where score_sde has min(channels // 4, 32).
+GROUPS = 32
+# The fields' values that both networks need, and those that each needs.
 BOTH: dict[str, tuple[Any, ...]] = {
     "act_fn": ("silu", "swish"), "add_attention": (True,), "attention_head_dim": (None,),
     "attention_legacy_order": (False,), "class_embed_type": (None,), "downsample_type": ("conv",),
@@ -131,12 +133,12 @@ def _network(config: Mapping[str, Any], path: Path) -> tuple[Any, tuple[int, ...
     }
     shape = (height, width, config["in_channels"])
     if names is PLAIN:
-        return FirstDDPM(**fields, groups=config["norm_num_groups"]), shape
+        return DDPM(**fields, norm_groups=config["norm_num_groups"], attend_every_block=True), shape
     usual = all(
         default_groups(w) == GROUPS for w, attends in zip(widths, attended, strict=True) if attends
     )
-    make = NCSNpp if usual else WideNormNCSNpp
-    return make(
+    fields |= {"attention_groups": None if usual else GROUPS}
+    return NCSNpp(
         **fields, block="biggan", embedding="fourier", fir=True, progressive="output_skip",
         progressive_input="input_skip", combine="sum", skip_rescale=True, scale_by_sigma=True,
     ), shape  # fmt: skip
@@ -159,9 +161,9 @@ def _modules(module: Any) -> Iterator[Module]:
         for i in range(module.num_blocks + 1):
             yield f"{up}.resnets.{i}", f"dec{level}_{i}", BLOCK
             yield f"{up}.attentions.{i}", f"dec{level}_{i}_attention", ATTENTION
-        only = 0 if isinstance(module, NCSNpp) else module.num_blocks
+        only = module.num_blocks if module.attend_every_block else 0
         yield f"{up}.attentions.{only}", f"dec{level}_attention", ATTENTION
-        if isinstance(module, NCSNpp):
+        if module.block == "biggan":
             yield f"{down}.resnet_down", f"down{level}", BLOCK
             yield one(f"{down}.skip_conv", f"input{level}_combine", CONV)
             yield f"{up}.resnet_up", f"up{level}", BLOCK

@@ -112,9 +112,8 @@ def _layer(target: str, kind: str, layer: Layer) -> Entry:
 
 def _entries(module: Any, shapes: Tree) -> Iterator[Entry]:
     """All modules in the authors' order; which of the optional ones there are, `shapes` tells."""
-    kinds = NCSNPP_KINDS[module.block] if isinstance(module, NCSNpp) else DDPM_KINDS
-    fir = isinstance(module, NCSNpp) and module.fir
-    move = Part("Conv2d_0", FIR, "conv") if fir else Part("Conv_0", CONV, "conv")
+    kinds = DDPM_KINDS if isinstance(module, DDPM) else NCSNPP_KINDS[module.block]
+    move = Part("Conv2d_0", FIR, "conv") if module.fir else Part("Conv_0", CONV, "conv")
     block = lambda name: Entry(name, kinds.block, (*BLOCK, kinds.skip))
     attention = lambda name: Entry(name, kinds.attention, ATTENTION)
     down = lambda name: Entry(name, "Downsample", (move,)) if kinds.resample else block(name)
@@ -235,7 +234,7 @@ def _best_plan(
 
 
 def _check_module(module: Any) -> None:
-    if not isinstance(module, NCSNpp | DDPM):
+    if not isinstance(module, NCSNpp):
         raise ValueError(f"module must be an NCSNpp or a DDPM, got {type(module).__name__}")
 
 

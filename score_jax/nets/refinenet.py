@@ -1,7 +1,7 @@
 r"""Parts of the RefineNets of NCSN (arXiv:1907.05600) and NCSNv2 (arXiv:2006.09011).
 
-Each part has two forms: with `levels` None that of NCSNv2, which is not told of the noise level; with a
-number of noise levels that of NCSN, every norm of which has its scales and shifts for every level.
+Each part has two forms: with `levels` None that of NCSNv2, which is not conditioned on the noise level;
+with a number of noise levels that of NCSN, whose norms have scales and shifts for every level.
 
 InstanceNorm++ (arXiv:1907.05600, appendix A.1; mu_c, s_c^2 mean and variance of channel c over the
 places, m and v^2 mean and variance of the mu_c over the channels):
@@ -21,16 +21,16 @@ from jaxtyping import Array, Int
 
 from score_jax.nets.convolution import Image
 from score_jax.nets.layers import Conv, at_least_float32, kept
-from score_jax.nets.resample import average_down
+from score_jax.nets.resample import halve
 
 Index = Int[Array, " b"] | None
 
 
 @dataclasses.dataclass(frozen=True)
 class Style:
-    """What all parts share, handed from one to the next as one field.
+    """What all parts share, passed from one to the next as one field.
 
-    `levels` is the number of noise levels that the norms tell apart, or None. `original` does what
+    `levels` is the number of noise levels that the norms distinguish, or None. `original` does what
     the papers' PyTorch programs do where the JAX program of arXiv:2011.13456 does otherwise: corners
     are aligned in bilinear resizing, the variance of the channels' means is the unbiased one, and the
     third refining block of the smallest network is half as wide.
@@ -149,7 +149,7 @@ class RefineResBlock(nn.Module):
         if self.down:
             shortcut = {"size": 1} if pooled else spaced
             x = s.conv(self.features, "shortcut", **shortcut)(x)
-        return kept(average_down(h + x) if pooled else h + x)
+        return kept(halve(h + x) if pooled else h + x)
 
 
 class ResidualConvUnit(nn.Module):

@@ -155,7 +155,7 @@ def continuous(config):
     [
         (wrong_table, "another table of 1000 betas from 0.0001 to 0.02"),
         (continuous, "a table of betas, not the SDE 'vp'"),
-        (wrong_net(attend_every_block=False), "is a FirstDDPM, but the config's is a DDPM"),
+        (wrong_net(attend_every_block=False), "attend_every_block True, not False"),
         (wrong_net(attention=(16,)), r"attention \(8,\), not \(16,\)"),
     ],
 )

@@ -32,8 +32,8 @@ STEPS, BATCH = 4, 16
 
 
 def problem():
-    """(loss, prepare, params): a conditional MLP with dropout, stratified times, noise on the data."""
-    net = MLP(width=16, num_blocks=1, dropout=0.3)
+    """(loss, prepare, params): a conditional MLP, stratified times, noise on the data."""
+    net = MLP(width=16, num_blocks=1)
     x = jnp.zeros((1, 3))
     params = jax.jit(net.init)(jax.random.key(0), x, jnp.ones(1))
     leaves, tree = jax.tree.flatten(params)
