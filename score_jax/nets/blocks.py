@@ -31,6 +31,8 @@ from score_jax.nets.layers import (
 )
 from score_jax.nets.resample import double, fir_conv_down, fir_conv_up, fir_down, fir_up, halve
 
+Move = Literal["none", "up", "down"]
+
 
 class Names(NamedTuple):
     """The names of a network's parts in the tree of its parameters."""
@@ -163,7 +165,7 @@ class ResBlock(nn.Module):
     style: Style
     features: int
     dropout: float = 0.0
-    resample: Literal["none", "up", "down"] = "none"
+    resample: Move = "none"
     scale_shift: bool = False
     init_scale: float = 0.0  # of the last convolution
     skip_scale: float = 1.0  # of the shortcut's map

@@ -44,8 +44,8 @@ def starts(plain: bool, scale: float, fan_in: int) -> tuple[Init, Init]:
     return uniform, uniform
 
 
-def at_least_float32(x: Float[Array, "*n"]) -> Float[Array, "*n"]:
-    """Raise half precision to float32 and leave float32 and float64 as they are."""
+def at_least_float32(x: Num[Array, "*n"]) -> Float[Array, "*n"]:
+    """Raise integers and half precision to float32; leave float32 and float64 as they are."""
     return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
@@ -98,10 +98,12 @@ def sinusoids(
     """
     half = dim // 2
     last = half if cosines_first else max(half - 1, 1)
-    angle = at_least_float32(jnp.asarray(noise_input, jnp.result_type(noise_input, jnp.float32)))
     # In NumPy: a rounding error of a frequency is seen at noise inputs of a thousand.
     step = np.float32(-math.log(10_000)) / np.float32(last)
-    angle = angle[:, None] * jnp.asarray(np.exp(np.arange(half, dtype=np.float32) * step))[None]
+    angle = (
+        at_least_float32(noise_input)[:, None]
+        * jnp.asarray(np.exp(np.arange(half, dtype=np.float32) * step))[None]
+    )
     parts = [jnp.sin(angle), jnp.cos(angle)]
     embedding = jnp.concatenate(parts[::-1] if cosines_first else parts, axis=1)
     return jnp.pad(embedding, ((0, 0), (0, dim % 2)))

@@ -29,9 +29,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Num
 
 from score_jax._check import check
-from score_jax.nets.blocks import Attention, Resample, ResBlock, Style
+from score_jax.nets.blocks import Attention, Move, Resample, ResBlock, Style
 from score_jax.nets.convolution import Image
 from score_jax.nets.layers import (
+    Conv,
     FourierEmbedding,
     Levels,
     at_least_float32,
@@ -106,7 +107,7 @@ class NCSNpp(nn.Module):
             taps=self.fir_kernel if self.fir else None,
         )  # fmt: skip
 
-    def _check(self, x: Any, noise_input: Any, y: Any) -> None:
+    def _check(self, x: Array, noise_input: Array, y: Array | None) -> None:
         for field, choices in CHOICES.items():
             value, allowed = getattr(self, field), get_args(choices)
             check(field, value, value in allowed, f"one of {allowed}")
@@ -118,8 +119,8 @@ class NCSNpp(nn.Module):
         check_inputs(x, noise_input, y, self.num_classes)
 
     def _block(
-        self, features: int, name: str, resample: Any = "none", *, beside: bool = False
-    ) -> Any:
+        self, features: int, name: str, resample: Move = "none", *, beside: bool = False
+    ) -> ResBlock:
         make = nn.remat(ResBlock, static_argnums=(3,)) if self.remat else ResBlock
         return make(
             self.style, features, self.dropout, resample, init_scale=self.init_scale,
@@ -136,15 +137,13 @@ class NCSNpp(nn.Module):
     def _attends(self, h: Image) -> bool:
         return max(h.shape[1], h.shape[2]) in self.attention
 
-    def _out_conv(self, channels: int, name: str) -> Any:
+    def _out_conv(self, channels: int, name: str) -> Conv:
         # Without `dtype`: few channels cost little, and the output keeps its precision.
         return self.style.conv(channels, name, dtype=None, init_scale=self.init_scale)
 
     def _embed(self, noise_input: Array, y: Array | None) -> Array | None:
         if self.embedding == "fourier":
-            log_sigma = jnp.log(
-                at_least_float32(noise_input.astype(jnp.result_type(noise_input, jnp.float32)))
-            )
+            log_sigma = jnp.log(at_least_float32(noise_input))
             emb = FourierEmbedding(self.channels, self.fourier_scale, name="fourier")(log_sigma)
         else:
             emb = sinusoids(noise_input, self.channels)
@@ -152,7 +151,7 @@ class NCSNpp(nn.Module):
             return None
         return self.style.embed(emb, y, 4 * self.channels, self.num_classes)
 
-    def _move(self, h: Image, emb: Any, up: bool, level: int, train: bool) -> Image:
+    def _move(self, h: Image, emb: Array | None, up: bool, level: int, train: bool) -> Image:
         name, features = f"{'up' if up else 'down'}{level}", h.shape[3]
         if self.block == "ddpm":
             kept_features = features if self.resample_with_conv else None
@@ -170,7 +169,9 @@ class NCSNpp(nn.Module):
         pyramid = residual(pyramid, h, self.skip_rescale)
         return pyramid, pyramid
 
-    def _output_path(self, pyramid: Any, h: Image, level: int, channels: int) -> Any:
+    def _output_path(
+        self, pyramid: Image | None, h: Image, level: int, channels: int
+    ) -> tuple[Image, Image]:
         """One step of the progressive output: (pyramid, h) at this resolution."""
         name = f"output{level}"
         normed = lambda h: nn.silu(self.style.norm(f"{name}_norm")(h))
@@ -215,7 +216,7 @@ class NCSNpp(nn.Module):
         h = self._attention("mid_attention")(h)
         h = self._block(h.shape[3], "mid1")(h, emb, train)
 
-        output: Any = None
+        output: Image | None = None
         for level, mult in reversed(list(enumerate(self.channel_mult))):
             attends = self._attends(h)
             for i in range(self.num_blocks + 1):

@@ -18,7 +18,7 @@ A `weight` is `scale` if it has one axis, `embedding` in `label_emb`, else `kern
 """
 
 import dataclasses
-from typing import Any, Literal
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -26,7 +26,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from score_jax._check import check
-from score_jax.nets.blocks import ADM, Attention, Resample, ResBlock, Style
+from score_jax.nets.blocks import ADM, Attention, Move, Resample, ResBlock, Style
 from score_jax.nets.convolution import Volume
 from score_jax.nets.layers import check_fields, check_inputs, check_size, sinusoids
 
@@ -88,7 +88,7 @@ class UNetHalf(nn.Module):
 
     def _block(
         self, h: Array, emb: Array, features: int, name: str, train: bool,
-        resample: Literal["none", "up", "down"] = "none",
+        resample: Move = "none",
     ) -> Array:  # fmt: skip
         kind = nn.remat(ResBlock, static_argnums=(3,)) if self.remat else ResBlock
         block = kind(self.style, features, self.dropout, resample, self.scale_shift_norm, name=name)
