@@ -99,8 +99,10 @@ class Style:
         emb = self.dense(nn.silu(h), width, self.names.embed1)
         if y is None:
             return emb
-        start = {"embedding_init": nn.initializers.normal(1.0)} if self.plain_init else {}
-        return emb + nn.Embed(num_classes or 0, width, name=self.names.classes, **start)(y)
+        normal, flax = nn.initializers.normal(1.0), nn.linear.default_embed_init
+        start = normal if self.plain_init else flax
+        classes = nn.Embed(num_classes or 0, width, embedding_init=start, name=self.names.classes)
+        return emb + classes(y)
 
 
 ADM = Style(
@@ -181,7 +183,8 @@ class ResBlock(nn.Module):
         if moves:
             x, y = (resize(v, self.resample == "up", s.taps) for v in (x, y))
         y = s.conv(features, names.conv0)(y)
-        scale = shift = None
+        scale: Any = None
+        shift: Any = None
         if emb is not None:
             width = (1 + self.scale_shift) * features
             dtype = None if s.noise_in_float32 else s.dtype

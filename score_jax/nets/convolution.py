@@ -176,7 +176,7 @@ def _form(role: str, axes: int, cpu: bool) -> Form:
 
 def _mapped(form: Form, a: Array, b: Array, n: Geometry) -> Array:
     """The form for each entry of the leading axes that both operands have."""
-    each = functools.partial(form, n=n)
+    each: Callable[[Array, Array], Array] = lambda a, b: form(a, b, n)
     for _ in range(n.maps):
         each = jax.vmap(each)
     return each(a, b)

@@ -230,12 +230,10 @@ class NCSNpp(nn.Module):
                 output, h = self._output_path(output, h, level, channels)
             if level:
                 h = self._move(h, emb, True, level, train)
-        if self.progressive == "output_skip":
-            h = output
-        else:
+        if output is None or self.progressive != "output_skip":
             h = nn.silu(self.style.norm("last_norm")(h.astype(x.dtype)))
-            h = self._out_conv(channels, "last")(h)
-        h = h.astype(x.dtype)
+            output = self._out_conv(channels, "last")(h)
+        h = output.astype(x.dtype)
         return divide_by_sigma(h, noise_input, self.sigmas) if self.scale_by_sigma else h
 
 

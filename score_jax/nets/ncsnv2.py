@@ -55,15 +55,6 @@ STAGES: dict[int, tuple[tuple[tuple[str, int, int], ...], tuple[tuple[str, int],
 }
 
 
-def _check(net: Any, x: Any, noise_input: Any, y: Any) -> None:
-    check("variant", net.variant, net.variant in STAGES, f"one of {tuple(STAGES)}")
-    check_count(channels=net.channels)
-    if net.sigmas is not None:
-        noise_levels(net.sigmas)
-    check_size(x.shape, 2, sum(dilation == 1 for _, _, dilation in STAGES[net.variant][0]))
-    check_inputs(x, noise_input, y)
-
-
 def _refinenet(net: Any, style: Style, x: Image, index: Array | None) -> Image:
     """The network without the division by sigma; its modules belong to the module that calls."""
     res: Any = RefineResBlock
@@ -105,6 +96,14 @@ class _RefineNet(nn.Module):
     dtype: Any = None  # of the computation; parameters and output stay float32
     remat: bool = False  # compute every block again in the backward pass: less memory, more time
 
+    def _check(self, x: Array, noise_input: Array, y: Array | None) -> None:
+        check("variant", self.variant, self.variant in STAGES, f"one of {tuple(STAGES)}")
+        check_count(channels=self.channels)
+        if self.sigmas is not None:
+            noise_levels(self.sigmas)
+        check_size(x.shape, 2, sum(dilation == 1 for _, _, dilation in STAGES[self.variant][0]))
+        check_inputs(x, noise_input, y)
+
 
 class NCSNv2(_RefineNet):
     """RefineNet of NCSNv2: (x (b, h, w, c), noise input (b,)) -> shape of x.
@@ -130,7 +129,7 @@ class NCSNv2(_RefineNet):
         train: bool = False,
     ) -> Image:
         """Predict the score from x and the noise input; there are no classes y and no dropout."""
-        _check(self, x, noise_input, y)
+        self._check(x, noise_input, y)
         style = Style(self.activation, None, self.original, self.dtype)
         h = _refinenet(self, style, x, None)
         return divide_by_sigma(h, noise_input, self.sigmas) if self.scale_by_sigma else h
@@ -153,6 +152,14 @@ class NCSN(_RefineNet):
     scale_by_sigma: bool = False  # divide the output by sigma
     num_levels: int = 10  # number of noise levels
 
+    def _check(self, x: Array, noise_input: Array, y: Array | None) -> None:
+        super()._check(x, noise_input, y)
+        check_count(num_levels=self.num_levels)
+        if self.scale_by_sigma and (self.sigmas is None or self.sigmas[2] != self.num_levels):
+            raise ValueError(
+                f"scale_by_sigma needs sigmas of num_levels={self.num_levels}, got {self.sigmas}"
+            )
+
     @nn.compact
     def __call__(
         self,
@@ -163,12 +170,7 @@ class NCSN(_RefineNet):
         train: bool = False,
     ) -> Image:
         """Predict the score from x and the index of the noise level; there are no classes y."""
-        _check(self, x, noise_input, y)
-        check_count(num_levels=self.num_levels)
-        if self.scale_by_sigma and (self.sigmas is None or self.sigmas[2] != self.num_levels):
-            raise ValueError(
-                f"scale_by_sigma needs sigmas of num_levels={self.num_levels}, got {self.sigmas}"
-            )
+        self._check(x, noise_input, y)
         style = Style(self.activation, self.num_levels, self.original, self.dtype)
         h = _refinenet(self, style, x, noise_input.astype(jnp.int32))
         return divide_by_sigma(h, noise_input, self.sigmas) if self.scale_by_sigma else h

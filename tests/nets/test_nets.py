@@ -12,7 +12,7 @@ from jax import lax
 from score_jax.nets import MLP, NCSNpp, resample
 from score_jax.nets import convolution as cv
 from score_jax.nets.layers import GroupNorm, default_groups, sinusoids
-from tests.helpers.convolutions import xlas
+from tests.helpers.nets import forced, xlas
 from tests.helpers.port import load
 
 NAMES = [
@@ -315,4 +315,4 @@ def test_mlp_takes_any_rank():
 def test_wrong_use_is_named(fields, shape, named):
     # Not through a call: there the tests' own checks of shapes may be the first to refuse.
     with pytest.raises(ValueError, match=named):
-        TINY.clone(**fields)._check(jnp.ones(shape), jnp.ones(1), None)
+        forced(TINY, **fields)._check(jnp.ones(shape), jnp.ones(1), None)

@@ -9,6 +9,7 @@ from jax import lax
 
 from score_jax.nets import MLP, NCSNpp, resample
 from score_jax.nets.layers import GroupNorm, check_inputs
+from tests.helpers.nets import forced
 from tests.helpers.port import load
 from tests.nets.test_nets import direct_upfirdn
 
@@ -194,7 +195,8 @@ def test_mlp_starts_at_zero_and_differentiates_both_ways():
 )
 def test_wrong_fields_are_named(fields, named):
     with pytest.raises(ValueError, match=named):
-        net, x = MICRO.clone(**{"channel_mult": (1, 2)} | fields), jnp.ones((1, 4, 4, 1))
+        net, x = forced(MICRO, **{"channel_mult": (1, 2)} | fields), jnp.ones((1, 4, 4, 1))
+        net._check(x, jnp.ones(1), None)
         jax.eval_shape(net.init, jax.random.key(0), x, jnp.ones(1))
 
 

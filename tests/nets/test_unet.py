@@ -9,7 +9,7 @@ import pytest
 
 from score_jax.nets import EncoderUNet, UNet, layers
 from score_jax.nets.layers import sinusoids
-from tests.helpers.convolutions import xlas
+from tests.helpers.nets import xlas
 from tests.helpers.port_unet import load
 from tests.helpers.published_unets import PUBLISHED, network
 
