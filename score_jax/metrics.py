@@ -5,12 +5,13 @@ KID        unbiased MMD^2 with the kernel (x.y / k + 1)^3                   arXi
 sliced     mean over directions of the 1-D Wasserstein-1 distance           arXiv:1902.00434
 """
 
-from typing import Any
-
 import numpy as np
+from numpy.typing import ArrayLike
+
+from score_jax._check import check, check_count
 
 
-def _points(a: Any, b: Any, least: int = 2) -> tuple[np.ndarray, np.ndarray]:
+def _points(a: ArrayLike, b: ArrayLike, least: int = 2) -> tuple[np.ndarray, np.ndarray]:
     arrays = [np.asarray(v, np.float64) for v in (a, b)]
     for name, v in zip("ab", arrays, strict=True):
         if v.ndim != 2 or len(v) < least:
@@ -29,10 +30,11 @@ def _sqrt_psd(s: np.ndarray) -> np.ndarray:
     return (vectors * np.sqrt(np.maximum(values, 0))) @ vectors.T
 
 
-def frechet_distance(mean1: Any, cov1: Any, mean2: Any, cov2: Any) -> float:
+def frechet_distance(mean1: ArrayLike, cov1: ArrayLike, mean2: ArrayLike, cov2: ArrayLike) -> float:
     """Squared 2-Wasserstein distance of two Gaussians given by mean (k,) and covariance (k, k).
 
-    By symmetric eigenvalues: real numbers throughout, exact for singular covariances.
+    Computed from eigenvalues of symmetric matrices: all numbers are real, also for singular
+    covariances.
     """
     mean1, mean2 = np.asarray(mean1, np.float64), np.asarray(mean2, np.float64)
     cov1, cov2 = np.asarray(cov1, np.float64), np.asarray(cov2, np.float64)
@@ -48,17 +50,17 @@ def frechet_distance(mean1: Any, cov1: Any, mean2: Any, cov2: Any) -> float:
     return float(max(distance, 0.0))
 
 
-def frechet(a: Any, b: Any) -> float:
+def frechet(a: ArrayLike, b: ArrayLike) -> float:
     """Frechet distance of the Gaussians fitted to features a (n, k) and b (m, k).
 
-    With Inception features this is the FID. Biased upwards for few points: compare equal n only.
+    With Inception features this is the FID. It is biased upwards for few points: compare equal n.
     """
     a, b = _points(a, b)
     cov = lambda v: np.atleast_2d(np.cov(v, rowvar=False))
     return frechet_distance(a.mean(0), cov(a), b.mean(0), cov(b))
 
 
-def kid(a: Any, b: Any) -> float:
+def kid(a: ArrayLike, b: ArrayLike) -> float:
     """Kernel distance (squared MMD, cubic kernel) of features a (n, k) and b (m, k); unbiased."""
     a, b = _points(a, b)
     kernel = lambda u, v: (u @ v.T / a.shape[1] + 1) ** 3
@@ -66,11 +68,10 @@ def kid(a: Any, b: Any) -> float:
     return float(within(a) + within(b) - 2 * kernel(a, b).mean())
 
 
-def mmd_rbf(a: Any, b: Any, *, bandwidth: float) -> float:
+def mmd_rbf(a: ArrayLike, b: ArrayLike, *, bandwidth: float) -> float:
     """Unbiased squared MMD with the kernel exp(-|x - y|^2 / (2 bandwidth^2))."""
     a, b = _points(a, b)
-    if not bandwidth > 0:
-        raise ValueError(f"bandwidth must be > 0, got {bandwidth}")
+    check("bandwidth", bandwidth, bandwidth > 0, "> 0")
 
     def kernel(u: np.ndarray, v: np.ndarray) -> np.ndarray:
         squares = np.square(u).sum(1)[:, None] + np.square(v).sum(1)[None] - 2 * u @ v.T
@@ -89,11 +90,12 @@ def wasserstein_1d(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return (np.abs(quantile(a) - quantile(b)) * width[:, None]).sum(axis=0)
 
 
-def sliced_wasserstein(a: Any, b: Any, *, n_projections: int = 128, seed: int = 0) -> float:
+def sliced_wasserstein(
+    a: ArrayLike, b: ArrayLike, *, n_projections: int = 128, seed: int = 0
+) -> float:
     """Sliced Wasserstein-1 distance of a (n, k) and b (m, k) over random directions."""
     a, b = _points(a, b, least=1)
-    if n_projections < 1:
-        raise ValueError(f"n_projections must be at least 1, got {n_projections}")
+    check_count(n_projections=n_projections)
     directions = np.random.default_rng(seed).normal(size=(a.shape[1], n_projections))
     directions /= np.linalg.norm(directions, axis=0, keepdims=True)
     return float(wasserstein_1d(a @ directions, b @ directions).mean())

@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from score_jax._check import check_count
 from score_jax._math import as_time, bcast
 from score_jax.sde import NoiseSchedule, bridge
 from score_jax.types import SDE
@@ -194,8 +195,7 @@ class LevelInput:
     n: int
 
     def __post_init__(self) -> None:
-        if self.n < 2:
-            raise ValueError(f"n, the number of noise levels, must be >= 2, got {self.n!r}")
+        check_count(2, n=self.n)
 
     def __call__(self, sde: SDE, t: Time) -> Float[Array, "..."]:
         """The index of the nearest level, shape of t."""

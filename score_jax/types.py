@@ -123,6 +123,58 @@ class SDE(Protocol):
         ...
 
 
+class IndexSampler(NamedTuple):
+    """A distribution of the indices of a noise schedule that learns from the losses.
+
+    Its state is any pytree of arrays; training carries it in `TrainState`. init() -> state;
+    draw(state, key, b) -> (index (b,), weight (b,)); update(state, index (b,), losses (b,)) -> state,
+    where index and losses are those of the whole batch.
+    """
+
+    init: Callable[[], Any]
+    draw: Callable[[Any, PRNGKey, int], tuple[Any, Any]]
+    update: Callable[[Any, Any, Any], Any]
+
+
+class Restored(NamedTuple):
+    """A checkpoint: its step, state, state of the data iterator (or None), and the caller's value.
+
+    progress: what the training loop noted of the run (None in checkpoints of older versions).
+    """
+
+    step: int
+    state: Any
+    data: Any
+    extra: Any
+    progress: Any = None
+
+
+@runtime_checkable
+class CheckpointStore(Protocol):
+    """Where training saves and resumes: `checkpoints.Checkpoints`, `training.SharedCheckpoints`."""
+
+    @property
+    def folder(self) -> Any:
+        """Where the checkpoints are."""
+        ...
+
+    def latest_step(self) -> int | None:
+        """The newest step, or None."""
+        ...
+
+    def save(self, step: int, state: Any, **options: Any) -> bool:
+        """Save a state in the background; options as of `Checkpoints.save`. False if it is there."""
+        ...
+
+    def restore_latest(self, template: Any, *, data_iterator: Any = None) -> Restored | None:
+        """The newest intact checkpoint, or None."""
+        ...
+
+    def wait(self) -> None:
+        """Wait for the save in the background; raise what it raised."""
+        ...
+
+
 class StepOut(NamedTuple):
     """The result of a step: the new x (b, *d), and the same without the noise drawn in this step."""
 

@@ -9,6 +9,7 @@ import pytest
 
 from score_jax import discrete, guidance, likelihood, losses
 from score_jax.guidance import Mixture, classifier_free, classifier_guidance, guide, on_x, on_x0
+from score_jax.parametrization import TimeInput
 from score_jax.samplers import (
     chain,
     dpmpp_2m,
@@ -23,7 +24,6 @@ from score_jax.samplers import (
     tablewise,
     uniform_grid,
 )
-from score_jax.score import label_time
 from score_jax.sde import VE, VP, SubVP, from_betas
 from tests.helpers import closed_form
 
@@ -273,7 +273,7 @@ def test_labels_are_dropped_in_training_and_only_there():
     batch = {"x": jnp.zeros((4000, 1)), "y": jnp.arange(4000) % 10}
     for train in (True, False):
         loss = losses.dsm_loss(
-            VP(), net, label=label_time(), label_dropout=0.2, null_class=10, train=train
+            VP(), net, noise_input=TimeInput(), label_dropout=0.2, null_class=10, train=train
         )
         loss(None, jax.random.key(0), batch)
     dropped = seen[0] == 10
@@ -281,7 +281,7 @@ def test_labels_are_dropped_in_training_and_only_there():
     np.testing.assert_array_equal(seen[0][~dropped], batch["y"][~dropped])
     np.testing.assert_array_equal(seen[1], batch["y"])
     with pytest.raises(ValueError, match="null_class must be given"):
-        losses.dsm_loss(VP(), net, label=label_time(), label_dropout=0.1)
+        losses.dsm_loss(VP(), net, noise_input=TimeInput(), label_dropout=0.1)
 
 
 def guided_at(*args, **kwargs):

@@ -10,6 +10,7 @@ from score_jax.nets import NCSN, NCSNv2
 from score_jax.nets import refinenet as rn
 from score_jax.nets.layers import Conv
 from tests.helpers.golden_files import golden
+from tests.helpers.nets import forced
 from tests.helpers.port_flax import port
 
 TABLE = (50.0, 0.01, 10)
