@@ -42,6 +42,9 @@ EXTRA = {
     ("inverse", "samplers"): "methods wrap steps, and posterior samples are samples",
     ("inverse", "guidance"): "exact posteriors are those of its mixtures",
     ("convert", "nets"): "published weights are those of published networks",
+    ("convert", "model"): "a published file becomes a model",
+    ("convert", "parametrization"): "a published file becomes a model",
+    ("convert", "sde"): "a published file becomes a model",
 }
 
 # Comparisons with a string outside experiments/ that are right, by file.
