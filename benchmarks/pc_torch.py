@@ -107,7 +107,7 @@ def torch_lean(steps, apply, step=None):
     step = step or lean_step(apply)
     sde, grid = VP(), sm.uniform_grid(VP(), steps, t0=T0)
     t, t_next = grid[:-1], grid[1:]
-    a, variance = jax.vmap(lambda t, u: sm.transition(sde, t, u))(t, t_next)
+    a, variance = jax.vmap(lambda t, u: sde.transition(t, u))(t, t_next)
     minus = -1 / np.asarray(sde.std(t), np.float64)
     table = [np.asarray(v, np.float64).tolist() for v in (minus, 2 - a, variance, variance**0.5)]
     times = np.asarray(t, np.float64) * 999

@@ -13,8 +13,6 @@ RENAMED: dict[str, dict[str, str]] = {
     "score": {
         "Output": "score_jax.parametrization.Parametrization",
         "OUTPUTS": "score_jax.parametrization.PARAMETRIZATIONS",
-        "NOISE": "score_jax.parametrization.NOISE",
-        "SCORE": "score_jax.parametrization.SCORE",
         "SCALED_SCORE": "score_jax.parametrization.SCALED_SCORE",
         "DENOISED": "score_jax.parametrization.DENOISED",
         "V": "score_jax.parametrization.V",

@@ -54,8 +54,4 @@ def draw_of(key: Key[Array, ""], batch: Batch) -> Draw:
     """The draw that a batch carries as its leaf "draw", or one made from the key."""
     if isinstance(batch, dict) and "draw" in batch:
         return batch["draw"]
-    if isinstance(batch, dict) and "rows" in batch:  # shim: remove at the end
-        rows = batch["rows"]
-        keys = jax.vmap(lambda i: jax.random.fold_in(rows.key, i))(rows.index)
-        return Draw(keys, rows.index.astype(jnp.float32) / rows.total)
     return number(key, jax.tree.leaves(batch)[0].shape[0])

@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from score_jax._math import as_time, bcast
+from score_jax._renamed import renamed
 from score_jax.parametrization import NOISE, SCORE, SMALL, NoiseInput, Parametrization, Variance
 from score_jax.sde import bridge
 from score_jax.types import SDE, Apply, Params, ScoreFn, ScoreOut, score_at, score_out
@@ -51,13 +52,13 @@ class NetworkScore:
     Its leaves are the parameters and the arrays among the keyword arguments; all else is static.
     """
 
-    params: Any
+    params: Params
     arrays: dict[str, Any]
-    sde: Any
-    apply: Any
-    noise_input: Any
-    parametrization: Any
-    variance: Any
+    sde: SDE
+    apply: Apply
+    noise_input: NoiseInput
+    parametrization: Parametrization
+    variance: Variance | None
     options: tuple[tuple[str, Any], ...]
 
     def __call__(
@@ -237,3 +238,6 @@ def label_time(scale: float = 999.0) -> Callable[[Any], Any]:
 def label_std(sde: SDE) -> Callable[[Any], Any]:
     """Shim of `StdInput`."""
     return lambda t: sde.std(t)
+
+
+__getattr__ = renamed(__name__)

@@ -15,6 +15,7 @@ EXPERIMENTS = sorted((ROOT / "experiments").rglob("*.py"))
 # What each part may import of the others. A part is a file of score_jax or a folder of it.
 BASE = {"types", "_math", "_check", "_files", "_renamed", "draws", "runtime", "_batched"}
 MODELS = {
+    "analytic",
     "sde",
     "discrete",
     "score",
@@ -25,7 +26,7 @@ MODELS = {
 ALGORITHMS = {"losses", "samplers", "likelihood", "guidance", "inverse"}
 TOOLS = {"training", "checkpoints", "convert", "metrics", "viz"}
 ALLOWED = (
-    dict.fromkeys(BASE, frozenset())
+    dict.fromkeys(BASE, frozenset({"_renamed"}))
     | dict.fromkeys(MODELS, BASE)
     | {
         "draws": {"types"},
@@ -40,7 +41,6 @@ ALLOWED = (
 EXTRA = {
     ("likelihood", "samplers"): "the probability flow is solved in one place",
     ("inverse", "samplers"): "methods wrap steps, and posterior samples are samples",
-    ("inverse", "guidance"): "exact posteriors are those of its mixtures",
     ("convert", "nets"): "published weights are those of published networks",
     ("convert", "model"): "a published file becomes a model",
     ("convert", "parametrization"): "a published file becomes a model",
@@ -53,7 +53,7 @@ STRINGS = {
     "convert/torch_file.py": {"little"},  # Python names the order of bytes so
     "data/arrays.py": {".npy", ".npz"},  # endings of files
     "nets/convolution.py": {"b", "g", "i", "w", "x"},  # arrays and indices of one formula
-    "samplers/arguments.py": {"apply"},  # the method of a Flax module, which is no score
+    "samplers/sampling.py": {"apply"},  # the method of a Flax module, which is no score
     "nets/blocks.py": {"none", "up"},  # which way a block resamples, checked by the network
     "nets/ncsnpp.py": {  # the fields that name the published variations, checked by `_check`
         "ddpm", "fourier", "input_skip", "none", "output_skip", "sum",

@@ -9,7 +9,6 @@ import numpy as np
 from experiments.runs import Experiment
 from score_jax._batched import in_chunks
 from score_jax.draws import number
-from score_jax.types import Rows
 
 
 def held_out_loss(
@@ -39,13 +38,10 @@ def _function(exp: Experiment, total: int) -> Any:
 
     def one(key: Any, params: Any, index: Any, example: Any) -> Any:
         prepare_key, loss_key = (jax.random.fold_in(key, i) for i in range(2))
-        rows = lambda key: {
-            "draw": number(key, 1, first=index, total=total),
-            "rows": Rows(key, index[None], total),  # shim: remove at the end
-        }
+        drawn = lambda key: {"draw": number(key, 1, first=index, total=total)}
         batch = jax.tree.map(lambda leaf: leaf[None], example)
-        ready = exp.prepare(prepare_key, batch | rows(prepare_key))
-        return exp.test_loss(params, loss_key, ready | rows(loss_key))[0]
+        ready = exp.prepare(prepare_key, batch | drawn(prepare_key))
+        return exp.test_loss(params, loss_key, ready | drawn(loss_key))[0]
 
     def function(shared: Any, index: Any, part: Any) -> Any:
         key, params = shared

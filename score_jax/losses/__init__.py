@@ -1,5 +1,6 @@
 """Training losses: denoising score matching on any SDE; simple, variational, hybrid on a schedule."""
 
+from score_jax._renamed import renamed as _renamed
 from score_jax.losses.bound import ScheduleBound as ScheduleBound
 from score_jax.losses.bound import mean_and_error as mean_and_error
 from score_jax.losses.bound import prior_bits as prior_bits
@@ -40,3 +41,5 @@ from score_jax.losses.training import mean_reduction as mean_reduction
 from score_jax.losses.training import noise_weighting as noise_weighting
 from score_jax.losses.training import training_loss as training_loss
 from score_jax.types import IndexSampler as IndexSampler
+
+__getattr__ = _renamed(__name__)

@@ -26,7 +26,7 @@ class LossHistory(NamedTuple):
     """The last losses at every index, in no particular order, and their number so far."""
 
     losses: Float[Array, "n history"]
-    count: Int[Array, " n"]
+    count: Int[Array, " n"]  # type: ignore[assignment]
 
 
 def uniform_indices(n: int) -> IndexSampler:

@@ -15,7 +15,6 @@ and the objectives, for an index i drawn uniformly or with a weight 1/(N p_i),
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -30,7 +29,7 @@ from score_jax.losses.training import Objective, Sample
 from score_jax.parametrization import DENOISED, SMALL
 from score_jax.score import Reverse, reverse_moments
 from score_jax.sde import NoiseSchedule, posterior
-from score_jax.types import SDE
+from score_jax.types import SDE, PerExample
 
 _DECODER = discretized_gaussian()
 
@@ -75,7 +74,7 @@ def per_step(weights: Sequence[float] | ArrayLike) -> Weighting:
     return weighting
 
 
-def _schedule(sde: Any) -> NoiseSchedule:
+def _schedule(sde: SDE) -> NoiseSchedule:
     if not isinstance(sde, NoiseSchedule):
         raise ValueError(f"sde must be a noise schedule for this objective, got {sde!r}")
     return sde
@@ -87,7 +86,7 @@ def simple(*, weighting: Weighting | None = None) -> Objective:
     A network with a learned variance has the second half of its channels ignored.
     """
 
-    def objective(s: Sample) -> tuple[Any, dict[str, Any]]:
+    def objective(s: Sample) -> tuple[PerExample, dict[str, PerExample]]:
         target = s.parametrization.target(s.sde, s.x0, s.z, s.x, s.t)
         mse = batch_mean(jnp.square(target - s.prediction()[0]))
         return (mse if weighting is None else weighting(s.sde, s.t) * mse), {"mse": mse}
@@ -101,7 +100,7 @@ def variational(*, decoder: Decoder = _DECODER, rescaled: bool = True) -> Object
     Its mean over uniform i (or with weights 1/(N p_i)) is the bound less its prior term.
     """
 
-    def objective(s: Sample) -> tuple[Any, dict[str, Any]]:
+    def objective(s: Sample) -> tuple[PerExample, dict[str, PerExample]]:
         schedule = _schedule(s.sde)
         prediction, values = s.prediction()
         z = s.parametrization.to_noise(s.sde, prediction, s.x, s.t)
@@ -132,11 +131,12 @@ def hybrid(
     check_positive(weight=weight)
     squares, bound = simple(weighting=weighting), variational(decoder=decoder)
 
-    def objective(s: Sample) -> tuple[Any, dict[str, Any]]:
+    def objective(s: Sample) -> tuple[PerExample, dict[str, PerExample]]:
         if s.variance is None or not s.variance.learned:
             name = None if s.variance is None else s.variance.name
             raise ValueError(f"variance must be a learned one for hybrid(), got {name!r}")
         prediction, values = s.prediction()
+        assert values is not None
         held = jnp.concatenate([jax.lax.stop_gradient(prediction), values], axis=-1)
         error, terms = squares(s)
         vlb, more = bound(s._replace(value=held))

@@ -35,7 +35,7 @@ from score_jax.losses.times import (
 from score_jax.parametrization import NOISE, NoiseInput, Parametrization, Variance
 from score_jax.score import split_output
 from score_jax.sde import NoiseSchedule
-from score_jax.types import SDE, Apply, Batch, Loss, Metrics, Params
+from score_jax.types import SDE, Apply, Batch, Data, Loss, Metrics, Params, PerExample
 
 
 class Sample(NamedTuple):
@@ -44,21 +44,23 @@ class Sample(NamedTuple):
     value (b, *d), with twice the channels for a learned variance; x0, x, z (b, *d) and t (b,).
     """
 
-    sde: Any
+    sde: SDE
     parametrization: Parametrization
     variance: Variance | None
-    value: Any
-    x0: Any
-    x: Any
-    z: Any
-    t: Any
+    value: Float[Array, "..."]
+    x0: Data
+    x: Data
+    z: Data
+    t: PerExample
 
-    def prediction(self) -> tuple[Any, Any]:
+    def prediction(self) -> tuple[Data, Data | None]:
         """(the prediction, the values of the variance or None), both (b, *d)."""
         return split_output(self.value, self.x, self.variance is not None and self.variance.learned)
 
 
-Objective = Callable[[Sample], tuple[Any, dict[str, Any]]]  # -> losses (b,) and their parts
+Objective = Callable[
+    [Sample], tuple[PerExample, dict[str, PerExample]]
+]  # -> losses (b,) and their parts
 Reduction = Callable[[Float[Array, "b *d"]], Float[Array, " b"]]
 
 
@@ -87,7 +89,7 @@ def dsm(
 ) -> Objective:
     """Denoising score matching, eq. (1), for any parametrization and SDE: (b,)."""
 
-    def objective(s: Sample) -> tuple[Any, dict[str, Any]]:
+    def objective(s: Sample) -> tuple[PerExample, dict[str, PerExample]]:
         z_hat = s.parametrization.to_noise(s.sde, s.prediction()[0], s.x, s.t)
         return weighting(s.sde, s.t) * reduction(jnp.square(z_hat - s.z)), {}
 
@@ -147,7 +149,6 @@ def draw_noised(
     """batch["x"] at times drawn by the rule, or at the timesteps of batch["index"]."""
     check_float('batch["x"]', batch["x"])
     draw = draw_of(key, batch)
-    key = batch["rows"].key if "rows" in batch else key  # shim: remove at the end
     if "index" in batch:
         if not isinstance(sde, NoiseSchedule):
             raise ValueError(f'batch["index"] needs an sde with timesteps, got {sde!r}')

@@ -15,17 +15,27 @@ fresh noise of standard deviation s_noise sqrt(sigma_hat^2 - sigma^2).
 """
 
 import math
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from score_jax._math import as_time, bcast
-from score_jax.sde import time_of_log_snr
-from score_jax.types import SDE, ScoreFn, Step, StepOut, score_at, stateless
+from score_jax.types import (
+    SDE,
+    Data,
+    Grid,
+    PRNGKey,
+    Scalar,
+    ScoreFn,
+    Step,
+    StepOut,
+    Time,
+    score_at,
+    stateless,
+)
 
 
-def _heun(sde, score, x, t, t_next):  # type: ignore[no-untyped-def]
+def _heun(sde: SDE, score: ScoreFn, x: Data, t: Time, t_next: Time) -> Data:
     m, s, m_next, s_next = sde.mean_coeff(t), sde.std(t), sde.mean_coeff(t_next), sde.std(t_next)
     keep = m_next / m
     change = s_next - keep * s  # m' (sigma' - sigma)
@@ -43,7 +53,7 @@ def heun(sde: SDE, score: ScoreFn) -> Step:
     >>> out = simulate(key, heun(sde, score), x, grid, final_denoising=tweedie(sde, score))
     """
 
-    def update(key, x, t, t_next):  # type: ignore[no-untyped-def]
+    def update(key: PRNGKey, x: Data, t: Time, t_next: Time) -> StepOut:
         del key
         x = _heun(sde, score, x, as_time(t), as_time(t_next))
         return StepOut(x, x)
@@ -77,15 +87,18 @@ def edm(
     if not 0 < s_noise < math.inf:
         raise ValueError(f"s_noise must be finite and > 0, got {s_noise}")
 
-    def init(x: Any, grid: Any) -> Any:
+    def init(x: Data, grid: Grid) -> Scalar:
         del x
+        # churn is that of a whole run, of which each step takes an equal part.
         n = grid.shape[0] - 1
         return jnp.asarray(min(churn / n, math.sqrt(2) - 1), grid.dtype)
 
-    def update(key, x, t, t_next, gamma):  # type: ignore[no-untyped-def]
+    def update(
+        key: PRNGKey, x: Data, t: Time, t_next: Time, gamma: Scalar
+    ) -> tuple[StepOut, Scalar]:
         t, t_next = as_time(t), as_time(t_next)
         m, sigma = sde.mean_coeff(t), sde.std(t) / sde.mean_coeff(t)
-        raised = time_of_log_snr(sde, -2 * jnp.log(sigma * (1 + gamma)))
+        raised = sde.time_of_log_snr(-2 * jnp.log(sigma * (1 + gamma)))
         acts = (gamma > 0) & (s_min <= sigma) & (sigma <= s_max)
         # Where nothing is added the time itself, not the inverse of its own SNR.
         t_hat = jnp.where(acts, jnp.clip(raised, t, sde.t1), t)

@@ -116,9 +116,21 @@ class SubVP(_LinearBeta):
         return self._time_of_integral(b)
 
 
+class _NoDrift(LinearSDE):
+    """m(t) = 1: what variance-exploding SDEs share."""
+
+    def mean_coeff(self, t: TimeLike) -> Coefficient:
+        """m(t) = 1: shape of t."""
+        return jnp.ones_like(as_time(t))
+
+    def drift_coeff(self, t: TimeLike) -> Coefficient:
+        """a(t) = 0: shape of t."""
+        return jnp.zeros_like(as_time(t))
+
+
 @jax.tree_util.register_static
 @dataclasses.dataclass(frozen=True)
-class VE(LinearSDE):
+class VE(_NoDrift):
     """Variance-exploding SDE: no drift, s(t) = sigma(t) = sigma_min (sigma_max/sigma_min)^(t/t1).
 
     The continuous limit of NCSN, arXiv:2011.13456 eq. 9 and 30-31. As there, p(x(0)) is not the
@@ -146,17 +158,9 @@ class VE(LinearSDE):
         """Standard deviation of the prior: sigma_max."""
         return self.sigma_max
 
-    def mean_coeff(self, t: TimeLike) -> Coefficient:
-        """m(t) = 1: shape of t."""
-        return jnp.ones_like(as_time(t))
-
     def std(self, t: TimeLike) -> Coefficient:
         """s(t) = sigma(t): shape of t."""
         return self.sigma_min * jnp.exp(as_time(t) / self.t1 * self._log_ratio)
-
-    def drift_coeff(self, t: TimeLike) -> Coefficient:
-        """a(t) = 0: shape of t."""
-        return jnp.zeros_like(as_time(t))
 
     def diffusion(self, t: TimeLike) -> Coefficient:
         """g(t) = sigma(t) sqrt(2 log(sigma_max/sigma_min) / t1): shape of t."""
@@ -174,7 +178,7 @@ class VE(LinearSDE):
 
 @jax.tree_util.register_static
 @dataclasses.dataclass(frozen=True)
-class LinearVE(LinearSDE):
+class LinearVE(_NoDrift):
     """The VE SDE of EDM: no drift, s(t) = sigma(t) = t, so that time is the noise itself.
 
     dx = sqrt(2 t) dw with data at t = 0, arXiv:2206.00364 eq. 1 with s(t) = 1; its sampler starts at
@@ -193,17 +197,9 @@ class LinearVE(LinearSDE):
         """Standard deviation of the prior: t1."""
         return self.t1
 
-    def mean_coeff(self, t: TimeLike) -> Coefficient:
-        """m(t) = 1: shape of t."""
-        return jnp.ones_like(as_time(t))
-
     def std(self, t: TimeLike) -> Coefficient:
         """s(t) = t: shape of t."""
         return as_time(t)
-
-    def drift_coeff(self, t: TimeLike) -> Coefficient:
-        """a(t) = 0: shape of t."""
-        return jnp.zeros_like(as_time(t))
 
     def diffusion(self, t: TimeLike) -> Coefficient:
         """g(t) = sqrt(2 t): shape of t."""

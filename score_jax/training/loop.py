@@ -91,7 +91,7 @@ def fit(
     with contextlib.ExitStack() as stack:
         signals = stack.enter_context(Signals())
         feed = _Feed(batches, step_fn, start, steps, ahead)
-        run = Run(step_fn, feed, hooks, start, steps, nonfinite, nonfinite_limit)
+        run = Run(step_fn, feed, hooks, start, steps, nonfinite_limit, nonfinite)
         for hook in hooks:
             stack.callback(hook.close)
             hook.start(run)

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -29,33 +30,31 @@ class Nonfinite(NamedTuple):
     since: int = 0
 
 
+@dataclass
 class Run:
     """The run as hooks see it, and the metrics of the call that is under way.
 
     start, steps: the steps that this call of `fit` goes from and to; step: the steps that are done;
     state: after `step`, on one device, in `act` and `finish` only; nonfinite: the steps that were not
-    finite; n_steps, first_call_seconds: of one call, of the first; last: the metrics of the last
+    finite, of which `limit` in a row end the run; n_steps: of one call; last: the metrics of the last
     step that was logged.
     """
 
-    def __init__(
-        self,
-        step_fn: MappedStep,
-        feed: Any,
-        hooks: Sequence[Any],
-        start: int,
-        steps: int,
-        nonfinite: Nonfinite,
-        limit: int,
-    ) -> None:
-        self.step_fn, self.feed, self.hooks, self._limit = step_fn, feed, hooks, limit
-        self.start, self.step, self.steps, self.n_steps = start, start, steps, step_fn.n_steps
-        self.nonfinite = nonfinite
-        self.first_call_seconds = 0.0
-        self.state: Any = None
-        self.pending: tuple[int, Any] | None = None  # a step, and the metrics of the call after it
-        self.last: dict[str, float] = {}
-        self.stop = False  # some host was asked to stop
+    step_fn: MappedStep
+    feed: Any
+    hooks: Sequence[Any]
+    start: int
+    steps: int
+    limit: int
+    nonfinite: Nonfinite
+    state: Any = None
+    first_call_seconds: float = 0.0
+    last: dict[str, float] = field(default_factory=dict)
+    pending: tuple[int, Any] | None = None  # a step, and the metrics of the call after it
+    stop: bool = False  # some host was asked to stop
+
+    def __post_init__(self) -> None:
+        self.step, self.n_steps = self.start, self.step_fn.n_steps
 
     @property
     def data(self) -> Any:
@@ -80,9 +79,9 @@ class Run:
         del values["finite"]
         self.last = {name: float(v[n - 1]) for name, v in values.items()}
         _, in_a_row, since = self.nonfinite
-        if in_a_row >= self._limit:
+        if in_a_row >= self.limit:
             shown = ", ".join(f"{name}={value:.4g}" for name, value in self.last.items())
-            many = f" {in_a_row} times in a row since" if self._limit > 1 else " at"
+            many = f" {in_a_row} times in a row since" if self.limit > 1 else " at"
             raise NonFiniteLoss(f"not finite{many} step {since}: {shown}", since)
 
     def _log(self, first_step: int, values: Values) -> None:
@@ -99,6 +98,6 @@ class Run:
             step = before + i + 1
             self.nonfinite = Nonfinite(skipped + 1, in_a_row + 1, since if in_a_row else step)
             _log.warning("step %d is not finite: skipped (%d so far)", step, skipped + 1)
-            if in_a_row + 1 >= self._limit:
+            if in_a_row + 1 >= self.limit:
                 return i + 1
         return len(finite)

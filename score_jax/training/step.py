@@ -12,7 +12,7 @@ from score_jax import draws
 from score_jax._check import check
 from score_jax.training.ema import Decay, exponential
 from score_jax.training.state import TrainState
-from score_jax.types import Batch, IndexSampler, Loss, Metrics, Params, PRNGKey, Rows, Scalar
+from score_jax.types import Batch, IndexSampler, Loss, Metrics, Params, PRNGKey, Scalar
 
 Prepare = Callable[[PRNGKey, Batch], Batch]  # run inside the jitted step
 
@@ -84,8 +84,6 @@ def make_train_step(
         first, b, total = _share(batch, axis_name)
         draw_key = jax.random.fold_in(key, _DRAW)
         drawn: dict[str, Any] = {"draw": draws.number(draw_key, b, first=first, total=total)}
-        index = first + jnp.arange(b, dtype=jnp.int32)
-        drawn["rows"] = Rows(jnp.zeros(b), index, total)  # shim: remove at the end
         if index_sampler is not None:
             index_key = jax.random.fold_in(key, _INDEX)
             whole = index_sampler.draw(state.index_sampler, index_key, total)
@@ -140,16 +138,12 @@ def _gradient_of(loss: Loss, prepare: Prepare | None) -> Gradient:
     def gradient(
         params: Params, key: PRNGKey, batch: Batch, drawn: dict[str, Any]
     ) -> tuple[Params, Metrics]:
-        drawn, draw = dict(drawn), drawn["draw"]
-        rows = drawn.pop("rows")  # shim: remove at the end, with `types.Rows`
-        place = lambda key: {"rows": Rows(key, rows.index, rows.total)}
+        draw = drawn["draw"]
         if prepare is not None:
             prepare_key = jax.random.fold_in(key, _PREPARE)
-            batch = prepare(
-                prepare_key, {**batch, "draw": draw.fold(_PREPARE), **place(prepare_key)}
-            )
+            batch = prepare(prepare_key, {**batch, "draw": draw.fold(_PREPARE)})
         loss_key = jax.random.fold_in(key, _LOSS)
-        batch = {**batch, **drawn, "draw": draw.fold(_LOSS), **place(loss_key)}
+        batch = {**batch, **drawn, "draw": draw.fold(_LOSS)}
         (value, metrics), grads = jax.value_and_grad(loss, has_aux=True)(params, loss_key, batch)
         return grads, {**metrics, "loss": value}
 

@@ -78,7 +78,6 @@ def test_a_tensor_that_does_not_fit_is_named(named, tmp_path):
     assert str(path) in str(error.value)
 
 
-
 def test_other_files_and_networks_are_refused(tmp_path):
     net, _, _ = port_unet.read(SMALL)
     path = tmp_path / "model.pt"
