@@ -57,10 +57,10 @@ def read_scheduler(config: Mapping[str, Any], where: Any) -> Process:
     """
     name = config.get("_class_name")
     if name in SDES:
-        info = {key: float(config.get(key, value)) for key, value in SDES[str(name)].items()}
-        if "snr" in info:
-            return Process(VE(info["sigma_min"], info["sigma_max"]), None, None, info)
-        return Process(VP(**info), None, None, info)
+        ends = {key: float(config.get(key, value)) for key, value in SDES[str(name)].items()}
+        if "snr" in ends:
+            return Process(VE(ends["sigma_min"], ends["sigma_max"]), None, None, ends)
+        return Process(VP(**ends), None, None, ends)
     if config.get("rescale_betas_zero_snr"):
         raise ValueError(f"rescale_betas_zero_snr of {where} must be false")
     given = config.get("trained_betas")
@@ -69,7 +69,7 @@ def read_scheduler(config: Mapping[str, Any], where: Any) -> Process:
         check(f"beta_schedule of {where}", schedule, schedule in BETAS, f"one of {list(BETAS)}")
         start, end = float(config.get("beta_start", 1e-4)), float(config.get("beta_end", 0.02))
         given = BETAS[schedule](start, end, int(config.get("num_train_timesteps", 1000)))
-    info = {
+    info: dict[str, Any] = {
         "betas": np.asarray(given, np.float64),
         "prediction_type": config.get("prediction_type", "epsilon"),
         "variance_type": config.get("variance_type", "fixed_small"),

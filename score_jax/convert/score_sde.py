@@ -263,9 +263,10 @@ def default_model(module: NCSNpp, sde: SDE) -> Model:
     return Model(sde, module.apply, TimeInput())
 
 
-def _check_module(module: Any) -> None:
+def _checked(module: nn.Module) -> NCSNpp:
     if not isinstance(module, NCSNpp):
         raise ValueError(f"module must be an NCSNpp or a DDPM, got {type(module).__name__}")
+    return module
 
 
 def _check_sigmas(module: Any, sigmas: Any, path: str | Path) -> None:
@@ -324,7 +325,7 @@ def from_score_sde_pytorch(
 
     >>> model, params, info = from_score_sde_pytorch("checkpoint_8.pth", NCSNpp(fir=True), VP())
     """
-    _check_module(module)
+    net = _checked(module)
     file = read_torch(path)
     model = _entry(file, ("model",), path)
     weights = {str(name).removeprefix("module."): value for name, value in model.items()}
@@ -333,11 +334,11 @@ def from_score_sde_pytorch(
     info = {"step": find(file, ("step",)), "ema": ema}
     if "sigmas" in weights:
         info["sigmas"] = weights.pop("sigmas")
-        _check_sigmas(module, info["sigmas"], path)
+        _check_sigmas(net, info["sigmas"], path)
     kernels = (w for w in weights.values() if np.ndim(w) == 4)
     channels = next((w.shape[1] for w in kernels), 0)
-    params = _convert(TORCH, module, weights, path, channels, size)
-    return default_model(module, sde), params, info
+    params = _convert(TORCH, net, weights, path, channels, size)
+    return default_model(net, sde), params, info
 
 
 def from_score_sde_jax(
@@ -350,7 +351,7 @@ def from_score_sde_jax(
 
     >>> model, params, info = from_score_sde_jax("checkpoint_8", NCSNpp(fir=True), VP())
     """
-    _check_module(module)
+    net = _checked(module)
     file = read_flax_msgpack(path)
     tree = _entry(file, ("params_ema",) if ema else ("optimizer", "target"), path)
     tree = tree["params"] if set(tree) == {"params"} else tree
@@ -358,8 +359,8 @@ def from_score_sde_jax(
     shape = np.shape(weights.get("Conv_0/kernel", 0))
     channels = shape[2] if len(shape) == 4 else 0
     info = {"step": find(file, ("step",)), "ema": ema}
-    params = _convert(FLAX, module, weights, path, channels, size)
-    return default_model(module, sde), params, info
+    params = _convert(FLAX, net, weights, path, channels, size)
+    return default_model(net, sde), params, info
 
 
 def _convert(

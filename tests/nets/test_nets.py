@@ -134,6 +134,21 @@ def test_convolutions_in_half_and_in_double_precision(x64):
             assert jnp.abs(a - b).max() <= bound * jnp.abs(b).max()
 
 
+@pytest.mark.parametrize("name", GEOMETRIES)
+def test_every_platform_computes_the_same(name, x64):
+    """The forms for a CPU and those for the other platforms, run here."""
+    fields, x, w, g = convolved(name)
+    program = jax.make_jaxpr(jax.grad(lambda x, w: (cv.conv(x, w, **fields) * g).sum(), (0, 1)))
+    (geometry, *_) = (e.params["geometry"] for e in program(x, w).eqns if "geometry" in e.params)
+    arrays = {"x": x, "w": w, "g": g}
+
+    def all_of(cpu):
+        operands = {role: (arrays[a], arrays[b]) for role, (a, b) in cv.OPERANDS.items()}
+        return {r: cv._lowered(*v, role=r, geometry=geometry, cpu=cpu) for r, v in operands.items()}
+
+    near(jax.jit(all_of, static_argnums=0)(True), jax.jit(all_of, static_argnums=0)(False))
+
+
 def test_one_program_is_exported_for_every_platform(x64):
     """The platform is read where a program is compiled, not where it is traced."""
     fields, x, w, _ = convolved("stride")
