@@ -26,7 +26,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float, Int
 
-from score_jax._check import check, check_count
+from score_jax._check import check, check_count, known
 from score_jax._math import as_time
 from score_jax.sde.base import Coefficient, RateSDE, TimeLike
 
@@ -78,17 +78,17 @@ class NoiseSchedule(RateSDE):
     def time_of(self, index: ArrayLike) -> Float[Array, "..."]:
         """The time (index + 1)/n, shape of index; -1 is data.
 
-        Raises ValueError for what is not an integer in [-1, n), where its value is known.
+        Raises ValueError for what is not an integer in [-1, n); where the value is traced, it gives NaN.
         """
-        if not isinstance(index, jax.core.Tracer):
-            known = np.asarray(index)
-            if not np.issubdtype(known.dtype, np.integer):
-                raise ValueError(f"index must be an integer, got {known.dtype}")
-            if known.size and not -1 <= known.min() <= known.max() < self.n:
-                raise ValueError(
-                    f"index must be in [-1, {self.n}), got {known.min()} to {known.max()}"
-                )
-        return (jnp.asarray(index) + 1).astype(jnp.zeros(0).dtype) / self.n
+        if not jnp.issubdtype(jnp.result_type(index), jnp.integer):
+            raise ValueError(f"index must be an integer, got {jnp.result_type(index)}")
+        if known(index) and np.size(index):
+            ends = int(np.min(index)), int(np.max(index))
+            ok = ends[0] >= -1 and ends[1] < self.n
+            check("index (from, to)", ends, ok, f"in [-1, {self.n})")
+        index = jnp.asarray(index)
+        t = (index + 1).astype(jnp.zeros(0).dtype) / self.n
+        return jnp.where((index >= -1) & (index < self.n), t, jnp.nan)
 
     @functools.cached_property
     def _rates(self) -> np.ndarray:

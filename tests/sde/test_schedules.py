@@ -288,6 +288,10 @@ def test_a_schedule_is_static_and_compiles_once():
         f(d.LinearBetas(100), x, jnp.float32(0.05))
         f(d.Betas([0.1, 0.2]), x, jnp.float32(0.05))
     assert len(count) == 2
+    # Inside jit an index outside the schedule cannot raise: it is not silently another one.
+    at = jax.jit(lambda i: d.LinearBetas(100).marginal(x, d.LinearBetas(100).time_of(i))[0])
+    assert jnp.isnan(at(jnp.array(100))).all() and jnp.isnan(at(jnp.array(-2))).all()
+    np.testing.assert_array_equal(at(jnp.array(-1)), x)
     assert d.LinearBetas(100) == d.LinearBetas(100) and d.LinearBetas(100) != d.CosineBetas(100)
     assert d.Betas([0.1]) == d.from_betas([0.1]) and hash(d.Betas([0.1])) == hash(d.Betas([0.1]))
 
@@ -338,8 +342,8 @@ def test_the_network_is_given_the_index_of_training():
         (lambda: d.schedule_grid(d.LinearBetas(100), [3, 3]), "indices must be different"),
         (lambda: d.schedule_grid(d.LinearBetas(100), [3, 100]), r"in 0..99, got \[3, 100\]"),
         (lambda: d.schedule_grid(d.LinearBetas(100), [3]), "at least two integers"),
-        (lambda: d.LinearBetas(100).time_of(np.array([5, 100])), r"in \[-1, 100\), got 5 to 100"),
-        (lambda: d.LinearBetas(100).time_of(0.5), "must be an integer, got float64"),
+        (lambda: d.LinearBetas(100).time_of(np.array([5, 100])), r"in \[-1, 100\), got \(5, 100\)"),
+        (lambda: d.LinearBetas(100).time_of(0.5), "must be an integer, got float"),
     ],
 )
 def test_wrong_schedules_are_named(make, words):
