@@ -43,6 +43,7 @@ EXTRA = {
     ("inverse", "samplers"): "methods wrap steps, and posterior samples are samples",
     ("inverse", "guidance"): "exact posteriors are those of its mixtures",
     ("training", "_fit"): "the second half of training",
+    ("metrics", "convert"): "published weights are read by the one reader that runs nothing",
     ("convert", "nets"): "published weights are those of published networks",
 }
 
@@ -54,6 +55,8 @@ STRINGS = {
     "convert/torch_file.py": {"little"},  # Python names the order of bytes so
     "data/arrays.py": {".npy", ".npz"},  # endings of files
     "samplers/arguments.py": {"apply"},  # the method of a Flax module, which is no score
+    "metrics/inception.py": {"Mixed_6d"},  # the layer of sFID
+    "metrics/reference.py": {"C"},  # NumPy names the order of arrays so
     "nets/blocks.py": {"none", "up"},  # which way a block resamples, checked by the network
     "nets/ncsnpp.py": {  # the fields that name the published variations, checked by `_check`
         "ddpm", "fourier", "input_skip", "none", "output_skip", "sum",
