@@ -23,6 +23,7 @@ WIDTHS = {"64": 64, "192": 192, "768": 768, POOL: 2048, LOGITS: 1008, SPATIAL: 2
 SPATIAL_CHANNELS = 7  # of Mixed_6d.branch1x1, 17 x 17 (sFID, arXiv:2103.03841)
 
 Maps = Float[Array, "b h w c"]
+Out = Float[Array, "b i j k"]
 
 
 def _average(x: Maps) -> Maps:
@@ -37,7 +38,7 @@ def _average(x: Maps) -> Maps:
     return x
 
 
-def _max(x: Maps, strides: int = 2, padding: str = "VALID") -> Maps:
+def _max(x: Maps, strides: int = 2, padding: str = "VALID") -> Out:
     return nn.max_pool(x, (3, 3), (strides, strides), padding)
 
 
@@ -56,7 +57,7 @@ class Unit(nn.Module):
     relu: bool = True
 
     @nn.compact
-    def __call__(self, x: Maps) -> Maps:
+    def __call__(self, x: Maps) -> Out:
         """Map x (b, h, w, c) to (b, h', w', features)."""
         _, h, w, _ = x.shape
         if self.valid and self.strides == 2:  # even sizes make "SAME" start at the first pixel
@@ -104,7 +105,7 @@ class BlockA(Block):
     pool: int = 64
 
     @nn.compact
-    def __call__(self, x: Maps) -> Maps:
+    def __call__(self, x: Maps) -> Out:
         """Map x (b, 35, 35, c) to (b, 35, 35, 224 + pool)."""
         one, five, three, pool = self.pointwise(x, (64, 48, 64, self.pool))
         five = self.unit("branch5x5_2", nn.relu(five), 64, (5, 5))
@@ -117,7 +118,7 @@ class BlockB(Block):
     """Mixed_6a."""
 
     @nn.compact
-    def __call__(self, x: Maps) -> Maps:
+    def __call__(self, x: Maps) -> Out:
         """Map x (b, 35, 35, 288) to (b, 17, 17, 768)."""
         once = self.unit("branch3x3", x, 384, (3, 3), strides=2, valid=True)
         twice = self.unit("branch3x3dbl_1", x, 64, (1, 1))
@@ -132,7 +133,7 @@ class BlockC(Block):
     width: int = 128
 
     @nn.compact
-    def __call__(self, x: Maps) -> tuple[Maps, Maps]:
+    def __call__(self, x: Maps) -> tuple[Out, Any]:
         """Map x (b, 17, 17, 768) to the same shape, and branch1x1 (b, 17, 17, 192)."""
         w = self.width
         one, seven, double, pool = self.pointwise(x, (192, w, w, 192))
@@ -150,7 +151,7 @@ class BlockD(Block):
     """Mixed_7a."""
 
     @nn.compact
-    def __call__(self, x: Maps) -> Maps:
+    def __call__(self, x: Maps) -> Out:
         """Map x (b, 17, 17, 768) to (b, 8, 8, 1280)."""
         three, seven = map(nn.relu, self.pointwise(x, (192, 192)))
         three = self.unit("branch3x3_2", three, 320, (3, 3), strides=2, valid=True)
@@ -166,7 +167,7 @@ class BlockE(Block):
     last: bool = False
 
     @nn.compact
-    def __call__(self, x: Maps) -> Maps:
+    def __call__(self, x: Maps) -> Out:
         """Map x (b, 8, 8, c) to (b, 8, 8, 2048)."""
         if self.last:
             one, three, double = self.pointwise(x, (320, 384, 448))

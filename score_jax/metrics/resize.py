@@ -22,7 +22,7 @@ INCEPTION_SIZE, DINO_SIZE = 299, 224
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 PILLOW_BITS = 22  # of the fractions that Pillow resizes bytes with
 
-Images = UInt8[Array, "b h w 3"]
+Images = UInt8[Array | np.ndarray, "b h w 3"]
 Matrix = Callable[[int, int], np.ndarray]  # (from, to) -> (to, from)
 
 
@@ -57,8 +57,9 @@ def _cubic(x: np.ndarray, a: float) -> np.ndarray:
 
 
 def tf1_matrix(size: int, new: int) -> np.ndarray:
-    """Bilinear weights (new, size) of TensorFlow 1, whose pixel i lies at i * size / new."""
-    return _linear(np.arange(new) * (size / new), size)
+    """Bilinear weights (new, size) of TensorFlow 1, whose pixel i lies at i * size / new, in float32."""
+    source = np.arange(new, dtype=np.float32) * np.float32(size / new)
+    return _linear(source.astype(np.float64), size)
 
 
 def half_pixel_matrix(size: int, new: int) -> np.ndarray:
@@ -85,7 +86,7 @@ def cubic_matrix(size: int, new: int, scale: float) -> np.ndarray:
     return _scatter(index, _cubic(index - source[:, None], -0.75), size)
 
 
-def resize(x: Any, matrix: Matrix, new: int) -> Float[Array, "b new new c"]:
+def resize(x: Any, matrix: Matrix, new: int) -> Float[Array, "b n n c"]:
     """Resize x (b, h, w, c), of numbers, to (b, new, new, c) in float32."""
     rows, columns = (jnp.asarray(matrix(n, new), jnp.float32) for n in x.shape[1:3])
     product = lambda form, w, v: jnp.einsum(form, w, v, precision=jax.lax.Precision.HIGHEST)
@@ -93,7 +94,7 @@ def resize(x: Any, matrix: Matrix, new: int) -> Float[Array, "b new new c"]:
     return product("ij,bjwc->biwc", rows, x)
 
 
-def resize_bytes(x: Images, new: int) -> Images:
+def resize_bytes(x: Images, new: int) -> UInt8[Array, "b n n 3"]:
     """Resize as Pillow does bytes by its bicubic filter: to bytes after each axis, bit for bit."""
     half, unit = 1 << (PILLOW_BITS - 1), 1 << PILLOW_BITS
     values = x.astype(jnp.int32)
