@@ -33,12 +33,12 @@ class Memorization(NamedTuple):
     """Median distance of samples to the training set over that of held-out data to it, and the former.
 
     A ratio well below 1 says that samples lie closer to the training data than new data do.
-    `distance` (n,) and `index` (n,) are those of the nearest training point of each sample.
+    `distance` (n,) and `where` (n,) are those of the nearest training point of each sample.
     """
 
     ratio: float
     distance: np.ndarray
-    index: np.ndarray
+    where: np.ndarray
 
 
 def _prepared(*sets: tuple[str, Any, int]) -> list[np.ndarray]:

@@ -10,6 +10,7 @@
 All are linear along each axis, so each is a product with two matrices.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -89,9 +90,9 @@ def cubic_matrix(size: int, new: int, scale: float) -> np.ndarray:
 def resize(x: Any, matrix: Matrix, new: int) -> Float[Array, "b n n c"]:
     """Resize x (b, h, w, c), of numbers, to (b, new, new, c) in float32."""
     rows, columns = (jnp.asarray(matrix(n, new), jnp.float32) for n in x.shape[1:3])
-    product = lambda form, w, v: jnp.einsum(form, w, v, precision=jax.lax.Precision.HIGHEST)
-    x = product("ij,bhjc->bhic", columns, x.astype(jnp.float32))
-    return product("ij,bjwc->biwc", rows, x)
+    product = functools.partial(jnp.einsum, precision=jax.lax.Precision.HIGHEST)
+    wide = product("ij,bhjc->bhic", columns, jnp.asarray(x, jnp.float32))
+    return product("ij,bjwc->biwc", rows, wide)
 
 
 def resize_bytes(x: Images, new: int) -> UInt8[Array, "b n n 3"]:

@@ -145,6 +145,7 @@ def inception_params(state: Mapping[str, np.ndarray], path: PathLike = "state") 
         place = params
         for part in target:
             place = place.setdefault(part, {})
+        kernel = kernel[0, 0] if kernel.shape[:2] == (1, 1) else kernel
         place["conv"] = {"kernel": kernel.astype(np.float32), "bias": bias.astype(np.float32)}
 
     for name in names:

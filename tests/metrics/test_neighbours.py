@@ -83,7 +83,7 @@ def test_copies_of_training_data_are_seen():
     train, held_out, new = RNG.normal(size=(3, 200, 5))
     found = metrics.memorization(train + 1e-3, train, held_out)
     assert found.ratio < 0.01
-    np.testing.assert_array_equal(found.index, np.arange(200))
+    np.testing.assert_array_equal(found.where, np.arange(200))
     assert metrics.memorization(new, train, held_out).ratio == pytest.approx(1, abs=0.2)
     with pytest.raises(ValueError, match="held_out"):
         metrics.memorization(new, train, train)
