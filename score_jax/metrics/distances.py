@@ -37,10 +37,20 @@ def two_sets(a: Any, b: Any, least: int = 2) -> tuple[np.ndarray, np.ndarray]:
     return a, b
 
 
+def _root(covariance: np.ndarray) -> np.ndarray:
+    """R with R R^T = covariance: by Cholesky, or by eigenvalues if that is singular."""
+    try:
+        return np.linalg.cholesky(covariance)
+    except np.linalg.LinAlgError:
+        values, vectors = np.linalg.eigh(covariance)
+        return vectors * np.sqrt(np.maximum(values, 0))
+
+
 def frechet_distance(mean1: Any, cov1: Any, mean2: Any, cov2: Any) -> float:
     """Squared 2-Wasserstein distance of two Gaussians given by mean (k,) and covariance (k, k).
 
-    By symmetric eigenvalues: real numbers throughout, exact for singular covariances.
+    The trace is the sum of the roots of the eigenvalues of R^T cov2 R, where cov1 = R R^T: symmetric,
+    so that all numbers are real, and exact for singular covariances.
     """
     mean1, mean2 = np.asarray(mean1, np.float64), np.asarray(mean2, np.float64)
     cov1, cov2 = np.asarray(cov1, np.float64), np.asarray(cov2, np.float64)
@@ -50,8 +60,7 @@ def frechet_distance(mean1: Any, cov1: Any, mean2: Any, cov2: Any) -> float:
             f"means must be (k,) and covariances (k, k), got {mean1.shape}, {cov1.shape}, "
             f"{mean2.shape}, {cov2.shape}"
         )
-    values, vectors = np.linalg.eigh(cov1)
-    half = vectors * np.sqrt(np.maximum(values, 0))  # half @ half.T is cov1
+    half = _root(cov1)
     cross = np.sqrt(np.maximum(np.linalg.eigvalsh(half.T @ cov2 @ half), 0)).sum()
     distance = np.square(mean1 - mean2).sum() + np.trace(cov1) + np.trace(cov2) - 2 * cross
     return float(max(distance, 0.0))

@@ -98,7 +98,7 @@ def resize(x: Any, matrix: Matrix, new: int) -> Float[Array, "b n n c"]:
 def resize_bytes(x: Images, new: int) -> UInt8[Array, "b n n 3"]:
     """Resize as Pillow does bytes by its bicubic filter: to bytes after each axis, bit for bit."""
     half, unit = 1 << (PILLOW_BITS - 1), 1 << PILLOW_BITS
-    values = x.astype(jnp.int32)
+    values = jnp.asarray(x, jnp.int32)
     for axis in (2, 1):
         if x.shape[axis] == new:
             continue
