@@ -125,7 +125,7 @@ def way_of_sample() -> Way:
         given = next(
             n for n in ("noise_input", "label") if n in inspect.signature(sj.score_fn).parameters
         )
-        score = sj.score_fn(sde, net.apply, params, **{given: lambda t, *_: t * 999.0})
+        score = sj.score_fn(sde, net.apply, params, **{given: lambda *given: given[-1] * 999.0})
 
     def run() -> None:
         grid = sj.log_snr_grid(sde, 20)

@@ -24,7 +24,7 @@ from scipy.integrate import solve_ivp
 from benchmarks.fewstep import runner
 from score_jax import samplers as sm
 from score_jax.score import label_time
-from score_jax.sde import VE, VP, SubVP, log_snr, reverse_drift
+from score_jax.sde import VE, VP, SubVP, reverse_drift
 
 SDES = {"vp": (VP(), 1e-3), "subvp": (SubVP(), 1e-3), "ve": (VE(), 1e-5)}
 LADDER = 10.0 ** -np.arange(1.5, 6.6, 0.25)
@@ -190,7 +190,7 @@ def digits(workdir, batch=16):
 
 def told_log_noise(sde):
     """Label log(s/m) / 4 (arXiv:2206.00364 table 1)."""
-    return lambda t: -log_snr(sde, t) / 8
+    return lambda t: -sde.log_snr(t) / 8
 
 
 def trained_mlp(sde, label, steps, batch=1024):

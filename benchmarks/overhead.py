@@ -63,15 +63,14 @@ def compare(title, net, shape, steps, rounds):
 
     from score_jax import samplers as sm
     from score_jax import score as sc
+    from score_jax.parametrization import TimeInput
     from score_jax.sde import VP
 
     sde, key = VP(), jax.random.key(0)
     x, label = jax.random.normal(key, shape), jnp.full(shape[:1], 500.0)
     params = jax.jit(net.init)(key, x[:1], label[:1])
     call = jax.jit(net.apply)
-    score_of = lambda params: sc.score_fn(
-        sde, net.apply, params, label=sc.label_time(), output=sc.NOISE
-    )
+    score_of = lambda params: sc.score_fn(sde, net.apply, params, noise_input=TimeInput())
 
     def chained():
         y = x

@@ -24,7 +24,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from score_jax import samplers as sm
-from score_jax.score import NOISE, label_time, score_fn
+from score_jax.parametrization import TimeInput
+from score_jax.score import score_fn
 from score_jax.sde import VP
 
 WIDTH, DEPTH, WAVES = 256, 4, 8
@@ -55,7 +56,7 @@ def jax_sampler(steps):
 
     @jax.jit
     def run(params, key, x):
-        score = score_fn(sde, apply, params, label=label_time(), output=NOISE)
+        score = score_fn(sde, apply, params, noise_input=TimeInput())
         step = sm.chain(sm.langevin(sde, score, snr=SNR), sm.reverse_diffusion(sde, score))
         return sm.simulate(key, step, x, sm.uniform_grid(sde, steps, t0=T0)).x_mean
 
@@ -106,7 +107,7 @@ def torch_lean(steps, apply, step=None):
     step = step or lean_step(apply)
     sde, grid = VP(), sm.uniform_grid(VP(), steps, t0=T0)
     t, t_next = grid[:-1], grid[1:]
-    a, variance = jax.vmap(lambda t, u: sm.transition(sde, t, u))(t, t_next)
+    a, variance = jax.vmap(lambda t, u: sde.transition(t, u))(t, t_next)
     minus = -1 / np.asarray(sde.std(t), np.float64)
     table = [np.asarray(v, np.float64).tolist() for v in (minus, 2 - a, variance, variance**0.5)]
     times = np.asarray(t, np.float64) * 999

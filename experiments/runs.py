@@ -18,8 +18,9 @@ from experiments.parts.networks import make_net
 from experiments.parts.processes import Process, make_process
 from score_jax import checkpoints, data, training
 from score_jax._files import replacing, write_json, write_text
+from score_jax.draws import draw_of
 from score_jax.nets.layers import KEPT
-from score_jax.types import SDE, Loss, ScoreFn, rows_of
+from score_jax.types import SDE, Loss, ScoreFn
 
 CONFIG_FILE = "config.json"
 CHECKPOINTS = "checkpoints"
@@ -110,16 +111,15 @@ class Experiment:
 
     def prepare(self, key: Any, batch: Any) -> Any:
         """Take a raw batch to what the loss sees."""
-        rows = rows_of(key, batch)
-        noise_key, flip_key = jax.random.split(rows.key)
+        draw = draw_of(key, batch)
         c = self.config.data
         if self.levels is None or not c.dequantize:
             x = self.on_levels(batch["x"])
         else:
-            x = rows.each(self.from_data, noise_key, batch["x"])
+            x = draw.fold(0).each(self.from_data, batch["x"])
         if c.flip:
             flip = lambda key, x: data.random_flip(key, x[None])[0]
-            x = rows.each(flip, flip_key, x)
+            x = draw.fold(1).each(flip, x)
         ready = {"x": x} | ({"y": batch["y"]} if self.config.net.conditional else {})
         return ready | ({"low_res": self._reduced(x)} if self.reduces else {})
 

@@ -84,49 +84,55 @@ def train(
                 snapshots = stack.enter_context(
                     checkpoints.open_checkpoints(workdir / runs.SNAPSHOTS, keep=None)
                 )
-        return _fit(
-            exp,
-            workdir,
-            training.SharedCheckpoints(store) if training.several_hosts() else store,
-            snapshots,
-            progress=progress if first else False,
+        return training.fit(
+            runs.initial_state(exp),
+            mapped_step(exp),
+            _batches(exp),
+            steps=config.train.steps,
+            hooks=[
+                *_hooks(exp, workdir, snapshots),
+                training.Progress(progress if first else False),
+            ],
+            checkpoints=training.SharedCheckpoints(store) if training.several_hosts() else store,
+            saving=_saving(exp),
+            nonfinite_limit=config.train.bad_steps,
+            ahead=config.train.ahead,
             stall_seconds=stall_seconds,
         )
 
 
-def _fit(
-    exp: runs.Experiment, workdir: pathlib.Path, store: Any, snapshots: Any, **options: Any
-) -> training.FitResult:
-    """`training.fit` with what the config says; files are those of the first host."""
-    c, first = exp.config.train, training.is_first()
-    iterator = data.batches(
+def _batches(exp: runs.Experiment) -> Any:
+    """This host's share of the batches."""
+    return data.batches(
         exp.train,
-        c.batch_size,
+        exp.config.train.batch_size,
         seed=exp.config.seed,
         process_index=jax.process_index(),
         process_count=jax.process_count(),
     )
-    draw = functools.partial(_draw_pictures, exp, workdir) if first else None
-    return training.fit(
-        runs.initial_state(exp),
-        mapped_step(exp),
-        iterator,
-        steps=c.steps,
-        checkpoints=store,
-        checkpoint_every=c.checkpoint_every,
+
+
+def _saving(exp: runs.Experiment) -> training.Saving:
+    """How the config says that checkpoints are saved; the first host computes their metric."""
+    c = exp.config.train
+    test_loss = training.is_first() and c.score == "test_loss"
+    return training.Saving(
+        c.checkpoint_every,
         extra=dataclasses.asdict(exp.config),
-        metrics_path=workdir / runs.METRICS if first else None,
-        log_every=c.log_every,
-        sample_every=c.sample_every,
-        on_sample=draw,
-        bad_steps=c.bad_steps,
-        stop_on_save_error=c.save_error == "stop",
-        judge=functools.partial(_test_loss, exp) if first and c.score == "test_loss" else None,
-        snapshots=snapshots,
-        snapshot_every=c.snapshot_every,
-        ahead=c.ahead,
-        **options,
+        metric=functools.partial(_test_loss, exp) if test_loss else None,
+        stop_on_error=c.save_error == "stop",
     )
+
+
+def _hooks(exp: runs.Experiment, workdir: pathlib.Path, snapshots: Any) -> list[training.Hook]:
+    """What is done beside training; the first host writes the files."""
+    c, first = exp.config.train, training.is_first()
+    draw = functools.partial(_draw_pictures, exp, workdir) if first else None
+    return [
+        training.MetricsFile(workdir / runs.METRICS if first else None, c.log_every),
+        training.Snapshots(snapshots, c.snapshot_every, c.save_error == "stop"),
+        training.Every(c.sample_every, draw),
+    ]
 
 
 def _test_loss(exp: runs.Experiment, step: int, state: Any) -> float:

@@ -68,7 +68,9 @@ def fit(workdir: pathlib.Path, c: guiding.ClassifierConfig, progress: bool | Non
     x = jnp.zeros((1, *exp.shape))
     params = jax.jit(net.init)(params_key, x, jnp.zeros(1))
     optimizer = training.make_optimizer(learning_rate=c.lr, warmup=min(100, c.steps))
-    loss = classifier_loss(exp.sde, net.apply, label=guiding.tell(exp), t0=exp.config.sde.t0)
+    loss = classifier_loss(
+        exp.sde, net.apply, noise_input=lambda sde, t: guiding.tell(exp)(t), t0=exp.config.sde.t0
+    )
     step = training.make_train_step(loss, optimizer, prepare=prepare(exp))
     steps = -(-c.steps // EVERY) * EVERY
     with (
@@ -82,9 +84,8 @@ def fit(workdir: pathlib.Path, c: guiding.ClassifierConfig, progress: bool | Non
             data.batches(exp.train, c.batch_size, seed=c.seed),
             steps=steps,
             checkpoints=store,
-            checkpoint_every=max(EVERY, steps // (5 * EVERY) * EVERY),
-            metrics_path=folder / runs.METRICS,
-            progress=progress,
+            saving=training.Saving(max(EVERY, steps // (5 * EVERY) * EVERY)),
+            hooks=[training.MetricsFile(folder / runs.METRICS), training.Progress(progress)],
         )
     return exp, net, result
 

@@ -5,15 +5,19 @@ their arguments. A function without arguments for its arrays, such as a closure 
 them as constants of its program, so that program is kept only for as long as the function lives.
 """
 
+import inspect
 import time
 import weakref
 from collections.abc import Callable, Sequence
+from functools import partial
+from types import FunctionType
 from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.tree_util import Partial
 from tqdm import tqdm
 
 _AXIS = "examples"
@@ -38,52 +42,65 @@ class _Static(NamedTuple):
     structure: Any
 
 
-def _function(leaf: Any) -> bool:
-    weak = getattr(type(leaf), "__weakrefoffset__", 0) > 0
-    return callable(leaf) and weak and not isinstance(leaf, type)
+class _Open(NamedTuple):
+    """A `Partial` of a closure, with the closure as a leaf."""
+
+    func: Any
+    args: Any
+    keywords: Any
+
+
+def _opened(tree: Any) -> Any:
+    def closure(v: Any) -> bool:
+        found = isinstance(v, Partial) and isinstance(v.func, FunctionType)
+        return found and v.func.__closure__ is not None
+
+    opened = lambda v: _Open(v.func, *_opened((v.args, v.keywords))) if closure(v) else v
+    return jax.tree.map(opened, tree, is_leaf=closure)
+
+
+def _closed(tree: Any) -> Any:
+    is_open = lambda v: isinstance(v, _Open)
+    closed = lambda v: Partial(v.func, *_closed(v.args), **_closed(v.keywords)) if is_open(v) else v
+    return jax.tree.map(closed, tree, is_leaf=is_open)
 
 
 def _weak(leaf: Any) -> Any:
-    return weakref.ref(leaf) if _function(leaf) else leaf
-
-
-def _strong(leaf: Any) -> Any:
-    return leaf() if isinstance(leaf, weakref.ref) else leaf
+    if not callable(leaf):
+        return leaf
+    return weakref.WeakMethod(leaf) if inspect.ismethod(leaf) else weakref.ref(leaf)
 
 
 def _run(static: _Static, mesh: Mesh, arrays: list[Any], index: Any, part: Any) -> Any:
     """Every device runs its own part and waits for no other."""
 
     def local(arrays: list[Any], index: Any, part: Any) -> Any:
-        leaves = eqx.combine(arrays, [_strong(leaf) for leaf in static.leaves])
-        shared, function = jax.tree.unflatten(static.structure, leaves)
+        rest = [leaf() if isinstance(leaf, weakref.ref) else leaf for leaf in static.leaves]
+        shared, function = _closed(jax.tree.unflatten(static.structure, eqx.combine(arrays, rest)))
         return function(shared, index, part)
 
-    return jax.shard_map(
-        local,
-        mesh=mesh,
-        in_specs=(_EVERYWHERE, _DIVIDED, _DIVIDED),
-        out_specs=_DIVIDED,
-        # Loops of adaptive solvers start from values that are the same everywhere.
-        check_vma=False,
-    )(arrays, index, part)
+    # Loops of adaptive solvers start from values that are the same everywhere: no check of axes.
+    specs = (_EVERYWHERE, _DIVIDED, _DIVIDED)
+    mapped = jax.shard_map(local, mesh=mesh, in_specs=specs, out_specs=_DIVIDED, check_vma=False)
+    return mapped(arrays, index, part)
 
 
 def program(
     function: Callable[[Any, Any, Any], Any], shared: Any, mesh: Mesh
 ) -> tuple[Any, tuple[Any, ...]]:
     """The jitted program of `function(shared, index, part)` over a mesh, and its first arguments."""
-    leaves, structure = jax.tree.flatten((shared, function))
+    leaves, structure = jax.tree.flatten(_opened((shared, function)))
     arrays, rest = eqx.partition(leaves, eqx.is_array)
-    static = _Static(tuple(_weak(leaf) for leaf in rest), structure)
     arrays = jax.device_put(arrays, NamedSharding(mesh, _EVERYWHERE))
     try:
+        static = _Static(tuple(map(_weak, rest)), structure)
         hash(static)
-    except TypeError:  # a record of the user's that cannot be compared: compiled for this call
-        return jax.jit(lambda *args: _run(static, mesh, *args)), (arrays,)
-    owner = next(filter(_function, rest))
+    except TypeError:  # an object of the user's that cannot be compared: compiled for this call
+        return jax.jit(partial(_run, _Static(tuple(rest), structure), mesh)), (arrays,)
+    owner = next(filter(callable, rest))
+    owner = getattr(owner, "__self__", owner)
     if owner not in _programs:
-        _programs[owner] = jax.jit(lambda *args: _run(*args), static_argnums=(0, 1))
+        _programs[owner] = jax.jit(partial(_run), static_argnums=(0, 1))
     return _programs[owner], (static, mesh, arrays)
 
 

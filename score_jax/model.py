@@ -11,9 +11,10 @@ from typing import Any
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from score_jax.parametrization import NOISE, NoiseInput, Parametrization, Variance
-from score_jax.score import NetworkScore, denoise, score_fn
-from score_jax.types import SDE, Apply, Params
+from score_jax.losses import Objective, training_loss
+from score_jax.parametrization import NOISE, SMALL, NoiseInput, Parametrization, Variance
+from score_jax.score import NetworkScore, ReverseFn, denoise, reverse_fn, score_fn
+from score_jax.types import SDE, Apply, Loss, Params
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,3 +50,25 @@ class Model:
         """The denoiser (x: (b, *d), t: () or (b,)) -> E[x0 given x]: (b, *d)."""
         score = self.score(params, y, **kwargs)
         return lambda x, t: denoise(self.sde, score, x, jnp.asarray(t))
+
+    def reverse(
+        self,
+        params: Params,
+        y: Any = None,
+        *,
+        clean: Callable[[Any], Any] | None = None,
+        **kwargs: Any,
+    ) -> ReverseFn:
+        """The reverse chain (x, t, t_next) -> `Reverse`, with the model's variance (or SMALL)."""
+        variance = SMALL if self.variance is None else self.variance
+        return reverse_fn(self.sde, self.score(params, y, **kwargs), variance=variance, clean=clean)
+
+    def loss(self, objective: Objective | None = None, **options: Any) -> Loss:
+        """The training loss, by default of denoising score matching; options of `training_loss`.
+
+        >>> loss = Model(CosineBetas(), net.apply, IndexInput(), variance=LEARNED_RANGE).loss(hybrid())
+        """
+        return training_loss(
+            self.sde, self.apply, objective, noise_input=self.noise_input,
+            parametrization=self.parametrization, variance=self.variance, **options,
+        )  # fmt: skip

@@ -21,12 +21,12 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from score_jax._check import check_count
 from score_jax._math import as_time, bcast
-from score_jax.sde import NoiseSchedule, bridge
-from score_jax.types import SDE
+from score_jax.sde import NoiseSchedule, TimeLike, bridge
+from score_jax.types import SDE, Data
 
-Time = float | Float[Array, "..."]
-NoiseInput = Callable[[SDE, Any], Any]  # (sde, t: () or (b,)) -> the network's noise input
+NoiseInput = Callable[[SDE, TimeLike], Array]  # (sde, t: () or (b,)) -> the network's noise input
 
 
 class Parametrization(NamedTuple):
@@ -39,48 +39,48 @@ class Parametrization(NamedTuple):
     """
 
     name: str
-    to_noise: Callable[[Any, Any, Any, Any], Any]
-    target: Callable[[Any, Any, Any, Any, Any], Any]
+    to_noise: Callable[[SDE, Data, Data, TimeLike], Data]
+    target: Callable[[SDE, Data, Data, Data, TimeLike], Data]
 
     def from_noise(
-        self, sde: SDE, z: Float[Array, "b *d"], x: Float[Array, "b *d"], t: Time
+        self, sde: SDE, z: Float[Array, "b *d"], x: Float[Array, "b *d"], t: TimeLike
     ) -> Float[Array, "b *d"]:
         """The output of this kind for unit noise z in x: (b, *d)."""
         m, s = _coefficients(sde, x, t)
         return self.target(sde, (x - s * z) / m, z, x, t)
 
 
-def _coefficients(sde: SDE, x: Any, t: Any) -> tuple[Any, Any]:
+def _coefficients(sde: SDE, x: Data, t: TimeLike) -> tuple[Array, Array]:
     """m and s at t, shaped to multiply x."""
     t = as_time(t)
     return bcast(sde.mean_coeff(t), x), bcast(sde.std(t), x)
 
 
-def _score_to_noise(sde: SDE, value: Any, x: Any, t: Any) -> Any:
+def _score_to_noise(sde: SDE, value: Data, x: Data, t: TimeLike) -> Data:
     return -_coefficients(sde, x, t)[1] * value
 
 
-def _score_target(sde: SDE, x0: Any, z: Any, x: Any, t: Any) -> Any:
+def _score_target(sde: SDE, x0: Data, z: Data, x: Data, t: TimeLike) -> Data:
     return -z / _coefficients(sde, x, t)[1]
 
 
-def _denoised_to_noise(sde: SDE, value: Any, x: Any, t: Any) -> Any:
+def _denoised_to_noise(sde: SDE, value: Data, x: Data, t: TimeLike) -> Data:
     m, s = _coefficients(sde, x, t)
     return (x - m * value) / s
 
 
-def _v_to_noise(sde: SDE, value: Any, x: Any, t: Any) -> Any:
+def _v_to_noise(sde: SDE, value: Data, x: Data, t: TimeLike) -> Data:
     # From x = m x0 + s z and v = m z - s x0: m v + s x = (m^2 + s^2) z.
     m, s = _coefficients(sde, x, t)
     return (m * value + s * x) / (m * m + s * s)
 
 
-def _v_target(sde: SDE, x0: Any, z: Any, x: Any, t: Any) -> Any:
+def _v_target(sde: SDE, x0: Data, z: Data, x: Data, t: TimeLike) -> Data:
     m, s = _coefficients(sde, x, t)
     return m * z - s * x0
 
 
-def _to_previous(sde: SDE, x: Any, t: Any) -> tuple[Any, Any]:
+def _to_previous(sde: SDE, x: Data, t: TimeLike) -> tuple[Array, Array]:
     """The coefficients of x0 and x in PREVIOUS, shaped to multiply x."""
     if not isinstance(sde, NoiseSchedule):
         raise ValueError(
@@ -92,12 +92,12 @@ def _to_previous(sde: SDE, x: Any, t: Any) -> tuple[Any, Any]:
     return bcast(found.x0_coeff, x), bcast(found.x_coeff, x)
 
 
-def _previous_to_noise(sde: SDE, value: Any, x: Any, t: Any) -> Any:
+def _previous_to_noise(sde: SDE, value: Data, x: Data, t: TimeLike) -> Data:
     of_x0, of_x = _to_previous(sde, x, t)
     return _denoised_to_noise(sde, (value - of_x * x) / of_x0, x, t)
 
 
-def _previous_target(sde: SDE, x0: Any, z: Any, x: Any, t: Any) -> Any:
+def _previous_target(sde: SDE, x0: Data, z: Data, x: Data, t: TimeLike) -> Data:
     of_x0, of_x = _to_previous(sde, x, t)
     return of_x0 * x0 + of_x * x
 
@@ -123,7 +123,7 @@ class Variance(NamedTuple):
 
     name: str
     learned: bool
-    log_variance: Callable[[Any, Any, Any], Any]
+    log_variance: Callable[[Any, Array, Array], Array]
 
 
 SMALL = Variance("small", False, lambda values, small, large: small)
@@ -142,7 +142,7 @@ class TimeInput:
 
     scale: float = 999.0
 
-    def __call__(self, sde: SDE, t: Time) -> Float[Array, "..."]:
+    def __call__(self, sde: SDE, t: TimeLike) -> Float[Array, "..."]:
         """t * scale, shape of t."""
         return as_time(t) * self.scale
 
@@ -151,7 +151,7 @@ class TimeInput:
 class StdInput:
     """The noise input sigma(t) = std(t), that of VE networks trained in continuous time."""
 
-    def __call__(self, sde: SDE, t: Time) -> Float[Array, "..."]:
+    def __call__(self, sde: SDE, t: TimeLike) -> Float[Array, "..."]:
         """std(t), shape of t."""
         return sde.std(as_time(t))
 
@@ -170,7 +170,7 @@ class IndexInput:
     top: float | None = None
     rounded: bool = False
 
-    def __call__(self, sde: SDE, t: Time) -> Float[Array, "..."]:
+    def __call__(self, sde: SDE, t: TimeLike) -> Float[Array, "..."]:
         """The index at t as a floating-point number, shape of t."""
         if not isinstance(sde, NoiseSchedule):
             raise ValueError(
@@ -194,9 +194,8 @@ class LevelInput:
     n: int
 
     def __post_init__(self) -> None:
-        if self.n < 2:
-            raise ValueError(f"n, the number of noise levels, must be >= 2, got {self.n!r}")
+        check_count(2, n=self.n)
 
-    def __call__(self, sde: SDE, t: Time) -> Float[Array, "..."]:
+    def __call__(self, sde: SDE, t: TimeLike) -> Float[Array, "..."]:
         """The index of the nearest level, shape of t."""
         return jnp.round((1 - as_time(t) / sde.t1) * (self.n - 1))

@@ -7,7 +7,7 @@ What a network returns is a `Parametrization`, what it is given of the time its 
 import dataclasses
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,8 +15,10 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from score_jax._math import as_time, bcast
-from score_jax.parametrization import NOISE, SCORE, NoiseInput, Parametrization, Variance
-from score_jax.types import SDE, Apply, Params, ScoreFn, ScoreOut, score_at
+from score_jax._renamed import renamed
+from score_jax.parametrization import NOISE, SCORE, SMALL, NoiseInput, Parametrization, Variance
+from score_jax.sde import bridge
+from score_jax.types import SDE, Apply, Params, ScoreFn, ScoreOut, score_at, score_out
 
 
 def split_output(
@@ -50,13 +52,13 @@ class NetworkScore:
     Its leaves are the parameters and the arrays among the keyword arguments; all else is static.
     """
 
-    params: Any
+    params: Params
     arrays: dict[str, Any]
-    sde: Any
-    apply: Any
-    noise_input: Any
-    parametrization: Any
-    variance: Any
+    sde: SDE
+    apply: Apply
+    noise_input: NoiseInput
+    parametrization: Parametrization
+    variance: Variance | None
     options: tuple[tuple[str, Any], ...]
 
     def __call__(
@@ -131,6 +133,85 @@ def denoise(
     return (x + bcast(s2, x) * score_at(score, x, t)) / bcast(sde.mean_coeff(t), x)
 
 
+class Reverse(NamedTuple):
+    """p(x(t_next) | x(t)): mean (b, *d), log_variance and the predicted x0, of the same shape."""
+
+    mean: Float[Array, "b *d"]
+    log_variance: Float[Array, "b *d"]
+    x0: Float[Array, "b *d"]
+
+    @property
+    def variance(self) -> Float[Array, "b *d"]:
+        """exp(log_variance)."""
+        return jnp.exp(self.log_variance)
+
+
+ReverseFn = Callable[..., Reverse]  # (x: (b, *d), t, t_next) -> Reverse
+
+
+def reverse_moments(
+    sde: SDE,
+    x0: Float[Array, "b *d"],
+    values: Float[Array, "b *d"] | None,
+    x: Float[Array, "b *d"],
+    t: float | Float[Array, "..."],
+    t_next: float | Float[Array, "..."],
+    *,
+    variance: Variance,
+    first: Any = None,
+) -> Reverse:
+    """p(x(t_next) | x(t)) of a predicted x0, arXiv:2006.11239 eq. 6: the posterior's mean, Sigma.
+
+    values: the network's second output for a learned `variance`, else None; t_next < t, () or (b,).
+    The posterior's variance is 0 at data (t_next = 0). With `first`, the first two times (2,) of a
+    grid from data, that of the second interval takes its place there, as in the published programs,
+    and a fixed variance is the smaller one, which gives the decoder a better likelihood.
+    """
+    t, t_next = as_time(t), as_time(t_next)
+    found = bridge(sde, t, t_next)
+    small, large = found.small, found.large
+    if first is not None:
+        early, late = (0.0, first[0]) if len(first) < 2 else (first[0], first[1])
+        small = jnp.where(t_next > 0, small, bridge(sde, as_time(late), as_time(early)).small)
+        large = large if variance.learned else jnp.where(t_next > 0, large, small)
+    log_variance = variance.log_variance(values, bcast(small, x), bcast(large, x))
+    mean = bcast(found.x0_coeff, x) * x0 + bcast(found.x_coeff, x) * x
+    return Reverse(mean, jnp.broadcast_to(log_variance, x.shape), x0)
+
+
+def reverse_fn(
+    sde: SDE,
+    score: ScoreFn,
+    *,
+    variance: Variance = SMALL,
+    clean: Callable[[Any], Any] | None = None,
+    first: Any = None,
+) -> ReverseFn:
+    """The reverse chain of a score: (x: (b, *d), t, t_next) -> `Reverse`, one evaluation per call.
+
+    `clean(x0)` corrects the predicted x0 before the mean is made of it (the rules `static()` and
+    `dynamic()` of `score_jax.samplers`); variance and first as in `reverse_moments`.
+
+    Raises ValueError for a learned variance if the score returns none.
+
+    >>> reverse = reverse_fn(model.sde, model.score(params), variance=LEARNED_RANGE, clean=static())
+    """
+
+    def reverse(x: Float[Array, "b *d"], t: Any, t_next: Any) -> Reverse:
+        t = as_time(t)
+        out = score_out(score, x, t)
+        if variance.learned and out.variance is None:
+            raise ValueError(
+                f"variance={variance.name!r} needs a score that returns a learned variance, a ScoreOut"
+            )
+        m, s2 = bcast(sde.mean_coeff(t), x), bcast(jnp.square(sde.std(t)), x)
+        x0 = (x + s2 * out.score) / m
+        x0 = x0 if clean is None else clean(x0)
+        return reverse_moments(sde, x0, out.variance, x, t, t_next, variance=variance, first=first)
+
+    return reverse
+
+
 # shim: remove at the end. The names of the version before; `_Told` lifts label(t) to (sde, t).
 from score_jax.parametrization import DENOISED as DENOISED  # noqa: E402
 from score_jax.parametrization import PARAMETRIZATIONS as _ALL  # noqa: E402
@@ -157,3 +238,6 @@ def label_time(scale: float = 999.0) -> Callable[[Any], Any]:
 def label_std(sde: SDE) -> Callable[[Any], Any]:
     """Shim of `StdInput`."""
     return lambda t: sde.std(t)
+
+
+__getattr__ = renamed(__name__)

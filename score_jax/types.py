@@ -6,16 +6,14 @@ methods below (`score_jax.sde.LinearSDE` derives all of them from two). Data may
 `(b, d)`, `(b, l, c)`, `(b, h, w, c)`, ...
 """
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
-import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Key
+import numpy as np
+from jaxtyping import Array, ArrayLike, Float, Int, Key
+
+from score_jax._renamed import renamed
 
 Params = Any
 Batch = Any
@@ -27,6 +25,10 @@ Data = Float[Array, " b *d"]
 PerExample = Float[Array, " b"]
 # Samplers pass a scalar time, losses one time per example.
 Time = Float[Array, ""] | Float[Array, " b"]
+TimeLike = float | Time
+Number = float | np.floating[Any] | Array  # one number as given by a user
+Grid = Float[Array, " n"]  # decreasing times
+GridLike = ArrayLike | Sequence[ArrayLike]  # the same as given by a user
 
 # (x: (b, *d), t: () or (b,)) -> grad log p_t(x): (b, *d), or a `ScoreOut` with a learned variance too.
 ScoreFn = Callable[[Any, Any], Any]
@@ -123,11 +125,72 @@ class SDE(Protocol):
         ...
 
 
+class IndexSampler(NamedTuple):
+    """A distribution of the indices of a noise schedule that learns from the losses.
+
+    Its state is any pytree of arrays; training carries it in `TrainState`. init() -> state;
+    draw(state, key, b) -> (index (b,), weight (b,)); update(state, index (b,), losses (b,)) -> state,
+    where index and losses are those of the whole batch.
+    """
+
+    init: Callable[[], Any]
+    draw: Callable[[Any, PRNGKey, int], tuple[Any, Any]]
+    update: Callable[[Any, Any, Any], Any]
+
+
+class Restored(NamedTuple):
+    """A checkpoint: its step, state, state of the data iterator (or None), and the caller's value.
+
+    progress: what the training loop noted of the run (None in checkpoints of older versions).
+    """
+
+    step: int
+    state: Any
+    data: Any
+    extra: Any
+    progress: Any = None
+
+
+@runtime_checkable
+class CheckpointStore(Protocol):
+    """Where training saves and resumes: `checkpoints.Checkpoints`, `training.SharedCheckpoints`."""
+
+    @property
+    def folder(self) -> Any:
+        """Where the checkpoints are."""
+        ...
+
+    def latest_step(self) -> int | None:
+        """The newest step, or None."""
+        ...
+
+    def save(
+        self,
+        step: int,
+        state: Any,
+        *,
+        data_iterator: Any = None,
+        extra: Any = None,
+        progress: Any = None,
+        score: float | None = None,
+    ) -> bool:
+        """Save a state in the background; False if the step is there already."""
+        ...
+
+    def restore_latest(self, template: Any, *, data_iterator: Any = None) -> Restored | None:
+        """The newest intact checkpoint, or None."""
+        ...
+
+    def wait(self) -> None:
+        """Wait for the save in the background; raise what it raised."""
+        ...
+
+
 class StepOut(NamedTuple):
     """The result of a step: the new x (b, *d), and the same without the noise drawn in this step."""
 
-    x: Any
-    x_mean: Any
+    x: Data
+    x_mean: Data
 
 
 State = Any  # of a step: any tree of arrays
@@ -155,23 +218,23 @@ class Step(NamedTuple):
     ...     return step._replace(update=update)
     """
 
-    init: Callable[[Any, Any], State]
-    update: Callable[[Any, Any, Any, Any, State], tuple[StepOut, State]]
+    init: Callable[[Data, Grid], State]
+    update: Callable[[PRNGKey, Data, Time, Time, State], tuple[StepOut, State]]
     nfe: int
     nfe_extra: int = 0
 
 
-def stateless(update: Callable[[Any, Any, Any, Any], StepOut], nfe: int) -> Step:
+def stateless(update: Callable[[PRNGKey, Data, Time, Time], StepOut], nfe: int) -> Step:
     """Make a `Step` of `update(key, x, t, t_next) -> StepOut`, which needs no state.
 
     >>> step = stateless(lambda key, x, t, t_next: StepOut(x, x), nfe=0)
     """
 
-    def init(x: Any, grid: Any) -> State:
+    def init(x: Data, grid: Grid) -> State:
         del x, grid
         return ()
 
-    def with_state(key: Any, x: Any, t: Any, t_next: Any, state: State) -> tuple[StepOut, State]:
+    def with_state(key: Any, x: Data, t: Time, t_next: Time, state: State) -> tuple[StepOut, State]:
         return update(key, x, t, t_next), state
 
     return Step(init, with_state, nfe)
@@ -184,10 +247,10 @@ class SampleOut(NamedTuple):
     `save_every` steps and after the last, or None.
     """
 
-    x: Any
-    x_mean: Any
-    nfe: Any
-    trajectory: Any
+    x: Data
+    x_mean: Data
+    nfe: int | Int[Array, "..."]
+    trajectory: Float[Array, "k b *d"] | None
 
 
 @runtime_checkable
@@ -210,67 +273,4 @@ class Sampler(Protocol):
         ...
 
 
-@partial(jax.tree_util.register_dataclass, data_fields=["key", "index"], meta_fields=["total"])
-@dataclass(frozen=True)
-class Rows:
-    """Which examples of the whole batch a device has, so that draws do not depend on devices.
-
-    key: the same on all devices; index: int32 (b,), places in the whole batch; total: its size (not
-    traced). `make_train_step` puts it into the batch as batch["rows"]. A loss that draws with it
-    gives the same numbers whatever the devices, hosts and parts that a batch is divided into:
-
-    >>> rows = rows_of(key, batch)
-    >>> t_key, z_key = jax.random.split(rows.key)
-    >>> t = rows.shared(lambda key, n: jax.random.uniform(key, (n,)), t_key)
-    >>> z = rows.each(lambda key: jax.random.normal(key, x.shape[1:]), z_key)
-    """
-
-    key: Any
-    index: Any
-    total: int
-
-    def shared(self, draw: Callable[[Any, int], Any], key: Any) -> Any:
-        """Our part of what `draw(key, total)` gives, a tree of arrays (total, ...), drawn whole."""
-        return jax.tree.map(lambda leaf: leaf[self.index], draw(key, self.total))
-
-    def each(self, draw: Callable[..., Any], key: Any, *args: Any) -> Any:
-        """`draw(key of the example, *its rows of args)` for every example, stacked: (b, ...)."""
-        keyed = lambda i, *each: draw(jax.random.fold_in(key, i), *each)
-        return jax.vmap(keyed)(self.index, *args)
-
-
-def rows_of(key: Any, batch: Batch) -> Rows:
-    """The rows of a batch: those it carries, else all of it, drawn from `key`."""
-    if isinstance(batch, dict) and "rows" in batch:
-        return batch["rows"]
-    b = jax.tree.leaves(batch)[0].shape[0]
-    return Rows(key, jnp.arange(b, dtype=jnp.int32), b)
-
-
-_drawn_for: ContextVar[Rows | None] = ContextVar("drawn_for", default=None)
-
-
-@contextmanager
-def drawn_for(rows: Rows) -> Iterator[None]:
-    """While a network is traced inside, `current_rows` tells its dropout which examples these are.
-
-    A layer is handed arrays and a key, and Flax' keys are one for a whole batch.
-    """
-    token = _drawn_for.set(rows)
-    try:
-        yield
-    finally:
-        _drawn_for.reset(token)
-
-
-def current_rows() -> Rows | None:
-    """The rows given to the `drawn_for` that we are inside of, or None."""
-    return _drawn_for.get()
-
-
-def dropout_streams(rows: Rows, key: Any) -> dict[str, Any]:
-    """The random streams of a network in training: "dropout" for Flax' layer, "rows" for ours.
-
-    Flax' draws one mask for all the examples it is handed, so each device needs a key of its own.
-    """
-    return {"dropout": jax.random.fold_in(key, rows.index[0]), "rows": key}
+__getattr__ = renamed(__name__)

@@ -1,4 +1,4 @@
-"""Pictures: grids of images, the way from noise to data, loss curves, points of the plane.
+"""Pictures: grids of images, trajectories from noise to data, loss curves, points of the plane.
 
 Grids need Pillow alone; curves and points need matplotlib (`pip install "score_jax[notebooks]"`).
 """
@@ -8,8 +8,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 from PIL import Image, ImageDraw, ImageFont
 
+from score_jax._check import check_interval
 from score_jax._files import replacing
 
 PAPER = (255, 255, 255)
@@ -17,27 +19,26 @@ GAP = (222, 226, 230)
 INK = (33, 37, 41)
 
 
-def to_uint8(x: Any, range: tuple[float, float] = (-1.0, 1.0)) -> np.ndarray:
-    """Take pictures in the range to 0..255 by rounding; values outside are clipped.
+def to_uint8(x: ArrayLike, range: tuple[float, float] = (-1.0, 1.0)) -> np.ndarray:
+    """Map pictures in the range to 0..255 by rounding; values outside are clipped.
 
     Raises ValueError unless low < high.
     """
     low, high = range
-    if not low < high:
-        raise ValueError(f"range must be (low, high) with low < high, got {range}")
+    check_interval("range", range)
     unit = (np.asarray(x, np.float64) - low) / (high - low)
     return np.clip(np.rint(np.nan_to_num(unit) * 255), 0, 255).astype(np.uint8)
 
 
 def image_grid(
-    x: Any,
+    x: ArrayLike,
     *,
     range: tuple[float, float] = (-1.0, 1.0),
     columns: int | None = None,
     scale: int = 1,
     gap: int = 2,
 ) -> Image.Image:
-    """Set images (b, h, w, c), c 1 or 3, in a grid, about square unless `columns` says otherwise.
+    """Set images (b, h, w, c), c 1 or 3, in a grid of `columns`, by default about square.
 
     `scale` enlarges every pixel to a square of that side; `gap` is in pixels of the result. Raises
     ValueError for other shapes.
@@ -61,13 +62,12 @@ def image_grid(
 
 
 def strip(
-    frames: Any, *, range: tuple[float, float] = (-1.0, 1.0), scale: int = 1, gap: int = 2
+    frames: ArrayLike, *, range: tuple[float, float] = (-1.0, 1.0), scale: int = 1, gap: int = 2
 ) -> Image.Image:
     """Set a trajectory (k, b, h, w, c) as b rows of k pictures, from left to right.
 
-    Every frame is scaled by its own spread, so that noise larger than the range is still seen as
-    noise: values beyond the range shrink the contrast of that frame. Raises ValueError for other
-    shapes.
+    A frame whose values exceed the range is scaled by its own spread, so that large noise still
+    looks like noise. Raises ValueError for other shapes.
     """
     frames = np.asarray(frames, np.float64)
     if frames.ndim != 5:
@@ -102,7 +102,7 @@ def save_image(image: Image.Image, path: str | os.PathLike[str]) -> None:
 
 
 def new_figure(width: float, height: float, *, dpi: int = 120) -> Any:
-    """An empty Matplotlib figure of so many inches; ImportError that says what to install."""
+    """An empty Matplotlib figure, in inches. Raises ImportError that says what to install."""
     try:
         from matplotlib.figure import Figure
     except ImportError:
@@ -121,15 +121,14 @@ def render(figure: Any) -> Image.Image:
     return Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
 
 
-def smooth(values: Any, width: int) -> np.ndarray:
+def smooth(values: ArrayLike, width: int) -> np.ndarray:
     """Centred moving mean over `width` values, over fewer at the ends."""
     values = np.asarray(values, np.float64)
-    # The convolution is as long as the longer of the two.
     ones = np.ones(max(1, min(width, len(values))))
     return np.convolve(values, ones, "same") / np.convolve(np.ones_like(values), ones, "same")
 
 
-def loss_curve(steps: Any, losses: Any) -> Image.Image:
+def loss_curve(steps: ArrayLike, losses: ArrayLike) -> Image.Image:
     """Draw the loss against the step, and its moving mean, on a logarithmic scale."""
     steps, losses = np.asarray(steps), np.asarray(losses, np.float64)
     if steps.shape != losses.shape or steps.ndim != 1 or len(steps) < 2:
@@ -147,8 +146,8 @@ def loss_curve(steps: Any, losses: Any) -> Image.Image:
     return render(figure)
 
 
-def scatter_2d(samples: Any, reference: Any = None) -> Image.Image:
-    """Draw points of the plane (n, 2), over reference points if given."""
+def scatter_2d(samples: ArrayLike, reference: ArrayLike | None = None) -> Image.Image:
+    """Draw points of the plane (n, 2), on top of reference points if given."""
     samples = np.asarray(samples)
     if samples.ndim != 2 or samples.shape[1] != 2:
         raise ValueError(f"samples must be (n, 2), got shape {samples.shape}")

@@ -1,18 +1,11 @@
 """Strictness for all tests: shapes are checked at run time, broadcasting of ranks is an error."""
 
+import collections
 import contextlib
-import os
 
-from tests.helpers import ROOT
+from tests.helpers.environment import set_environment
 
-# Two devices, so that every mapping is really mapped.
-os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=2")
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-# Compiled programs are kept in an ignored folder that workers, child processes and CI share. Tests
-# therefore count traces, never compilations.
-os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(ROOT / ".cache" / "xla"))
-os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
-os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
+set_environment()
 
 from jaxtyping import install_import_hook
 
@@ -22,9 +15,9 @@ install_import_hook(
     "score_jax", "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))"
 )
 
-import jax  # noqa: E402
-import numpy as np  # noqa: E402
-import pytest  # noqa: E402
+import jax
+import numpy as np
+import pytest
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_debug_key_reuse", True)
@@ -55,3 +48,16 @@ def x64():
 def rng():
     """A NumPy generator, for data."""
     return np.random.default_rng(0)
+
+
+def pytest_terminal_summary(terminalreporter):
+    """List the ten slowest files: a suite stays fast only where somebody sees what is slow."""
+    seconds = collections.Counter()
+    for reports in terminalreporter.stats.values():
+        for report in reports:
+            if hasattr(report, "duration") and hasattr(report, "nodeid"):
+                seconds[report.nodeid.split("::")[0]] += report.duration
+    if len(seconds) > 1:
+        terminalreporter.section(f"slowest files (of {sum(seconds.values()):.0f} s in all)")
+        for name, taken in seconds.most_common(10):
+            terminalreporter.line(f"{taken:7.1f} s  {name}")

@@ -256,7 +256,7 @@ def test_templates_that_do_not_fit(two_steps):
 
 
 def test_a_newer_format_is_refused_in_words(tmp_path, monkeypatch):
-    monkeypatch.setattr("score_jax.checkpoints.FORMAT_VERSION", 2)
+    monkeypatch.setattr("score_jax.checkpoints.store.FORMAT_VERSION", 2)
     with open_checkpoints(tmp_path) as checkpoints:
         checkpoints.save(1, {"x": jnp.ones(1)})
     monkeypatch.undo()

@@ -124,7 +124,7 @@ def test_noise_inputs():
     assert IndexInput(rounded=True)(LinearBetas(1000), between) == 99
     with pytest.raises(ValueError, match="IndexInput needs an sde with timesteps"):
         IndexInput()(VP(), t)
-    with pytest.raises(ValueError, match="noise levels, must be >= 2, got 1"):
+    with pytest.raises(ValueError, match="n must be at least 2, got 1"):
         LevelInput(1)
 
 

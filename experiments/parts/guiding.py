@@ -120,7 +120,9 @@ class Guide:
             )
         own, params = params
         given = y if exp.num_classes else None
-        classify = guidance.classifier_fn(self.classifier.apply, params, label=tell(exp))
+        classify = guidance.classifier_fn(
+            exp.sde, self.classifier.apply, params, noise_input=lambda sde, t: tell(exp)(t)
+        )
         return guidance.classifier_guidance(
             exp.sde, exp.score_fn(own, given), classify, y, scale=self.scale, interval=self.interval
         )
@@ -139,7 +141,9 @@ class Guide:
         """A table's reverse chain, guided by the classifier if there is one."""
         if self.classifier is None:
             return reverse
-        classify = guidance.classifier_fn(self.classifier.apply, params, label=tell(exp))
+        classify = guidance.classifier_fn(
+            exp.sde, self.classifier.apply, params, noise_input=lambda sde, t: tell(exp)(t)
+        )
         times = jnp.asarray((table.index_map + 1.0) / table.n_original, jnp.float32)
         logp = guidance.class_logp(lambda x, i: classify(x, times[i]), y)
         gradient = guidance.gradient_of(logp, self.scale)

@@ -1,28 +1,28 @@
-"""The forward process of a config, and how a network is joined to it: label, loss, score."""
+"""The forward process of a config, and how a network is joined to it: `Model`, loss, score."""
 
 import dataclasses
 from collections.abc import Callable
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from experiments.config import Config, DiffusionConfig
 from experiments.parts.fields import LossConfig, TableLossConfig
-from score_jax import discrete, losses, samplers, score, sde
+from score_jax import discrete, losses, parametrization, sde
+from score_jax.model import Model
+from score_jax.parametrization import NoiseInput
 from score_jax.types import SDE, Loss, ScoreFn
 
-OUTPUTS = {output.name: output for output in score.OUTPUTS}
-# What of a table's predictions is one of a score's parametrisations.
-SCORES = {"noise": score.NOISE, "x0": score.DENOISED, "v": score.V}
+PARAMETRIZATIONS = {p.name: p for p in parametrization.PARAMETRIZATIONS}
+PARAMETRIZATIONS["x0"] = parametrization.DENOISED
 PREDICTIONS = {p.name: p for p in discrete.PREDICTIONS}
-VARIANCES = {
+TABLE_VARIANCES = {
     "small": discrete.FIXED_SMALL,
     "large": discrete.FIXED_LARGE,
     "learned": discrete.LEARNED,
     "learned_range": discrete.LEARNED_RANGE,
 }
+VARIANCES = {v.name: v for v in parametrization.VARIANCES}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,11 +30,13 @@ class Process:
     """A forward process and the way a network is joined to it."""
 
     sde: SDE
+    # apply -> Model.
+    make_model: Callable[[Any], Model]
     # (apply, train) -> Loss.
     make_loss: Callable[[Any, bool], Loss]
     # (apply, params, kwargs) -> ScoreFn.
     make_score: Callable[[Any, Any, dict[str, Any]], ScoreFn]
-    # What draws the indices of a table in training, or None.
+    # What draws the indices of a noise schedule in training, or None.
     index_sampler: Any = None
     # The beta table, or None.
     diffusion: discrete.Diffusion | None = None
@@ -70,124 +72,106 @@ def _make_sde(config: Config) -> SDE:
     return makers[c.kind]()
 
 
-def _level_label(config: Config) -> Callable[[Any], Any]:
-    """t -> the index that a network trained on a table of levels is told, as the authors do."""
+def _noise_input(config: Config) -> NoiseInput:
+    """The noise input of the network, t, sigma(t), or the index of a noise level."""
     c: Any = config.sde
-    n = c.levels
-    labels = {
-        # Index i of the betas is t = (i + 1)/n.
-        "vp": lambda t: jnp.clip(jnp.round(t * n) - 1, 0, n - 1),
-        # Index 0 is the largest sigma, t = 1.
-        "ve": lambda t: jnp.round((1 - t) * (n - 1)),
-    }
-    return labels[c.kind]
+    if config.net.label == "time":
+        return parametrization.TimeInput()
+    if config.net.label == "std":
+        return parametrization.StdInput()
+    if c.kind == "vp":
+        return parametrization.IndexInput(rounded=True)
+    return parametrization.LevelInput(c.levels)
 
 
-def _level_times(config: Config) -> Callable[[Any, int, float, float], Any]:
-    """Draw uniformly from the times of a table of levels."""
+def _times(config: Config, process: SDE) -> losses.Times:
+    """The rule for the times of a batch."""
+    loss: Any = config.loss
     c: Any = config.sde
-    n = c.levels
-    times = {"vp": lambda i: (i + 1) / n, "ve": lambda i: i / (n - 1)}[c.kind]
-    return lambda key, b, t0, t1: times(jax.random.randint(key, (b,), 0, n).astype(jnp.float32))
+    if config.net.label == "index" and c.kind == "vp":
+        return losses.timesteps(process.times)  # type: ignore[attr-defined]
+    if config.net.label == "index":
+        return losses.timesteps(np.arange(c.levels) / (c.levels - 1))
+    if loss.times == "importance":
+        return losses.log_snr_times(process)
+    return losses.uniform_times
 
 
 def _continuous(config: Config, hidden: dict[str, Any]) -> Process:
     """Denoising score matching on an SDE."""
-    process = _make_sde(config)
-    c, loss = config.net, config.loss
+    process, loss, t0 = _make_sde(config), config.loss, config.sde.t0
     assert isinstance(loss, LossConfig)
-    t0 = config.sde.t0
-    label = {
-        "time": score.label_time,
-        "std": lambda: score.label_std(process),
-        "index": lambda: _level_label(config),
-    }[c.label]()
-    output = OUTPUTS[c.output]
     weighting: Any = {
         "noise": losses.noise_weighting,
         "likelihood": losses.likelihood_weighting,
     }[loss.weighting]
     if loss.times == "importance":
         weighting = losses.importance_weighting(process, t0)
-    times = {
-        "stratified": lambda: losses.stratified_times,
-        "uniform": lambda: losses.uniform_times,
-        "importance": lambda: losses.log_snr_times(process),
-    }[loss.times]()
-    options: dict[str, Any] = {
-        "weighting": weighting,
-        "reduction": {
-            "mean": losses.mean_reduction,
-            "half_sum": losses.half_sum_reduction,
-        }[loss.reduction],
-        "times": _level_times(config) if c.label == "index" else times,
-        "t0": t0,
-        **hidden,
-    }
+    reduction: Any = {
+        "mean": losses.mean_reduction,
+        "half_sum": losses.half_sum_reduction,
+    }[loss.reduction]
+    stratified = loss.times != "uniform" and config.net.label != "index"
+
+    def make_model(apply: Any) -> Model:
+        kind = PARAMETRIZATIONS[config.net.output]
+        return Model(process, apply, _noise_input(config), kind)
+
+    def make_loss(apply: Any, train: bool) -> Loss:
+        objective = losses.dsm(weighting=weighting, reduction=reduction)
+        times = _times(config, process)
+        return make_model(apply).loss(
+            objective, times=times, stratified=stratified, t0=t0, train=train, **hidden
+        )
+
     return Process(
         process,
-        lambda apply, train: losses.dsm_loss(
-            process, apply, label=label, output=output, train=train, **options
-        ),
-        lambda apply, params, kwargs: score.score_fn(
-            process, apply, params, label=label, output=output, **kwargs
-        ),
+        make_model,
+        make_loss,
+        lambda apply, params, kwargs: make_model(apply).score(params, **kwargs),
     )
 
 
 def _table(config: Config, levels: int | None, hidden: dict[str, Any]) -> Process:
-    """Diffusion on a beta table: DDPM and Improved DDPM."""
+    """Diffusion on a noise schedule: DDPM and Improved DDPM."""
     c, loss = config.sde, config.loss
     assert isinstance(c, DiffusionConfig) and isinstance(loss, TableLossConfig)
-    schedules: dict[str, Callable[[int], discrete.Diffusion]] = {
-        "linear": discrete.linear,
-        "cosine": discrete.cosine,
-    }
-    diffusion = schedules[c.schedule](c.steps)
-    prediction, variance = PREDICTIONS[c.predicts], VARIANCES[c.variance]
+    schedule: Any = {"linear": sde.LinearBetas, "cosine": sde.CosineBetas}[c.schedule](c.steps)
+    diffusion = {"linear": discrete.linear, "cosine": discrete.cosine}[c.schedule](c.steps)
     low, high = config.data.range
     decoder = (
         losses.density_decoder
         if levels is None
         else losses.discretized_gaussian(levels, low=low, high=high)
     )
-    bound: dict[str, Any] = {"prediction": prediction, "variance": variance, "decoder": decoder}
     objective = {
-        "simple": lambda: losses.simple(prediction=prediction, variance=variance),
-        "hybrid": lambda: losses.hybrid(weight=loss.weight, **bound),
-        "vlb": lambda: losses.variational(**bound),
+        "simple": lambda: losses.simple(),
+        "hybrid": lambda: losses.hybrid(weight=loss.weight, decoder=decoder),
+        "vlb": lambda: losses.variational(decoder=decoder),
     }[loss.objective]()
     top = 1_000.0 if c.rescale_labels else None
-    label = discrete.label_index(diffusion, top=top)
 
-    def make_score(apply: Any, params: Any, kwargs: dict[str, Any]) -> ScoreFn:
-        if c.predicts not in SCORES:
-            raise ValueError(
-                f"sde.predicts={c.predicts!r} has no score: only the samplers table_ancestral and "
-                "table_ddim work for it"
-            )
-        output = SCORES[c.predicts]
-        return samplers.table_score(diffusion, apply, params, output=output, top=top, **kwargs)
+    def make_model(apply: Any) -> Model:
+        kind, variance = PARAMETRIZATIONS[c.predicts], VARIANCES[c.variance]
+        return Model(schedule, apply, parametrization.IndexInput(top), kind, variance)
 
     def make_reverse(
         table: discrete.Diffusion, apply: Any, params: Any, kwargs: dict[str, Any], clean: Any
     ) -> discrete.ReverseFn:
-        told = discrete.label_index(table, top=top)
         return discrete.reverse_fn(
-            table, apply, params, label=told, prediction=prediction, variance=variance,
+            table, apply, params, label=discrete.label_index(table, top=top),
+            prediction=PREDICTIONS[c.predicts], variance=TABLE_VARIANCES[c.variance],
             clean=clean, **kwargs,
         )  # fmt: skip
 
     return Process(
-        sde.from_betas(diffusion.betas),
-        lambda apply, train: losses.discrete_loss(
-            diffusion, apply, objective, label=label, train=train, **hidden
+        schedule,
+        make_model,
+        lambda apply, train: make_model(apply).loss(
+            objective, stratified=False, train=train, **hidden
         ),
-        make_score,
-        {
-            "uniform": lambda: None,
-            "loss_second_moment": lambda: losses.loss_second_moment(diffusion.n),
-        }[loss.indices](),
+        lambda apply, params, kwargs: make_model(apply).score(params, **kwargs),
+        losses.loss_second_moment(c.steps) if loss.indices == "loss_second_moment" else None,
         diffusion,
         make_reverse,
         decoder,

@@ -189,7 +189,7 @@ def table_of(diffusion: Any, steps: int | None) -> Any:
 
 def make_table(c: SampleConfig, table: Any) -> tuple[Any, Any]:
     """Make the sampler of a config on a table, and its grid."""
-    grid = grids.table_grid(table.n_original, table.index_map)
+    grid = samplers.table_grid(table.n_original, table.index_map)
     return lookup("sampler", c.sampler, TABLE_SAMPLERS)(c, table), grid
 
 

@@ -139,6 +139,7 @@ def table_terms(
     """
     process, data = exp.process, getattr(exp, args.split)
     table = samplers.table_of(process.diffusion, args.bound_steps)
+    grid = np.asarray(table.times[::-1])
     low, high = exp.config.data.range
     clean = None if exp.levels is None else static(low, high)
     n = len(data.x)
@@ -149,12 +150,12 @@ def table_terms(
 
     def function(shared: Any, index: Any, part: Any) -> Any:
         base, params = shared
-        assert process.make_reverse is not None
-        kwargs = {"y": part["y"]} if "y" in part else {}
-        reverse = process.make_reverse(table, exp.net.apply, params, kwargs, clean)
-        here = jax.random.fold_in(base, index[0])
-        x0 = exp.on_levels(part["x"])
-        return losses.table_bound(table, reverse, here, x0, decoder=process.decoder)._asdict()
+        model = process.make_model(exp.net.apply)
+        return losses.schedule_bound(
+            jax.random.fold_in(base, index[0]), model.sde, model.score(params, part.get("y")),
+            exp.on_levels(part["x"]), variance=model.variance, grid=jnp.asarray(grid),
+            decoder=process.decoder, clean=clean,
+        )._asdict()  # fmt: skip
 
     done = in_chunks(function, (key, params), take, n * args.draws, chunk=args.chunk, desc="bound")
     parts = {

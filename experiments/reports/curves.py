@@ -2,7 +2,7 @@
 
 python -m experiments.reports.curves FOLDER draws those that need no network: the ratio of the two fixed
 variances, and the signal left by the linear and the cosine table. `along_the_table` draws the parts
-of the bound of trained networks, from `score_jax.losses.table_bound`, and `learned_variance` the
+of the bound of trained networks, from `score_jax.losses.schedule_bound`, and `learned_variance` the
 variance that one has chosen between the fixed ones.
 """
 
@@ -81,7 +81,7 @@ def along_the_table(lines: Mapping[str, tuple[Any, Any]], ylabel: str) -> Image.
     """Figure 2: a part of the bound along the table, of one or more networks, by name.
 
     Each line is (times (n,), values (n,)): `Diffusion.times`, and the mean over the examples of
-    `terms`, `x0_mse` or `noise_mse` of a `TableBound`.
+    `terms`, `x0_mse` or `noise_mse` of a `ScheduleBound`.
     """
     # A term may be zero, or less by rounding, which a logarithm does not take.
     shown = {name: (t, np.maximum(np.asarray(v), 1e-9)) for name, (t, v) in lines.items()}

@@ -8,7 +8,7 @@ import numpy as np
 
 from experiments.runs import Experiment
 from score_jax._batched import in_chunks
-from score_jax.types import Rows
+from score_jax.draws import number
 
 
 def held_out_loss(
@@ -37,11 +37,11 @@ def _function(exp: Experiment, total: int) -> Any:
     """(shared, index, part) -> losses (c,); one object for one run, so that it is compiled once."""
 
     def one(key: Any, params: Any, index: Any, example: Any) -> Any:
-        prepare_key, loss_key = jax.random.split(key)
-        rows = lambda key: {"rows": Rows(key, index[None], total)}
+        prepare_key, loss_key = (jax.random.fold_in(key, i) for i in range(2))
+        drawn = lambda key: {"draw": number(key, 1, first=index, total=total)}
         batch = jax.tree.map(lambda leaf: leaf[None], example)
-        ready = exp.prepare(prepare_key, batch | rows(prepare_key))
-        return exp.test_loss(params, loss_key, ready | rows(loss_key))[0]
+        ready = exp.prepare(prepare_key, batch | drawn(prepare_key))
+        return exp.test_loss(params, loss_key, ready | drawn(loss_key))[0]
 
     def function(shared: Any, index: Any, part: Any) -> Any:
         key, params = shared

@@ -17,7 +17,7 @@ def _check_floating(x: Array) -> None:
 def scale(x: Array | np.ndarray, range: Interval = (-1.0, 1.0)) -> Float[Array, "..."]:
     """Take [0, 1] to the range; `unscale` is its inverse. Raises ValueError for integers."""
     _check_floating(jnp.asarray(x))
-    return range[0] + (range[1] - range[0]) * x
+    return range[0] + (range[1] - range[0]) * jnp.asarray(x)
 
 
 def unscale(x: Float[Array, "..."], range: Interval = (-1.0, 1.0)) -> Float[Array, "..."]:

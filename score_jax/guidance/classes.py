@@ -1,11 +1,11 @@
-r"""Guidance towards a class: by a classifier of noisy data, or by a network that knows both.
+r"""Guidance towards a class: by a classifier of noisy data, or by the difference of two scores.
 
     classifier       score(x, t) + scale grad log p_t(y | x)                       arXiv:2105.05233
     classifier-free  score(x, t) + scale (score(x, t | y) - score(x, t))           arXiv:2207.12598
 
-Scale 1 is the exact conditional of either, 0 the unconditional; larger scales sharpen p(y | x) to its
-power, which makes samples surer and less diverse. (arXiv:2207.12598 counts from the conditional: its
-w is scale - 1.) Guidance at the middle times alone does it better (arXiv:2404.07724): `interval`.
+Scale 1 is the exact conditional of either, 0 the unconditional; larger scales raise p(y | x) to a
+power, which makes samples less diverse. (arXiv:2207.12598 counts from the conditional: its w is
+scale - 1.) Guidance at the middle times alone keeps more diversity (arXiv:2404.07724): `interval`.
 """
 
 from collections.abc import Callable
@@ -14,37 +14,54 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float
 
+from score_jax._check import check
 from score_jax._math import as_time, bcast
 from score_jax.guidance.terms import (
     Interval,
     LogLikelihood,
     Weight,
-    check_interval,
+    check_times,
     check_weight,
     guide,
     inside,
     on_x,
     weight_at,
 )
-from score_jax.types import SDE, Apply, Params, ScoreFn
+from score_jax.parametrization import NoiseInput
+from score_jax.types import (
+    SDE,
+    Apply,
+    Data,
+    Params,
+    PerExample,
+    ScoreFn,
+    ScoreOut,
+    Time,
+    TimeLike,
+    as_returned,
+    score_at,
+    score_out,
+)
 
-Classifier = Callable[[Any, Any], Any]  # (x: (b, *d), t: () or (b,)) -> logits (b, classes)
+# (x: (b, *d), t: () or (b,)) -> logits (b, classes)
+Classifier = Callable[[Data, Time], Float[Array, "b classes"]]
 
 
 def classifier_fn(
-    apply: Apply, params: Params, *, label: Callable[[Any], Any], **kwargs: Any
+    sde: SDE, apply: Apply, params: Params, *, noise_input: NoiseInput, **kwargs: Any
 ) -> Classifier:
-    """A network that knows noise levels as a function (x (b, *d), t) -> logits (b, classes).
+    """A network of noisy data as a function (x (b, *d), t) -> logits (b, classes).
 
-    `label` maps t to what the network is told, as in `score_jax.score.score_fn`.
+    `noise_input(sde, t)` is what the network is given of the time, as in `score_jax.score.score_fn`.
 
-    >>> classifier = classifier_fn(net.apply, params, label=label_time())
+    >>> classifier = classifier_fn(sde, net.apply, params, noise_input=TimeInput())
     """
 
-    def classifier(x: Any, t: Any) -> Any:
-        told = jnp.broadcast_to(label(as_time(t)), (x.shape[0],))
-        return apply(params, x, told, **kwargs)
+    def classifier(x: Data, t: TimeLike) -> Float[Array, "b c"]:
+        given = jnp.broadcast_to(noise_input(sde, as_time(t)), (x.shape[0],))
+        return apply(params, x, given, **kwargs)
 
     return classifier
 
@@ -62,14 +79,13 @@ def check_classes(y: Any, num_classes: int) -> None:
 def class_logp(classifier: Classifier, y: Any, *, temperature: float = 1.0) -> LogLikelihood:
     """The log-probability of the class y, () or (b,), at a temperature: (x, t) -> (b,).
 
-    The logits are divided by the temperature: above 1 the classifier is less sure, and its gradient
-    reaches further. Raises ValueError unless temperature > 0, and, when called, for labels that the
-    classifier does not have.
+    The logits are divided by the temperature: above 1 the probabilities are more even, and the gradient
+    reaches further. Raises ValueError unless temperature > 0, and, when called, for labels outside
+    the classes of the classifier.
     """
-    if not temperature > 0:
-        raise ValueError(f"temperature must be > 0, got {temperature!r}")
+    check("temperature", temperature, temperature > 0, "> 0")
 
-    def logp(x: Any, t: Any) -> Any:
+    def logp(x: Data, t: Time) -> PerExample:
         logits = classifier(x, t)
         if logits.ndim != 2 or logits.shape[0] != x.shape[0]:
             raise ValueError(
@@ -106,104 +122,53 @@ def classifier_guidance(
     return guide(sde, score, on_x(logp, weight=scale, interval=interval))
 
 
-def _mixed(conditional: Any, unconditional: Any, scale: Any) -> Any:
-    """The conditional itself at scale 1, to the bit."""
-    return conditional + (scale - 1) * (conditional - unconditional)
-
-
-def _free(both: Any, conditional: ScoreFn, scale: Weight, interval: Interval) -> ScoreFn:
-    check_weight("scale", scale)
-    check_interval(interval)
-
-    def mixed(x: Any, t: Any) -> Any:
-        weight = jnp.where(inside(interval, t), weight_at(scale, t), 1)
-        with_label, without = both(x, t)
-        return _mixed(with_label, without, bcast(weight, x))
-
-    def guided(x: Any, t: Any) -> Any:
-        t = as_time(t)
-        if interval is None or t.ndim:
-            return mixed(x, t)
-        return jax.lax.cond(inside(interval, t), mixed, conditional, x, t)
-
-    return guided
-
-
 def classifier_free(
     conditional: ScoreFn,
     unconditional: ScoreFn,
     *,
+    both: ScoreFn | None = None,
     scale: Weight = 2.0,
     interval: Interval = None,
 ) -> ScoreFn:
     """The score guided by the difference of two: unconditional + scale (conditional - unconditional).
 
-    The two may be one network with and without its labels, or two networks. `scale` is a number or a
-    function of t; outside `interval` it is 1, and the unconditional is not evaluated. Two
-    evaluations a call, where samplers count one.
+    The two may be one network with and without its labels, or two networks. `both` is the score of a
+    doubled batch, the conditional half first: it replaces the two calls by one, which is faster where
+    the batch is small for the machine and takes twice the memory. `scale` is a number or a function
+    of t; outside `interval` it is 1, and only the conditional is evaluated. A learned variance is that
+    of the conditional. Two evaluations a call, where samplers count one.
 
     Raises ValueError for a bad scale or interval.
 
-    >>> maker = lambda y: score_fn(sde, net.apply, params, label=label_time(), y=y)
-    >>> guided = classifier_free(maker(y), maker(jnp.full_like(y, 10)), scale=2.0, interval=(0.1, 0.8))
-    """
-    both = lambda x, t: (conditional(x, t), unconditional(x, t))
-    return _free(both, conditional, scale, interval)
-
-
-def classifier_free_doubled(
-    maker: Callable[[Any], ScoreFn],
-    y: Any,
-    null: Any,
-    *,
-    scale: Weight = 2.0,
-    interval: Interval = None,
-) -> ScoreFn:
-    """`classifier_free` of one network in one call with twice the batch.
-
-    `maker(y)` is the score for labels y (b,), `null` the label that stands for none. Faster where
-    the batch is small for the machine, and twice the memory.
-
-    >>> guided = classifier_free_doubled(maker, y, 10, scale=2.0)
-    """
-
-    def both(x: Any, t: Any) -> Any:
-        labels = jnp.concatenate([jnp.asarray(y), jnp.full_like(jnp.asarray(y), null)])
-        times = jnp.concatenate([t, t]) if t.ndim else t
-        return jnp.split(maker(labels)(jnp.concatenate([x, x]), times), 2)
-
-    return _free(both, maker(y), scale, interval)
-
-
-def classifier_free_apply(apply: Apply, null: int, *, scale: float = 2.0) -> Apply:
-    """A network's apply with y=, guided inside: for tables of betas and all that takes an apply.
-
-    One call with twice the batch. What the network predicts is mixed, which is the same for noise,
-    score, x0 and v; of one that returns twice the channels of x (a learned variance) the second half
-    is the conditional's.
-
-    Raises ValueError for a bad scale, and, when called, without y.
-
-    >>> reverse = reverse_fn(diffusion, classifier_free_apply(net.apply, 10, scale=2.0), params, y=y)
+    >>> none = jnp.full_like(y, 10)
+    >>> guided = classifier_free(model.score(params, y), model.score(params, none), scale=2.0)
+    >>> doubled = model.score(params, jnp.concatenate([y, none]))
+    >>> faster = classifier_free(model.score(params, y), model.score(params, none), both=doubled)
     """
     check_weight("scale", scale)
+    check_times(interval)
 
-    def guided(params: Any, x: Any, label: Any, y: Any = None, **kwargs: Any) -> Any:
-        if y is None:
-            raise ValueError("classifier-free guidance needs class labels y, got none")
-        # Whatever has one entry an example goes twice; numbers and keys stay.
-        twice = lambda a: jnp.concatenate([a, a]) if _of_batch(a, x) else a
-        labels = jnp.concatenate([jnp.asarray(y), jnp.full_like(jnp.asarray(y), null)])
-        value = apply(params, twice(x), twice(label), y=labels, **jax.tree.map(twice, kwargs))
-        conditional, unconditional = jnp.split(value, 2)
-        mixed = _mixed(conditional, unconditional, scale)
-        c = x.shape[-1]
-        if conditional.shape[-1] == 2 * c:
-            return jnp.concatenate([mixed[..., :c], conditional[..., c:]], axis=-1)
-        return mixed
+    def pair(x: Data, t: Time) -> tuple[ScoreOut, Data]:
+        if both is None:
+            return score_out(conditional, x, t), score_at(unconditional, x, t)
+        times = jnp.concatenate([t, t]) if t.ndim else t
+        out = score_out(both, jnp.concatenate([x, x]), times)
+        wanted, other = jax.tree.map(lambda v: v[: len(x)], out), out.score[len(x) :]
+        return wanted, other
+
+    def mixed(x: Data, t: Time) -> Data | ScoreOut:
+        weight = bcast(jnp.where(inside(interval, t), weight_at(scale, t), 1), x)
+        out, other = pair(x, t)
+        # The conditional itself at scale 1, to the bit.
+        return as_returned(out._replace(score=out.score + (weight - 1) * (out.score - other)))
+
+    def plain(x: Data, t: Time) -> Data | ScoreOut:
+        return as_returned(score_out(conditional, x, t))
+
+    def guided(x: Data, t: TimeLike) -> Data | ScoreOut:
+        t = as_time(t)
+        if interval is None or t.ndim:
+            return mixed(x, t)
+        return jax.lax.cond(inside(interval, t), mixed, plain, x, t)
 
     return guided
-
-
-def _of_batch(value: Any, x: Any) -> bool:
-    return getattr(value, "ndim", 0) > 0 and value.shape[0] == x.shape[0]

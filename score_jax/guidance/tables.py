@@ -1,13 +1,4 @@
-r"""Classifier guidance of the reverse chain of a table of betas: ReverseFn -> ReverseFn.
-
-With g = scale grad log p(y | x) at index i, two forms of arXiv:2105.05233:
-
-    (1)  mean + Sigma g                       its algorithm 1, for ancestral sampling
-    (2)  eps - sqrt(1 - alpha_bar) g          its algorithm 2, for DDIM; the mean follows from the new x0
-
-(2) is the guided score at x, as `guide` has it; (1) the same to first order in the size of a step.
-Over the SDE of a table, `from_betas` with `table_score`, `guide` serves as everywhere else.
-"""
+"""Shim of guidance on the former tables of betas: remove at the end."""
 
 from collections.abc import Callable
 from typing import Any
@@ -16,17 +7,11 @@ import jax
 import jax.numpy as jnp
 
 from score_jax.discrete import Diffusion, ReverseFn, at_index, q_posterior
+from score_jax.guidance.classes import classifier_free
+from score_jax.guidance.terms import check_weight
+from score_jax.types import Apply, ScoreFn
 
 Gradient = Callable[[Any, Any], Any]  # (x: (b, *d), i: () or (b,)) -> (b, *d)
-
-
-def gradient_of(logp: Callable[[Any, Any], Any], scale: float = 1.0) -> Gradient:
-    """The gradient of a log-likelihood (x, i) -> (b,), times `scale`: by one backward pass.
-
-    >>> classifier = lambda x, i: net.apply(params, x, jnp.broadcast_to(tell(i), x.shape[:1]))
-    >>> gradient = gradient_of(class_logp(classifier, 7), scale=2.0)
-    """
-    return lambda x, i: scale * jax.grad(lambda x: logp(x, i).sum())(x)
 
 
 def guided_mean(reverse: ReverseFn, gradient: Gradient) -> ReverseFn:
@@ -57,3 +42,46 @@ def guided_noise(diffusion: Diffusion, reverse: ReverseFn, gradient: Gradient) -
         return out._replace(mean=out.mean + moved, x0=out.x0 + change)
 
     return guided
+
+
+def classifier_free_doubled(
+    maker: Callable[[Any], ScoreFn], y: Any, null: Any, *, scale: Any = 2.0, interval: Any = None
+) -> ScoreFn:
+    """Shim of `classifier_free(..., both=...)`."""
+    none = jnp.full_like(jnp.asarray(y), null)
+    both = maker(jnp.concatenate([jnp.asarray(y), none]))
+    return classifier_free(maker(y), maker(none), both=both, scale=scale, interval=interval)
+
+
+def classifier_free_apply(apply: Apply, null: int, *, scale: float = 2.0) -> Apply:
+    """A network's apply with y=, guided inside: for tables of betas and all that takes an apply.
+
+    One call with twice the batch. What the network predicts is mixed, which is the same for noise,
+    score, x0 and v; of one that returns twice the channels of x (a learned variance) the second half
+    is the conditional's.
+
+    Raises ValueError for a bad scale, and, when called, without y.
+
+    >>> reverse = reverse_fn(diffusion, classifier_free_apply(net.apply, 10, scale=2.0), params, y=y)
+    """
+    check_weight("scale", scale)
+
+    def guided(params: Any, x: Any, label: Any, y: Any = None, **kwargs: Any) -> Any:
+        if y is None:
+            raise ValueError("classifier-free guidance needs class labels y, got none")
+        # Whatever has one entry an example goes twice; numbers and keys stay.
+        twice = lambda a: jnp.concatenate([a, a]) if _of_batch(a, x) else a
+        labels = jnp.concatenate([jnp.asarray(y), jnp.full_like(jnp.asarray(y), null)])
+        value = apply(params, twice(x), twice(label), y=labels, **jax.tree.map(twice, kwargs))
+        conditional, unconditional = jnp.split(value, 2)
+        mixed = conditional + (scale - 1) * (conditional - unconditional)
+        c = x.shape[-1]
+        if conditional.shape[-1] == 2 * c:
+            return jnp.concatenate([mixed[..., :c], conditional[..., c:]], axis=-1)
+        return mixed
+
+    return guided
+
+
+def _of_batch(value: Any, x: Any) -> bool:
+    return getattr(value, "ndim", 0) > 0 and value.shape[0] == x.shape[0]

@@ -1,4 +1,4 @@
-r"""What is wanted of a sample, as log-likelihoods whose gradients are added to its score.
+r"""Conditions on a sample as log-likelihoods, whose gradients are added to its score.
 
 By Bayes' rule grad log p_t(x | c) = grad log p_t(x) + grad log p_t(c | x), so a condition c is the
 gradient of a log-likelihood, and several are a sum (arXiv:2011.13456 section 5):
@@ -8,7 +8,7 @@ gradient of a log-likelihood, and several are a sum (arXiv:2011.13456 section 5)
 
 with x0(x, t) = (x + s^2 score) / m, Tweedie's mean. (1) is exact if logp_i is log p_t(c_i | x), as a
 classifier of noisy data learns it. (2) takes p(c | x0) at the mean of x0 in place of its average over
-p(x0 | x): any function of clean data can be asked for without training, at the price of a bias.
+p(x0 | x): it needs no training for any function of clean data, at the price of a bias.
 
 All terms on x0 share one backward pass through the score, and none needs a second evaluation.
 """
@@ -20,17 +20,30 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Bool
 
+from score_jax._check import check_interval
 from score_jax._math import as_time, bcast
-from score_jax.types import SDE, ScoreFn, score_at
+from score_jax.types import (
+    SDE,
+    Data,
+    PerExample,
+    Scalar,
+    ScoreFn,
+    ScoreOut,
+    Time,
+    TimeLike,
+    as_returned,
+    score_out,
+)
 
-LogLikelihood = Callable[[Any, Any], Any]  # (x or x0: (b, *d), t: () or (b,)) -> (b,)
-Weight = Any  # a number, or a function of t
-Interval = Any  # (lowest, highest) time, or None
+LogLikelihood = Callable[[Data, Time], PerExample]  # (x or x0: (b, *d), t: () or (b,)) -> (b,)
+Weight = Any  # a number or a function of t; checked by `check_weight`
+Interval = Any  # (lowest, highest) time or None; checked by `check_times`
 
 
 class Term(NamedTuple):
-    """One wish: logp(x, t) -> (b,), its weight (number or function of t), when, and on what."""
+    """A condition: logp(x, t) -> (b,), its weight, its interval of times, and whether it is on x0."""
 
     logp: LogLikelihood
     weight: Weight = 1.0
@@ -38,13 +51,10 @@ class Term(NamedTuple):
     clean: bool = False
 
 
-def check_interval(interval: Interval) -> None:
+def check_times(interval: Interval) -> None:
     """Raise ValueError unless interval is None or two times, the smaller first."""
-    if interval is None:
-        return
-    ends = tuple(interval) if isinstance(interval, tuple | list) else ()
-    if len(ends) != 2 or not all(isinstance(v, int | float) for v in ends) or ends[0] >= ends[1]:
-        raise ValueError(f"interval must be (lowest, highest) of time, got {interval!r}")
+    if interval is not None:
+        check_interval("interval", interval)
 
 
 def check_weight(name: str, weight: Weight) -> None:
@@ -54,14 +64,14 @@ def check_weight(name: str, weight: Weight) -> None:
         raise ValueError(f"{name} must be a finite number or a function of t, got {weight!r}")
 
 
-def inside(interval: Interval, t: Any) -> Any:
+def inside(interval: Interval, t: Time) -> Bool[Array, "..."]:
     """Whether t lies in the interval, ends included: booleans of t's shape."""
     if interval is None:
         return jnp.ones(t.shape, bool)
     return (t >= interval[0]) & (t <= interval[1])
 
 
-def weight_at(weight: Weight, t: Any) -> Any:
+def weight_at(weight: Weight, t: Time) -> Time:
     """The weight at t: shape of t."""
     value = weight(t) if callable(weight) else weight
     return jnp.broadcast_to(jnp.asarray(value, t.dtype), t.shape)
@@ -88,15 +98,15 @@ def on_x0(logp: LogLikelihood, *, weight: Weight = 1.0, interval: Interval = Non
     return _term(logp, weight, interval, True)
 
 
-def _term(logp: Any, weight: Any, interval: Any, clean: bool) -> Term:
+def _term(logp: LogLikelihood, weight: Weight, interval: Interval, clean: bool) -> Term:
     if not callable(logp):
         raise ValueError(f"logp must be a function of (x, t), got {logp!r}")
     check_weight("weight", weight)
-    check_interval(interval)
+    check_times(interval)
     return Term(logp, weight, None if interval is None else tuple(interval), clean)
 
 
-def _total(terms: Any, x: Any, t: Any) -> Any:
+def _total(terms: list[Term], x: Data, t: Time) -> Scalar:
     """Sum over terms and batch, whose gradient is that of every example."""
     total = jnp.zeros((), x.dtype)
     for term in terms:
@@ -111,14 +121,23 @@ def _total(terms: Any, x: Any, t: Any) -> Any:
     return total
 
 
+def gradient_of(logp: LogLikelihood, scale: float = 1.0) -> Callable[[Data, Time], Data]:
+    """The gradient of a log-likelihood (x, t) -> (b,), times `scale`: by one backward pass.
+
+    >>> step = ancestral(sde, score, gradient=gradient_of(class_logp(classifier, 7), scale=2.0))
+    """
+    return lambda x, t: scale * jax.grad(lambda x: logp(x, t).sum())(x)
+
+
 def guide(sde: SDE, score: ScoreFn, *terms: Any) -> ScoreFn:
-    """The score of `score`'s data that also fulfil the terms, eq. (1) and (2): a ScoreFn.
+    """The score of the data of `score` under the terms, eq. (1) and (2): a ScoreFn.
 
     One evaluation of `score` a call, and of every logp; with terms on x0 one backward pass. At times
-    that no term's interval holds, `score` alone is evaluated (where t is a scalar, as in samplers).
-    A gradient that is not finite is not hidden.
+    outside the intervals of all terms, `score` alone is evaluated (where t is a scalar, as in
+    samplers). A gradient that is not finite stays so, and a learned variance stays as it is.
 
-    Raises ValueError for what is no `Term`, and for a logp that does not return one value an example.
+    Raises ValueError for anything but a `Term`, and for a logp that does not return one value an
+    example.
 
     >>> guided = guide(sde, score, on_x(class_logp(classifier, y)), on_x0(bright, weight=0.1))
     """
@@ -128,28 +147,34 @@ def guide(sde: SDE, score: ScoreFn, *terms: Any) -> ScoreFn:
     noisy = [term for term in terms if not term.clean]
     clean = [term for term in terms if term.clean]
 
-    def with_terms(x: Any, t: Any) -> Any:
+    def with_terms(x: Data, t: Time) -> Data | ScoreOut:
         gradient = jax.grad(lambda x: _total(noisy, x, t))(x) if noisy else jnp.zeros_like(x)
         if not clean:
-            return score_at(score, x, t) + gradient
-        value, pull = jax.vjp(lambda x: score_at(score, x, t), x)
+            out = score_out(score, x, t)
+            return as_returned(out._replace(score=out.score + gradient))
+        found: Any = jax.vjp(lambda x: tuple(score_out(score, x, t)), x, has_aux=True)
+        value, pull, variance = found
         m, s2 = bcast(sde.mean_coeff(t), x), bcast(jnp.square(sde.std(t)), x)
-        wish = jax.grad(lambda x0: _total(clean, x0, t))((x + s2 * value) / m)
-        return value + gradient + (wish + s2 * pull(wish)[0]) / m
+        wanted = jax.grad(lambda x0: _total(clean, x0, t))((x + s2 * value) / m)
+        guided = value + gradient + (wanted + s2 * pull(wanted)[0]) / m
+        return as_returned(ScoreOut(guided, variance))
 
     return _when([term.interval for term in terms], with_terms, score)
 
 
-def _when(intervals: Any, guided: ScoreFn, plain: ScoreFn) -> ScoreFn:
-    """`guided` where any interval holds t; elsewhere `plain`, without the cost of the other."""
+def _when(intervals: list[Interval], guided: ScoreFn, plain: ScoreFn) -> ScoreFn:
+    """`guided` where t is in any interval; elsewhere `plain`, without the cost of the other."""
 
-    def score(x: Any, t: Any) -> Any:
+    def alone(x: Data, t: Time) -> Data | ScoreOut:
+        return as_returned(score_out(plain, x, t))
+
+    def score(x: Data, t: TimeLike) -> Data | ScoreOut:
         t = as_time(t)
         if not intervals:
-            return plain(x, t)
+            return alone(x, t)
         if t.ndim or any(interval is None for interval in intervals):
             return guided(x, t)
         active = jnp.stack([inside(interval, t) for interval in intervals]).any()
-        return jax.lax.cond(active, guided, plain, x, t)
+        return jax.lax.cond(active, guided, alone, x, t)
 
     return score

@@ -1,4 +1,4 @@
-r"""Holding what was measured: replacement after every step, correctors in between, RePaint.
+r"""Holding the measured part: replacement after every step, correctors in between, RePaint.
 
 In the singular vectors of A = U S V^T the measured coordinates of x0 are c = V^T x0, seen as
 y_i / S_i = c_i + (sigma / S_i) n_i. At time t they should be m c + s z, so after a step that ends at t
@@ -6,25 +6,37 @@ y_i / S_i = c_i + (sigma / S_i) n_i. At time t they should be m c + s z, so afte
     (1)  c <- m y_i / S_i + sqrt(s^2 - (m sigma / S_i)^2) z,     z fresh or kept
 
 and the other coordinates stay: the known part is noised to the level after the step. The noise of
-the measurement is part of the noise that is wanted; once it would be more (m sigma > s S_i), the
-coordinate is let go and denoised with the rest. Without noise (1) is the imputation of
-arXiv:2011.13456 app. I.2. The mean of the step is treated alike but without z, so that denoising
-works. Fresh noise in every step means that known and unknown part disagree a little, for which
-Langevin moves at the new level (`corrections`) or RePaint's repetitions (arXiv:2201.09865) make up.
+the measurement is part of that noise; once it exceeds it (m sigma > s S_i), the coordinate is released
+and denoised with the rest. Without noise (1) is the imputation of
+arXiv:2011.13456 app. I.2. The mean of the step is treated in the same way without z, so that denoising
+works. With fresh noise in every step the known and the unknown part disagree a little, which Langevin
+moves at the new level (`corrections`) or RePaint's repetitions (arXiv:2201.09865) correct.
 """
 
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
+from score_jax._check import check_count, check_positive
 from score_jax._math import as_time, bcast
-from score_jax.inverse.measurement import Measurement, spectral
-from score_jax.inverse.methods import Conditional, ending, linear, require_above
+from score_jax.inverse.measurement import Measurement, consistent, spectral
+from score_jax.inverse.methods import Conditional, linear
 from score_jax.inverse.operators import Mask, SpectralOperator
-from score_jax.samplers import transition
 from score_jax.samplers.langevin import annealed_size, moves
-from score_jax.types import SDE, ScoreFn, State, Step, StepOut, stateless
+from score_jax.types import (
+    SDE,
+    Data,
+    Grid,
+    PRNGKey,
+    ScoreFn,
+    State,
+    Step,
+    StepOut,
+    Time,
+    stateless,
+)
 
 
 class _Hold(NamedTuple):
@@ -34,7 +46,7 @@ class _Hold(NamedTuple):
     measurement: Measurement
     strength: float
 
-    def known(self, x: Any, t: Any, z: Any) -> Any:
+    def known(self, x: Data, t: Time, z: Data | None) -> Data:
         """x with the measured coordinates at level t; z None: without noise."""
         m, s = (c.astype(x.dtype) for c in (self.sde.mean_coeff(t), self.sde.std(t)))
         y = jnp.asarray(self.measurement.y, x.dtype)
@@ -55,12 +67,12 @@ class _Hold(NamedTuple):
             return jnp.where(self.measurement.operator.mask[None], target, x)  # to the bit
         return x + self.strength * moved
 
-    def both(self, out: StepOut, t: Any, z: Any) -> StepOut:
+    def both(self, out: StepOut, t: Time, z: Data) -> StepOut:
         """The state and its mean, the latter without noise."""
         return StepOut(self.known(out.x, t, z), self.known(out.x_mean, t, None))
 
-    def unknown(self, move: Any) -> Any:
-        """The part of a move that what was measured says nothing of."""
+    def unknown(self, move: Data) -> Data:
+        """The part of a move that the measurement does not determine."""
         operator = linear(self.measurement)
         if isinstance(operator, SpectralOperator):
             return move - operator.filter_data(move, jnp.ones_like)
@@ -77,7 +89,7 @@ def replacement(
     corrections: int = 0,
     snr: float = 0.16,
 ) -> Conditional:
-    """After each step what was measured is put in, noised to the level after it: eq. (1).
+    """After each step the measured part is replaced, noised to the level after it: eq. (1).
 
     Works with any step, also with few of them and without noise: with `fresh` False the known part
     keeps the noise of the start, as the probability flow would. `corrections` Langevin moves of the
@@ -92,12 +104,11 @@ def replacement(
     >>> step = conditional.step(reverse_diffusion(sde, conditional))
     """
     hold = _hold(sde, measurement, strength)
-    require_above("snr", snr)
-    if not (isinstance(corrections, int) and corrections >= 0):
-        raise ValueError(f"corrections must be an integer of at least 0, got {corrections!r}")
+    check_positive(snr=snr)
+    check_count(0, corrections=corrections)
     corrector = moves(score, 1, annealed_size(sde, snr))
 
-    def correct(key: Any, out: StepOut, t: Any) -> StepOut:
+    def correct(key: PRNGKey, out: StepOut, t: Time) -> StepOut:
         def once(i: Any, out: StepOut) -> StepOut:
             moved = corrector(jax.random.fold_in(key, i), out.x, t)
             known = out.x_mean - hold.unknown(out.x_mean)
@@ -107,13 +118,15 @@ def replacement(
         return jax.lax.fori_loop(0, corrections, once, out) if corrections else out
 
     def wrap(step: Step) -> Step:
-        def init(x: Any, grid: Any) -> State:
+        def init(x: Data, grid: Grid) -> State:
             # The noise of the start in the known coordinates.
             t = as_time(grid[0])
             start = hold.known(jnp.zeros_like(x), t, None)
             return step.init(x, grid), None if fresh else (x - start) / bcast(sde.std(t), x)
 
-        def update(key: Any, x: Any, t: Any, t_next: Any, state: State) -> tuple[StepOut, State]:
+        def update(
+            key: PRNGKey, x: Data, t: Time, t_next: Time, state: State
+        ) -> tuple[StepOut, State]:
             step_key, noise_key, correct_key = jax.random.split(key, 3)
             inside, kept = state
             out, inside = step.update(step_key, x, t, t_next, inside)
@@ -124,7 +137,7 @@ def replacement(
 
         return Step(init, update, step.nfe + corrections, step.nfe_extra)
 
-    return Conditional(score, wrap, ending(measurement))
+    return Conditional(score, wrap, partial(consistent, measurement))
 
 
 def repaint(
@@ -151,9 +164,7 @@ def repaint(
     hold = _hold(sde, measurement, 1.0)
     if measurement.noise_std > 0:
         raise ValueError(f"repaint is for noise_std 0, got {measurement.noise_std}: use pigdm")
-    for name, value in (("resamplings", resamplings), ("jump", jump)):
-        if not (isinstance(value, int) and value >= 1):
-            raise ValueError(f"{name} must be an integer of at least 1, got {value!r}")
+    check_count(resamplings=resamplings, jump=jump)
 
     def wrap(step: Step) -> Step:
         example = jax.ShapeDtypeStruct((1, *measurement.shape), jnp.float32)
@@ -163,7 +174,7 @@ def repaint(
                 "noised up again, a multistep method's past no longer belongs to it"
             )
 
-        def down(key: Any, x: Any, t: Any, t_next: Any) -> StepOut:
+        def down(key: PRNGKey, x: Data, t: Time, t_next: Time) -> StepOut:
             def once(i: Any, out: StepOut) -> StepOut:
                 step_key, noise_key = jax.random.split(jax.random.fold_in(key, i))
                 here, there = (t + (t_next - t) * ((i + k) / jump) for k in (0, 1))
@@ -175,11 +186,11 @@ def repaint(
 
             return jax.lax.fori_loop(0, jump, once, StepOut(x, x))
 
-        def update(key: Any, x: Any, t: Any, t_next: Any) -> StepOut:
+        def update(key: PRNGKey, x: Data, t: Time, t_next: Time) -> StepOut:
             t, t_next = as_time(t), as_time(t_next)
-            a, variance = transition(sde, t, t_next)
+            a, variance = sde.transition(t, t_next)
 
-            def again(i: Any, x: Any) -> Any:
+            def again(i: Any, x: Data) -> Data:
                 down_key, up_key = jax.random.split(jax.random.fold_in(key, i))
                 x = down(down_key, x, t, t_next).x
                 z = jax.random.normal(up_key, x.shape, x.dtype)
@@ -190,7 +201,7 @@ def repaint(
 
         return stateless(update, step.nfe * resamplings * jump)
 
-    return Conditional(score, wrap, ending(measurement))
+    return Conditional(score, wrap, partial(consistent, measurement))
 
 
 def _hold(sde: SDE, measurement: Any, strength: float) -> _Hold:

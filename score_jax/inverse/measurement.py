@@ -1,23 +1,27 @@
-"""A measurement with its operator and noise, checked, and what follows from it alone."""
+"""A measurement with its operator and noise, and what follows from it alone."""
 
 import dataclasses
 import math
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Key
+from jaxtyping import Array, ArrayLike, Key
 
 from score_jax._math import batch_sum
-from score_jax.guidance import Mixture
+from score_jax.analytic import Mixture
 from score_jax.inverse.operators import (
+    Examples,
     LinearOperator,
     Mask,
     Operator,
+    Outputs,
     SpectralOperator,
     matrix_of,
     record,
 )
+from score_jax.types import Data, PerExample, Time
 
 
 @record("noise_std")
@@ -49,18 +53,15 @@ class Measurement:
         """Shape of an example of the data."""
         return tuple(self.operator.data_shape(tuple(self.y.shape[1:])))
 
-    def residual(self, x0: Any) -> Any:
-        """y - A(x0): (b, *out), for x0 (b, *d); entries of y that are not measured do not count."""
+    def residual(self, x0: Examples) -> Outputs:
+        """y - A(x0): (b, *out), for x0 (b, *d); entries of y that are not measured are ignored."""
         y = jnp.asarray(self.y, x0.dtype)
         known = self.operator.forward(y) if isinstance(self.operator, Mask) else y
         return known - self.operator.forward(x0)
 
 
 def check(measurement: Any, shape: tuple[int, ...] | None = None) -> tuple[int, ...]:
-    """The shape of an example that was measured; ValueError where operator and y do not fit.
-
-    With `shape` also where examples of that shape are not what was measured.
-    """
+    """The shape of a measured example; ValueError where operator, y or `shape` do not fit."""
     if not isinstance(measurement, Measurement):
         raise ValueError(f"measurement must be a Measurement, got {measurement!r}")
     if not isinstance(measurement.operator, Operator):
@@ -79,7 +80,7 @@ def check(measurement: Any, shape: tuple[int, ...] | None = None) -> tuple[int, 
 
 
 def measure(
-    key: Key[Array, ""], operator: Operator, x0: Any, *, noise_std: float = 0.0
+    key: Key[Array, ""], operator: Operator, x0: ArrayLike, *, noise_std: float = 0.0
 ) -> Measurement:
     """Measure known data x0 (b, *d), with noise drawn: a `Measurement`.
 
@@ -96,7 +97,7 @@ def measure(
     return Measurement(operator, clean + noise_std * noise, noise_std)
 
 
-def measurement_logp(measurement: Measurement) -> Any:
+def measurement_logp(measurement: Measurement) -> Callable[[Data, Time], PerExample]:
     """log p(y | x0) up to a constant: (x0, t) -> (b,), for `guide` with `on_x0`; differentiable A.
 
     Raises ValueError for a measurement without noise, whose likelihood has no gradient.
@@ -106,7 +107,7 @@ def measurement_logp(measurement: Measurement) -> Any:
     if not measurement.noise_std > 0:
         raise ValueError(f"noise_std must be > 0 for a likelihood, got {measurement.noise_std}")
 
-    def logp(x0: Any, t: Any) -> Any:
+    def logp(x0: Data, t: Time) -> PerExample:
         del t
         return -0.5 * batch_sum(jnp.square(measurement.residual(x0) / measurement.noise_std))
 
@@ -116,8 +117,8 @@ def measurement_logp(measurement: Measurement) -> Any:
 def exact_posterior(mixture: Mixture, measurement: Measurement) -> Mixture:
     """The posterior of a mixture of Gaussians given its measurement, of one example: a `Mixture`.
 
-    What every method is measured by: `exact_posterior(data, measurement).score(sde)` is the score of
-    its noisy states. Linear operators only.
+    The reference of every method: `exact_posterior(data, measurement).score(sde)` is the score of its
+    noisy states. Linear operators only.
 
     Raises ValueError for more than one example, or an operator that is not linear.
     """
@@ -128,12 +129,12 @@ def exact_posterior(mixture: Mixture, measurement: Measurement) -> Mixture:
         raise ValueError(f"the operator must be linear, got {measurement.operator!r}")
     matrix = matrix_of(measurement.operator, mixture.shape)
     # Entries that are not measured carry no noise either.
-    told = jnp.asarray(abs(matrix).sum(axis=1) > 0)
+    seen = jnp.asarray(abs(matrix).sum(axis=1) > 0)
     y = jnp.asarray(measurement.y).reshape(-1)
-    return mixture.posterior(matrix[told], y[told], measurement.noise_std)
+    return mixture.posterior(matrix[seen], y[seen], measurement.noise_std)
 
 
-def consistent(measurement: Measurement, x0: Any) -> Any:
+def consistent(measurement: Measurement, x0: Data) -> Data:
     """x0 moved by as little as it takes to agree with a noiseless linear measurement: (b, *d).
 
     x0 + A^+ (y - A x0); with noise, or an operator that is not linear, x0 as it is.

@@ -1,11 +1,11 @@
-r"""What was measured of x0: operators with their adjoints and pseudo-inverses, as frozen records.
+r"""Operators of measurements with their adjoints and pseudo-inverses, as frozen records.
 
 A linear operator A has a singular value decomposition A = U S V^T. Where V is known (a mask, a mix of
 channels, a convolution, ...), everything a method needs follows from `filter_data`, V f(S) V^T x:
 
     pinv(v) = A^+ v = V S^-1 U^T v,    ridge(v, a, b) = A^T (a A A^T + b I)^-1 v = V S/(a S^2 + b) U^T v
 
-Singular values that are 0 stay out of all of it. Where V is not known (`Linear`), `ridge` is solved by
+Singular values of 0 are left out everywhere. Where V is not known (`Linear`), `ridge` is solved by
 conjugate gradients; `as_matrix` makes a spectral operator of any small one. A measurement that is not
 linear (`Nonlinear`) has `forward` alone, and methods that differentiate it.
 
@@ -15,21 +15,26 @@ one is the channel. Arrays in operators are leaves of a tree: another mask needs
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, ArrayLike, Float
 
 from score_jax._math import batch_sum, bcast
 
 Shape = tuple[int, ...]
-Values = Callable[[Any], Any]  # singular values -> numbers of the same shape
+Examples = Float[Array, " b *d"]
+Outputs = Float[Array, " b *out"]  # measurements of them
+Share = Float[Array, "..."] | float  # a weight, () or (b,)
+# Singular values to numbers of the same shape.
+Values = Callable[[Float[Array, "..."]], Float[Array, "..."]]
 
 
 def record(*meta: str) -> Callable[[Any], Any]:
-    """Register a frozen dataclass as a tree whose fields are arrays but for those named."""
+    """Register a frozen dataclass as a tree; its fields are arrays, except those named."""
 
     def register(cls: Any) -> Any:
         names = [f.name for f in dataclasses.fields(cls)]
@@ -39,15 +44,15 @@ def record(*meta: str) -> Callable[[Any], Any]:
     return register
 
 
-def known(value: Any) -> bool:
-    """Whether a field holds numbers that may be checked, not what a transformation puts there."""
+def known(value: object) -> bool:
+    """Whether a field holds an array of known values, not what a transformation puts there."""
     return isinstance(value, np.ndarray | jax.Array) and not isinstance(value, jax.core.Tracer)
 
 
 class Operator:
     """A measurement x0 -> y of every example of a batch."""
 
-    def forward(self, x: Any) -> Any:
+    def forward(self, x: Examples) -> Outputs:
         """A(x): (b, *shape) -> (b, *out)."""
         raise NotImplementedError
 
@@ -68,18 +73,18 @@ class Operator:
 class LinearOperator(Operator):
     """A linear measurement; the adjoint follows from `forward`, the inverses by iteration."""
 
-    def adjoint(self, v: Any) -> Any:
+    def adjoint(self, v: Outputs) -> Examples:
         """A^T v: (b, *out) -> (b, *shape)."""
         aval = jax.ShapeDtypeStruct((v.shape[0], *self.data_shape(v.shape[1:])), v.dtype)
         return jax.linear_transpose(self.forward, aval)(v)[0]
 
-    def ridge(self, v: Any, signal: Any, noise: Any) -> Any:
+    def ridge(self, v: Outputs, signal: Share, noise: Share) -> Examples:
         """A^T (signal A A^T + noise I)^-1 v, signal and noise scalars or (b,), noise >= 0."""
         signal, noise = (bcast(jnp.asarray(c, v.dtype), v) for c in (signal, noise))
         normal = lambda u: signal * self.forward(self.adjoint(u)) + noise * u
         return self.adjoint(conjugate_gradients(normal, v, self._iterations))
 
-    def pinv(self, v: Any) -> Any:
+    def pinv(self, v: Outputs) -> Examples:
         """A^+ v, the smallest x whose measurement is nearest to v."""
         return self.ridge(v, 1.0, 0.0)
 
@@ -91,18 +96,18 @@ class LinearOperator(Operator):
 class SpectralOperator(LinearOperator):
     """A linear measurement whose right singular vectors are known."""
 
-    def filter_data(self, x: Any, f: Values) -> Any:
+    def filter_data(self, x: Examples, f: Values) -> Examples:
         """V f(S) V^T x: (b, *shape) to itself; f maps singular values > 0."""
         raise NotImplementedError
 
-    def filter(self, v: Any, f: Values) -> Any:
+    def filter(self, v: Outputs, f: Values) -> Examples:
         """V f(S) U^T v: (b, *out) -> (b, *shape)."""
         return self.filter_data(self.adjoint(v), lambda s: f(s) / s)
 
-    def ridge(self, v: Any, signal: Any, noise: Any) -> Any:
+    def ridge(self, v: Outputs, signal: Share, noise: Share) -> Examples:
         """A^T (signal A A^T + noise I)^-1 v, signal and noise scalars or (b,)."""
 
-        def one(v: Any, signal: Any, noise: Any) -> Any:
+        def one(v: Array, signal: Array, noise: Array) -> Array:
             return self.filter(v[None], lambda s: s / (signal * s**2 + noise))[0]
 
         if jnp.ndim(signal) == 0 and jnp.ndim(noise) == 0:
@@ -111,13 +116,15 @@ class SpectralOperator(LinearOperator):
         return jax.vmap(one)(v, *both)
 
 
-def on_values(f: Values, s: Any, least: Any = 0.0) -> Any:
+def on_values(f: Values, s: Float[Array, "..."], least: Share = 0.0) -> Float[Array, "..."]:
     """f of the singular values above `least`, and 0 of the others."""
-    told = s > least
-    return jnp.where(told, f(jnp.where(told, s, 1)), 0)
+    kept = s > least
+    return jnp.where(kept, f(jnp.where(kept, s, 1)), 0)
 
 
-def conjugate_gradients(matrix: Callable[[Any], Any], v: Any, iterations: int) -> Any:
+def conjugate_gradients(
+    matrix: Callable[[Outputs], Outputs], v: Outputs, iterations: int
+) -> Outputs:
     """Solve matrix u = v for every example by itself, matrix symmetric and positive (b, *d)."""
     tiny = jnp.finfo(v.dtype).tiny
     divide = lambda a, b: jnp.where(b > tiny, a / jnp.where(b > tiny, b, 1), 0)
@@ -139,8 +146,8 @@ def conjugate_gradients(matrix: Callable[[Any], Any], v: Any, iterations: int) -
 class Mask(SpectralOperator):
     """Some entries of x0 are known (inpainting): mask, boolean, of an example's shape, True: known.
 
-    y has the shape of x; its other entries are not looked at. Raises ValueError for a mask that is
-    not boolean or knows nothing.
+    y has the shape of x; its other entries are ignored. Raises ValueError for a mask that is
+    not boolean or all False.
 
     >>> operator = Mask(np.arange(64).reshape(8, 8, 1) < 32)
     """
@@ -154,19 +161,19 @@ class Mask(SpectralOperator):
             if self.mask.dtype != bool:
                 raise ValueError(f"mask must be boolean, got dtype {self.mask.dtype}")
             if not self.mask.any():
-                raise ValueError("mask must know at least one entry, got none")
+                raise ValueError("mask must be True for at least one entry, got none")
 
-    def forward(self, x: Any) -> Any:
+    def forward(self, x: Examples) -> Outputs:
         """The known entries, 0 elsewhere."""
         if x.shape[1:] != self.mask.shape:
             raise ValueError(f"mask has shape {self.mask.shape}, but the data have {x.shape[1:]}")
         return jnp.where(self.mask[None], x, 0)
 
-    def adjoint(self, v: Any) -> Any:
+    def adjoint(self, v: Outputs) -> Examples:
         """The same."""
         return self.forward(v)
 
-    def filter_data(self, x: Any, f: Values) -> Any:
+    def filter_data(self, x: Examples, f: Values) -> Examples:
         """f(1) times the known entries."""
         return self.forward(x) * f(jnp.ones((), x.dtype))
 
@@ -176,8 +183,8 @@ class Mask(SpectralOperator):
 class ChannelMix(SpectralOperator):
     """Every place shows mixes of its channels, x @ matrix (c, q): `grayscale` for colorization.
 
-    Methods see x in the orthonormal axes of the matrix, as arXiv:2011.13456 app. I.2 does: what was
-    mixed is known, the rest is free. Raises ValueError unless matrix is (c, q) with q <= c.
+    Methods use the orthonormal axes of the matrix, as in arXiv:2011.13456 app. I.2: the mixes are known,
+    the rest is free. Raises ValueError unless matrix is (c, q) with q <= c.
 
     >>> operator = ChannelMix([[0.299], [0.587], [0.114]])
     """
@@ -191,7 +198,7 @@ class ChannelMix(SpectralOperator):
                 raise ValueError(f"matrix must be (c, q) with q <= c, got shape {m.shape}")
             object.__setattr__(self, "matrix", tuple(map(tuple, m.tolist())))
 
-    def forward(self, x: Any) -> Any:
+    def forward(self, x: Examples) -> Outputs:
         """x @ matrix: (b, ..., c) -> (b, ..., q)."""
         matrix = np.asarray(self.matrix)
         if x.shape[-1] != len(matrix):
@@ -204,7 +211,7 @@ class ChannelMix(SpectralOperator):
         """(..., c)."""
         return (*out[:-1], len(self.matrix))
 
-    def filter_data(self, x: Any, f: Values) -> Any:
+    def filter_data(self, x: Examples, f: Values) -> Examples:
         """In the orthonormal axes of the matrix."""
         u, s, _ = np.linalg.svd(np.asarray(self.matrix), full_matrices=False)
         axes = jnp.asarray(u, x.dtype)
@@ -231,7 +238,7 @@ class BlockAverage(SpectralOperator):
         if not isinstance(self.factor, int) or self.factor < 1:
             raise ValueError(f"factor must be an integer of at least 1, got {self.factor!r}")
 
-    def forward(self, x: Any) -> Any:
+    def forward(self, x: Examples) -> Outputs:
         """(b, h, w, c) -> (b, h / factor, w / factor, c)."""
         n, space = self.factor, x.shape[1:-1]
         if any(size % n for size in space):
@@ -244,7 +251,7 @@ class BlockAverage(SpectralOperator):
         """(h, w, c)."""
         return (*(self.factor * size for size in out[:-1]), out[-1])
 
-    def filter_data(self, x: Any, f: Values) -> Any:
+    def filter_data(self, x: Examples, f: Values) -> Examples:
         """f of the one singular value, times the means spread over their blocks."""
         spread = self.forward(x)
         for axis in range(1, x.ndim - 1):
@@ -264,11 +271,11 @@ class Linear(LinearOperator):
     >>> differences = Linear(lambda x: x[:, 1:] - x[:, :-1], (100,))
     """
 
-    function: Callable[[Any], Any]
+    function: Callable[[Array], Array]
     shape: Shape
     iterations: int = 50
 
-    def forward(self, x: Any) -> Any:
+    def forward(self, x: Examples) -> Outputs:
         """function(x)."""
         return self.function(x)
 
@@ -289,10 +296,10 @@ class Nonlinear(Operator):
     >>> magnitude = Nonlinear(lambda x: jnp.abs(jnp.fft.fft(x)), (100,))
     """
 
-    function: Callable[[Any], Any]
+    function: Callable[[Array], Array]
     shape: Shape
 
-    def forward(self, x: Any) -> Any:
+    def forward(self, x: Examples) -> Outputs:
         """function(x)."""
         return self.function(x)
 
@@ -315,7 +322,7 @@ class Matrix(SpectralOperator):
     shape: Shape
     out: Shape
 
-    def forward(self, x: Any) -> Any:
+    def forward(self, x: Examples) -> Outputs:
         """matrix @ x."""
         if tuple(x.shape[1:]) != tuple(self.shape):
             raise ValueError(f"the matrix is for shape {self.shape}, the data have {x.shape[1:]}")
@@ -327,7 +334,7 @@ class Matrix(SpectralOperator):
         """The shape given."""
         return tuple(self.shape)
 
-    def filter_data(self, x: Any, f: Values) -> Any:
+    def filter_data(self, x: Examples, f: Values) -> Examples:
         """In the singular vectors."""
         vectors, values = (jnp.asarray(v, x.dtype) for v in (self.vectors, self.values))
         along = jnp.einsum("bn,nr->br", x.reshape(x.shape[0], -1), vectors)
@@ -336,7 +343,11 @@ class Matrix(SpectralOperator):
 
 
 def dense(
-    matrix: Any, shape: Shape | None = None, out: Shape | None = None, *, cutoff: float = 1e-3
+    matrix: ArrayLike | Sequence[Any],
+    shape: Shape | None = None,
+    out: Shape | None = None,
+    *,
+    cutoff: float = 1e-3,
 ) -> Matrix:
     """A matrix (q, n) as an operator on examples of `shape` ((n,) by default), y of shape `out`.
 
@@ -351,19 +362,19 @@ def dense(
     if matrix.ndim != 2 or matrix.shape != (math.prod(out), math.prod(shape)):
         raise ValueError(f"matrix must be (q, n) for {out} and {shape}, got shape {matrix.shape}")
     _, values, vectors = np.linalg.svd(matrix, full_matrices=False)
-    told = values > cutoff * values.max()
+    kept = values > cutoff * values.max()
     single = lambda v: np.asarray(v, np.float32)
-    return Matrix(single(matrix), single(vectors[told].T), single(values[told]), shape, out)
+    return Matrix(single(matrix), single(vectors[kept].T), single(values[kept]), shape, out)
 
 
-def matrix_of(operator: Any, shape: Shape) -> np.ndarray:
+def matrix_of(operator: LinearOperator, shape: Shape) -> np.ndarray:
     """The matrix (q, n) of a linear operator on examples of this shape, entry by entry."""
     size = math.prod(shape)
     columns = jax.jit(operator.forward)(jnp.eye(size).reshape(size, *shape))
     return np.asarray(columns, np.float64).reshape(size, -1).T
 
 
-def as_matrix(operator: Any, shape: Shape) -> Matrix:
+def as_matrix(operator: LinearOperator, shape: Shape) -> Matrix:
     """Any linear operator on examples of this shape as a `Matrix`: for up to some thousand entries.
 
     >>> scanner = as_matrix(Radon(angles=range(0, 180, 10), size=32), (32, 32, 1))

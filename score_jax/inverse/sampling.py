@@ -11,19 +11,21 @@ from typing import Any
 
 import jax
 import numpy as np
+from jaxtyping import ArrayLike
 
 from score_jax._math import bcast
 from score_jax.inverse.measurement import Measurement, check
 from score_jax.inverse.methods import Conditional, pigdm, unconditional
-from score_jax.samplers import Sampler, Samples, check_grid, reverse_diffusion, sample, stepwise
-from score_jax.samplers.sampling import Stepwise
+from score_jax.samplers import Samples, check_grid, reverse_diffusion, sample, stepwise
+from score_jax.samplers.sampling import Stepwise, check_score
+from score_jax.types import SDE, Data, Grid, GridLike, PRNGKey, SampleOut, Sampler, Step
 
 Options = tuple[tuple[str, Any], ...]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class _Given:
-    """A score with what is given beside it, in the place of a ScoreFn on the way through `sample`."""
+    """A score with the measurement and start of a chunk, passed through `sample` as its score."""
 
     score: Any
     measurement: Any
@@ -42,8 +44,14 @@ class Restorer:
     options: Options = ()
 
     def run(
-        self, key: Any, sde: Any, score: Any, x: Any, grid: Any, save_every: int | None = None
-    ) -> Any:
+        self,
+        key: PRNGKey,
+        sde: SDE,
+        score: Any,
+        x: Data,
+        grid: Grid,
+        save_every: int | None = None,
+    ) -> SampleOut:
         """Take x (b, *d) along the grid; `score` is made by `posterior_sample` or `edit`."""
         start_key, key = jax.random.split(key)
         if score.start is not None:
@@ -51,11 +59,11 @@ class Restorer:
             x = mean + bcast(std, x) * jax.random.normal(start_key, x.shape, x.dtype)
         conditional = self.method(sde, score.score, score.measurement, **dict(self.options))
         out = _around(self.sampler, conditional).run(key, sde, conditional, x, grid, save_every)
-        clean = conditional.finish(out.x)
+        clean = conditional.consistent(out.x)
         path = out.trajectory
         return out._replace(
             x=clean,
-            x_mean=conditional.finish(out.x_mean),
+            x_mean=conditional.consistent(out.x_mean),
             trajectory=None if path is None else path.at[-1].set(clean),
         )
 
@@ -89,6 +97,7 @@ def _draw(
     key: Any, sde: Any, score: Any, shape: Any, restorer: Restorer, grid: Any,
     operator: Any, noise_std: float, part: dict[str, Any], kwargs: dict[str, Any],
 ) -> Samples:  # fmt: skip
+    check_score(score)
     labels = kwargs.pop("y", None)
     if labels is not None:
         part["labels"] = labels
@@ -108,16 +117,16 @@ def _entries(name: str, value: Any, num: int | None) -> np.ndarray:
 
 
 def posterior_sample(
-    key: Any,
-    sde: Any,
-    score: Any,
+    key: PRNGKey,
+    sde: SDE,
+    score: Callable[..., Any],
     measurement: Any,
     method: Callable[..., Conditional] = pigdm,
     *,
-    grid: Any,
-    sampler: Any = reverse_diffusion,
+    grid: GridLike,
+    sampler: Sampler | Callable[..., Step] = reverse_diffusion,
     num: int | None = None,
-    start: Any = None,
+    start: ArrayLike | None = None,
     options: dict[str, Any] | None = None,
     **kwargs: Any,
 ) -> Samples:
@@ -160,13 +169,13 @@ def _starts(start: Any, num: int, shape: tuple[int, ...] | None) -> np.ndarray:
 
 
 def edit(
-    key: Any,
-    sde: Any,
-    score: Any,
-    x0: Any,
+    key: PRNGKey,
+    sde: SDE,
+    score: Callable[..., Any],
+    x0: ArrayLike,
     *,
-    grid: Any,
-    sampler: Any = reverse_diffusion,
+    grid: GridLike,
+    sampler: Sampler | Callable[..., Step] = reverse_diffusion,
     num: int | None = None,
     **kwargs: Any,
 ) -> Samples:
@@ -187,7 +196,7 @@ def edit(
     )  # fmt: skip
 
 
-def from_time(grid: Any, t: float) -> Any:
+def from_time(grid: GridLike, t: float) -> Grid:
     """The part of a grid from t on, t first.
 
     Raises ValueError unless t lies above the last time of the grid, and not above the first.

@@ -13,9 +13,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array
 
 from score_jax.inverse.operators import (
+    Examples,
     LinearOperator,
+    Outputs,
     Shape,
     SpectralOperator,
     Values,
@@ -39,7 +42,7 @@ def gaussian_kernel(size: int, std: float, ndim: int = 2) -> np.ndarray:
     return (kernel / kernel.sum()).astype(np.float32)
 
 
-def _space(x: Any) -> tuple[int, ...]:
+def _space(x: Array) -> tuple[int, ...]:
     return tuple(range(1, x.ndim - 1))
 
 
@@ -61,7 +64,7 @@ class Blur(SpectralOperator):
         if isinstance(self.cutoff, int | float) and not 0 <= self.cutoff < 1:
             raise ValueError(f"cutoff must be in [0, 1), got {self.cutoff}")
 
-    def _response(self, x: Any) -> Any:
+    def _response(self, x: Examples) -> Array:
         space, kernel = x.shape[1:-1], jnp.asarray(self.kernel, x.dtype)
         if kernel.ndim != len(space) or any(
             k > s for k, s in zip(kernel.shape, space, strict=True)
@@ -73,12 +76,12 @@ class Blur(SpectralOperator):
         centred = jnp.roll(padded, [-(k // 2) for k in kernel.shape], axis=range(len(space)))
         return jnp.fft.fftn(centred)[None, ..., None]
 
-    def forward(self, x: Any) -> Any:
+    def forward(self, x: Examples) -> Outputs:
         """The blurred x, of its shape."""
         response = self._response(x)
         return jnp.fft.ifftn(jnp.fft.fftn(x, axes=_space(x)) * response, axes=_space(x)).real
 
-    def filter_data(self, x: Any, f: Values) -> Any:
+    def filter_data(self, x: Examples, f: Values) -> Examples:
         """In Fourier space."""
         values = jnp.abs(self._response(x))
         kept = on_values(f, values, self.cutoff * values.max())
@@ -104,7 +107,7 @@ class Fourier(SpectralOperator):
         if known(self.mask) and self.mask.dtype != bool:
             raise ValueError(f"mask must be boolean, got dtype {self.mask.dtype}")
 
-    def _transform(self, x: Any) -> Any:
+    def _transform(self, x: Examples) -> Array:
         if x.shape[1:-1] != self.mask.shape:
             raise ValueError(f"mask has shape {self.mask.shape}, but space is {x.shape[1:-1]}")
         if self.complex_image:
@@ -113,7 +116,7 @@ class Fourier(SpectralOperator):
             x = jax.lax.complex(x[..., :1], x[..., 1:])
         return jnp.fft.fftn(x, axes=_space(x), norm="ortho")
 
-    def forward(self, x: Any) -> Any:
+    def forward(self, x: Examples) -> Outputs:
         """The measured coefficients."""
         k = jnp.where(self.mask[None, ..., None], self._transform(x), 0)
         y = jnp.stack([k.real, k.imag], axis=-1)
@@ -123,7 +126,7 @@ class Fourier(SpectralOperator):
         """That of the image."""
         return out if self.complex_image else out[:-1]
 
-    def filter_data(self, x: Any, f: Values) -> Any:
+    def filter_data(self, x: Examples, f: Values) -> Examples:
         """In Fourier space."""
         share = jnp.asarray(self.mask, x.dtype)
         if not self.complex_image:
@@ -166,7 +169,7 @@ class Radon(LinearOperator):
         """(size, size, c)."""
         return (self.size, self.size, out[-1])
 
-    def forward(self, x: Any) -> Any:
+    def forward(self, x: Examples) -> Outputs:
         """The line integrals: (b, angles, detectors, c)."""
         if x.shape[1:3] != (self.size, self.size) or x.ndim != 4:
             raise ValueError(f"Radon is for images of size {self.size}, got shape {x.shape[1:]}")
@@ -179,7 +182,7 @@ class Radon(LinearOperator):
         places = [jnp.asarray(np.broadcast_to(v, np.broadcast(rows, columns).shape), x.dtype)
                   for v in (rows, columns)]  # fmt: skip
 
-        def project(image: Any) -> Any:
+        def project(image: Array) -> Array:
             read = jax.scipy.ndimage.map_coordinates(image, places, order=1, mode="constant")
             return read.sum(axis=2)
 

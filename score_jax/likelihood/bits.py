@@ -1,22 +1,22 @@
 """From nats of scaled, dequantised data to bits per dimension of the integers they come from."""
 
 import math
-from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, ArrayLike, Float
 
-# So many entries of a batch off the grid tell that it was dequantised.
-_OFF_GRID = 1e-3
+from score_jax._check import check_count, check_interval
+
+_OFF_GRID = 1e-3  # the distance from a grey level above which an entry is off the grid
 
 
-def check_dequantized(x: Any, *, levels: int, range: tuple[float, float]) -> None:
-    """Raise ValueError for data whose density is no density: integers, or floats all on the grid.
+def check_dequantized(x: ArrayLike, *, levels: int, range: tuple[float, float]) -> None:
+    """Raise ValueError for data without a density: integers, or floats that all lie on the grid.
 
-    On a grid of grey levels, k/L or k/(L - 1) of the range, a model may put any density it likes, and
-    bits per dimension mean nothing: draw uniform noise first (`score_jax.data.dequantize`). x must be
-    known values, not traced ones.
+    On a grid of grey levels, k/L or k/(L - 1) of the range, a model can reach any density, and bits
+    per dimension mean nothing: add uniform noise first (`score_jax.data.dequantize`). x must be known
+    values, not traced ones.
     """
     x = np.asarray(x)
     if not np.issubdtype(x.dtype, np.floating):
@@ -27,7 +27,7 @@ def check_dequantized(x: Any, *, levels: int, range: tuple[float, float]) -> Non
         if x.size and np.mean(off > _OFF_GRID) < 1e-3:
             raise ValueError(
                 f"x lies on the grid of {count} steps on {range}: it was never dequantised, so its "
-                "log density says nothing of the integers (see score_jax.data.dequantize)"
+                "log density is not that of the integers (see score_jax.data.dequantize)"
             )
 
 
@@ -37,28 +37,26 @@ def bits_per_dim(
     *,
     levels: int = 256,
     range: tuple[float, float] = (-1.0, 1.0),
-    x: Any = None,
+    x: ArrayLike | None = None,
 ) -> Float[Array, "*n"]:
     """Bits per dimension of integer data from the density of their dequantised, scaled values.
 
-    A value k in {0, ..., levels - 1} is seen as x = low + (high - low) (k + u) / levels, u uniform on
+    A value k in {0, ..., levels - 1} becomes x = low + (high - low) (k + u) / levels, u uniform on
     [0, 1), so one level is (high - low) / levels wide and, in D dimensions,
 
         log P(k) >= E_u log p(x) + D log((high - low) / levels),      bits = -log P(k) / (D log 2)
 
     (Theis et al. 2016, arXiv:1511.01844). `logp` in nats, any shape; `shape` of one example. The
-    authors' "7 -" is this for 256 levels on (-1, 1). Give `x`, the values whose density it is, and
-    data that were never dequantised are refused (`check_dequantized`).
+    authors' "7 -" is this for 256 levels on (-1, 1). `x`, if given, are the values of that density.
 
-    Raises ValueError unless levels >= 2 and low < high.
+    Raises ValueError unless levels >= 2 and low < high, and for an x that was never dequantised
+    (`check_dequantized`).
 
     >>> bits_per_dim(logp, (32, 32, 3), levels=256, range=(-1, 1), x=x)
     """
-    if levels < 2:
-        raise ValueError(f"levels must be at least 2, got {levels}")
+    check_count(2, levels=levels)
+    check_interval("range", range)
     low, high = range
-    if not low < high:
-        raise ValueError(f"range must be (low, high) with low < high, got {range}")
     if x is not None:
         check_dequantized(x, levels=levels, range=range)
     dim = math.prod(shape)
@@ -72,8 +70,8 @@ def mean_over_draws(logp: Float[Array, "k n"], *, importance: bool = False) -> F
 
         log P(x) >= E log (1/k) sum_j p(x + u_j)          (Burda et al. 2016, arXiv:1509.00519)
 
-    which grows with k to log P itself, if each density is exact (a Hutchinson estimate, whose noise
-    the exponential does not average out, makes it too large: use several probes).
+    which grows with k to log P itself if each density is exact. A Hutchinson estimate makes it too
+    large, since the exponential does not average out its noise: use several probes.
 
     >>> bits_per_dim(mean_over_draws(logp, importance=True), (8, 8, 1), levels=17)
     """

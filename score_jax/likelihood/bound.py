@@ -1,4 +1,4 @@
-r"""A lower bound on the log density by the SDE: cheaper than the flow, and what training minimises.
+r"""A lower bound on the log density by the SDE: cheaper than the flow, and minimised in training.
 
 The reverse SDE is a hierarchy of infinitely many latents. With the signal-to-noise ratio
 e^lambda(t) = m(t)^2 / s(t)^2 its evidence bound is (Kingma et al. 2021, arXiv:2107.00630 eqs. 11 to 15;
@@ -7,9 +7,9 @@ the same as arXiv:2101.09258 theorem 3, rearranged)
     (1)  -log p(x0) <= KL(q(x(t1) | x0) || prior) - E_z log p(x0 | x(t0))
                        + 1/2 integral from t0 to t1 of -lambda'(t) E_z |z + s score(x(t), t)|^2 dt
 
-and -lambda' = g^2 / s^2: likelihood-weighted score matching. Times are drawn with density proportional
-to -lambda', that is uniformly in lambda, for any SDE; the integrand is then bounded where the plain
-one blows up near t = 0. p(x0 | x(t0)) is the Gaussian about Tweedie's formula of `gap.TWEEDIE`.
+and -lambda' = g^2 / s^2: likelihood-weighted score matching. Times are uniform in lambda, for any SDE,
+so the integrand is bounded; that of uniform times grows without bound near t = 0. p(x0 | x(t0)) is the
+Gaussian around Tweedie's formula of `gap.TWEEDIE`.
 """
 
 import math
@@ -19,31 +19,30 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
+from score_jax._check import check, check_count, check_float
 from score_jax._math import as_time, batch_sum, bcast
-from score_jax.samplers.grids import check_float
-from score_jax.sde import log_snr, time_of_log_snr
 from score_jax.types import SDE, ScoreFn, score_at
 
 
 class Bound(NamedTuple):
     """A lower bound of log p_0(x0) in nats (b,), its standard error (b,), its parts, evaluations.
 
-    stderr is over the draws of time and noise (NaN for one). prior, diffusion and reconstruction
-    (b,) are the three terms of eq. (1), whose sum is -logp.
+    stderr is over the draws of time and noise (NaN for one draw). prior, diffusion and reconstruction
+    (b,) are the three terms of eq. (1); their sum is -logp.
     """
 
-    logp: Any
-    stderr: Any
-    prior: Any
-    diffusion: Any
-    reconstruction: Any
+    logp: Float[Array, " b"]
+    stderr: Float[Array, " b"]
+    prior: Float[Array, " b"]
+    diffusion: Float[Array, " b"]
+    reconstruction: Float[Array, " b"]
     nfe: int
 
 
-def _prior_term(sde: SDE, x0: Any) -> Any:
+def _prior_term(sde: SDE, x0: Float[Array, "b *d"]) -> Float[Array, " b"]:
     """KL(N(m x0, s^2) || N(0, prior_std^2)) at t1, in closed form."""
     mean, std = sde.marginal(x0, as_time(sde.t1))
-    prior = jnp.asarray(sde.prior_std, x0.dtype)  # type: ignore[attr-defined]
+    prior = jnp.asarray(sde.prior_std, x0.dtype)
     ratio = jnp.square(std / prior).astype(x0.dtype)
     dim = math.prod(x0.shape[1:])
     return 0.5 * (batch_sum(jnp.square(mean / prior)) + dim * (ratio - 1 - jnp.log(ratio)))
@@ -60,24 +59,21 @@ def variational_bound(
 ) -> Bound:
     """A lower bound of log p_0 of x0 (b, *d) in nats, eq. (1) of this module: `Bound`.
 
-    `draws` stratified times for every example, one evaluation each, and one more noise at t0. For
-    SDEs with a normal prior (`prior_std`).
+    `draws` stratified times for every example, one evaluation each, and one more at t0.
 
     Raises ValueError unless 0 < t0 < t1, draws >= 1 and x0 is floating point.
 
     >>> bound = variational_bound(key, sde, score, x0, draws=32)
     >>> bpd = bits_per_dim(bound.logp, x0.shape[1:], levels=256)
     """
-    if not 0 < t0 < sde.t1:
-        raise ValueError(f"t0 must be in (0, t1={sde.t1}), got {t0}")
-    if draws < 1:
-        raise ValueError(f"draws must be at least 1, got {draws}")
-    check_float(x0)
-    top, low = log_snr(sde, as_time(t0)), log_snr(sde, as_time(sde.t1))
+    check("t0", t0, 0 < t0 < sde.t1, f"in (0, t1={sde.t1})")
+    check_count(draws=draws)
+    check_float("x0", x0)
+    top, low = sde.log_snr(as_time(t0)), sde.log_snr(as_time(sde.t1))
     offset_key, noise_key, last_key = jax.random.split(key, 3)
     offset = jax.random.uniform(offset_key, x0.shape[:1], x0.dtype)
 
-    def squares(k: Any, t: Any) -> Any:
+    def squares(k: Key[Array, ""], t: Float[Array, " b"]) -> Float[Array, " b"]:
         """|z + s score|^2 (b,) at times t (b,)."""
         z = jax.random.normal(k, x0.shape, x0.dtype)
         mean, std = sde.marginal(x0, t)
@@ -86,9 +82,9 @@ def variational_bound(
         return batch_sum(jnp.square(error))
 
     def term(total: Any, i: Any) -> Any:
-        # Stratified: draw i falls in the i-th part of the interval of lambda.
+        # Stratified: draw i lies in the i-th part of the interval of lambda.
         u = (i + offset) / draws
-        t = jnp.clip(time_of_log_snr(sde, low + (top - low) * u), t0, sde.t1).astype(x0.dtype)
+        t = jnp.clip(sde.time_of_log_snr(low + (top - low) * u), t0, sde.t1).astype(x0.dtype)
         value = 0.5 * (top - low) * squares(jax.random.fold_in(noise_key, i), t)
         return (total[0] + value, total[1] + jnp.square(value)), None
 

@@ -8,12 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from score_jax._batched import in_chunks
+from score_jax._check import check_count
 
 
 class DatasetLogLik(NamedTuple):
     """Log densities in nats of `draws` draws of n examples: (draws, n), with errors and costs.
 
-    stderr (draws, n) is that of each estimate on its own (NaN where it cannot be told), nfe (draws,
+    stderr (draws, n) is that of each single estimate (NaN where it is unknown), nfe (draws,
     n); seconds without compilation.
     """
 
@@ -52,8 +53,7 @@ def over_dataset(
     >>> out = over_dataset(key, lambda k, p, x, y: log_likelihood(k, sde, make_score(p), x), images,
     ...                    params=params, prepare=dequantize, draws=5)
     """
-    if draws < 1:
-        raise ValueError(f"draws must be at least 1, got {draws}")
+    check_count(draws=draws)
     x = np.asarray(x)
     n = len(x)
 

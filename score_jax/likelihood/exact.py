@@ -6,12 +6,12 @@ With h(x, t) = f(x, t) - g(t)^2 score(x, t) / 2 the density obeys (arXiv:2011.13
 
 and the divergence is e . J e averaged over probes e of unit covariance (Hutchinson; Skilling), or exact
 by all columns. Drift and divergence come from one evaluation of the network: J e is its forward
-derivative at the same point. In another coordinate, y = x / c(t) and u for t, the flow F carries the
-density of y in the same way, and the ends add the log-determinant of c:
+derivative at the same point. In another coordinate, y = x / c(t) and u for t, the same holds for the
+flow F of y, and the ends add the log-determinant of c:
 
     (2)  log p_t0(x) = log p_t1(z) + integral of div_y F(y, u) du + D log(c(t1) / c(t0))
 
-That is the density at t0; what stands between it and the data at 0 is a `Gap`.
+That is the density at t0; a `Gap` relates it to the density of the data at 0.
 """
 
 import math
@@ -22,32 +22,33 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
+from score_jax._check import check, check_count, check_float
 from score_jax._math import as_time, batch_sum, bcast
 from score_jax._xla import forward_mode
 from score_jax.likelihood.gap import IGNORE, Gap
-from score_jax.samplers.grids import check_float
 from score_jax.samplers.ode import IN_TIME, Coordinate, flow_ends, solve_forward, with_first
 from score_jax.types import SDE, ScoreFn, score_at
 
-EXACT_UP_TO = 8  # dimensions: below, all columns cost about as much as a few probes
+EXACT_UP_TO = 8  # dimensions: up to here all columns cost about as much as a few probes
 
 
 class LogLik(NamedTuple):
     """Log density in nats (b,), latent (b, *d), standard error over the probes (b,), evaluations.
 
-    stderr is 0 for an exact divergence and NaN for a single probe, which cannot tell its error.
+    stderr is 0 for an exact divergence and NaN for a single probe, whose error is not known.
     """
 
-    logp: Any
-    z: Any
-    stderr: Any
+    logp: Float[Array, " b"]
+    z: Float[Array, "b *d"]
+    stderr: Float[Array, " b"]
     nfe: Any
 
 
 class Divergence(NamedTuple):
     """How the divergence is estimated: `probes(key, x)` (k, b, *d), and whether it is exact.
 
-    The estimate of one probe e is sum(e * J e); exact probes are the unit vectors, whose sum counts.
+    The estimate of one probe e is sum(e * J e); exact probes are the unit vectors, and their estimates
+    are summed.
     """
 
     probes: Callable[[Any, Any], Any]
@@ -60,11 +61,10 @@ def hutchinson(n_probes: int = 1, *, gaussian: bool = False) -> Divergence:
     Unbiased; signs have the smaller variance. The probes are drawn once a solve, which keeps the
     field smooth. Raises ValueError unless n_probes >= 1.
     """
-    if n_probes < 1:
-        raise ValueError(f"n_probes must be at least 1, got {n_probes}")
+    check_count(n_probes=n_probes)
     draw = jax.random.normal if gaussian else jax.random.rademacher
 
-    def probes(key: Any, x: Any) -> Any:
+    def probes(key: Key[Array, ""], x: Float[Array, "b *d"]) -> Float[Array, "k b *d"]:
         return draw(key, (n_probes, *x.shape), dtype=x.dtype)
 
     return Divergence(probes, False)
@@ -73,8 +73,7 @@ def hutchinson(n_probes: int = 1, *, gaussian: bool = False) -> Divergence:
 def exact_divergence() -> Divergence:
     """The exact divergence: one forward derivative per dimension."""
 
-    def probes(key: Any, x: Any) -> Any:
-        del key
+    def probes(key: Key[Array, ""], x: Float[Array, "b *d"]) -> Float[Array, "k b *d"]:
         dim = math.prod(x.shape[1:])
         unit = jnp.eye(dim, dtype=x.dtype).reshape(dim, 1, *x.shape[1:])
         return jnp.broadcast_to(unit, (dim, *x.shape))
@@ -98,14 +97,14 @@ def log_likelihood(
     """Log density of x (b, *d) in nats, eq. (1) of this module: LogLik.
 
     `divergence` is `hutchinson(k)` or `exact_divergence()`; by default exact up to 8 dimensions and
-    one probe of signs above. `gap` says how p_t0 stands for the density at 0: `IGNORE` (as the
-    authors), `OFFSET` or `TWEEDIE` (a bound, with noise). `per_sample` controls the error of every
-    sample on its own. Options (`solver`, `controller`, `rtol`, `atol`, `max_steps`) as for
-    `probability_flow`. nfe counts network evaluations; each carries its forward derivatives with it.
-    z is the latent, stderr the error of the divergence alone.
+    one probe of signs above. `gap` relates p_t0 to the density at 0: `IGNORE` (as the authors),
+    `OFFSET` or `TWEEDIE` (a bound, with noise). `per_sample` controls the error of every sample on its
+    own. Options (`solver`, `controller`, `rtol`, `atol`, `max_steps`) as for `probability_flow`. nfe
+    counts network evaluations, each with its forward derivatives. z is the latent, stderr the error of
+    the divergence alone.
 
-    Any ScoreFn will do; but log p means what it says only if the score is the gradient of one
-    density at every t. A guided score is not: its figure is that of the flow that draws from it.
+    The result is a log density only if the score is the gradient of one density at every t. A guided
+    score is not: its result belongs to the flow that draws from it.
 
     Half precision is computed and returned in single. Raises ValueError unless 0 < t0 < t1 and x is
     floating point.
@@ -113,9 +112,8 @@ def log_likelihood(
     >>> out = log_likelihood(key, VP(), score, x)
     >>> bpd = bits_per_dim(out.logp, x.shape[1:], levels=256, range=(-1, 1), x=x)
     """
-    if not 0 < t0 < sde.t1:
-        raise ValueError(f"t0 must be in (0, t1={sde.t1}), got {t0}")
-    check_float(x)
+    check("t0", t0, 0 < t0 < sde.t1, f"in (0, t1={sde.t1})")
+    check_float("x", x)
     x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
     if divergence is None:
         small = math.prod(x.shape[1:]) <= EXACT_UP_TO
@@ -157,8 +155,8 @@ def log_likelihood(
     return LogLik(logp, z, _standard_error(change, exact), nfe + gap.nfe)
 
 
-def _standard_error(change: Any, exact: bool) -> Any:
-    """That of the mean over the probes of (b, k): (b,)."""
+def _standard_error(change: Float[Array, "b k"], exact: bool) -> Float[Array, " b"]:
+    """The standard error of the mean over the probes of (b, k): (b,)."""
     k = change.shape[1]
     if exact:
         return jnp.zeros_like(change[:, 0])

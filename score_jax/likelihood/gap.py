@@ -1,4 +1,4 @@
-r"""The gap between time 0, where the data are, and t0, where the flow starts.
+r"""The gap between time 0, the time of the data, and t0, where the flow starts.
 
 A score is not learned below a small t0, so the flow gives log p_t0, the density of
 
@@ -6,16 +6,16 @@ A score is not learned below a small t0, so the flow gives log p_t0, the density
 
 Three ways from there to the density of x0 itself, each a `Gap`:
 
-IGNORE   log p_t0(x0): the data are taken to lie at t0. What arXiv:2011.13456 reports; its error has no
-         sign, and is of the size of D s^2 / l^2 for data that vary on the length l.
+IGNORE   log p_t0(x0), as reported in arXiv:2011.13456. Its error has either sign, and is of the order
+         of D s^2 / l^2 for data that vary on the length l.
 OFFSET   undoes the scaling exactly and the blur to first order in s^2: with y = m x0 the heat equation
          dp/d(s^2) = Laplace p / 2 and Laplace p / p = div score + |score|^2 give
 
     (1)  log p_0(x0) = log p_t0(y) + D log m - s^2/2 [div score + |score|^2](y) + O(s^4)
 
-         Right where data are smooth on the scale s; no bound.
-TWEEDIE  a bound with noise drawn: the decoder p(x0 | x) = N(E[x0 | x], (s/m)^2 I) whose mean is
-         Tweedie's formula is set against q(x | x0) = N(m x0, s^2 I):
+         Right where data are smooth on the scale s; not a bound.
+TWEEDIE  a bound, with noise: the decoder p(x0 | x) = N(E[x0 | x], (s/m)^2 I), with Tweedie's formula as
+         its mean, against q(x | x0) = N(m x0, s^2 I):
 
     (2)  log p_0(x0) >= E_q[log p_t0(x) + log p(x0 | x) - log q(x | x0)]
                       = E_z[log p_t0(m x0 + s z) + D log m + |z|^2/2 - |z + s score|^2/2]
@@ -35,11 +35,11 @@ from score_jax.types import SDE
 
 
 class Gap(NamedTuple):
-    """A way over the gap between 0 and t0.
+    """The correction for the gap between 0 and t0.
 
-    `start(key, sde, x0, t0)` -> (x, z): where the flow starts, and the noise that took it there;
-    `correct(sde, x, z, score, along, t0)` -> (b,), added to log p_t0(x), where `score` is that at x
-    and `along` (k, b) the estimates of its divergence; `nfe`: whether that one evaluation is needed.
+    `start(key, sde, x0, t0)` -> (x, z): where the flow starts, and the noise in it;
+    `correct(sde, x, z, score, along, t0)` -> (b,), added to log p_t0(x), for the score at x and the
+    estimates `along` (b,) of its divergence; `nfe`: the evaluations that `correct` needs, 0 or 1.
     """
 
     start: Callable[..., Any]

@@ -1,8 +1,8 @@
 """Latents of the probability flow: encoding, decoding, paths between two of them, temperature.
 
-The flow has no noise, so data and latents map to each other one to one, and, if the score is the true
-one, the encoding depends on the data alone: two networks that learned the same data agree
-(arXiv:2011.13456 section 4.3, "uniquely identifiable encoding").
+The flow has no noise, so data and latents correspond one to one. For the true score the encoding
+depends on the data alone, so two networks trained on the same data agree (arXiv:2011.13456 section 4.3,
+"uniquely identifiable encoding").
 """
 
 from typing import Any
@@ -51,7 +51,7 @@ def linear(
 ) -> Float[Array, "b *d"]:
     """The point between a and b on their line: (1 - weight) a + weight b; weight () or (b,).
 
-    Its norm is less than that of normal latents in many dimensions: prefer `spherical`.
+    In many dimensions its norm is smaller than that of normal latents: prefer `spherical`.
     """
     w = bcast(jnp.asarray(weight, a.dtype), a)
     return (1 - w) * a + w * b
@@ -63,8 +63,8 @@ def spherical(
     """The point between a and b on their great circle (Shoemake 1985): norms are kept.
 
     With the angle w between them, sin((1 - u) w)/sin(w) a + sin(u w)/sin(w) b, u = weight () or
-    (b,). Where a and b point the same way, the line; where they are opposite, no circle is named and
-    the result is not finite.
+    (b,). Where a and b have the same direction it is the line; where they are opposite the circle is
+    not unique, and the result is not finite.
     """
     cosine = batch_sum(a * b) / (batch_norm(a) * batch_norm(b))
     angle = jnp.arccos(jnp.clip(cosine, -1, 1))

@@ -12,7 +12,6 @@ from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float, Num
 
 from score_jax.nets.convolution import Geometry, conv
-from score_jax.types import current_rows
 
 
 def default_init(scale: float = 1.0) -> Callable[..., Any]:
@@ -243,8 +242,8 @@ def residual(x: Float[Array, "..."], y: Float[Array, "..."], rescale: bool) -> F
 class Dropout(nn.Module):
     """Zero entries with probability `rate` in training, and scale the rest by 1 / (1 - rate).
 
-    Inside `score_jax.types.drawn_for` the mask of an example depends on its place in the whole batch
-    alone, not on what else the device holds; elsewhere it is that of `flax.linen.Dropout`.
+    The mask is drawn from the stream "dropout". It does not follow the examples: under `pmap` and
+    `shard_map` devices draw different masks for the same place.
     """
 
     rate: float
@@ -254,10 +253,6 @@ class Dropout(nn.Module):
         """Drop entries of x if `train`."""
         if not train or self.rate == 0:
             return x
-        rows, keep = current_rows(), 1 - self.rate
-        if rows is None:
-            mask = jax.random.bernoulli(self.make_rng("dropout"), keep, x.shape)
-        else:
-            draw = lambda key: jax.random.bernoulli(key, keep, x.shape[1:])
-            mask = rows.each(draw, self.make_rng("rows"))
+        keep = 1 - self.rate
+        mask = jax.random.bernoulli(self.make_rng("dropout"), keep, x.shape)
         return jnp.where(mask, x / keep, jnp.zeros_like(x))

@@ -12,17 +12,11 @@ from score_jax.samplers.dpm import dpmpp_2m as dpmpp_2m
 from score_jax.samplers.dpm import dpmpp_2s as dpmpp_2s
 from score_jax.samplers.dpm import dpmpp_3m as dpmpp_3m
 from score_jax.samplers.dpm import sde_dpmpp_2m as sde_dpmpp_2m
-from score_jax.samplers.final import FinalDenoising as FinalDenoising
-from score_jax.samplers.final import as_it_is as as_it_is
-from score_jax.samplers.final import last_mean as last_mean
-from score_jax.samplers.final import tweedie as tweedie
 from score_jax.samplers.grids import check_grid as check_grid
-from score_jax.samplers.grids import even_indices as even_indices
 from score_jax.samplers.grids import karras_grid as karras_grid
 from score_jax.samplers.grids import log_snr_grid as log_snr_grid
 from score_jax.samplers.grids import power_grid as power_grid
 from score_jax.samplers.grids import quadratic_grid as quadratic_grid
-from score_jax.samplers.grids import table_grid as table_grid
 from score_jax.samplers.grids import uniform_grid as uniform_grid
 from score_jax.samplers.heun import edm as edm
 from score_jax.samplers.heun import heun as heun
@@ -47,7 +41,11 @@ from score_jax.samplers.sampling import Samples as Samples
 from score_jax.samplers.sampling import flow as flow
 from score_jax.samplers.sampling import sample as sample
 from score_jax.samplers.sampling import stepwise as stepwise
+from score_jax.samplers.simulate import FinalDenoising as FinalDenoising
+from score_jax.samplers.simulate import as_it_is as as_it_is
+from score_jax.samplers.simulate import last_mean as last_mean
 from score_jax.samplers.simulate import simulate as simulate
+from score_jax.samplers.simulate import tweedie as tweedie
 from score_jax.samplers.song import SongGrid as SongGrid
 from score_jax.samplers.song import song_ancestral as song_ancestral
 from score_jax.samplers.song import song_annealed_langevin as song_annealed_langevin
@@ -59,15 +57,16 @@ from score_jax.samplers.steps import ancestral as ancestral
 from score_jax.samplers.steps import euler_maruyama as euler_maruyama
 from score_jax.samplers.steps import identity as identity
 from score_jax.samplers.steps import reverse_diffusion as reverse_diffusion
-from score_jax.samplers.steps import transition as transition
 from score_jax.samplers.stochastic import StochasticOut as StochasticOut
 from score_jax.samplers.stochastic import diffrax_sde as diffrax_sde
+
+# shim: remove at the end
 from score_jax.samplers.table import Tablewise as Tablewise
 from score_jax.samplers.table import ddim_move as ddim_move
 from score_jax.samplers.table import table_ancestral as table_ancestral
 from score_jax.samplers.table import table_ddim as table_ddim
 from score_jax.samplers.table import table_denoise as table_denoise
-from score_jax.samplers.table import table_encode as table_encode
+from score_jax.samplers.table import table_grid as table_grid
 from score_jax.samplers.table import table_score as table_score
 from score_jax.samplers.table import tablewise as tablewise
 from score_jax.samplers.threshold import dynamic as dynamic
@@ -77,5 +76,7 @@ from score_jax.samplers.threshold import threshold as threshold
 from score_jax.samplers.unipc import bh1 as bh1
 from score_jax.samplers.unipc import bh2 as bh2
 from score_jax.samplers.unipc import unipc as unipc
+from score_jax.sde import schedule_grid as schedule_grid
+from score_jax.sde import spaced_indices as spaced_indices
 from score_jax.types import SampleOut as SampleOut
 from score_jax.types import Sampler as Sampler

@@ -3,7 +3,7 @@ r"""The probability flow by an adaptive exponential multistep method: one evalua
 With lambda = log(m/s) and the prediction D(x, t) = E[x0 | x] = (x + s^2 score) / m the probability
 flow of every isotropic linear SDE is d(x/s)/d lambda = exp(lambda) D (arXiv:2211.01095 prop. 4.1).
 It is solved for the state v = x / sqrt(m^2 + s^2), which is x for VP and of the size of the data for
-every SDE, so that the solver sees no SDE but only lambda:
+every SDE, so that the solver depends on lambda alone:
 
     (1)  v' = (c'/c) v + a' int_0^h exp(-(h - u)) D(lambda + u) du           h = lambda' - lambda
     (2)  a = m / sqrt(m^2 + s^2) = sin(phi),  c = s / sqrt(m^2 + s^2) = cos(phi)
@@ -15,11 +15,11 @@ D is replaced by a polynomial through known predictions, integrated exactly for 
     evaluates  D at the predicted state: the only evaluation of the step,
     corrects   with these q and the new one (order q + 1).
 
-The difference of the two is the error of the predictor, for nothing, from which that of the corrector
-is judged (`_doubt`); and since the predictors of all orders are sums of the same predictions, so are
-the errors that other orders would have made: the next order is the one that allows the longest step.
-Steps are measured as turns of the angle phi, in which D is interpolated: at high noise equal turns are
-steps in lambda that shrink as the structure of the data comes up, near the data steps that grow. A PI
+The difference of the two is the error of the predictor at no further cost, from which that of the
+corrector is estimated (`_doubt`). The predictors of all orders are sums of the same predictions, and so
+are the errors that other orders would have made: the next order is the one that allows the longest
+step. Steps are measured as turns of the angle phi, in which D is interpolated: at high noise equal
+turns are steps in lambda that shrink towards the structure of the data, near the data they grow. A PI
 controller sets the turn. After a rejection the rejected prediction is kept as a node *ahead*: the
 repeated, shorter step interpolates to it.
 """
@@ -32,12 +32,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from score_jax._check import check_count, check_float
 from score_jax._math import bcast
-from score_jax.samplers.grids import check_float
-from score_jax.samplers.ode import batch_rms, check_noise, check_time, check_tolerances
+from score_jax.samplers.ode import Cost, batch_rms, check_noise, check_time, check_tolerances
 from score_jax.samplers.uneven import angle_between, uneven_weights
-from score_jax.sde import log_snr, time_of_log_snr
-from score_jax.types import SDE, ScoreFn, score_at
+from score_jax.types import SDE, Data, Number, Scalar, ScoreFn, score_at
 
 # Chosen on mixtures other than those of benchmarks/ode_solvers.py: see docs/adr/0009. None is sharp.
 _ACCEPT, _SAFETY, _GROW = 4.0, 0.8, 4.0
@@ -56,11 +55,11 @@ class AdaptiveOut(NamedTuple):
     nfe, accepted, rejected: scalars, or (b,) under per-sample control.
     """
 
-    x: Any
-    denoised: Any
-    nfe: Any
-    accepted: Any
-    rejected: Any
+    x: Data
+    denoised: Data
+    nfe: Cost
+    accepted: Cost
+    rejected: Cost
 
 
 class _Flow(NamedTuple):
@@ -79,7 +78,7 @@ class _State(NamedTuple):
     lam, v: where it stands. values (k, b, *d), nodes (k,): a ring of predictions and of their lambdas;
     `slot` is the place of the next one, which after a rejection (`ahead`) holds the rejected one, and
     `known` how many of the others are there. order, turn: of the next step, in the angle. error: of the
-    last accepted step, over what is allowed. broken: rejections in a row by a score that is not finite.
+    last accepted step, relative to the allowed one. broken: consecutive rejections by a nonfinite score.
     """
 
     lam: Any
@@ -126,10 +125,10 @@ def _flow(sde: SDE, score: ScoreFn, t_from: Any, t_to: Any) -> _Flow:
     dtype = t_from.dtype
 
     def half(t: Any) -> Any:
-        return 0.5 * jnp.asarray(log_snr(sde, t), dtype)
+        return 0.5 * jnp.asarray(sde.log_snr(t), dtype)
 
     def place(lam: Any, last: Any) -> tuple[Any, Any]:
-        t = jnp.clip(jnp.asarray(time_of_log_snr(sde, 2 * lam), dtype), low, high)
+        t = jnp.clip(jnp.asarray(sde.time_of_log_snr(2 * lam), dtype), low, high)
         t = jnp.where(last, t_to, t)
         # The lambda of the rounded time: the inverse need not be exact.
         return t, half(t)
@@ -155,8 +154,8 @@ def _first_turn(flow: _Flow, rtol: Any, atol: Any) -> Any:
 def _stretch(lam: Any, turn: Any) -> Any:
     """By how much lambda changes when phi turns by `turn`, at most _LONGEST.
 
-    From tan(phi + turn) by the theorem of addition: exact for turns that are short beside phi, and
-    beside what is left to the right angle.
+    From tan(phi + turn) by the addition theorem: exact for turns that are short compared with phi and
+    with the rest of the right angle.
     """
     way, size = jnp.sign(turn), jnp.tan(jnp.abs(turn))
     near, far = jnp.exp(-way * lam) * size, jnp.exp(way * lam) * size
@@ -295,8 +294,7 @@ def _check(rtol: Any, atol: Any, order: Any, max_steps: Any) -> None:
     check_tolerances(rtol, atol)
     if order not in (1, 2, 3, 4):
         raise ValueError(f"order must be 1, 2, 3 or 4, got {order}")
-    if max_steps < 1:
-        raise ValueError(f"max_steps must be at least 1, got {max_steps}")
+    check_count(max_steps=max_steps)
 
 
 def adaptive_multistep(
@@ -304,12 +302,12 @@ def adaptive_multistep(
     score: ScoreFn,
     x: Float[Array, "b *d"],
     *,
-    t_from: Any,
-    t_to: Any,
-    rtol: Any = 1e-5,
-    atol: Any = 1e-5,
+    t_from: Number,
+    t_to: Number,
+    rtol: Number = 1e-5,
+    atol: Number = 1e-5,
     order: int = 4,
-    norm: Callable[[Any], Any] = batch_rms,
+    norm: Callable[[Data], Scalar] = batch_rms,
     per_sample: bool = False,
     max_steps: int = 10_000,
 ) -> AdaptiveOut:
@@ -331,7 +329,7 @@ def adaptive_multistep(
 
     >>> out = adaptive_multistep(sde, score, z, t_from=sde.t1, t_to=1e-3, rtol=1e-3, atol=1e-3)
     """
-    check_float(x)
+    check_float("x", x)
     _check(rtol, atol, order, max_steps)
     for name, t in (("t_from", t_from), ("t_to", t_to)):
         check_time(name, t, sde.t1)

@@ -1,10 +1,8 @@
 """Composition of steps: several moves over the same interval are one `Step`."""
 
-from typing import Any
-
 import jax
 
-from score_jax.types import State, Step, StepOut
+from score_jax.types import Data, Grid, PRNGKey, State, Step, StepOut, Time
 
 
 def chain(*steps: Step) -> Step:
@@ -14,10 +12,12 @@ def chain(*steps: Step) -> Step:
     then taken to t_next. The evaluations add up, and every step has its own state.
     """
 
-    def init(x: Any, grid: Any) -> State:
+    def init(x: Data, grid: Grid) -> State:
         return tuple(step.init(x, grid) for step in steps)
 
-    def update(key: Any, x: Any, t: Any, t_next: Any, states: State) -> tuple[StepOut, State]:
+    def update(
+        key: PRNGKey, x: Data, t: Time, t_next: Time, states: State
+    ) -> tuple[StepOut, State]:
         out, kept = StepOut(x, x), []
         for i, (step, state) in enumerate(zip(steps, states, strict=True)):
             out, state = step.update(jax.random.fold_in(key, i), out.x, t, t_next, state)

@@ -1,28 +1,29 @@
-r"""Samplers side by side on one SDE and one score: what they cost, and how far off they are.
+r"""Samplers side by side on one SDE and one score: their costs and their errors.
 
-All are given the same key, and so, by the definition of `sample`, the same latents. That makes two
-measures possible:
+All have the same key and therefore, by the definition of `sample`, the same latents:
 
-    error      sqrt(mean |x - x*|^2), x* what the probability flow makes of the same latent: for
+    error      sqrt(mean |x - x*|^2), x* the end of the probability flow from the same latent: for
                deterministic samplers, which should all end there
     distance   any distance of a set of samples to the data, for all samplers: a mean over repeated
-               draws and their spread, without which a difference means nothing
+               draws and their spread
 """
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Array, Key
+from jaxtyping import Array, ArrayLike, Key
 
+from score_jax._check import check_count
 from score_jax.samplers.sampling import sample
+from score_jax.types import SDE, GridLike, Sampler, Step
 
 
 class Candidate(NamedTuple):
     """A sampler to be compared and its grid; deterministic if it draws no noise but the latent."""
 
-    sampler: Any
-    grid: Any
+    sampler: Sampler | Callable[..., Step]
+    grid: GridLike
     deterministic: bool = False
 
 
@@ -50,13 +51,13 @@ class Row(NamedTuple):
 
 def compare_samplers(
     key: Key[Array, ""],
-    sde: Any,
-    score: Any,
+    sde: SDE,
+    score: Callable[..., Any],
     shape: Sequence[int],
     candidates: Mapping[str, Candidate],
     *,
-    exact: Any = None,
-    distances: Mapping[str, Callable[[Any], Any]] | None = None,
+    exact: ArrayLike | None = None,
+    distances: Mapping[str, Callable[[np.ndarray], Any]] | None = None,
     repeats: int = 1,
     progress: bool | None = None,
     **options: Any,
@@ -78,8 +79,7 @@ def compare_samplers(
     distances = {} if distances is None else distances
     if exact is None and not distances:
         raise ValueError("exact or distances must be given: there is nothing to measure")
-    if repeats < 1:
-        raise ValueError(f"repeats must be at least 1, got {repeats}")
+    check_count(repeats=repeats)
     if exact is not None and np.shape(exact) != tuple(shape):
         raise ValueError(f"exact must have shape {tuple(shape)}, got {np.shape(exact)}")
     rows = []

@@ -8,29 +8,34 @@ r = s' m / (s m') = exp(-h) of the interval (h: its length in the half-log-SNR),
 
 is arXiv:2010.02502 eq. 12 for VP, where s'^2 (1 - r^2) is its eq. 16: the variance of
 p(x' | x, x0), which for every isotropic linear SDE is s'^2 (1 - r^2). Eta 1 is ancestral sampling,
-eta 0 the probability flow with the first-order exponential integrator.
+eta 0 the probability flow with the first-order exponential integrator. The step holds for any
+interval: on a noise schedule a grid of few of its times (`schedule_grid`) is the respaced sampler.
 """
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Shaped
 
+from score_jax._check import check, check_float
 from score_jax._math import as_time, bcast
 from score_jax.samplers.exponential import interval
-from score_jax.samplers.grids import check_float, check_grid
+from score_jax.samplers.grids import check_grid
 from score_jax.score import denoise
-from score_jax.types import SDE, ScoreFn, Step, StepOut, stateless
+from score_jax.types import SDE, Data, GridLike, PRNGKey, ScoreFn, Step, StepOut, Time, stateless
 
 
 class EncodeOut(NamedTuple):
-    """The latent z (b, *d) at the first time of the grid, and the evaluations it took."""
+    """The latent z (b, *d) at the first time of the grid, and its network evaluations."""
 
-    z: Any
+    z: Data
     nfe: int
 
 
-def _move(sde, score, x, t, t_next, eta):  # type: ignore[no-untyped-def]
+def _move(
+    sde: SDE, score: ScoreFn, x: Data, t: Time, t_next: Time, eta: float
+) -> tuple[Data, Time | None]:
     """(x' without fresh noise, sd) of eq. (1), in either direction if eta is 0."""
     move = interval(sde, t, t_next)
     clean = denoise(sde, score, x, t)
@@ -49,11 +54,11 @@ def ddim(sde: SDE, score: ScoreFn, *, eta: float = 0.0) -> Step:
     Raises ValueError unless 0 <= eta <= 1. Eq. (1) and (2) of the module, arXiv:2010.02502.
 
     >>> out = simulate(key, ddim(sde, score), x, power_grid(sde, 50))
+    >>> grid = schedule_grid(schedule, spaced_indices(schedule.n, 50))  # on a noise schedule
     """
-    if not 0 <= eta <= 1:
-        raise ValueError(f"eta must be in [0, 1], got {eta}")
+    check("eta", eta, 0 <= eta <= 1, "in [0, 1]")
 
-    def update(key, x, t, t_next):  # type: ignore[no-untyped-def]
+    def update(key: PRNGKey, x: Data, t: Time, t_next: Time) -> StepOut:
         x_mean, sd = _move(sde, score, x, t, t_next, eta)
         if sd is None:
             return StepOut(x_mean, x_mean)
@@ -63,7 +68,7 @@ def ddim(sde: SDE, score: ScoreFn, *, eta: float = 0.0) -> Step:
     return stateless(update, 1)
 
 
-def ddim_encode(sde: SDE, score: ScoreFn, x: Any, grid: Any) -> EncodeOut:
+def ddim_encode(sde: SDE, score: ScoreFn, x: Shaped[Array, "b *d"], grid: GridLike) -> EncodeOut:
     """DDIM with eta 0 from data to noise: `grid` is a sampler's, and is walked backwards.
 
     x (b, *d) is data at the last time of the grid; `simulate(ddim(sde, score), ...)` from the latent
@@ -73,10 +78,10 @@ def ddim_encode(sde: SDE, score: ScoreFn, x: Any, grid: Any) -> EncodeOut:
 
     >>> z, nfe = ddim_encode(sde, score, x, uniform_grid(sde, 100))
     """
-    check_float(x)
+    check_float("x", x)
     times = check_grid(grid)[::-1]
 
-    def body(x, interval):  # type: ignore[no-untyped-def]
+    def body(x: Data, interval: tuple[Time, Time]) -> tuple[Data, None]:
         return _move(sde, score, x, as_time(interval[0]), as_time(interval[1]), 0.0)[0], None
 
     z, _ = jax.lax.scan(body, x, (times[:-1], times[1:]))

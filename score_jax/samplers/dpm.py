@@ -16,28 +16,38 @@ under VE with sigma_max only 13 times the data's std 3M shows the h^2 of its fir
 1e-5. The authors' program halves the second difference in 3M; here it is what the integral says.
 """
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 
 from score_jax._math import as_time, bcast
 from score_jax.samplers import exponential as ex
 from score_jax.score import denoise
-from score_jax.sde import log_snr, time_of_log_snr
-from score_jax.types import SDE, ScoreFn, Step, StepOut, stateless
+from score_jax.types import (
+    SDE,
+    Data,
+    Grid,
+    PRNGKey,
+    Scalar,
+    ScoreFn,
+    Step,
+    StepOut,
+    Time,
+    stateless,
+)
 
 
-def first_weight(h: Any) -> Any:
+def first_weight(h: Scalar) -> Scalar:
     """1 - e^-h: twice the weight of the first difference in the paper's second-order methods."""
     return -jnp.expm1(-h)
 
 
 def _multistep(sde: SDE, score: ScoreFn, order: int, lower_at_end: bool) -> Step:
-    def init(x, grid):  # type: ignore[no-untyped-def]
+    def init(x: Data, grid: Grid) -> ex.Past:
         return ex.no_past(x, grid, order - 1)
 
-    def update(key, x, t, t_next, past):  # type: ignore[no-untyped-def]
+    def update(
+        key: PRNGKey, x: Data, t: Time, t_next: Time, past: ex.Past
+    ) -> tuple[StepOut, ex.Past]:
         del key
         clean = denoise(sde, score, x, t)
         move = ex.interval(sde, t, t_next)
@@ -45,13 +55,13 @@ def _multistep(sde: SDE, score: ScoreFn, order: int, lower_at_end: bool) -> Step
         weights = ex.predictor_weights(move.h, past.lengths, now, first_weight)
         extra = ex.weighted(weights, past.clean, clean, move.m)
         x = ex.exponential_step(x, move, clean, extra)
-        return StepOut(x, x), ex.remember(past, clean, move.h)
+        return StepOut(x, x), ex.advanced(past, clean, move.h)
 
     return Step(init, update, 1)
 
 
 def dpmpp_2m(sde: SDE, score: ScoreFn, *, lower_at_end: bool = False) -> Step:
-    """DPM-Solver++(2M): order 2 with one evaluation a step; remembers one prediction.
+    """DPM-Solver++(2M): order 2 with one evaluation a step; its state holds one prediction.
 
     `lower_at_end` takes the last step with order 1, the paper's advice for fewer than about 15
     steps. arXiv:2211.01095 algorithm 2.
@@ -62,7 +72,7 @@ def dpmpp_2m(sde: SDE, score: ScoreFn, *, lower_at_end: bool = False) -> Step:
 
 
 def dpmpp_3m(sde: SDE, score: ScoreFn, *, lower_at_end: bool = False) -> Step:
-    """DPM-Solver++(3M): order 3 with one evaluation a step; remembers two predictions.
+    """DPM-Solver++(3M): order 3 with one evaluation a step; its state holds two predictions.
 
     `lower_at_end` takes the last two steps with orders 2 and 1. See the module.
     """
@@ -70,15 +80,15 @@ def dpmpp_3m(sde: SDE, score: ScoreFn, *, lower_at_end: bool = False) -> Step:
 
 
 def dpmpp_2s(sde: SDE, score: ScoreFn) -> Step:
-    """DPM-Solver++(2S): order 2 with two evaluations a step, no memory.
+    """DPM-Solver++(2S): order 2 with two evaluations a step, without a state.
 
     The second evaluation is halfway in the half-log-SNR. arXiv:2211.01095 algorithm 1.
     """
 
-    def update(key, x, t, t_next):  # type: ignore[no-untyped-def]
+    def update(key: PRNGKey, x: Data, t: Time, t_next: Time) -> StepOut:
         del key
         t, t_next = as_time(t), as_time(t_next)
-        middle = time_of_log_snr(sde, 0.5 * (log_snr(sde, t) + log_snr(sde, t_next)))
+        middle = sde.time_of_log_snr(0.5 * (sde.log_snr(t) + sde.log_snr(t_next)))
         half, whole = ex.interval(sde, t, middle), ex.interval(sde, t, t_next)
         clean = denoise(sde, score, x, t)
         there = ex.exponential_step(x, half, clean, 0.0)
@@ -102,10 +112,12 @@ def sde_dpmpp_2m(sde: SDE, score: ScoreFn, *, order: int = 2, lower_at_end: bool
     if order not in (1, 2):
         raise ValueError(f"order must be 1 or 2, got {order}")
 
-    def init(x, grid):  # type: ignore[no-untyped-def]
+    def init(x: Data, grid: Grid) -> ex.Past:
         return ex.no_past(x, grid, order - 1)
 
-    def update(key, x, t, t_next, past):  # type: ignore[no-untyped-def]
+    def update(
+        key: PRNGKey, x: Data, t: Time, t_next: Time, past: ex.Past
+    ) -> tuple[StepOut, ex.Past]:
         clean = denoise(sde, score, x, t)
         move = ex.interval(sde, t, t_next)
         now = ex.order_at(past.i, past.n, order, lower_at_end)
@@ -115,6 +127,6 @@ def sde_dpmpp_2m(sde: SDE, score: ScoreFn, *, order: int = 2, lower_at_end: bool
         x_mean = x_mean + ex.weighted(weights, past.clean, clean, move.m)
         z = jax.random.normal(key, x.shape, x.dtype)
         x = x_mean + bcast(move.s * jnp.sqrt(fresh), x) * z
-        return StepOut(x, x_mean), ex.remember(past, clean, move.h)
+        return StepOut(x, x_mean), ex.advanced(past, clean, move.h)
 
     return Step(init, update, 1)

@@ -22,9 +22,10 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
 
 from score_jax._math import as_time, bcast
-from score_jax.types import SDE
+from score_jax.types import SDE, Data, Grid, Scalar, Time
 
 # Terms of the series of I_k: at h = 1 the first one left out is below 1e-17.
 _TERMS = 18
@@ -33,14 +34,14 @@ _TERMS = 18
 class Interval(NamedTuple):
     """What a move from t to t_next needs, all scalars: m', s', s'/s, exp(-h) and h of eq. (2)."""
 
-    m: Any
-    s: Any
-    keep: Any
-    ratio: Any
-    h: Any
+    m: Scalar
+    s: Scalar
+    keep: Scalar
+    ratio: Scalar
+    h: Scalar
 
 
-def interval(sde: SDE, t: Any, t_next: Any) -> Interval:
+def interval(sde: SDE, t: Time, t_next: Time) -> Interval:
     """The coefficients of eq. (2) from t to t_next."""
     t, t_next = as_time(t), as_time(t_next)
     m, s = sde.mean_coeff(t_next), sde.std(t_next)
@@ -49,7 +50,7 @@ def interval(sde: SDE, t: Any, t_next: Any) -> Interval:
     return Interval(m, s, keep, ratio, -jnp.log(ratio))
 
 
-def moments(h: Any, highest: int) -> list[Any]:
+def moments(h: Scalar, highest: int) -> list[Scalar]:
     """I_0, ..., I_highest of eq. (4), to rounding for every h > 0 in float32 and float64.
 
     >>> moments(jnp.float32(1e-4), 2)[2] / 1e-4  # 1/3 and not noise
@@ -67,7 +68,7 @@ def moments(h: Any, highest: int) -> list[Any]:
     return [jnp.where(h < 1, low, high) for low, high in zip(downward, upward, strict=True)]
 
 
-def lagrange_weights(h: Any, nodes: Sequence[Any]) -> list[Any]:
+def lagrange_weights(h: Scalar, nodes: Sequence[Scalar]) -> list[Scalar]:
     """b_m of eq. (5) for predictions at the nodes u_m (distinct, not 0) and at 0.
 
     nodes are scalars in units of h: -1 is one interval of the same length ago, 1 the end of this one.
@@ -89,7 +90,9 @@ def lagrange_weights(h: Any, nodes: Sequence[Any]) -> list[Any]:
     return weights
 
 
-def node_weights(h: Any, nodes: Sequence[Any], simple: Callable[[Any], Any]) -> list[Any]:
+def node_weights(
+    h: Scalar, nodes: Sequence[Scalar], simple: Callable[[Scalar], Scalar]
+) -> list[Scalar]:
     """b_m as the papers take them: for a single node simple(h) / 2u, beyond that eq. (5).
 
     `simple(h) = h + O(h^2)` keeps the order: half of it stands for I_1.
@@ -100,39 +103,41 @@ def node_weights(h: Any, nodes: Sequence[Any], simple: Callable[[Any], Any]) -> 
 
 
 class Past(NamedTuple):
-    """What a multistep method remembers: all arrays, so that a scan can carry it.
+    """The state of a multistep method.
 
     i, n: steps done and steps of the whole run; clean: earlier predictions of x0, shape of x, the
     newest first; lengths: h of the intervals that began there.
     """
 
-    i: Any
-    n: Any
-    clean: tuple[Any, ...]
-    lengths: tuple[Any, ...]
+    i: Int[Array, ""]
+    n: Int[Array, ""]
+    clean: tuple[Data, ...]
+    lengths: tuple[Scalar, ...]
 
 
-def no_past(x: Any, grid: Any, count: int) -> Past:
-    """The memory before the first step of a method that needs `count` earlier predictions."""
+def no_past(x: Data, grid: Grid, count: int) -> Past:
+    """The state before the first step of a method that needs `count` earlier predictions."""
     one = jnp.ones((), grid.dtype)  # of an interval that never was; its weight is zero
     n = jnp.asarray(grid.shape[0] - 1, jnp.int32)
     return Past(jnp.zeros((), jnp.int32), n, (jnp.zeros_like(x),) * count, (one,) * count)
 
 
-def remember(past: Past, clean: Any, h: Any) -> Past:
-    """The memory after a step over an interval h that began with the prediction `clean`."""
+def advanced(past: Past, clean: Data, h: Scalar) -> Past:
+    """The state after a step over an interval h that began with the prediction `clean`."""
     if not past.clean:
         return past._replace(i=past.i + 1)
     return Past(past.i + 1, past.n, (clean, *past.clean[:-1]), (h, *past.lengths[:-1]))
 
 
-def order_at(i: Any, n: Any, order: int, lower_at_end: bool) -> Any:
+def order_at(
+    i: Int[Array, ""], n: Int[Array, ""], order: int, lower_at_end: bool
+) -> Int[Array, ""]:
     """The order of step i of n: as many predictions as there are, and at the end as steps left."""
     now = jnp.minimum(i + 1, order)
     return jnp.minimum(now, n - i) if lower_at_end else now
 
 
-def nodes_of(h: Any, lengths: Sequence[Any]) -> list[Any]:
+def nodes_of(h: Scalar, lengths: Sequence[Scalar]) -> list[Scalar]:
     """The nodes of earlier predictions, in units of h, from the lengths of the past intervals."""
     nodes, back = [], jnp.zeros_like(h)
     for length in lengths:
@@ -141,7 +146,7 @@ def nodes_of(h: Any, lengths: Sequence[Any]) -> list[Any]:
     return nodes
 
 
-def pick(now: Any, rows: Sequence[Sequence[Any]], h: Any) -> Any:
+def pick(now: Int[Array, ""], rows: Sequence[Sequence[Scalar]], h: Scalar) -> Float[Array, " k"]:
     """Row now - 1 of a table of weights, rows filled up with zeros to the length of the last."""
     width = len(rows[-1])
     zero = jnp.zeros_like(h)
@@ -150,8 +155,8 @@ def pick(now: Any, rows: Sequence[Sequence[Any]], h: Any) -> Any:
 
 
 def predictor_weights(
-    h: Any, lengths: Sequence[Any], now: Any, simple: Callable[[Any], Any]
-) -> list[Any]:
+    h: Scalar, lengths: Sequence[Scalar], now: Int[Array, ""], simple: Callable[[Scalar], Scalar]
+) -> list[Scalar]:
     """Weights of the earlier predictions in a step of order `now` (1 to len(lengths) + 1)."""
     if not lengths:
         return []
@@ -161,7 +166,9 @@ def predictor_weights(
     return list(pick(now, rows, h))
 
 
-def weighted(weights: Sequence[Any], values: Sequence[Any], base: Any, scale: Any) -> Any:
+def weighted(
+    weights: Sequence[Scalar], values: Sequence[Data], base: Data, scale: Scalar
+) -> Data | float:
     """scale * sum_m b_m (D_m - D_0), shape of x; 0 without values."""
     total: Any = 0.0
     for weight, value in zip(weights, values, strict=True):
@@ -169,6 +176,6 @@ def weighted(weights: Sequence[Any], values: Sequence[Any], base: Any, scale: An
     return total
 
 
-def exponential_step(x: Any, move: Interval, clean: Any, extra: Any) -> Any:
+def exponential_step(x: Data, move: Interval, clean: Data, extra: Data | float) -> Data:
     """Eq. (3) with `extra` its sum: the state at t_next."""
     return bcast(move.keep, x) * x + bcast(-move.m * jnp.expm1(-move.h), x) * clean + extra

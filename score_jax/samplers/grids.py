@@ -13,18 +13,17 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from score_jax.sde import log_snr, time_of_log_snr
 from score_jax.types import SDE
 
 
 def check_grid(grid: object, t1: float | None = None) -> Float[Array, " n"]:
-    """Return the grid as an array, or raise ValueError saying what is wrong with it.
+    """Return the grid as an array; raise ValueError for a grid that is not valid.
 
     A grid has at least two finite times, decreases strictly, and lies in (0, t1]. Values are checked
     where they are known, which is everywhere but inside a transformation over the grid itself.
     """
     known = not any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(grid))
-    # Inside jit a list would become a traced array, and its values could no longer be seen.
+    # Inside jit a list would become a traced array, whose values are not known.
     values = np.asarray(grid) if known else None
     array = jnp.asarray(grid if values is None else values)
     if array.ndim != 1 or array.shape[0] < 2:
@@ -50,10 +49,10 @@ def check_grid(grid: object, t1: float | None = None) -> Float[Array, " n"]:
     return array
 
 
-def check_float(x: Any) -> None:
-    """Raise ValueError unless x is floating point: integer images have to be scaled first."""
-    if not jnp.issubdtype(x.dtype, jnp.floating):
-        raise ValueError(f"x must be floating point, got dtype {x.dtype}: scale integer data first")
+def check_array(name: str, value: object) -> None:
+    """Raise ValueError for a list or tuple in the place of an array."""
+    if isinstance(value, list | tuple):
+        raise ValueError(f"{name} must be an array, got a {type(value).__name__}: use jnp.asarray")
 
 
 def _check(sde: SDE, n: int, t0: float) -> None:
@@ -94,9 +93,9 @@ def quadratic_grid(sde: SDE, n: int, *, t0: float = 1e-3) -> Float[Array, " m"]:
 def _at_log_snr(sde: SDE, t0: float, values: Callable[[float, float], Any]) -> Float[Array, " m"]:
     """The times with log-SNR values(log_snr(t1), log_snr(t0)), the ends exactly t1 and t0."""
     with jax.ensure_compile_time_eval():
-        first, last = (float(log_snr(sde, jnp.asarray(t))) for t in (sde.t1, t0))
+        first, last = (float(sde.log_snr(jnp.asarray(t))) for t in (sde.t1, t0))
         wanted = np.asarray(values(first, last))
-        times = np.array(time_of_log_snr(sde, jnp.asarray(wanted, jnp.zeros(0).dtype)))
+        times = np.array(sde.time_of_log_snr(jnp.asarray(wanted, jnp.zeros(0).dtype)))
         times[0], times[-1] = sde.t1, t0
         return check_grid(times, sde.t1)
 
@@ -132,35 +131,3 @@ def karras_grid(sde: SDE, n: int, *, t0: float = 1e-3, rho: float = 7.0) -> Floa
         return -2 * rho * np.log(np.linspace(*ends, n + 1))
 
     return _at_log_snr(sde, t0, values)
-
-
-def even_indices(n: int, keep: int) -> tuple[int, ...]:
-    """`keep` indices of a table of n, evenly spread from 0 to n - 1: increasing integers.
-
-    The respacing of Improved DDPM (arXiv:2102.09672 section 4); one index is the last, n - 1.
-    """
-    if not 1 <= keep <= n:
-        raise ValueError(f"keep must be in 1..n={n}, got {keep}")
-    if keep == 1:
-        return (n - 1,)
-    return tuple(round(i * (n - 1) / (keep - 1)) for i in range(keep))
-
-
-def table_grid(n: int, indices: Any = None) -> Float[Array, " m"]:
-    """The times t = (i + 1)/n of indices of a table of n betas, latest first; by default all of it.
-
-    Grids for `from_betas`: the last time is that of the smallest index, and Tweedie's formula there is
-    the discrete process's last step. k indices make k times and k - 1 steps.
-
-    Raises ValueError unless the indices are at least two different integers in 0..n-1.
-
-    >>> table_grid(1000, even_indices(1000, 3))
-    Array([1.   , 0.501, 0.001], dtype=float32)
-    """
-    chosen = np.asarray(range(n) if indices is None else list(indices))
-    if chosen.ndim != 1 or chosen.size < 2 or not np.issubdtype(chosen.dtype, np.integer):
-        raise ValueError(f"indices must be at least two integers, got {indices!r} for n={n}")
-    chosen = np.sort(chosen)
-    if chosen[0] < 0 or chosen[-1] >= n or (np.diff(chosen) == 0).any():
-        raise ValueError(f"indices must be different and in 0..{n - 1}, got {indices!r}")
-    return check_grid((chosen[::-1] + 1) / n, 1.0)

@@ -4,7 +4,7 @@ For y = x/m and sigma = s/m every SDE is the variance-exploding one, and the pro
 
     (1)  dy / d sigma = (y - D(x, t)) / sigma = -s score(x, t)
 
-Heun's method takes an Euler step in sigma, evaluates there, and goes with the mean of both slopes: two
+Heun's method takes an Euler step in sigma, evaluates there, and takes the mean of both slopes: two
 evaluations, order 2. The grid ends at t0 > 0, where sigma > 0: the paper's last Euler step to sigma = 0
 is exactly Tweedie's denoising, `final_denoising=tweedie(sde, score)`, so that n intervals and that
 step are its N = n + 1 steps with 2N - 1 evaluations.
@@ -15,17 +15,27 @@ fresh noise of standard deviation s_noise sqrt(sigma_hat^2 - sigma^2).
 """
 
 import math
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from score_jax._math import as_time, bcast
-from score_jax.sde import time_of_log_snr
-from score_jax.types import SDE, ScoreFn, Step, StepOut, score_at, stateless
+from score_jax.types import (
+    SDE,
+    Data,
+    Grid,
+    PRNGKey,
+    Scalar,
+    ScoreFn,
+    Step,
+    StepOut,
+    Time,
+    score_at,
+    stateless,
+)
 
 
-def _heun(sde, score, x, t, t_next):  # type: ignore[no-untyped-def]
+def _heun(sde: SDE, score: ScoreFn, x: Data, t: Time, t_next: Time) -> Data:
     m, s, m_next, s_next = sde.mean_coeff(t), sde.std(t), sde.mean_coeff(t_next), sde.std(t_next)
     keep = m_next / m
     change = s_next - keep * s  # m' (sigma' - sigma)
@@ -43,7 +53,7 @@ def heun(sde: SDE, score: ScoreFn) -> Step:
     >>> out = simulate(key, heun(sde, score), x, grid, final_denoising=tweedie(sde, score))
     """
 
-    def update(key, x, t, t_next):  # type: ignore[no-untyped-def]
+    def update(key: PRNGKey, x: Data, t: Time, t_next: Time) -> StepOut:
         del key
         x = _heun(sde, score, x, as_time(t), as_time(t_next))
         return StepOut(x, x)
@@ -60,11 +70,11 @@ def edm(
     s_max: float = math.inf,
     s_noise: float = 1.0,
 ) -> Step:
-    """EDM's stochastic sampler: noise is added, then taken away by Heun's method; 2 evaluations.
+    """EDM's stochastic sampler: noise is added, then removed by Heun's method; 2 evaluations.
 
     `churn` is S_churn of the paper for a run over the whole grid (0: `heun`), s_min and s_max bound
     the sigma = s/m where it acts, s_noise scales the added noise. The raised level never passes that
-    of t1. x_mean is x: the noise of the step is no longer apart. arXiv:2206.00364 algorithm 2.
+    of t1. x_mean is x: the noise of the step cannot be separated. arXiv:2206.00364 algorithm 2.
 
     Raises ValueError unless churn >= 0, 0 <= s_min <= s_max, and s_noise > 0, all numbers.
 
@@ -77,15 +87,18 @@ def edm(
     if not 0 < s_noise < math.inf:
         raise ValueError(f"s_noise must be finite and > 0, got {s_noise}")
 
-    def init(x: Any, grid: Any) -> Any:
+    def init(x: Data, grid: Grid) -> Scalar:
         del x
+        # churn is that of a whole run, of which each step takes an equal part.
         n = grid.shape[0] - 1
         return jnp.asarray(min(churn / n, math.sqrt(2) - 1), grid.dtype)
 
-    def update(key, x, t, t_next, gamma):  # type: ignore[no-untyped-def]
+    def update(
+        key: PRNGKey, x: Data, t: Time, t_next: Time, gamma: Scalar
+    ) -> tuple[StepOut, Scalar]:
         t, t_next = as_time(t), as_time(t_next)
         m, sigma = sde.mean_coeff(t), sde.std(t) / sde.mean_coeff(t)
-        raised = time_of_log_snr(sde, -2 * jnp.log(sigma * (1 + gamma)))
+        raised = sde.time_of_log_snr(-2 * jnp.log(sigma * (1 + gamma)))
         acts = (gamma > 0) & (s_min <= sigma) & (sigma <= s_max)
         # Where nothing is added the time itself, not the inverse of its own SNR.
         t_hat = jnp.where(acts, jnp.clip(raised, t, sde.t1), t)

@@ -13,7 +13,7 @@ without the factor alpha that the authors' programs put there for VP, which depe
 steps (`score_jax.samplers.song` has it); so every SDE is corrected alike. The norms' ratio is a
 function: `per_batch`, `per_sample`, `root_dim`, or any other of (z, score).
 
-A corrector in a chain works before the predictor, at t; `at_next` takes it behind, to t_next:
+A corrector in a chain moves before the predictor, at t; `at_next` moves it after it, to t_next:
 
     chain(langevin(...), reverse_diffusion(...))            corrected, then predicted
     chain(reverse_diffusion(...), at_next(langevin(...)))   predicted, then corrected
@@ -26,41 +26,56 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from score_jax._check import check_count, check_positive
 from score_jax._math import as_time, batch_norm, bcast
-from score_jax.types import SDE, ScoreFn, State, Step, StepOut, score_at, stateless
+from score_jax.types import (
+    SDE,
+    Data,
+    Grid,
+    PerExample,
+    PRNGKey,
+    Scalar,
+    ScoreFn,
+    State,
+    Step,
+    StepOut,
+    Time,
+    score_at,
+    stateless,
+)
 
-Ratio = Callable[[Any, Any], Any]  # (z: (b, *d), score: (b, *d)) -> () or (b,)
-StepSize = Callable[[Any, Any, Any], Any]  # (z, score, t: ()) -> e: () or (b,)
+Ratio = Callable[[Data, Data], Time]  # (z, score) -> () or (b,)
+StepSize = Callable[[Data, Data, Time], Time]  # (z, score, t) -> e: () or (b,)
 
 
-def _divide(above: Any, norm: Any) -> Any:
+def _divide(above: float | Time, norm: Time) -> Time:
     """above / norm, and 0 where the norm is 0, with derivatives that are finite too."""
     zero = norm == 0
     return jnp.where(zero, 0, above / jnp.where(zero, 1, norm))
 
 
-def per_batch(z: Any, gradient: Any) -> Any:
+def per_batch(z: Data, gradient: Data) -> Scalar:
     """||z|| / ||score||, each averaged over the batch first, as in the paper: ()."""
     return _divide(batch_norm(z).mean(), batch_norm(gradient).mean())
 
 
-def per_sample(z: Any, gradient: Any) -> Any:
+def per_sample(z: Data, gradient: Data) -> PerExample:
     """||z|| / ||score|| of each sample by itself, which no neighbour changes: (b,)."""
     return _divide(batch_norm(z), batch_norm(gradient))
 
 
-def root_dim(z: Any, gradient: Any) -> Any:
+def root_dim(z: Data, gradient: Data) -> Scalar:
     """sqrt(d) / ||score||, the noise's norm by its typical value, averaged over the batch: ()."""
     return _divide(math.sqrt(math.prod(z.shape[1:])), batch_norm(gradient).mean())
 
 
-def move(x: Any, z: Any, gradient: Any, e: Any) -> StepOut:
+def move(x: Data, z: Data, gradient: Data, e: Time) -> StepOut:
     """One Langevin move with step size e, () or (b,): x + e gradient + sqrt(2 e) z."""
     x_mean = x + bcast(e, x) * gradient
     return StepOut(x_mean + bcast(jnp.sqrt(2 * e), x) * z, x_mean)
 
 
-Moves = Callable[[Any, Any, Any], StepOut]  # (key, x: (b, *d), t: ()) -> StepOut
+Moves = Callable[[PRNGKey, Data, Time], StepOut]  # (key, x, t) -> StepOut
 
 
 def moves(score: ScoreFn, n_steps: int, size: StepSize) -> Moves:
@@ -68,10 +83,9 @@ def moves(score: ScoreFn, n_steps: int, size: StepSize) -> Moves:
 
     Raises ValueError unless n_steps >= 1.
     """
-    if n_steps < 1:
-        raise ValueError(f"n_steps must be at least 1, got {n_steps}")
+    check_count(n_steps=n_steps)
 
-    def run(key: Any, x: Any, t: Any) -> StepOut:
+    def run(key: PRNGKey, x: Data, t: Time) -> StepOut:
         t = as_time(t)
 
         def once(carry: StepOut, i: Any) -> tuple[StepOut, None]:
@@ -93,14 +107,9 @@ def corrector(score: ScoreFn, n_steps: int, size: StepSize) -> Step:
     return stateless(lambda key, x, t, t_next: run(key, x, t), n_steps)
 
 
-def _check_snr(snr: float) -> None:
-    if not (math.isfinite(snr) and snr > 0):
-        raise ValueError(f"snr must be > 0 and finite, got {snr}")
-
-
 def langevin_size(snr: float, ratio: Ratio) -> StepSize:
     """e = 2 (snr ratio(z, score))^2. Raises ValueError unless snr > 0 and ratio is a function."""
-    _check_snr(snr)
+    check_positive(snr=snr)
     if not callable(ratio):
         raise ValueError(f"ratio must be a function of (z, score) such as per_batch, got {ratio!r}")
     return lambda z, gradient, t: 2 * jnp.square(snr * ratio(z, gradient))
@@ -108,7 +117,7 @@ def langevin_size(snr: float, ratio: Ratio) -> StepSize:
 
 def annealed_size(sde: SDE, snr: float) -> StepSize:
     """e = 2 (snr s(t))^2. Raises ValueError unless snr > 0."""
-    _check_snr(snr)
+    check_positive(snr=snr)
     return lambda z, gradient, t: 2 * jnp.square(snr * sde.std(t))
 
 
@@ -118,7 +127,7 @@ def langevin(
     """Langevin dynamics at the level t: a corrector for any SDE. `n_steps` evaluations.
 
     The step size is e = 2 (snr ||z|| / ||score||)^2, the quotient of norms by `ratio`. A score that is
-    exactly zero has no norm to divide by: there the move is left out, and x stays.
+    exactly zero has no norm to divide by: there the move is omitted, and x stays.
 
     Raises ValueError unless snr > 0 and n_steps >= 1.
 
@@ -137,12 +146,12 @@ def annealed_langevin(sde: SDE, score: ScoreFn, *, snr: float = 0.16, n_steps: i
 
 
 def at_next(step: Step) -> Step:
-    """The same step taken at the end of the interval: a corrector for behind a predictor.
+    """The same step taken at the end of the interval: a corrector that follows a predictor.
 
     >>> step = chain(reverse_diffusion(sde, score), at_next(langevin(sde, score)))
     """
 
-    def update(key: Any, x: Any, t: Any, t_next: Any, state: State) -> tuple[StepOut, State]:
+    def update(key: PRNGKey, x: Data, t: Time, t_next: Time, state: State) -> tuple[StepOut, State]:
         del t
         return step.update(key, x, t_next, t_next, state)
 
@@ -164,11 +173,10 @@ def langevin_dynamics(
     >>> step = langevin_dynamics(sde, score, epsilon=2e-5, n_steps=100)
     >>> out = simulate(key, step, x, geometric_levels)
     """
-    if not (math.isfinite(epsilon) and epsilon > 0):
-        raise ValueError(f"epsilon must be > 0 and finite, got {epsilon}")
+    check_positive(epsilon=epsilon)
 
-    def moves_down_to(last: Any) -> Moves:
-        def size(z: Any, gradient: Any, t: Any) -> Any:
+    def moves_down_to(last: Scalar | float) -> Moves:
+        def size(z: Data, gradient: Data, t: Time) -> Time:
             del z, gradient
             scale = sde.std(t) / sde.std(last) if anneal else jnp.ones_like(t)
             return 0.5 * epsilon * jnp.square(scale)
@@ -177,11 +185,13 @@ def langevin_dynamics(
 
     moves_down_to(1.0)  # checks n_steps
 
-    def init(x: Any, grid: Any) -> State:
+    def init(x: Data, grid: Grid) -> Scalar:
         del x
         return grid[-1]
 
-    def update(key: Any, x: Any, t: Any, t_next: Any, last: State) -> tuple[StepOut, State]:
+    def update(
+        key: PRNGKey, x: Data, t: Time, t_next: Time, last: Scalar
+    ) -> tuple[StepOut, Scalar]:
         run = moves_down_to(last)
         here, there = jax.random.split(key)
         out = run(here, x, t)

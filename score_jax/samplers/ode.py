@@ -24,21 +24,23 @@ from typing import Any, NamedTuple
 import diffrax
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int, PyTree
 
+from score_jax._check import check_count, check_float, check_positive
 from score_jax._math import as_time, batch_sum, bcast
-from score_jax.samplers.grids import check_float
-from score_jax.sde import log_snr, reverse_drift, time_of_log_snr
-from score_jax.types import SDE, ScoreFn, score_at
+from score_jax.sde import reverse_drift
+from score_jax.types import SDE, Data, Number, Scalar, ScoreFn, Time, score_at
+
+Cost = Int[Array, "..."]  # a number of evaluations or steps: () or (b,)
 
 
 class ODEOut(NamedTuple):
-    """The state at the end, and what it cost; scalars, or (b,) under per-sample error control."""
+    """The state at the end, and its cost; scalars, or (b,) under per-sample error control."""
 
-    x: Any
-    nfe: Any
-    accepted: Any
-    rejected: Any
+    x: Data
+    nfe: Cost
+    accepted: Cost
+    rejected: Cost
 
 
 class _Counting(diffrax.AbstractStepSizeController):
@@ -68,10 +70,10 @@ class _Counting(diffrax.AbstractStepSizeController):
         return kept, t0, t1, jumped, state, result
 
 
-def evaluations(solver: diffrax.AbstractSolver, attempts: Any, fresh: Any = 1) -> Any:
+def evaluations(solver: diffrax.AbstractSolver, attempts: Cost, fresh: Cost | int = 1) -> Cost:
     """Vector-field evaluations of an explicit Runge-Kutta solve with `attempts` tried steps.
 
-    A first-same-as-last method saves one a step but for `fresh` attempts. An implicit method iterates
+    A first-same-as-last method saves one a step, except in `fresh` attempts. An implicit method iterates
     to convergence: its count is not known, and -1 says so.
     """
     if not isinstance(solver, diffrax.AbstractERK | diffrax.Euler):
@@ -88,13 +90,13 @@ class Coordinate(NamedTuple):
     u = clock(sde, t).
     """
 
-    clock: Callable[[Any, Any], Any]
-    scale: Callable[[Any, Any], Any]
-    field: Callable[[Any, Any, Any, Any], Any]
+    clock: Callable[[SDE, Time], Time]
+    scale: Callable[[SDE, Time], Time]
+    field: Callable[[SDE, ScoreFn, Data, Time], Data]
 
 
-def _log_noise_field(sde: SDE, score: ScoreFn, y: Any, u: Any) -> Any:
-    t = time_of_log_snr(sde, -2 * u)
+def _log_noise_field(sde: SDE, score: ScoreFn, y: Data, u: Time) -> Data:
+    t = sde.time_of_log_snr(-2 * u)
     m, s = sde.mean_coeff(t), sde.std(t)
     return bcast(-s * s / m, y) * score_at(score, bcast(m, y) * y, t)
 
@@ -107,14 +109,14 @@ IN_TIME = Coordinate(
 )
 # Eq. (2): u = log(s/m), y = x/m.
 IN_LOG_NOISE = Coordinate(
-    lambda sde, t: -0.5 * log_snr(sde, t),
+    lambda sde, t: -0.5 * sde.log_snr(t),
     lambda sde, t: sde.mean_coeff(t),
     _log_noise_field,
 )
 
 
-def _angle_field(sde: SDE, score: ScoreFn, y: Any, u: Any) -> Any:
-    t = time_of_log_snr(sde, -2 * jnp.log(jnp.tan(u)))
+def _angle_field(sde: SDE, score: ScoreFn, y: Data, u: Time) -> Data:
+    t = sde.time_of_log_snr(-2 * jnp.log(jnp.tan(u)))
     m, s = sde.mean_coeff(t), sde.std(t)
     c = bcast(jnp.hypot(m, s), y)
     return bcast(-s / m, y) * (y + c * score_at(score, c * y, t))
@@ -122,22 +124,22 @@ def _angle_field(sde: SDE, score: ScoreFn, y: Any, u: Any) -> Any:
 
 # Eq. (3): u = arctan(s/m), y = x / sqrt(m^2 + s^2).
 IN_ANGLE = Coordinate(
-    lambda sde, t: jnp.arctan(jnp.exp(-0.5 * log_snr(sde, t))),
+    lambda sde, t: jnp.arctan(jnp.exp(-0.5 * sde.log_snr(t))),
     lambda sde, t: jnp.hypot(sde.mean_coeff(t), sde.std(t)),
     _angle_field,
 )
 
 
-def batch_rms(error: Any) -> Any:
+def batch_rms(error: PyTree[Float[Array, "..."]]) -> Scalar:
     """Root mean square of all entries of a scaled error, an array or a tree: one for the batch."""
     leaves = jax.tree.leaves(error)
     return jnp.sqrt(sum(jnp.square(v).sum() for v in leaves) / sum(v.size for v in leaves))
 
 
-def worst_sample(error: Any) -> Any:
+def worst_sample(error: PyTree[Float[Array, "..."]]) -> Scalar:
     """The largest root mean square of a sample in a scaled error: (b, *d), or a tree of such.
 
-    With it no sample hides behind the batch: half as many evaluations more, for errors of the worst
+    The error of no sample is averaged away: half as many evaluations more, for errors of the worst
     samples that are ten times smaller (measured on a mixture).
     """
     leaves = jax.tree.leaves(error)
@@ -145,13 +147,13 @@ def worst_sample(error: Any) -> Any:
     return jnp.sqrt(jnp.max(total) / sum(v[0].size for v in leaves))
 
 
-def check_time(name: str, t: Any, t1: float) -> None:
+def check_time(name: str, t: Number, t1: float) -> None:
     """Refuse a time outside [0, t1], where its value is known."""
     if not isinstance(t, jax.core.Tracer) and not 0 <= float(t) <= t1 * (1 + 1e-6):
         raise ValueError(f"{name} must be in [0, t1={t1}], got {t}")
 
 
-def check_noise(name: str, sde: SDE, t: Any) -> None:
+def check_noise(name: str, sde: SDE, t: Number) -> None:
     """Refuse a time without noise, where its value is known: log(s/m) is infinite there."""
     if isinstance(t, jax.core.Tracer):
         return
@@ -161,11 +163,9 @@ def check_noise(name: str, sde: SDE, t: Any) -> None:
         raise ValueError(f"{name} must be a time at which std > 0, got {t}, where it is {std}")
 
 
-def check_tolerances(rtol: Any, atol: Any) -> None:
+def check_tolerances(rtol: Number, atol: Number) -> None:
     """Refuse tolerances that are not positive, where their values are known."""
-    for name, value in (("rtol", rtol), ("atol", atol)):
-        if not isinstance(value, jax.core.Tracer) and not value > 0:
-            raise ValueError(f"{name} must be > 0, got {value}")
+    check_positive(rtol=rtol, atol=atol)
 
 
 def _controller(rtol: Any, atol: Any, norm: Any, controller: Any) -> Any:
@@ -199,8 +199,7 @@ def _solve(
 ) -> tuple[Any, Any]:
     """As `solve_forward`, with diffrax's solution: (solution, evaluations)."""
     controller = _controller(rtol, atol, norm, controller)
-    if max_steps < 1:
-        raise ValueError(f"max_steps must be at least 1, got {max_steps}")
+    check_count(max_steps=max_steps)
     solver = diffrax.Dopri5() if solver is None else solver
     # At least single precision: a tolerance means nothing in half. Times have the state's precision,
     # since diffrax would otherwise raise the state to theirs.
@@ -253,8 +252,8 @@ def solve_forward(
     return end, nfe, stats["num_accepted_steps"], stats["num_rejected_steps"]
 
 
-def _check_flow(sde: SDE, x: Any, t_from: Any, t_to: Any, coordinate: Coordinate) -> None:
-    check_float(x)
+def _check_flow(sde: SDE, x: Data, t_from: Number, t_to: Number, coordinate: Coordinate) -> None:
+    check_float("x", x)
     for name, t in (("t_from", t_from), ("t_to", t_to)):
         check_time(name, t, sde.t1)
         if coordinate is not IN_TIME:
@@ -262,16 +261,16 @@ def _check_flow(sde: SDE, x: Any, t_from: Any, t_to: Any, coordinate: Coordinate
 
 
 class FlowEnds(NamedTuple):
-    """The two ends in a coordinate: clock and scale of each, in the state's precision; a first step."""
+    """Clock and scale of both ends in a coordinate, in the state's precision, and a first step."""
 
-    u_from: Any
-    u_to: Any
-    scale_from: Any
-    scale_to: Any
-    first: Any
+    u_from: Scalar
+    u_to: Scalar
+    scale_from: Scalar
+    scale_to: Scalar
+    first: Scalar
 
 
-def flow_ends(sde: SDE, x: Any, t_from: Any, t_to: Any, coordinate: Coordinate) -> FlowEnds:
+def flow_ends(sde: SDE, x: Data, t_from: Number, t_to: Number, coordinate: Coordinate) -> FlowEnds:
     """The two ends of a flow that carries x in a coordinate: `FlowEnds`."""
     dtype = jnp.promote_types(x.dtype, jnp.float32)
     times = [jnp.asarray(t, dtype) for t in (t_from, t_to)]
@@ -279,14 +278,14 @@ def flow_ends(sde: SDE, x: Any, t_from: Any, t_to: Any, coordinate: Coordinate) 
     scales = [coordinate.scale(sde, t).astype(dtype) for t in times]
     # Half a unit of log(s/m): of that length are the features of the flow, whatever the clock.
     way = jnp.sign(times[1] - times[0])
-    near = time_of_log_snr(sde, log_snr(sde, times[0]) - way).astype(dtype)
+    near = sde.time_of_log_snr(sde.log_snr(times[0]) - way).astype(dtype)
     first, span = jnp.abs(coordinate.clock(sde, near) - clocks[0]), jnp.abs(clocks[1] - clocks[0])
     first = jnp.clip(jnp.where(jnp.isfinite(first), first, 0), 0.01 * span, 0.1 * span)
     return FlowEnds(clocks[0], clocks[1], scales[0], scales[1], jax.lax.stop_gradient(first))
 
 
 def with_first(ends: FlowEnds, options: dict[str, Any]) -> dict[str, Any]:
-    """Give the options the default of dt0, which places given one by one do not take."""
+    """The options with the default of dt0, which `diffrax.StepTo` does not take."""
     if isinstance(options.get("controller"), diffrax.StepTo):
         return options
     given = options.get("dt0")
@@ -298,8 +297,8 @@ def probability_flow(
     score: ScoreFn,
     x: Float[Array, "b *d"],
     *,
-    t_from: Any,
-    t_to: Any,
+    t_from: Number,
+    t_to: Number,
     coordinate: Coordinate = IN_TIME,
     per_sample: bool = False,
     **options: Any,
@@ -314,7 +313,7 @@ def probability_flow(
       Dopri8 for an error of 1e-3, and with a small network it was faster than Tsit5. Or `rtol`, `atol`
       and `norm`: the error is that of the whole batch (`batch_rms`, the default), of its worst sample
       (`worst_sample`), or any function of a scaled error. With `per_sample` it is that of each sample
-      on its own: slower, but no sample depends on its neighbours.
+      alone: slower, but no sample depends on its neighbours.
     - `dt0`, the first step or, with a constant step size, all of them (default half a unit of
       log(s/m), but 1 to 10 % of the way); `max_steps`. The solver's own time runs from 0 to
       |u_to - u_from|, u the coordinate's clock, and so do the places of `diffrax.StepTo`.
@@ -325,9 +324,9 @@ def probability_flow(
     nfe is exact for explicit solvers, -1 for others; with `per_sample` it is what each sample needs,
     though all wait for the slowest.
 
-    Raises ValueError for bad options, times outside [0, t1] (but for IN_TIME: or without noise) and
-    data that are not floating point. A solve that needs more than `max_steps` raises at run time and
-    names them; so does one whose score is not finite, since no step of it is accepted.
+    Raises ValueError for bad options, times outside [0, t1] (or without noise, except for IN_TIME)
+    and data that are not floating point. A solve that needs more than `max_steps` raises at run time
+    with their number, and so does one whose score is not finite, since none of its steps is accepted.
 
     >>> out = probability_flow(sde, score, z, t_from=sde.t1, t_to=1e-3)
     """
@@ -354,20 +353,20 @@ def probability_flow(
 )
 @dataclasses.dataclass(frozen=True)
 class FlowPath:
-    """A solved flow that knows x at every time between its ends; a tree: it passes through `jit`.
+    """A solved flow, with x at every time between its ends; a tree, which passes through `jit`.
 
     x (b, *d) is the state at the end, nfe what the path cost; looking at it costs nothing.
     """
 
-    x: Any
-    nfe: Any
-    start: Any
-    direction: Any
+    x: Data
+    nfe: Cost
+    start: Scalar
+    direction: Scalar
     inner: Any
-    sde: Any
-    coordinate: Any
+    sde: SDE
+    coordinate: Coordinate
 
-    def at(self, t: Any) -> Any:
+    def at(self, t: Number) -> Data:
         """The state at t, a scalar between the two ends: (b, *d)."""
         t = jnp.asarray(t, self.start.dtype)
         y = self.inner.evaluate(self.direction * (self.coordinate.clock(self.sde, t) - self.start))
@@ -379,8 +378,8 @@ def probability_path(
     score: ScoreFn,
     x: Float[Array, "b *d"],
     *,
-    t_from: Any,
-    t_to: Any,
+    t_from: Number,
+    t_to: Number,
     coordinate: Coordinate = IN_TIME,
     max_steps: int = 256,
     **options: Any,

@@ -14,6 +14,7 @@ share a program.
 """
 
 import dataclasses
+import inspect
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -23,18 +24,11 @@ import numpy as np
 from jaxtyping import Array, Key
 
 from score_jax._batched import in_chunks
-from score_jax.samplers.arguments import (
-    check_array,
-    check_key,
-    check_sampler,
-    check_score,
-    check_sde,
-)
-from score_jax.samplers.final import FinalDenoising, denoised, tweedie
-from score_jax.samplers.grids import check_grid
+from score_jax._check import check_count
+from score_jax.samplers.grids import check_array, check_grid
 from score_jax.samplers.ode import probability_flow
-from score_jax.samplers.simulate import simulate
-from score_jax.types import SDE, Data, PRNGKey, SampleOut, Sampler, ScoreFn, Step
+from score_jax.samplers.simulate import FinalDenoising, denoised, simulate, tweedie
+from score_jax.types import SDE, Data, GridLike, PRNGKey, SampleOut, Sampler, ScoreFn, Step
 
 Options = tuple[tuple[str, Any], ...]
 
@@ -149,7 +143,7 @@ def sample(
     shape: Sequence[int],
     *,
     sampler: Sampler | Callable[..., Step],
-    grid: Any,
+    grid: GridLike,
     y: Any = None,
     chunk: int = 256,
     save_every: int | None = None,
@@ -186,10 +180,7 @@ def sample(
     ...              sampler=heun, grid=uniform_grid(sde, 20))
     >>> out.x.shape, out.nfe.mean()
     """
-    check_key(key)
-    check_sde(sde)
-    check_score(score)
-    check_sampler(sampler)
+    _check_order(key, sde, score, sampler)
     num, item = _check(shape, first, save_every)
     grid = check_grid(grid, sde.t1)
     sampler = sampler if isinstance(sampler, Sampler) else stepwise(sampler)
@@ -221,13 +212,43 @@ class _Drawing(NamedTuple):
     together: bool
 
 
+def _check_order(key: object, sde: object, score: object, sampler: object) -> None:
+    """Raise ValueError for arguments of another kind, and say what was meant."""
+    order = "the order is sample(key, sde, score, shape, *, sampler, grid)"
+    typed = isinstance(key, jax.Array) and jax.dtypes.issubdtype(key.dtype, jax.dtypes.prng_key)
+    if not typed or key.ndim:  # type: ignore[attr-defined]
+        raise ValueError(f"key must be one typed key, jax.random.key(0), got {key!r:.60}; {order}")
+    if not isinstance(sde, SDE) or isinstance(sde, type):
+        raise ValueError(f"sde must be an SDE, such as VP(), got {sde!r:.60}; {order}")
+    if not callable(score):
+        raise ValueError(f"score must be a function (x, t) -> array, got {score!r:.60}; {order}")
+    check_score(score)
+    meant = "sampler must be a Sampler or a factory of steps, such as score_jax.samplers.dpmpp_2m"
+    if isinstance(sampler, str):
+        name = f"score_jax.samplers.{sampler}"
+        raise ValueError(f"{meant}, got {sampler!r}: pass {name}, without quotes")
+    if isinstance(sampler, Step):
+        raise ValueError(f"{meant}, got a Step: pass the factory that made it")
+    if not (isinstance(sampler, Sampler) or callable(sampler)):
+        raise ValueError(f"{meant}, got {sampler!r:.60}")
+
+
+def check_score(score: object) -> None:
+    """Raise ValueError for a network's apply in the place of a score."""
+    if inspect.ismethod(score) and score.__name__ == "apply":
+        raise ValueError(
+            f"score must be a function (x, t) -> array, got {type(score.__self__).__name__}.apply, "
+            "which needs parameters: use model.score(params), or score_fn(sde, net.apply, params, ...)"
+        )
+
+
 def _check(shape: Sequence[int], first: int, save_every: int | None) -> tuple[int, tuple[int, ...]]:
     if len(shape) < 1 or any(n < 1 for n in shape):
         raise ValueError(f"shape must be (num, *d) of numbers >= 1, got {tuple(shape)}")
     if not 0 <= first < 2**32 - shape[0]:
         raise ValueError(f"first must be in [0, 2**32 - num), got {first}")
-    if save_every is not None and save_every < 1:
-        raise ValueError(f"save_every must be at least 1, got {save_every}")
+    if save_every is not None:
+        check_count(save_every=save_every)
     return int(shape[0]), tuple(int(n) for n in shape[1:])
 
 

@@ -1,22 +1,63 @@
-"""Running a `Step` along a grid: one `lax.scan` for every fixed-step sampler."""
+"""Running a `Step` along a grid, and the final denoising at its last time.
 
+A final denoising is made by a factory of the same form as those of steps, (sde, score) -> function. The
+function maps (out: StepOut, t), the result of the last step at the time t, to (x, evaluations).
+"""
+
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Key, Shaped
 
-from score_jax.samplers.arguments import check_array
-from score_jax.samplers.final import FinalDenoising, denoised
-from score_jax.samplers.grids import check_float, check_grid
-from score_jax.types import SampleOut, Step, StepOut
+from score_jax._check import check_count, check_float
+from score_jax.samplers.grids import check_array, check_grid
+from score_jax.score import denoise
+from score_jax.types import SDE, Data, GridLike, SampleOut, Scalar, ScoreFn, Step, StepOut
+
+FinalDenoising = Callable[[StepOut, Scalar], tuple[Data, int]]
+
+
+def tweedie(sde: SDE, score: ScoreFn) -> FinalDenoising:
+    """The mean of x0 given x, by one more evaluation: the step to t = 0 without noise.
+
+    >>> out = simulate(key, step, x, grid, final_denoising=tweedie(sde, score))
+    """
+    return lambda out, t: (denoise(sde, score, out.x, t), 1)
+
+
+def last_mean(sde: SDE, score: ScoreFn) -> FinalDenoising:
+    """The state without the noise of the last step, as in the authors' programs."""
+    del sde, score
+    return lambda out, t: (out.x_mean, 0)
+
+
+def as_it_is(sde: SDE, score: ScoreFn) -> FinalDenoising:
+    """The state itself, with noise of level t."""
+    del sde, score
+    return lambda out, t: (out.x, 0)
+
+
+def denoised(out: SampleOut, final_denoising: FinalDenoising | None, t: Scalar) -> SampleOut:
+    """Apply the final denoising, if any, at the last time t; the trajectory then ends in its x."""
+    if final_denoising is None:
+        return out
+    x, evaluations = final_denoising(StepOut(out.x, out.x_mean), t)
+    path = out.trajectory
+    return SampleOut(
+        x,
+        x if evaluations else out.x_mean,
+        out.nfe + evaluations,
+        None if path is None else path.at[-1].set(x),
+    )
 
 
 def simulate(
     key: Key[Array, ""],
     step: Step,
     x: Shaped[Array, "b *d"],
-    grid: Any,
+    grid: GridLike,
     *,
     final_denoising: FinalDenoising | None = None,
     save_every: int | None = None,
@@ -36,11 +77,11 @@ def simulate(
     if not isinstance(step, Step):
         raise ValueError(f"step must be a Step, such as euler_maruyama(sde, score), got {step!r}")
     check_array("x", x)
-    check_float(x)
+    check_float("x", x)
     grid = check_grid(grid)
     n = grid.shape[0] - 1
-    if save_every is not None and save_every < 1:
-        raise ValueError(f"save_every must be at least 1, got {save_every}")
+    if save_every is not None:
+        check_count(save_every=save_every)
 
     def body(carry: Any, this: Any) -> Any:
         out, state, trajectory = carry

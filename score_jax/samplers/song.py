@@ -26,6 +26,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float, Int
 
 from score_jax._math import as_time, bcast
 from score_jax.samplers.langevin import (
@@ -37,19 +38,29 @@ from score_jax.samplers.langevin import (
     per_batch,
 )
 from score_jax.sde import VE, VP, SubVP, reverse_drift
-from score_jax.types import SDE, ScoreFn, Step, StepOut, score_at, stateless
+from score_jax.types import (
+    SDE,
+    Data,
+    PRNGKey,
+    ScoreFn,
+    Step,
+    StepOut,
+    Time,
+    score_at,
+    stateless,
+)
 
 
 class SongGrid(NamedTuple):
-    """What the authors' sampler of `n` steps goes by.
+    """The times, indices and step length of the authors' sampler of `n` steps.
 
     times (k + 1,): where the network is evaluated, and last a time between 0 and the smallest of them
-    that only ends the run; index (k,): the entries of the tables of `n`; dt: the length of a step.
-    A whole grid has k = n.
+    that only ends the run; index (k,): the entries of the coefficients of `n` steps; dt: the length of
+    a step. A whole grid has k = n.
     """
 
-    times: Any
-    index: Any
+    times: np.ndarray
+    index: Any  # a tuple has a method of this name
     dt: float
     n: int
 
@@ -83,7 +94,7 @@ def song_grid(n: int, t0: float = 1e-3, *, t1: float = 1.0) -> SongGrid:
 class _Entries(NamedTuple):
     """Coefficients of the steps of a grid, (k,) each: see the module; c and G are None for sub-VP."""
 
-    alpha: Any
+    alpha: np.ndarray
     shrink: Any
     noise: Any
     grow: Any
@@ -111,16 +122,16 @@ def _entries(sde: SDE, grid: SongGrid) -> _Entries:
     raise ValueError(f"the authors' sampler has tables for VP, SubVP and VE only, got {sde!r}")
 
 
-def _place(grid: SongGrid, t: Any) -> Any:
+def _place(grid: SongGrid, t: Time) -> Int[Array, "..."]:
     """Which step of the grid begins at t: shape of t."""
     times = np.asarray(grid.times, np.float64)
     between = 0.5 * (times[:-1] + times[1:])[::-1]
     steps = times.size - 1
-    # Rising, as searchsorted wants it.
+    # Rising, for searchsorted.
     return jnp.clip(steps - jnp.searchsorted(jnp.asarray(between, t.dtype), t), 0, steps - 1)
 
 
-def _entry(values: Any, grid: SongGrid, t: Any, x: Any) -> Any:
+def _entry(values: np.ndarray, grid: SongGrid, t: Time, x: Data) -> Float[Array, "..."]:
     """The value of the step that begins at t, to multiply x."""
     return bcast(jnp.asarray(values, t.dtype)[_place(grid, t)], x)
 
@@ -128,7 +139,7 @@ def _entry(values: Any, grid: SongGrid, t: Any, x: Any) -> Any:
 def song_euler_maruyama(sde: SDE, score: ScoreFn, grid: SongGrid, *, ode: bool = False) -> Step:
     """Euler-Maruyama with dt = 1/n wherever the times are, for any SDE. One evaluation."""
 
-    def update(key, x, t, t_next):  # type: ignore[no-untyped-def]
+    def update(key: PRNGKey, x: Data, t: Time, t_next: Time) -> StepOut:
         del t_next
         t = as_time(t)
         x_mean = x - grid.dt * reverse_drift(sde, score, x, t, ode=ode)
@@ -149,7 +160,7 @@ def song_reverse_diffusion(sde: SDE, score: ScoreFn, grid: SongGrid, *, ode: boo
     if entries.noise is None:
         return song_euler_maruyama(sde, score, grid, ode=ode)
 
-    def update(key, x, t, t_next):  # type: ignore[no-untyped-def]
+    def update(key: PRNGKey, x: Data, t: Time, t_next: Time) -> StepOut:
         del t_next
         t = as_time(t)
         noise = _entry(entries.noise, grid, t, x)
@@ -171,7 +182,7 @@ def song_ancestral(sde: SDE, score: ScoreFn, grid: SongGrid) -> Step:
     if entries.noise is None:
         raise ValueError(f"the authors' ancestral sampling is for VP and VE only, got {sde!r}")
 
-    def update(key, x, t, t_next):  # type: ignore[no-untyped-def]
+    def update(key: PRNGKey, x: Data, t: Time, t_next: Time) -> StepOut:
         del t_next
         t = as_time(t)
         variance = _entry(np.square(entries.noise), grid, t, x)
@@ -212,10 +223,8 @@ def song_annealed_langevin(
     return corrector(score, n_steps, _with_alpha(_entries(sde, grid).alpha, grid, plain))
 
 
-def _with_alpha(alpha: Any, grid: SongGrid, size: StepSize) -> StepSize:
-    table = np.asarray(alpha)
-
-    def scaled(z: Any, gradient: Any, t: Any) -> Any:
-        return jnp.asarray(table, t.dtype)[_place(grid, t)] * size(z, gradient, t)
+def _with_alpha(alpha: np.ndarray, grid: SongGrid, size: StepSize) -> StepSize:
+    def scaled(z: Data, gradient: Data, t: Time) -> Time:
+        return jnp.asarray(alpha, t.dtype)[_place(grid, t)] * size(z, gradient, t)
 
     return scaled

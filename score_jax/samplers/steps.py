@@ -16,22 +16,26 @@ ancestral step draws from the posterior p(x_{t_next} | x_t, x0) at the denoised 
 G^2 is beta and the variance beta-tilde, for VE it is arXiv:2011.13456 eq. 47.
 """
 
-from typing import Any
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 
 from score_jax._math import as_time, bcast
-from score_jax.sde import reverse_drift
-from score_jax.types import SDE, ScoreFn, Step, StepOut, score_at, stateless
-
-
-def transition(sde: SDE, t: Any, t_next: Any) -> tuple[Any, Any]:
-    """(a, G^2) of the forward transition x_t = a x_{t_next} + G n, t_next <= t: shape of t each."""
-    t, t_next = as_time(t), as_time(t_next)
-    a = sde.mean_coeff(t) / sde.mean_coeff(t_next)
-    variance = jnp.square(sde.std(t)) - jnp.square(a * sde.std(t_next))
-    return a, jnp.maximum(variance, 0)  # rounding on a very short interval
+from score_jax.parametrization import SMALL, Variance
+from score_jax.sde import bridge, reverse_drift
+from score_jax.types import (
+    SDE,
+    Data,
+    PRNGKey,
+    ScoreFn,
+    Step,
+    StepOut,
+    Time,
+    score_at,
+    score_out,
+    stateless,
+)
 
 
 def identity(sde: SDE | None = None, score: ScoreFn | None = None) -> Step:
@@ -49,7 +53,7 @@ def euler_maruyama(sde: SDE, score: ScoreFn, *, ode: bool = False) -> Step:
     >>> out, state = step.update(key, x, t, t_next, step.init(x, grid))
     """
 
-    def update(key, x, t, t_next):  # type: ignore[no-untyped-def]
+    def update(key: PRNGKey, x: Data, t: Time, t_next: Time) -> StepOut:
         t, t_next = as_time(t), as_time(t_next)
         x_mean = x + bcast(t_next - t, x) * reverse_drift(sde, score, x, t, ode=ode)
         if ode:
@@ -66,8 +70,8 @@ def reverse_diffusion(sde: SDE, score: ScoreFn, *, ode: bool = False) -> Step:
     With `ode` half of the score's part and no noise, the discretised probability flow. One evaluation.
     """
 
-    def update(key, x, t, t_next):  # type: ignore[no-untyped-def]
-        a, variance = transition(sde, t, t_next)
+    def update(key: PRNGKey, x: Data, t: Time, t_next: Time) -> StepOut:
+        a, variance = sde.transition(as_time(t), as_time(t_next))
         push = bcast(variance * (0.5 if ode else 1.0), x) * score_at(score, x, as_time(t))
         x_mean = bcast(2 - a, x) * x + push
         if ode:
@@ -78,27 +82,52 @@ def reverse_diffusion(sde: SDE, score: ScoreFn, *, ode: bool = False) -> Step:
     return stateless(update, 1)
 
 
-def ancestral(sde: SDE, score: ScoreFn, *, large: bool = False, ode: bool = False) -> Step:
+def ancestral(
+    sde: SDE,
+    score: ScoreFn,
+    *,
+    variance: Variance = SMALL,
+    gradient: Callable[[Data, Time], Data] | None = None,
+    ode: bool = False,
+) -> Step:
     """A draw from the posterior of the interval at the denoised x0: a predictor for any SDE.
 
-    Exact over an interval of any length if x0 is certain given x. `large` takes DDPM's other choice
-    of the variance, G^2 in place of the posterior's (the upper bound of arXiv:2006.11239 section
-    3.2). With `ode` half of the score's part and no noise, as a discretised probability flow of first
-    order. One evaluation.
+    Exact over an interval of any length if x0 is certain given x. `variance`: SMALL is the posterior's
+    own, LARGE that of the transition, G^2 (the two bounds of arXiv:2006.11239 section 3.2); LEARNED
+    and LEARNED_RANGE (arXiv:2102.09672 eq. 15) read it from the `ScoreOut` of a network that has
+    learned it. No noise is added at t = 0. `gradient(x, t)` of a log-likelihood moves the mean by the
+    variance times its value: classifier guidance by arXiv:2105.05233 algorithm 1 (`guide` changes the
+    score instead). With `ode` half of the score's part and no noise, a discretised probability flow of
+    first order. One evaluation.
+
+    Raises ValueError for a variance of another type, and, when called, for a learned one that the
+    score does not return.
 
     >>> out = simulate(key, ancestral(sde, score), x, uniform_grid(sde, 1000))
     """
+    if not isinstance(variance, Variance):
+        raise ValueError(
+            f"variance must be SMALL, LARGE, LEARNED or LEARNED_RANGE, got {variance!r}"
+        )
 
-    def update(key, x, t, t_next):  # type: ignore[no-untyped-def]
-        a, variance = transition(sde, t, t_next)
-        push = bcast(variance * (0.5 if ode else 1.0), x) * score_at(score, x, as_time(t))
-        x_mean = (x + push) / bcast(a, x)
+    def update(key: PRNGKey, x: Data, t: Time, t_next: Time) -> StepOut:
+        t, t_next = as_time(t), as_time(t_next)
+        a, g2 = sde.transition(t, t_next)
+        out = score_out(score, x, t)
+        x_mean = (x + bcast(g2 * (0.5 if ode else 1.0), x) * out.score) / bcast(a, x)
         if ode:
             return StepOut(x_mean, x_mean)
-        noise = jnp.sqrt(variance)
-        if not large:
-            noise = noise * sde.std(as_time(t_next)) / sde.std(as_time(t))
-        z = jax.random.normal(key, x.shape, x.dtype)
-        return StepOut(x_mean + bcast(noise, x) * z, x_mean)
+        if variance.learned and out.variance is None:
+            raise ValueError(
+                f"variance={variance.name} needs a score that returns a ScoreOut with a variance: a "
+                "Model with a learned variance"
+            )
+        found = bridge(sde, t, t_next)
+        small, large = bcast(found.small, x), bcast(found.large, x)
+        log_variance = variance.log_variance(out.variance, small, large)
+        if gradient is not None:
+            x_mean = x_mean + jnp.exp(log_variance) * gradient(x, t)
+        std = jnp.where(bcast(t_next, x) > 0, jnp.exp(0.5 * log_variance), 0)
+        return StepOut(x_mean + std * jax.random.normal(key, x.shape, x.dtype), x_mean)
 
     return stateless(update, 1)

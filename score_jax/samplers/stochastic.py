@@ -6,10 +6,9 @@ in a time tau that runs forward, because stochastic Runge-Kutta methods are wron
 The noise is additive (g does not depend on x), so that Ito's and Stratonovich's equations are one, and
 methods of strong order 1.5 such as ShARK and SRA1 keep their order.
 
-Meant for low dimensions, small numbers of steps, and questions that need one Brownian path seen at
-several resolutions: the same key gives the same path whatever the grid and the solver. The path is
-a tree that is descended anew for every step, so for images and a thousand steps `simulate` with a
-`Step` is many times faster.
+For low dimensions, small numbers of steps, and one Brownian path at several resolutions: the same key
+gives the same path for any grid and solver. The path is a tree that is descended anew for every step,
+so for images and a thousand steps `simulate` with a `Step` is many times faster.
 """
 
 import math
@@ -19,12 +18,13 @@ import diffrax
 import jax
 import jax.numpy as jnp
 import lineax  # type: ignore[import-untyped]
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Float, Int, Key
 
+from score_jax._check import check_count, check_float
 from score_jax._math import as_time
-from score_jax.samplers.grids import check_float, check_grid
+from score_jax.samplers.grids import check_grid
 from score_jax.sde import reverse_drift
-from score_jax.types import SDE, ScoreFn
+from score_jax.types import SDE, Data, GridLike, Number, ScoreFn
 
 # They evaluate the drift once a step.
 ONCE = (diffrax.Euler, diffrax.EulerHeun, diffrax.ItoMilstein, diffrax.StratonovichMilstein)
@@ -33,10 +33,10 @@ ONCE = (diffrax.Euler, diffrax.EulerHeun, diffrax.ItoMilstein, diffrax.Stratonov
 class StochasticOut(NamedTuple):
     """Samples x (b, *d) and their cost: evaluations, accepted and rejected steps."""
 
-    x: Any
-    nfe: Any
-    accepted: Any
-    rejected: Any
+    x: Data
+    nfe: Int[Array, ""]
+    accepted: Int[Array, ""]
+    rejected: Int[Array, ""]
 
 
 def _evaluations(solver: diffrax.AbstractSolver) -> int | None:
@@ -66,11 +66,11 @@ def diffrax_sde(
     sde: SDE,
     score: ScoreFn,
     x: Float[Array, "b *d"],
-    grid: Any,
+    grid: GridLike,
     *,
     solver: diffrax.AbstractSolver | None = None,
     controller: diffrax.AbstractStepSizeController | None = None,
-    resolution: Any = None,
+    resolution: Number | None = None,
     max_steps: int | None = None,
 ) -> StochasticOut:
     """Carry x (b, *d) at grid[0] along the reverse SDE to grid[-1] with a solver of diffrax's.
@@ -86,10 +86,10 @@ def diffrax_sde(
 
     >>> out = diffrax_sde(key, sde, score, x, log_snr_grid(sde, 20), solver=diffrax.SRA1())
     """
-    check_float(x)
+    check_float("x", x)
     grid = check_grid(grid, sde.t1)
-    if max_steps is not None and max_steps < 1:
-        raise ValueError(f"max_steps must be at least 1, got {max_steps}")
+    if max_steps is not None:
+        check_count(max_steps=max_steps)
     solver = diffrax.ShARK() if solver is None else solver
     dtype = jnp.promote_types(x.dtype, jnp.float32)
     grid = grid.astype(dtype)

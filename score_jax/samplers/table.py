@@ -1,18 +1,4 @@
-r"""Samplers of a table of betas as `Step`s: with learned variance, DDIM, and the score in a network.
-
-Index i is the time t = (i + 1)/n, data t = 0, so that a grid is a set of table times
-(`table_grid(diffusion.n_original, diffusion.index_map)`) and `simulate` runs these steps. With the
-predicted x0 and eps, from index i to j:
-
-    ancestral    x_j ~ N(c0 x0 + c1 x, Sigma)         arXiv:2006.11239 eq. 6, Sigma of arXiv:2102.09672
-    DDIM         x_j = sqrt(alpha_bar_j) x0 + sqrt(1 - alpha_bar_j - sd^2) eps + sd z
-                 sd^2 = eta^2 (1 - alpha_bar_j)/(1 - alpha_bar_i) (1 - alpha_bar_i/alpha_bar_j)
-
-the second being arXiv:2010.02502 eq. 12 and 16. The steps hold for every interval of the table: a
-grid with fewer times on the full table, and a respaced table with its own grid, are the same
-sampler. A time between those of the table is taken for the nearest. The last step to data is
-`table_denoise(diffusion, reverse)`, a final denoising.
-"""
+"""Shim of the samplers of the former tables of betas: remove at the end."""
 
 import dataclasses
 from collections.abc import Callable
@@ -20,6 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from score_jax.discrete import (
@@ -32,10 +19,8 @@ from score_jax.discrete import (
     where,
     x0_to_noise,
 )
-from score_jax.samplers.ddim import EncodeOut
-from score_jax.samplers.final import FinalDenoising
-from score_jax.samplers.grids import check_float, check_grid
-from score_jax.samplers.simulate import simulate
+from score_jax.samplers.grids import check_grid
+from score_jax.samplers.simulate import FinalDenoising, simulate
 from score_jax.score import NOISE, Output, score_fn
 from score_jax.sde import from_betas
 from score_jax.types import Apply, Params, SampleOut, ScoreFn, Step, StepOut, stateless
@@ -114,27 +99,6 @@ def table_ddim(diffusion: Diffusion, reverse: ReverseFn, *, eta: float = 0.0) ->
     return stateless(update, 1)
 
 
-def table_encode(
-    diffusion: Diffusion, reverse: ReverseFn, x: Float[Array, "b *d"], grid: Any
-) -> EncodeOut:
-    """DDIM with eta 0 towards noise: a sampler's `grid` walked backwards, from x at its last time.
-
-    `simulate(key, table_ddim(...), ...)` returns from the latent up to O(1/n). arXiv:2010.02502
-    section 4.3.
-
-    Raises ValueError for a bad grid, or x that is not floating point.
-    """
-    check_float(x)
-    times = check_grid(grid)[::-1]
-    step = table_ddim(diffusion, reverse)
-
-    def body(x, interval):  # type: ignore[no-untyped-def]
-        return step.update(None, x, *interval, ())[0].x, None
-
-    z, _ = jax.lax.scan(body, x, (times[:-1], times[1:]))
-    return EncodeOut(z, times.shape[0] - 1)
-
-
 def table_denoise(diffusion: Diffusion, reverse: ReverseFn) -> FinalDenoising:
     """The last step of a sampler: the predicted x0; one evaluation."""
 
@@ -209,3 +173,9 @@ def table_score(
 
     sde = from_betas(diffusion.betas)
     return score_fn(sde, first_half, params, label=label, output=output, **kwargs)
+
+
+def table_grid(n: int, indices: Any = None) -> Any:
+    """Shim of `schedule_grid`."""
+    chosen = np.sort(np.asarray(range(n) if indices is None else list(indices)))
+    return check_grid((chosen[::-1] + 1) / n, 1.0)

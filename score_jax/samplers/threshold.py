@@ -1,11 +1,11 @@
 r"""Thresholding of the denoised estimate, as a ScoreFn -> ScoreFn wrapper that every sampler takes.
 
-A score tells a mean of x0 by Tweedie's formula, x0 = (x + s^2 score) / m. Large guidance drives it
-out of the range of the data; a rule brings it back, and the score that tells the new x0 is
+A score gives a mean of x0 by Tweedie's formula, x0 = (x + s^2 score) / m. Large guidance drives it
+out of the range of the data; a rule brings it back, and the score of the new x0 is
 
     score + m (rule(x0) - x0) / s^2
 
-which is the old one, to the bit, wherever the rule changes nothing.
+which is the old one, to the bit, wherever the rule changes nothing. A learned variance is kept.
 """
 
 import math
@@ -15,12 +15,12 @@ from typing import Any
 import jax.numpy as jnp
 
 from score_jax._math import as_time, bcast
-from score_jax.types import SDE, ScoreFn, score_at
+from score_jax.types import SDE, Data, ScoreFn, ScoreOut, TimeLike, as_returned, score_out
 
-Rule = Callable[[Any], Any]  # x0: (b, *d) -> (b, *d)
+Rule = Callable[[Data], Data]  # of x0 (b, *d)
 
 
-def no_threshold(x0: Any) -> Any:
+def no_threshold(x0: Data) -> Data:
     """Leave the estimate as it is."""
     return x0
 
@@ -52,7 +52,7 @@ def dynamic(quantile: float = 0.995, low: float = -1.0, high: float = 1.0) -> Ru
     _check_range(low, high)
     centre, half = 0.5 * (low + high), 0.5 * (high - low)
 
-    def rule(x0: Any) -> Any:
+    def rule(x0: Data) -> Data:
         away = x0 - centre
         size = jnp.abs(away).reshape(x0.shape[0], -1).astype(jnp.promote_types(x0.dtype, "float32"))
         limit = bcast(jnp.maximum(jnp.quantile(size, quantile, axis=1), half), x0)
@@ -66,23 +66,23 @@ def threshold(sde: SDE, score: ScoreFn, rule: Any) -> ScoreFn:
 
     `rule` maps x0 (b, *d) to itself: `static`, `dynamic`, `no_threshold`, or any function.
 
-    Raises ValueError if rule is no function, or changes the shape.
+    Raises ValueError if rule is not a function, or changes the shape.
 
     >>> step = euler_maruyama(sde, threshold(sde, score, static(-1, 1)))
     """
     if not callable(rule):
         raise ValueError(f"rule must be a function of x0 such as static(-1, 1), got {rule!r}")
 
-    def thresholded(x: Any, t: Any) -> Any:
+    def thresholded(x: Data, t: TimeLike) -> Data | ScoreOut:
         t = as_time(t)
         m, variance = bcast(sde.mean_coeff(t), x), bcast(jnp.square(sde.std(t)), x)
-        value = score_at(score, x, t)
-        x0 = (x + variance * value) / m
+        out = score_out(score, x, t)
+        x0 = (x + variance * out.score) / m
         kept = rule(x0)
         if kept.shape != x0.shape:
             raise ValueError(
                 f"rule must keep the shape of x0, got {kept.shape} for {tuple(x0.shape)}"
             )
-        return value + m / variance * (kept - x0)
+        return as_returned(out._replace(score=out.score + m / variance * (kept - x0)))
 
     return thresholded

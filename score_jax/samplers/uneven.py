@@ -11,10 +11,11 @@ for a Gaussian it is a sine. A Gauss-Legendre rule of 24 nodes integrates (1) to
 |h| <= 4, of either sign and however small, with no series and no division by h.
 """
 
-from typing import Any
-
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Bool, Float
+
+from score_jax.types import Scalar
 
 # On [0, 1].
 _PLACES, _MASSES = (
@@ -23,7 +24,7 @@ _PLACES, _MASSES = (
 )
 
 
-def angle_between(middle: Any, apart: Any) -> Any:
+def angle_between(middle: Float[Array, "..."], apart: Float[Array, "..."]) -> Float[Array, "..."]:
     """phi(a) - phi(b) for middle = (a + b)/2 and apart = a - b, exact however close they are.
 
     >>> angle_between(jnp.float32(0.0), jnp.float32(2e-6))
@@ -32,7 +33,9 @@ def angle_between(middle: Any, apart: Any) -> Any:
     return jnp.arctan(jnp.sinh(apart / 2) / jnp.cosh(middle))
 
 
-def uneven_weights(start: Any, h: Any, nodes: Any, used: Any) -> Any:
+def uneven_weights(
+    start: float | Scalar, h: float | Scalar, nodes: Float[Array, " k"], used: Bool[Array, " k"]
+) -> Float[Array, " k"]:
     """w_j of eq. (1) for a step of length h from `start`: (k,) for nodes (k,) and used (k,) of bool.
 
     `nodes` are values of lambda, distinct where `used` is true; the others get the weight 0. The order
@@ -44,6 +47,7 @@ def uneven_weights(start: Any, h: Any, nodes: Any, used: Any) -> Any:
     Array(0.39346933, dtype=float32)
     """
     dtype = nodes.dtype
+    start, h = jnp.asarray(start, dtype), jnp.asarray(h, dtype)
     v = h * jnp.asarray(_PLACES, dtype)
     mass = h * jnp.asarray(_MASSES, dtype) * jnp.exp(v - h)
     # Relative to the start, so that the digits of a short step are not lost in lambda.

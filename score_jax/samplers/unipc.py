@@ -12,33 +12,38 @@ B(h)/2 for its weight and leaves B free, B(h) = h + O(h^2): `bh1` is h, `bh2` is
 prediction). It decides the predictor of order 2 and the corrector of order 1, that is UniPC-2's
 predictor and the first steps; elsewhere B cancels.
 
-The correction is written as the difference of the two formulas and added to x. So what others did to
-x in between (a chain, inpainting) is kept.
+The correction is written as the difference of the two formulas and added to x, which keeps changes
+of x in between (a chain, inpainting).
 """
 
 from collections.abc import Callable
-from typing import Any
 
 import jax.numpy as jnp
+from jaxtyping import Array, Int
 
 from score_jax.samplers import exponential as ex
 from score_jax.score import denoise
-from score_jax.types import SDE, ScoreFn, Step, StepOut
+from score_jax.types import SDE, Data, Grid, PRNGKey, Scalar, ScoreFn, Step, StepOut, Time
 
 
-def bh1(h: Any) -> Any:
+def bh1(h: Scalar) -> Scalar:
     """B_1(h) = h."""
     return h
 
 
-def bh2(h: Any) -> Any:
+def bh2(h: Scalar) -> Scalar:
     """B_2(h) = 1 - e^-h, the paper's choice for guided sampling and more than about 10 steps."""
     return -jnp.expm1(-h)
 
 
 def _correction(
-    sde: SDE, t: Any, past: ex.Past, clean: Any, now: Any, b: Callable[[Any], Any]
-) -> Any:
+    sde: SDE,
+    t: Time,
+    past: ex.Past,
+    clean: Data,
+    now: Int[Array, ""],
+    b: Callable[[Scalar], Scalar],
+) -> Data | float:
     """UniC minus UniP over the interval that ended at t, given the new prediction there."""
     h, base, earlier = past.lengths[0], past.clean[0], past.clean[1:]
     predicted = ex.predictor_weights(h, past.lengths[1:], now, b)
@@ -58,12 +63,12 @@ def unipc(
     score: ScoreFn,
     *,
     order: int = 2,
-    b: Callable[[Any], Any] = bh2,
+    b: Callable[[Scalar], Scalar] = bh2,
     lower_at_end: bool = False,
 ) -> Step:
     """UniPC of order 1, 2 or 3: one evaluation a step, converging with order + 1.
 
-    Remembers `order` predictions. `b` is B(h) of the paper, `bh1` or `bh2`; `lower_at_end` lowers
+    Its state holds `order` predictions. `b` is B(h) of the paper, `bh1` or `bh2`; `lower_at_end` lowers
     the order of the last steps to the number of steps left, which the authors do.
 
     Raises ValueError unless order is 1, 2 or 3.
@@ -73,10 +78,12 @@ def unipc(
     if order not in (1, 2, 3):
         raise ValueError(f"order must be 1, 2 or 3, got {order}")
 
-    def init(x, grid):  # type: ignore[no-untyped-def]
+    def init(x: Data, grid: Grid) -> ex.Past:
         return ex.no_past(x, grid, order)
 
-    def update(key, x, t, t_next, past):  # type: ignore[no-untyped-def]
+    def update(
+        key: PRNGKey, x: Data, t: Time, t_next: Time, past: ex.Past
+    ) -> tuple[StepOut, ex.Past]:
         del key
         clean = denoise(sde, score, x, t)
         before = ex.order_at(jnp.maximum(past.i - 1, 0), past.n, order, lower_at_end)
@@ -86,6 +93,6 @@ def unipc(
         weights = ex.predictor_weights(move.h, past.lengths[:-1], now, b)
         extra = ex.weighted(weights, past.clean[:-1], clean, move.m)
         x = ex.exponential_step(x, move, clean, extra)
-        return StepOut(x, x), ex.remember(past, clean, move.h)
+        return StepOut(x, x), ex.advanced(past, clean, move.h)
 
     return Step(init, update, 1)

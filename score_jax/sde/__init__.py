@@ -1,8 +1,10 @@
 """Stochastic differential equations that turn data into noise; `score_jax.sde.base` has the equations."""
 
+from score_jax._renamed import renamed as _renamed
 from score_jax.sde.base import Bridge as Bridge
 from score_jax.sde.base import LinearSDE as LinearSDE
 from score_jax.sde.base import Marginals as Marginals
+from score_jax.sde.base import TimeLike as TimeLike
 from score_jax.sde.base import bridge as bridge
 from score_jax.sde.base import from_marginals as from_marginals
 from score_jax.sde.base import posterior as posterior
@@ -23,3 +25,5 @@ from score_jax.sde.schedules import schedule_grid as schedule_grid
 from score_jax.sde.schedules import spaced_indices as spaced_indices
 from score_jax.sde.signal import log_snr as log_snr  # shim: remove at the end
 from score_jax.sde.signal import time_of_log_snr as time_of_log_snr  # shim: remove at the end
+
+__getattr__ = _renamed(__name__)

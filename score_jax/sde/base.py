@@ -20,7 +20,6 @@ compiled once for each set of parameters.
 """
 
 import dataclasses
-import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -28,6 +27,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, DTypeLike, Float, Key
 
+from score_jax._check import check, check_positive
 from score_jax._math import as_time, bcast, elementwise_grad, normal_logp
 from score_jax.types import SDE, ScoreFn, score_at
 
@@ -35,15 +35,6 @@ TimeLike = float | Float[Array, "..."]
 Coefficient = Float[Array, "..."]
 
 _TINY = 1e-30  # the smallest variance whose logarithm is taken
-
-
-def require_positive(owner: str, **values: object) -> None:
-    """Raise ValueError naming the first value that is not a finite number above 0."""
-    for name, value in values.items():
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            raise ValueError(f"{owner}: {name} must be a number, got {value!r}")
-        if not (math.isfinite(value) and value > 0):
-            raise ValueError(f"{owner}: {name} must be finite and > 0, got {name}={value!r}")
 
 
 class LinearSDE:
@@ -226,35 +217,24 @@ def from_marginals(
 
     >>> cosine = from_marginals(lambda t: jnp.cos(t), lambda t: jnp.sin(t), t1=1.5)
     """
-    require_positive("from_marginals", t1=t1)
+    check_positive("from_marginals", t1=t1)
     t = jnp.linspace(1e-3, 1.0, 257) * t1
     with jax.ensure_compile_time_eval():
         m, s = mean_coeff(t), std(t)
-        for name, value, ok, rule in (
-            ("mean_coeff", m, m > 0, "> 0"),
-            ("std", s, s >= 0, ">= 0"),
-        ):
-            bad = ~(jnp.isfinite(value) & ok)
-            if value.shape != t.shape:
-                raise ValueError(
-                    f"{name} must keep the shape of t, got {value.shape} for {t.shape}"
-                )
-            if bool(bad.any()):
-                at = int(jnp.argmax(bad))
-                raise ValueError(
-                    f"{name} must be finite and {rule} on (0, t1], "
-                    f"got {float(value[at])} at t={float(t[at])}"
-                )
-        ratio = s / m
-        falls = ratio[1:] < ratio[:-1] * (1 - 1e-5)
+        for name, value, ok, sign in (("mean_coeff", m, m > 0, "> 0"), ("std", s, s >= 0, ">= 0")):
+            check(f"the shape of {name}(t)", value.shape, value.shape == t.shape, "that of t")
+            ok = ok & jnp.isfinite(value)
+            at = int(jnp.argmin(ok))
+            where = f"finite and {sign} on (0, t1], as it is not at t={float(t[at])}"
+            check(name, float(value[at]), bool(ok.all()), where)
+        falls = (s / m)[1:] < (s / m)[:-1] * (1 - 1e-5)
         if bool(falls.any()):
-            at = int(jnp.argmax(falls))
             raise ValueError(
                 "std / mean_coeff must not decrease (the diffusion would be imaginary), it does "
-                f"near t={float(t[at])}"
+                f"near t={float(t[int(jnp.argmax(falls))])}"
             )
         terminal = float(s[-1])
-    require_positive("from_marginals", **{"std(t1)": terminal})
+    check_positive("from_marginals", **{"std(t1)": terminal})
     return Marginals(mean_coeff, std, float(t1), terminal)
 
 

@@ -6,8 +6,9 @@ import math
 import jax
 import jax.numpy as jnp
 
+from score_jax._check import check, check_positive
 from score_jax._math import as_time
-from score_jax.sde.base import Coefficient, LinearSDE, RateSDE, TimeLike, require_positive
+from score_jax.sde.base import Coefficient, LinearSDE, RateSDE, TimeLike
 
 
 class _LinearBeta(RateSDE):
@@ -19,12 +20,9 @@ class _LinearBeta(RateSDE):
 
     def _check(self) -> None:
         owner = type(self).__name__
-        require_positive(owner, beta_min=self.beta_min, beta_max=self.beta_max, t1=self.t1)
-        if self.beta_min > self.beta_max:
-            raise ValueError(
-                f"{owner}: beta_min must not exceed beta_max, got beta_min={self.beta_min!r} and "
-                f"beta_max={self.beta_max!r}"
-            )
+        check_positive(owner, beta_min=self.beta_min, beta_max=self.beta_max, t1=self.t1)
+        ends = self.beta_min, self.beta_max
+        check(f"{owner}: (beta_min, beta_max)", ends, ends[0] <= ends[1], "in increasing order")
 
     def beta(self, t: TimeLike) -> Coefficient:
         """beta(t), the rate of the noise: shape of t."""
@@ -96,8 +94,8 @@ class SubVP(_LinearBeta):
 
     def diffusion(self, t: TimeLike) -> Coefficient:
         """g(t) = sqrt(beta(t) (1 - exp(-2 B(t)))): shape of t."""
-        # 1 - exp(-2B) = s (2 - s). Not by a second expm1: within one fused reduction jaxlib 0.10.2
-        # takes expm1(-2B) and expm1(-B) for the same thing on CPU, silently.
+        # 1 - exp(-2B) = s (2 - s). A second expm1 is not safe: within one fused reduction jaxlib 0.10.2
+        # silently evaluates expm1(-2B) as expm1(-B) on CPU.
         s = self.std(t)
         return jnp.sqrt(self.beta(t) * s * (2 - s))
 
@@ -118,9 +116,21 @@ class SubVP(_LinearBeta):
         return self._time_of_integral(b)
 
 
+class _NoDrift(LinearSDE):
+    """m(t) = 1: what variance-exploding SDEs share."""
+
+    def mean_coeff(self, t: TimeLike) -> Coefficient:
+        """m(t) = 1: shape of t."""
+        return jnp.ones_like(as_time(t))
+
+    def drift_coeff(self, t: TimeLike) -> Coefficient:
+        """a(t) = 0: shape of t."""
+        return jnp.zeros_like(as_time(t))
+
+
 @jax.tree_util.register_static
 @dataclasses.dataclass(frozen=True)
-class VE(LinearSDE):
+class VE(_NoDrift):
     """Variance-exploding SDE: no drift, s(t) = sigma(t) = sigma_min (sigma_max/sigma_min)^(t/t1).
 
     The continuous limit of NCSN, arXiv:2011.13456 eq. 9 and 30-31. As there, p(x(0)) is not the
@@ -135,12 +145,9 @@ class VE(LinearSDE):
     t1: float = 1.0
 
     def __post_init__(self) -> None:
-        require_positive("VE", sigma_min=self.sigma_min, sigma_max=self.sigma_max, t1=self.t1)
-        if self.sigma_min >= self.sigma_max:
-            raise ValueError(
-                f"VE: sigma_min must be smaller than sigma_max, got sigma_min={self.sigma_min!r} "
-                f"and sigma_max={self.sigma_max!r}"
-            )
+        check_positive("VE", sigma_min=self.sigma_min, sigma_max=self.sigma_max, t1=self.t1)
+        ends = self.sigma_min, self.sigma_max
+        check("VE: (sigma_min, sigma_max)", ends, ends[0] < ends[1], "in increasing order")
 
     @property
     def _log_ratio(self) -> float:
@@ -151,17 +158,9 @@ class VE(LinearSDE):
         """Standard deviation of the prior: sigma_max."""
         return self.sigma_max
 
-    def mean_coeff(self, t: TimeLike) -> Coefficient:
-        """m(t) = 1: shape of t."""
-        return jnp.ones_like(as_time(t))
-
     def std(self, t: TimeLike) -> Coefficient:
         """s(t) = sigma(t): shape of t."""
         return self.sigma_min * jnp.exp(as_time(t) / self.t1 * self._log_ratio)
-
-    def drift_coeff(self, t: TimeLike) -> Coefficient:
-        """a(t) = 0: shape of t."""
-        return jnp.zeros_like(as_time(t))
 
     def diffusion(self, t: TimeLike) -> Coefficient:
         """g(t) = sigma(t) sqrt(2 log(sigma_max/sigma_min) / t1): shape of t."""
@@ -179,7 +178,7 @@ class VE(LinearSDE):
 
 @jax.tree_util.register_static
 @dataclasses.dataclass(frozen=True)
-class LinearVE(LinearSDE):
+class LinearVE(_NoDrift):
     """The VE SDE of EDM: no drift, s(t) = sigma(t) = t, so that time is the noise itself.
 
     dx = sqrt(2 t) dw with data at t = 0, arXiv:2206.00364 eq. 1 with s(t) = 1; its sampler starts at
@@ -191,24 +190,16 @@ class LinearVE(LinearSDE):
     t1: float = 80.0
 
     def __post_init__(self) -> None:
-        require_positive("LinearVE", t1=self.t1)
+        check_positive("LinearVE", t1=self.t1)
 
     @property
     def prior_std(self) -> float:
         """Standard deviation of the prior: t1."""
         return self.t1
 
-    def mean_coeff(self, t: TimeLike) -> Coefficient:
-        """m(t) = 1: shape of t."""
-        return jnp.ones_like(as_time(t))
-
     def std(self, t: TimeLike) -> Coefficient:
         """s(t) = t: shape of t."""
         return as_time(t)
-
-    def drift_coeff(self, t: TimeLike) -> Coefficient:
-        """a(t) = 0: shape of t."""
-        return jnp.zeros_like(as_time(t))
 
     def diffusion(self, t: TimeLike) -> Coefficient:
         """g(t) = sqrt(2 t): shape of t."""
@@ -231,28 +222,22 @@ class CosineVP(RateSDE):
         alpha_bar(t) = m(t)^2 = cos(q(t))^2 / cos(q(0))^2,  q(t) = (t + offset) / (1 + offset) pi/2
         beta(t) = -d log alpha_bar / dt = pi / (1 + offset) tan(q(t))
 
-    The paper clips the betas of its table, beta_i <= 0.999, which ends the growth of the rate just
-    before t = 1. As beta_i is beta(t) / N, the rate is clipped here at `max_rate` = 0.999 * 4000, N of
-    the paper's models: this changes t > 0.9995 only and keeps every coefficient finite up to t1 = 1,
-    where log_snr is -16.3. With the clip of another N the prior at t1 is as good as exact too.
+    The paper clips its betas, beta_i <= 0.999, which ends the growth of the rate just before t = 1. As
+    beta_i is beta(t) / N, the rate is clipped here at `max_rate` = 0.999 * 4000 for the paper's N: this
+    changes t > 0.9995 only and keeps every coefficient finite up to t1 = 1, where log_snr is -16.3.
+    `CosineBetas` is the schedule of N timesteps.
 
     Raises ValueError unless offset and max_rate are finite and > 0 and max_rate exceeds beta(0).
     """
 
+    t1 = 1.0
     offset: float = 0.008
     max_rate: float = 3996.0
 
     def __post_init__(self) -> None:
-        require_positive("CosineVP", offset=self.offset, max_rate=self.max_rate)
-        if not self.max_rate > math.pi / (1 + self.offset) * math.tan(self._start):
-            raise ValueError(
-                f"CosineVP: max_rate must exceed the rate at t = 0, got max_rate={self.max_rate!r}"
-            )
-
-    @property
-    def t1(self) -> float:  # type: ignore[override]
-        """Final time: 1."""
-        return 1.0
+        check_positive("CosineVP", offset=self.offset, max_rate=self.max_rate)
+        start = math.pi / (1 + self.offset) * math.tan(self._start)
+        check("CosineVP: max_rate", self.max_rate, self.max_rate > start, "above the rate at t = 0")
 
     @property
     def _speed(self) -> float:

@@ -26,6 +26,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float, Int
 
+from score_jax._check import check, check_count, known
 from score_jax._math import as_time
 from score_jax.sde.base import Coefficient, RateSDE, TimeLike
 
@@ -74,20 +75,20 @@ class NoiseSchedule(RateSDE):
         nearest = jnp.round(as_time(t) * self.n).astype(jnp.int32) - 1
         return jnp.clip(nearest, -1, self.n - 1)
 
-    def time_of(self, index: Int[ArrayLike, "..."]) -> Float[Array, "..."]:
+    def time_of(self, index: ArrayLike) -> Float[Array, "..."]:
         """The time (index + 1)/n, shape of index; -1 is data.
 
-        Raises ValueError for what is not an integer in [-1, n), where its value is known.
+        Raises ValueError for what is not an integer in [-1, n); where the value is traced, it gives NaN.
         """
-        if not isinstance(index, jax.core.Tracer):
-            known = np.asarray(index)
-            if not np.issubdtype(known.dtype, np.integer):
-                raise ValueError(f"index must be an integer, got {known.dtype}")
-            if known.size and not -1 <= known.min() <= known.max() < self.n:
-                raise ValueError(
-                    f"index must be in [-1, {self.n}), got {known.min()} to {known.max()}"
-                )
-        return (jnp.asarray(index) + 1).astype(jnp.zeros(0).dtype) / self.n
+        if not jnp.issubdtype(jnp.result_type(index), jnp.integer):
+            raise ValueError(f"index must be an integer, got {jnp.result_type(index)}")
+        if known(index) and np.size(index):
+            ends = int(np.min(index)), int(np.max(index))
+            ok = ends[0] >= -1 and ends[1] < self.n
+            check("index (from, to)", ends, ok, f"in [-1, {self.n})")
+        index = jnp.asarray(index)
+        t = (index + 1).astype(jnp.zeros(0).dtype) / self.n
+        return jnp.where((index >= -1) & (index < self.n), t, jnp.nan)
 
     @functools.cached_property
     def _rates(self) -> np.ndarray:
@@ -202,9 +203,29 @@ class Betas(NoiseSchedule):
         return int(self.betas.size)
 
 
+class _PowerBetas(NoiseSchedule):
+    """Betas whose `power`-th roots rise linearly between the ends for 1000 steps, times 1000/n."""
+
+    power: int
+    start: float
+    end: float
+
+    def __post_init__(self) -> None:
+        check_count(n=self.n)
+        ends = self.start, self.end
+        check("(start, end)", ends, 0 < ends[0] <= ends[1], "positive and in increasing order")
+        self._check()
+
+    @functools.cached_property
+    def betas(self) -> np.ndarray:  # type: ignore[override]
+        """The betas, float64 (n,)."""
+        roots = np.linspace(self.start ** (1 / self.power), self.end ** (1 / self.power), self.n)
+        return 1000 / self.n * roots**self.power
+
+
 @jax.tree_util.register_static
 @dataclasses.dataclass(frozen=True)
-class LinearBetas(NoiseSchedule):
+class LinearBetas(_PowerBetas):
     """Betas rising linearly from 1000/n * start to 1000/n * end, those of DDPM for n = 1000.
 
     arXiv:2006.11239 section 4, rescaled to any n as in arXiv:2102.09672. Raises ValueError for n
@@ -214,42 +235,24 @@ class LinearBetas(NoiseSchedule):
     array([0.0001, 0.02  ])
     """
 
+    power = 1
     n: int = 1000
     start: float = 1e-4
     end: float = 0.02
 
-    def __post_init__(self) -> None:
-        _check_ends(self.n, self.start, self.end)
-        self._check()
-
-    @functools.cached_property
-    def betas(self) -> np.ndarray:  # type: ignore[override]
-        """The betas, float64 (n,)."""
-        scale = 1000 / self.n
-        return np.linspace(scale * self.start, scale * self.end, self.n)
-
 
 @jax.tree_util.register_static
 @dataclasses.dataclass(frozen=True)
-class ScaledLinearBetas(NoiseSchedule):
+class ScaledLinearBetas(_PowerBetas):
     """Betas whose square roots rise linearly, those of latent diffusion (arXiv:2112.10752).
 
     `start` and `end` belong to 1000 steps and are rescaled by 1000/n as in `LinearBetas`.
     """
 
+    power = 2
     n: int = 1000
     start: float = 0.00085
     end: float = 0.012
-
-    def __post_init__(self) -> None:
-        _check_ends(self.n, self.start, self.end)
-        self._check()
-
-    @functools.cached_property
-    def betas(self) -> np.ndarray:  # type: ignore[override]
-        """The betas, float64 (n,)."""
-        roots = np.linspace(math.sqrt(self.start), math.sqrt(self.end), self.n)
-        return 1000 / self.n * roots**2
 
 
 @jax.tree_util.register_static
@@ -266,8 +269,7 @@ class CosineBetas(NoiseSchedule):
     max_beta: float = 0.999
 
     def __post_init__(self) -> None:
-        if not (math.isfinite(self.s) and self.s >= 0):
-            raise ValueError(f"s must be finite and >= 0, got {self.s!r}")
+        check("s", self.s, math.isfinite(self.s) and self.s >= 0, "finite and >= 0")
         self._check()
 
     @functools.cached_property
@@ -298,25 +300,13 @@ def from_alpha_bar(
 
 
 def _betas_of(alpha_bar: Callable[[Any], Any], n: int, max_beta: float) -> np.ndarray:
-    _check_n(n)
-    if not 0 < max_beta < 1:
-        raise ValueError(f"max_beta must be in (0, 1), got {max_beta!r}")
+    check_count(n=n)
+    check("max_beta", max_beta, 0 < max_beta < 1, "in (0, 1)")
     values = np.asarray(alpha_bar(np.arange(n + 1) / n), np.float64)
     rises = ~(values[1:] < values[:-1])
     if rises.any():
         raise ValueError(f"alpha_bar must decrease, it does not at t={int(np.argmax(rises)) / n}")
     return np.minimum(1 - values[1:] / values[:-1], max_beta)
-
-
-def _check_n(n: object) -> None:
-    if isinstance(n, bool) or not isinstance(n, int | np.integer) or n < 1:
-        raise ValueError(f"n must be an integer >= 1, got {n!r}")
-
-
-def _check_ends(n: object, start: float, end: float) -> None:
-    _check_n(n)
-    if not 0 < start <= end:
-        raise ValueError(f"betas must not decrease: need 0 < start <= end, got {start=}, {end=}")
 
 
 def spaced_indices(n: int, steps: int | str) -> tuple[int, ...]:
@@ -332,7 +322,7 @@ def spaced_indices(n: int, steps: int | str) -> tuple[int, ...]:
     >>> spaced_indices(1000, "ddim50")[:3]
     (0, 20, 40)
     """
-    _check_n(n)
+    check_count(n=n)
     spelling = str(steps)
     found = re.fullmatch(r"ddim(?P<stride>\d+)|(?P<sections>\d+(,\d+)*)", spelling)
     if found is None:

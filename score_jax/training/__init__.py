@@ -1,6 +1,6 @@
 """Training: the state, one pure step, its optimiser and averages, and the mappings onto devices.
 
-    key_n = fold_in(key, n)         all randomness of step n: its state is the step number
+    key_n = fold_in(key, n)         all randomness of step n is a function of n
     g     = grad loss(params, key_n, prepare(batch)), averaged over the devices
     params <- params + optimizer(clip(g))
     ema    <- d_n ema + (1 - d_n) params,   d_n = min(d, (1 + n) / (10 + n))         (1)
@@ -12,16 +12,14 @@ what `fit` drives.
 >>> optimizer = make_optimizer(learning_rate=2e-4, warmup=1000)
 >>> step = make_train_step(loss, optimizer, ema_decay=0.999, axis_name="devices")
 >>> state = init_state(jax.random.key(0), params, optimizer)
->>> with open_checkpoints(workdir / "checkpoints") as checkpoints:
+>>> with open_checkpoints("run/checkpoints") as checkpoints:
 ...     result = fit(state, pmap_step(scan_steps(step, 10)), batches, steps=5000,
-...                  checkpoints=checkpoints, metrics_path=workdir / "metrics.jsonl")
+...                  hooks=[MetricsFile("run/metrics.jsonl"), Progress()], checkpoints=checkpoints)
 """
 
 from score_jax._files import FolderLocked as FolderLocked
 from score_jax._files import locked as locked
-from score_jax._fit import FitResult as FitResult
-from score_jax._fit import MappedStep as MappedStep
-from score_jax._fit import NonFiniteLoss as NonFiniteLoss
+from score_jax._renamed import renamed as _renamed
 from score_jax.training.ema import Decay as Decay
 from score_jax.training.ema import Profile as Profile
 from score_jax.training.ema import combination as combination
@@ -31,6 +29,12 @@ from score_jax.training.ema import exponential as exponential
 from score_jax.training.ema import post_hoc as post_hoc
 from score_jax.training.ema import power as power
 from score_jax.training.ema import power_gamma as power_gamma
+from score_jax.training.hooks import Every as Every
+from score_jax.training.hooks import Hook as Hook
+from score_jax.training.hooks import MetricsFile as MetricsFile
+from score_jax.training.hooks import Progress as Progress
+from score_jax.training.hooks import Saving as Saving
+from score_jax.training.hooks import Snapshots as Snapshots
 from score_jax.training.hosts import STALLED as STALLED
 from score_jax.training.hosts import LostHost as LostHost
 from score_jax.training.hosts import SharedCheckpoints as SharedCheckpoints
@@ -40,7 +44,9 @@ from score_jax.training.hosts import is_first as is_first
 from score_jax.training.hosts import leave_at_once as leave_at_once
 from score_jax.training.hosts import several_hosts as several_hosts
 from score_jax.training.hosts import share as share
+from score_jax.training.loop import FitResult as FitResult
 from score_jax.training.loop import fit as fit
+from score_jax.training.mappings import MappedStep as MappedStep
 from score_jax.training.mappings import divided as divided
 from score_jax.training.mappings import global_step as global_step
 from score_jax.training.mappings import jit_step as jit_step
@@ -52,10 +58,13 @@ from score_jax.training.mappings import split_batch as split_batch
 from score_jax.training.mappings import unreplicate as unreplicate
 from score_jax.training.optimizers import make_optimizer as make_optimizer
 from score_jax.training.optimizers import warmed_up as warmed_up
-from score_jax.training.state import IndexSampler as IndexSampler
+from score_jax.training.run import NonFiniteLoss as NonFiniteLoss
+from score_jax.training.run import Run as Run
 from score_jax.training.state import TrainState as TrainState
 from score_jax.training.state import init_state as init_state
 from score_jax.training.step import Prepare as Prepare
 from score_jax.training.step import TrainStep as TrainStep
 from score_jax.training.step import make_train_step as make_train_step
 from score_jax.training.step import scan_steps as scan_steps
+
+__getattr__ = _renamed(__name__)

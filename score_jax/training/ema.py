@@ -1,4 +1,4 @@
-r"""Averages of the parameters: exponential ones, and power-function ones made to any length later.
+r"""Averages of the parameters: exponential, and power-function averages of any length made later.
 
     (1)  exponential  d_n = min(d, (1 + n) / (10 + n))
     (2)  power        d_n = (1 - 1/n)^(gamma + 1)              arXiv:2312.02696 section 3.1
@@ -22,6 +22,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from score_jax._check import check
+
 Decay = Callable[[Any], Any]  # n, the number of the update (1, 2, ...) -> d_n
 
 WIDEST = 0.28  # std of eq. (3) at gamma about 0: beyond, the average is not one of this family
@@ -30,7 +32,7 @@ WIDEST = 0.28  # std of eq. (3) at gamma about 0: beyond, the average is not one
 def ema_decay_at(step: int | Int[Array, ""], decay: float) -> Float[Array, ""]:
     """d_n of eq. (1): min(decay, (1 + n) / (10 + n)) for the n-th update, n = 1, 2, ...
 
-    An average that starts short, so that the samples drawn early are usable.
+    The average starts short, so that samples drawn early in training are usable.
 
     >>> ema_decay_at(1, 0.999)
     Array(0.18181819, dtype=float32)
@@ -44,8 +46,7 @@ def exponential(decay: float) -> Decay:
 
     >>> make_train_step(loss, optimizer, averages={"0.9999": exponential(0.9999)})
     """
-    if not 0 <= decay < 1:
-        raise ValueError(f"ema_decay must be in [0, 1), got {decay!r}")
+    check("ema_decay", decay, 0 <= decay < 1, "in [0, 1)")
     return lambda n: ema_decay_at(n, decay)
 
 
@@ -57,8 +58,7 @@ def power_gamma(std: float) -> float:
     >>> round(power_gamma(0.1), 2)
     6.94
     """
-    if not 0 < std < WIDEST:
-        raise ValueError(f"std must be in (0, {WIDEST}), got {std!r}")
+    check("std", std, 0 < std < WIDEST, f"in (0, {WIDEST})")
     # (3) squared, as a cubic in gamma; the largest real root is the gamma > 0.
     roots = np.roots([1, 7, 16 - std**-2, 12 - std**-2])
     return float(max(root.real for root in roots if abs(root.imag) < 1e-9))
@@ -92,28 +92,28 @@ def _inner(a: Sequence[Profile], b: Sequence[Profile]) -> np.ndarray:
     g1 = np.array([power_gamma(p.std) for p in a])[:, None]
     g2 = np.array([power_gamma(p.std) for p in b])[None]
     least, most = np.minimum(t1, t2), np.maximum(t1, t2)
-    # The power that belongs to the later of the two steps is all that the minimum does not cancel.
+    # After cancelling with the minimum, only the power of the later of the two steps is left.
     later = np.where(t1 > t2, g1, g2)
     ratio = (least / most) ** later / most
     return (g1 + 1) * (g2 + 1) / (g1 + g2 + 1) * ratio
 
 
 def combination(stored: Sequence[Profile], wanted: Profile) -> np.ndarray:
-    """Weights (len(stored),) whose sum of stored averages is nearest to the wanted one; float64.
+    """Weights (len(stored),), float64, whose sum of stored averages is nearest to the wanted one.
 
-    Averages from after `wanted.step` get weight 0: they know parameters that it does not. With the
-    widths 0.05 and 0.1 stored a few dozen times in a run, widths from 0.03 to 0.15 are met closely;
-    wider ones reach into the time before the first of them.
+    Averages from after `wanted.step` have weight 0, because they contain later parameters. With the
+    widths 0.05 and 0.1 stored a few dozen times in a run, widths from 0.03 to 0.15 are matched
+    closely; wider averages reach into the time before the first snapshot.
 
     Raises ValueError if none was stored by then, and for widths out of range.
 
     >>> weights = combination([Profile(100, 0.05), Profile(100, 0.1)], Profile(100, 0.07))
     """
     known = np.array([p.step <= wanted.step for p in stored], bool)
-    if not known.any():  # of nothing, too
+    if not known.any():
         raise ValueError(f"no average is stored at or before step {wanted.step}")
     used = [p for p, k in zip(stored, known, strict=True) if k]
-    # Profiles of neighbouring steps are almost the same: lstsq drops what rounding would blow up.
+    # Profiles of neighbouring steps are almost equal: lstsq drops the directions lost in rounding.
     found = np.linalg.lstsq(_inner(used, used), _inner(used, [wanted])[:, 0], rcond=1e-13)[0]
     weights = np.zeros(len(stored))
     weights[known] = found
@@ -121,10 +121,9 @@ def combination(stored: Sequence[Profile], wanted: Profile) -> np.ndarray:
 
 
 def post_hoc(store: Any, widths: Mapping[str, float], wanted: Profile) -> Any:
-    """The power-function average `wanted`, made of the snapshots that a run stored: parameters.
+    """The power-function average `wanted`, computed from the snapshots of a run: parameters.
 
-    store: the `Checkpoints` that `fit` was given as `snapshots`; widths: {name of an average in the
-    state: its relative width}.
+    store: the `Checkpoints` of the `Snapshots` hook; widths: {name of an average: relative width}.
 
     Raises ValueError if no snapshot is from `wanted.step` or before, and what reading them raises.
 
@@ -132,17 +131,13 @@ def post_hoc(store: Any, widths: Mapping[str, float], wanted: Profile) -> Any:
     ...     params = post_hoc(store, {"power_0.05": 0.05, "power_0.1": 0.1}, Profile(100_000, 0.07))
     """
     steps = [step for step in store.steps() if step <= wanted.step]
-    places = [(step, name) for step in steps for name in widths]
-    weights = combination([Profile(step, widths[name]) for step, name in places], wanted)
+    stored = [Profile(step, width) for step in steps for width in widths.values()]
+    weights = combination(stored, wanted).reshape(len(steps), len(widths))
     total: Any = None
-    # One snapshot at a time in memory.
-    for i, step in enumerate(steps):
-        part = store.read(step, "averages")
-        mine = weights[i * len(widths) : (i + 1) * len(widths)]
-        trees, parts = [part[name] for name in widths], list(mine)
-        if total is not None:
-            trees, parts = [*trees, total], [*parts, 1.0]
-        total = _weighted(trees, parts)
+    for step, row in zip(steps, weights, strict=True):  # one snapshot at a time in memory
+        averages = store.read(step, "averages")
+        part = _weighted([averages[name] for name in widths], row)
+        total = part if total is None else jax.tree.map(np.add, total, part)
     return jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), total)
 
 
@@ -155,5 +150,5 @@ def _weighted(trees: Sequence[Any], weights: Sequence[float] | np.ndarray) -> An
 
 
 def combine(trees: Sequence[Any], weights: Sequence[float] | np.ndarray) -> Any:
-    """The weighted sum of trees of arrays, added up in float64, returned in float32."""
+    """The weighted sum of trees of arrays, in float32, computed in float64."""
     return jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), _weighted(trees, weights))

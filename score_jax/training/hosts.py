@@ -1,9 +1,9 @@
-"""Several hosts: starting them, one of them saving for all, and noticing that one is gone.
+"""Several hosts: joining them, saving on one for all, and noticing that one is lost.
 
-Every host runs the same program; `connect` makes their devices one list, `jax.devices()`. What is
-written (checkpoints, metrics, pictures) is written by the first host. A host that dies leaves the
-others inside a computation that waits for it: where the transport notices, the wait ends with
-`LostHost`; where it does not, the `Watchdog` ends the process.
+Every host runs the same program; `connect` makes their devices one list, `jax.devices()`. The first
+host writes everything (checkpoints, metrics, pictures). When a host dies, the others are left inside
+a computation that waits for it. Where the transport notices, the wait ends with `LostHost`; where it
+does not, the `Watchdog` ends the process.
 """
 
 import faulthandler
@@ -20,14 +20,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-# Where a program from the cache communicates in another order than one just compiled: its hosts then
-# hand each other the wrong numbers or wait for ever (XLA's CPU programs with gloo, jaxlib 0.10.2).
+from score_jax._check import check
+from score_jax.types import CheckpointStore, Restored
+
+# Platforms on which a cached program may communicate in another order than one just compiled, so that
+# hosts exchange wrong numbers or wait for ever (XLA's CPU programs with gloo, jaxlib 0.10.2).
 _CACHE_LESS = frozenset({"cpu"})
 STALLED = 76  # exit code: no progress, most often because another host is gone; start again
 
 
 class LostHost(ConnectionError):
-    """Another host cannot be reached: start all of them again, and they go on from the checkpoint."""
+    """Another host cannot be reached. Start all hosts again: they resume from the newest checkpoint."""
 
 
 def connect(
@@ -40,9 +43,10 @@ def connect(
 ) -> None:
     """Join the hosts of a run, before JAX computes anything.
 
-    With no address, count and index JAX finds them out (SLURM, Open MPI, Cloud TPU, Kubernetes);
-    else `coordinator` is the "host:port" of the first host, `count` the number of processes and
-    `index` this one's. A process that is not heard of for `heartbeat_seconds` counts as dead.
+    Without address, count and index, JAX asks the scheduler (SLURM, Open MPI, Cloud TPU, Kubernetes).
+    Otherwise `coordinator` is the "host:port" of the first host, `count` the number of processes and
+    `index` the place of this one. A process that sends no heartbeat for `heartbeat_seconds` counts as
+    dead.
 
     Raises ValueError if only some of the three are given.
 
@@ -54,13 +58,13 @@ def connect(
             "coordinator, count and index go together, got "
             f"{coordinator=}, {count=}, {index=}; give none of them where a scheduler is known to JAX"
         )
-    if count is not None and index is not None and not 0 <= index < count:
-        raise ValueError(f"index must be in [0, count={count}), got {index!r}")
+    if count is not None and index is not None:
+        check("index", index, 0 <= index < count, f"in [0, {count=})")
     options: dict[str, Any] = {"heartbeat_timeout_seconds": heartbeat_seconds}
     if local_devices is not None:
         options["local_device_ids"] = list(range(local_devices))
     with suppress(AttributeError):
-        # It would catch SIGTERM and do nothing with it; `fit` has its own handler.
+        # That service would catch SIGTERM and ignore it; `fit` has its own handler.
         jax.config.update("jax_enable_preemption_service", False)
     jax.distributed.initialize(coordinator, count, index, **options)
     if jax.devices()[0].platform in _CACHE_LESS:
@@ -73,13 +77,13 @@ def several_hosts() -> bool:
 
 
 def is_first() -> bool:
-    """Whether this process is the one that writes and reports."""
+    """Whether this process is the first host, which writes and reports."""
     return jax.process_index() == 0
 
 
 @contextmanager
 def when_a_host_is_lost() -> Iterator[None]:
-    """What JAX raises inside when another host does not answer becomes `LostHost`."""
+    """Turn the error that JAX raises when another host does not answer into `LostHost`."""
     try:
         yield
     except jax.errors.JaxRuntimeError as error:
@@ -93,22 +97,21 @@ def when_a_host_is_lost() -> Iterator[None]:
 
 
 def leave_at_once(code: int, message: str) -> None:
-    """Say why and end the process now: an orderly end would wait for the hosts that are gone."""
+    """Print why and end the process now: an orderly exit would wait for the lost hosts."""
     print(message, file=sys.stderr, flush=True)
     sys.stdout.flush()
     os._exit(code)
 
 
 class Watchdog:
-    """Ends the process, with a message and code 76, if `beat` is not called in time; None: never.
+    """Ends the process with a message and exit code 76 if `beat` is not called in time (None: never).
 
-    The first beat may take ten times as long, because of compilation. A thread, because a call that
-    waits for a lost host cannot be interrupted, not even by SIGTERM.
+    The first beat may take ten times as long, because of compilation. This is a thread, because
+    nothing interrupts a call that waits for a lost host, not even SIGTERM.
     """
 
     def __init__(self, seconds: float | None) -> None:
-        if seconds is not None and not seconds > 0:
-            raise ValueError(f"stall_seconds must be > 0 or None, got {seconds!r}")
+        check("stall_seconds", seconds, seconds is None or seconds > 0, "> 0 or None")
         self._seconds = seconds
         self._until = np.inf
         self._done = threading.Event()
@@ -124,7 +127,7 @@ class Watchdog:
         self._done.set()
 
     def beat(self) -> None:
-        """There was progress."""
+        """Report progress."""
         if self._seconds is not None:
             self._until = time.monotonic() + self._seconds
 
@@ -143,7 +146,7 @@ class Watchdog:
 
 
 def _broadcast(tree: Any) -> Any:
-    """The first host's numpy arrays, on every host; all must have the same shapes."""
+    """The first host's numpy arrays, on every host. All hosts pass the same shapes."""
     from jax.experimental import multihost_utils
 
     return jax.tree.map(np.asarray, multihost_utils.broadcast_one_to_all(tree))
@@ -161,20 +164,19 @@ def share(value: Any) -> Any:
 
 
 class SharedCheckpoints:
-    """The first host's checkpoints for all hosts: it writes and reads, the others are sent the state.
+    """The `CheckpointStore` of several hosts: the first writes, reads and sends the state to the others.
 
-    Only the first host needs the folder. `store` is its `Checkpoints`, None on the others. Has what
-    `fit` asks of checkpoints.
+    store: the first host's checkpoints, None on the others, which need no folder.
     """
 
-    def __init__(self, store: Any) -> None:
+    def __init__(self, store: CheckpointStore | None) -> None:
         if is_first() != (store is not None):
             raise ValueError("store must be given on the first host, and only there")
         self._store = store
 
     @property
     def folder(self) -> Any:
-        """Where the first host keeps them."""
+        """The folder of the first host."""
         return self._store.folder if self._store is not None else "the first host's folder"
 
     def latest_step(self) -> int | None:
@@ -182,12 +184,12 @@ class SharedCheckpoints:
         return self._store.latest_step() if self._store is not None else None
 
     def save(self, step: int, state: Any, **kwargs: Any) -> bool:
-        """Save on the first host, from host memory: no other process has a part in it."""
+        """Save on the first host, from host memory, so that no other process takes part."""
         if self._store is None:
             return False
         return bool(self._store.save(step, jax.tree.map(_to_host, state), **kwargs))
 
-    def restore_latest(self, template: Any, *, data_iterator: Any = None) -> Any:
+    def restore_latest(self, template: Any, *, data_iterator: Any = None) -> Restored | None:
         """As `Checkpoints.restore_latest`, with the same answer, or error, on all hosts."""
         found, error = None, None
         if self._store is not None:
@@ -195,32 +197,25 @@ class SharedCheckpoints:
                 found = self._store.restore_latest(template, data_iterator=data_iterator)
             except (OSError, ValueError) as raised:
                 error = raised
-        facts = None
-        if found is not None:
-            facts = {"step": found.step, "data": found.data, "extra": found.extra}
-            facts["progress"] = found.progress
-        note = share({"error": None if error is None else str(error), "found": facts})
+        note = share(
+            {
+                "error": None if error is None else str(error),
+                "found": None if found is None else {**found._asdict(), "state": None},
+            }
+        )
         if note["error"] is not None:
             raise error or OSError(f"the first host cannot restore: {note['error']}")
         if note["found"] is None:
             return None
-        state = _send(found.state if found is not None else None, template)
-        if self._store is None and note["found"]["data"] is not None:
-            data_iterator.set_state(note["found"]["data"])
-        return _Found(state, **note["found"])
+        shared = Restored(**note["found"])
+        if self._store is None and shared.data is not None:
+            data_iterator.set_state(shared.data)
+        return shared._replace(state=_send(None if found is None else found.state, template))
 
     def wait(self) -> None:
         """Wait for the save in the background, on the first host."""
         if self._store is not None:
             self._store.wait()
-
-
-class _Found:
-    """What was restored, as `score_jax.checkpoints.Restored` has it."""
-
-    def __init__(self, state: Any, *, step: int, data: Any, extra: Any, progress: Any) -> None:
-        self.state, self.step, self.data = state, step, data
-        self.extra, self.progress = extra, progress
 
 
 def _to_host(leaf: Any) -> Any:

@@ -7,12 +7,12 @@
 | `shard_map_step` | replicated over a mesh | its share, by `jax.shard_map` |
 | `global_step` | replicated, or divided over the mesh | what XLA gives it of the whole step |
 
-All of them take devices of several hosts (`score_jax.training.hosts`): each host then places its own
-part of every batch, and all of them learn in the same call that one of them was asked to stop.
+All but the first take devices of several hosts (`score_jax.training.hosts`): each host then places
+its own part of every batch, and all learn in the same call that one of them was asked to stop.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -20,14 +20,32 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from score_jax._check import check
-from score_jax._fit import MappedStep
+from score_jax.training.state import TrainState
 from score_jax.training.step import TrainStep
 from score_jax.types import Batch, Metrics
 
 AXIS = "devices"
-# Where two programs that communicate may not be under way at once: gloo then waits for ever.
 _ONE_AT_A_TIME = frozenset({"cpu"})
 _WHOLE = 2**14  # entries: smaller arrays are not divided
+
+
+class MappedStep(NamedTuple):
+    """A training step as it runs on devices, whatever the mapping.
+
+    call(mapped_state, batch, stop=False) -> (mapped_state, metrics), the state donated; over several
+    hosts `stop` says whether this host was asked to stop, and the metric "stop" whether any was;
+    n_steps: per call; enter: state -> mapped state, which owns its buffers; leave: back, to one
+    device; place: n_steps batches -> the batch of a call; read: metrics -> arrays (n_steps,) on the
+    host, which waits; program: what JAX compiles, for its analyses of memory and cost.
+    """
+
+    call: Callable[..., tuple[Any, Any]]
+    n_steps: int
+    enter: Callable[[TrainState], Any]
+    leave: Callable[[Any], TrainState]
+    place: Callable[[Sequence[Batch]], Any]
+    read: Callable[[Any], dict[str, np.ndarray]]
+    program: Any = None
 
 
 def _stack(train_step: TrainStep, batches: Sequence[Batch]) -> Batch:
@@ -42,41 +60,93 @@ def _read(metrics: Metrics) -> dict[str, np.ndarray]:
     return {name: np.reshape(value, -1) for name, value in jax.device_get(metrics).items()}
 
 
+def _mapped(
+    train_step: TrainStep,
+    program: Callable[..., Any],
+    devices: Sequence[jax.Device] = (),
+    wishes: Callable[[np.ndarray], Any] | None = None,
+    read: Callable[[Any], dict[str, np.ndarray]] = _read,
+    **ways: Callable[..., Any],
+) -> MappedStep:
+    """The program as a `MappedStep`; over several hosts `wishes` is how they tell who is to stop."""
+
+    def alone(state: Any, batch: Any, stop: bool = False) -> Any:
+        return program(state, batch)
+
+    def together(state: Any, batch: Any, stop: bool = False) -> Any:
+        assert wishes is not None
+        out = program(state, batch, wishes(np.full(_ours(devices), stop, np.int32)))
+        # gloo waits for ever if two programs that communicate are under way at once.
+        return jax.block_until_ready(out) if devices[0].platform in _ONE_AT_A_TIME else out
+
+    call = together if _several_hosts(devices) else alone
+    return MappedStep(call, train_step.n_steps or 1, read=read, program=program, **ways)
+
+
+def _several_hosts(devices: Sequence[jax.Device]) -> bool:
+    return len({device.process_index for device in devices}) > 1
+
+
+def _ours(devices: Sequence[jax.Device]) -> int:
+    """How many of the devices are this host's."""
+    return sum(device.process_index == jax.process_index() for device in devices)
+
+
+def _stoppable(
+    train_step: TrainStep, devices: Sequence[jax.Device], highest: Callable[[Any], Any]
+) -> Callable[..., Any]:
+    """The step; over several hosts it also takes who is to stop, and has the metric "stop"."""
+    if not _several_hosts(devices):
+        return train_step.run
+
+    def run(state: Any, batch: Batch, wishes: Any) -> tuple[Any, Metrics]:
+        state, metrics = train_step.run(state, batch)
+        return state, {**metrics, "stop": highest(wishes)}
+
+    return run
+
+
+def _axis(train_step: TrainStep, function: str, *, mapped: bool) -> str:
+    """The mapped axis of the step. Raises ValueError unless there is one exactly if `mapped`."""
+    name = train_step.axis_name
+    if mapped:
+        check("axis_name", name, name is not None, f"given to make_train_step for {function}")
+    else:
+        check("axis_name", name, name is None, f"None for {function}; pmap_step maps an axis")
+    return name or AXIS
+
+
 def jit_step(
     train_step: TrainStep, *, compiler_options: dict[str, Any] | None = None
 ) -> MappedStep:
     """The step jitted for one device, the state donated.
 
-    Raises ValueError if the step wants a mapped axis.
+    Raises ValueError if the step has a mapped axis.
 
     >>> result = fit(state, jit_step(scan_steps(step, 10)), batches, steps=1000)
     """
-    ok = train_step.axis_name is None
-    check("axis_name", train_step.axis_name, ok, "None for jit_step; pmap_step maps an axis")
-    program = jax.jit(train_step.run, donate_argnums=0, compiler_options=compiler_options)
-    return MappedStep(
-        call=_alone(program),
-        n_steps=train_step.n_steps or 1,
+    _axis(train_step, "jit_step", mapped=False)
+    return _mapped(
+        train_step,
+        jax.jit(train_step.run, donate_argnums=0, compiler_options=compiler_options),
         enter=lambda state: jax.tree.map(jnp.copy, state),
         leave=lambda state: state,
         place=lambda batches: _stack(train_step, batches),
-        read=_read,
-        program=program,
     )
 
 
 def replicate(state: Any, devices: Sequence[jax.Device], axis_name: str = AXIS) -> Any:
     """A copy of every leaf on every device, on a new leading axis of that length, for `jax.pmap`.
 
-    The copies own their buffers: donating them leaves `state` as it is. Of several hosts' devices
-    these are the copies of this one's.
+    The copies own their buffers: donating them does not change `state`. With several hosts these are
+    the copies of this host's devices.
     """
     devices = [device for device in devices if device.process_index == jax.process_index()]
     sharding = NamedSharding(Mesh(np.asarray(devices), (axis_name,)), PartitionSpec(axis_name))
 
     def spread(leaf: Any) -> Any:
         row = leaf.reshape((1, *leaf.shape))
-        # Without the last argument a device would be handed the buffer that it already has.
+        # Without the last argument a device might receive the buffer that it already has.
         rows = [jax.device_put(row, device, may_alias=False) for device in devices]
         return jax.make_array_from_single_device_arrays((len(devices), *leaf.shape), sharding, rows)
 
@@ -117,53 +187,6 @@ def split_batch(batch: Batch, n_devices: int, *, axis: int = 0) -> Batch:
     return jax.tree.map(split, batch)
 
 
-def _several_hosts(devices: Sequence[jax.Device]) -> bool:
-    return len({device.process_index for device in devices}) > 1
-
-
-def _alone(program: Callable[..., Any]) -> Callable[..., Any]:
-    """The call of a program that runs on one host: the loop knows by itself when to stop."""
-    return lambda state, batch, stop=False: program(state, batch)
-
-
-def _told_to_stop(train_step: TrainStep, highest: Callable[[Any], Any]) -> Callable[..., Any]:
-    """The step with every host's wish to stop, and in its metrics whether any has it, "stop"."""
-
-    def run(state: Any, batch: Any, wishes: Any) -> tuple[Any, Metrics]:
-        state, metrics = train_step.run(state, batch)
-        return state, {**metrics, "stop": highest(wishes)}
-
-    return run
-
-
-def _together(
-    program: Callable[..., Any], devices: Sequence[jax.Device], wishes: Callable[[np.ndarray], Any]
-) -> Callable[..., Any]:
-    """The call of a program that runs on several hosts at once.
-
-    It is waited for where two programs that communicate must not be under way at once.
-    """
-    in_turn = devices[0].platform in _ONE_AT_A_TIME
-    ours = _ours(devices)
-
-    def call(state: Any, batch: Any, stop: bool = False) -> Any:
-        out = program(state, batch, wishes(np.full(ours, stop, np.int32)))
-        return jax.block_until_ready(out) if in_turn else out
-
-    return call
-
-
-def _ours(devices: Sequence[jax.Device]) -> int:
-    """How many of the devices are this host's."""
-    return sum(device.process_index == jax.process_index() for device in devices)
-
-
-def _mapped_axis(train_step: TrainStep, function: str) -> str:
-    if train_step.axis_name is None:
-        raise ValueError(f"axis_name must be given to make_train_step for {function}, got None")
-    return train_step.axis_name
-
-
 def pmap_step(train_step: TrainStep, *, devices: Sequence[jax.Device] | None = None) -> MappedStep:
     """The step mapped by `jax.pmap` over `devices` (all of all hosts by default), state donated.
 
@@ -173,26 +196,21 @@ def pmap_step(train_step: TrainStep, *, devices: Sequence[jax.Device] | None = N
 
     >>> result = fit(state, pmap_step(scan_steps(step, 10)), batches, steps=1000)
     """
-    name = _mapped_axis(train_step, "pmap_step")
+    name = _axis(train_step, "pmap_step", mapped=True)
     devices = list(jax.devices() if devices is None else devices)
-    ours = _ours(devices)
+    run = _stoppable(train_step, devices, lambda wish: jax.lax.pmax(wish, name))
+    # All devices of several hosts are the default, which must not be named.
+    named = None if _several_hosts(devices) else devices
     axis = 0 if train_step.n_steps is None else 1
-    if _several_hosts(devices):
-        run = _told_to_stop(train_step, lambda wish: jax.lax.pmax(wish, name))
-        # Naming all devices of several hosts would be no more than the default.
-        program = jax.pmap(run, axis_name=name, donate_argnums=0)
-        call = _together(program, devices, lambda wish: wish)
-    else:
-        program = jax.pmap(train_step.run, axis_name=name, devices=devices, donate_argnums=0)
-        call = _alone(program)
-    return MappedStep(
-        call=call,
-        n_steps=train_step.n_steps or 1,
+    return _mapped(
+        train_step,
+        jax.pmap(run, axis_name=name, devices=named, donate_argnums=0),
+        devices,
+        wishes=lambda own: own,
         enter=lambda state: replicate(state, devices, name),
         leave=unreplicate,
-        place=lambda batches: split_batch(_stack(train_step, batches), ours, axis=axis),
+        place=lambda batches: split_batch(_stack(train_step, batches), _ours(devices), axis=axis),
         read=lambda metrics: _read(unreplicate(metrics)),
-        program=program,
     )
 
 
@@ -219,18 +237,18 @@ def _placer(train_step: TrainStep, mesh: Mesh) -> Callable[[Sequence[Batch]], An
 
 
 def _wishes(mesh: Mesh) -> Callable[[np.ndarray], Any]:
-    """This host's wishes to stop -> the array of all of them, one a device."""
+    """Whether this host is to stop, for each of its devices -> the array for all devices."""
     sharding = NamedSharding(mesh, PartitionSpec(*mesh.axis_names))
     return lambda own: jax.make_array_from_process_local_data(sharding, own, (mesh.size,))
 
 
 def _enter(sharding_of: Callable[[Any], NamedSharding]) -> Callable[[Any], Any]:
-    """state -> the same as global arrays that own their buffers, each with its sharding."""
+    """state -> global arrays that own their buffers, each with its sharding."""
 
     def put(leaf: Any) -> Any:
         sharding = sharding_of(leaf)
         if sharding.is_fully_addressable:
-            # A copy, because a device is handed the buffer that it already has.
+            # A copy, because device_put returns the buffer that a device already has.
             return jax.device_put(jnp.copy(leaf), sharding)
         if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
             words = np.asarray(jax.random.key_data(leaf))
@@ -249,36 +267,29 @@ def shard_map_step(
 ) -> MappedStep:
     """The step mapped by `jax.shard_map` over a mesh of `devices` (all by default), state donated.
 
-    The same body as under `pmap_step`, the state replicated over the mesh without a further axis.
+    The same body as under `pmap_step`; the state is replicated over the mesh without a further axis.
 
     Raises ValueError if the step was made without `axis_name` (it would never average).
 
     >>> result = fit(state, shard_map_step(scan_steps(step, 10)), batches, steps=1000)
     """
-    name = _mapped_axis(train_step, "shard_map_step")
+    name = _axis(train_step, "shard_map_step", mapped=True)
     mesh = make_mesh(devices, name)
     devices = list(mesh.devices.flat)
-    rows = PartitionSpec(name) if train_step.n_steps is None else PartitionSpec(None, name)
-    whole = PartitionSpec()
-    # The body averages by itself; with the check, gradients would be summed before that.
-    options: dict[str, Any] = {"mesh": mesh, "out_specs": (whole, whole), "check_vma": False}
-    if _several_hosts(devices):
-        run = _told_to_stop(train_step, lambda wish: jax.lax.pmax(jnp.max(wish), name))
-        body = jax.shard_map(run, in_specs=(whole, rows, PartitionSpec(name)), **options)
-        program = jax.jit(body, donate_argnums=0)
-        call = _together(program, devices, _wishes(mesh))
-    else:
-        body = jax.shard_map(train_step.run, in_specs=(whole, rows), **options)
-        program = jax.jit(body, donate_argnums=0)
-        call = _alone(program)
-    return MappedStep(
-        call=call,
-        n_steps=train_step.n_steps or 1,
+    run = _stoppable(train_step, devices, lambda wish: jax.lax.pmax(jnp.max(wish), name))
+    whole, shared = PartitionSpec(), PartitionSpec(name)
+    rows = shared if train_step.n_steps is None else PartitionSpec(None, name)
+    specs = (whole, rows, shared) if _several_hosts(devices) else (whole, rows)
+    # The body averages by itself; with check_vma, gradients would be summed before that.
+    body = jax.shard_map(run, mesh=mesh, in_specs=specs, out_specs=(whole, whole), check_vma=False)
+    return _mapped(
+        train_step,
+        jax.jit(body, donate_argnums=0),
+        devices,
+        wishes=_wishes(mesh),
         enter=_enter(lambda leaf: NamedSharding(mesh, whole)),
         leave=_first_copy,
         place=_placer(train_step, mesh),
-        read=_read,
-        program=program,
     )
 
 
@@ -290,8 +301,8 @@ def _first_copy(state: Any) -> Any:
 def divided(mesh: Mesh, *, smallest: int = _WHOLE) -> Callable[[Any], NamedSharding]:
     """leaf -> its sharding when parameters, optimiser and averages are divided over the mesh.
 
-    The longest axis that the number of devices divides is the one divided; arrays of fewer than
-    `smallest` entries, and those without such an axis, are replicated (arXiv:1910.02054).
+    An array is divided along the longest axis whose length the number of devices divides; arrays of
+    fewer than `smallest` entries, and those without such an axis, are replicated (arXiv:1910.02054).
 
     >>> step = global_step(scan_steps(step, 10), sharding_of=divided(make_mesh()))
     """
@@ -315,39 +326,36 @@ def global_step(
 ) -> MappedStep:
     """The step jitted on global arrays: rows of the batch divided over `devices`, state donated.
 
-    XLA divides the work and adds the communication. The state is replicated unless `sharding_of`
-    (`divided`) says how each leaf lies, which saves memory and costs communication; `devices` are
-    then those of its mesh.
+    XLA divides the work and adds the communication. The state is replicated, unless `sharding_of`
+    (`divided`) gives the sharding of each leaf, which saves memory and costs communication; the
+    devices are then those of its mesh.
 
-    Raises ValueError if the step wants a mapped axis.
+    Raises ValueError if the step has a mapped axis.
 
     >>> result = fit(state, global_step(scan_steps(step, 10)), batches, steps=1000)
     """
-    ok = train_step.axis_name is None
-    check("axis_name", train_step.axis_name, ok, "None for global_step; pmap_step maps an axis")
+    _axis(train_step, "global_step", mapped=False)
     mesh = make_mesh(devices)
     if sharding_of is not None:
         mesh = cast(Mesh, sharding_of(jnp.zeros(())).mesh)
     whole = NamedSharding(mesh, PartitionSpec())
     lies = sharding_of or (lambda leaf: whole)
     devices = list(mesh.devices.flat)
-    several = _several_hosts(devices)
-    run = _told_to_stop(train_step, jnp.max) if several else train_step.run
+    run = _stoppable(train_step, devices, jnp.max)
 
     def constrained(state: Any, *inputs: Any) -> tuple[Any, Metrics]:
         state, metrics = run(state, *inputs)
         held = jax.tree.map(lambda a: jax.lax.with_sharding_constraint(a, lies(a)), state)
         return held, jax.lax.with_sharding_constraint(metrics, whole)
 
-    program = jax.jit(constrained, donate_argnums=0)
-    return MappedStep(
-        call=_together(program, devices, _wishes(mesh)) if several else _alone(program),
-        n_steps=train_step.n_steps or 1,
+    return _mapped(
+        train_step,
+        jax.jit(constrained, donate_argnums=0),
+        devices,
+        wishes=_wishes(mesh),
         enter=_enter(lies),
         leave=_first_copy if sharding_of is None else _gather(mesh),
         place=_placer(train_step, mesh),
-        read=_read,
-        program=program,
     )
 
 

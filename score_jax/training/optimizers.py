@@ -1,4 +1,4 @@
-"""Optimisers: a rule of optax between clipping and a rate with warm-up; decay off norms and biases."""
+"""Optimisers: clipping, a rule of optax, weight decay without norms and biases, a warmed-up rate."""
 
 import math
 from collections.abc import Callable
@@ -36,7 +36,7 @@ def warmed_up(
 
 
 def _decayed(params: Any) -> Any:
-    """Which leaves weight decay is for: no biases, and nothing of a norm."""
+    """Which leaves have weight decay: neither biases nor leaves of a norm."""
 
     def decayed(path: Any, leaf: Any) -> bool:
         return leaf.ndim > 1 and "norm" not in jax.tree_util.keystr(path).lower()
@@ -59,10 +59,10 @@ def make_optimizer(
 
     learning_rate: the peak, or an optax schedule n -> rate that the warm-up multiplies; warmup: the
     number of updates until the full rate; grad_clip: the largest Euclidean norm of all gradients
-    together, None for no clipping; weight_decay: only on leaves of two axes or more outside modules
-    named as norms, so not on biases and norms (those told of a class have tables); rule: what takes
-    Adam's place, in which case b1, b2 and eps are not used: `optax.scale_by_lion(0.9, 0.99)` makes it
-    Lion (arXiv:2302.06675).
+    together, None for no clipping; weight_decay: applied to leaves of two axes or more outside modules
+    named as norms, so to neither biases nor norms (class-conditional norms have tables); rule:
+    replaces Adam, and b1, b2 and eps are then not used: `optax.scale_by_lion(0.9, 0.99)` is Lion
+    (arXiv:2302.06675).
 
     Raises ValueError naming the argument for values outside these ranges.
 

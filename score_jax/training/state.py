@@ -1,73 +1,64 @@
-"""The state that training carries, its start, and what draws the indices of a batch."""
+"""The state that training carries from step to step, and its start."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Key
+from jaxtyping import Array, Bool
 
-from score_jax.types import Params
+from score_jax.types import IndexSampler, Params, PRNGKey
 
 _FIELDS = ("step", "params", "ema_params", "opt_state", "key")  # of every state
 _OPTIONAL = ("index_sampler", "averages")  # no node where they are None, as in older states
 
 
-@runtime_checkable
-class IndexSampler(Protocol):
-    """What draws the index of every example: `score_jax.losses.IndexSampler` has the words."""
-
-    @property
-    def init(self) -> Callable[[], Any]:
-        """() -> state."""
-        ...
-
-    @property
-    def draw(self) -> Callable[[Any, Any, int], tuple[Any, Any]]:
-        """(state, key, b) -> (index (b,), weight (b,))."""
-        ...
-
-    @property
-    def update(self) -> Callable[[Any, Any, Any], Any]:
-        """(state, index, losses) -> state."""
-        ...
-
-
 @jax.tree_util.register_pytree_with_keys_class
 @dataclass(frozen=True)
 class TrainState:
-    """All that training carries from one step to the next; every field holds only arrays.
+    """All that training carries from one step to the next; the leaves of every field are arrays.
 
     step: int32 (), steps done; params: Linen variables; ema_params: their average, float32;
-    opt_state: of the optimiser; key: typed, the same during the whole run (steps fold their number
-    into it); index_sampler: what the sampler of indices has learned (`score_jax.losses`), None
-    without one; averages: further averages of the parameters by name, None without any.
+    opt_state: of the optimiser; key: typed, constant during the run (each step folds its number into
+    it); index_sampler: the state of the `IndexSampler`, None without one; averages: further averages
+    of the parameters by name, None without any.
     """
 
     step: Any
-    params: Any
-    ema_params: Any
+    params: Params
+    ema_params: Params
     opt_state: Any
     key: Any
     index_sampler: Any = None
     averages: Any = None
 
     def tree_flatten_with_keys(self) -> tuple[Any, tuple[str, ...]]:
-        """The fields; no node for what is not there, as in states saved before there was such."""
+        """The fields. An optional field that is None has no node, as in states of older versions."""
         there = [n for n in _OPTIONAL if getattr(self, n) is not None]
         names = (*_FIELDS, *there)
         return [(jax.tree_util.GetAttrKey(n), getattr(self, n)) for n in names], names
 
     @classmethod
     def tree_unflatten(cls, names: tuple[str, ...], children: Any) -> "TrainState":
-        """The state of these fields."""
+        """The state with these fields."""
         return cls(**dict(zip(names, children, strict=True)))
+
+    def where(self, finite: Bool[Array, ""], old: "TrainState") -> "TrainState":
+        """This state if `finite`, else the old one with the number and the key of this one."""
+        kept = jax.tree.map(
+            lambda new, old: new if _is_key(new) else jnp.where(finite, new, old), self, old
+        )
+        return replace(kept, step=self.step)
+
+
+def _is_key(leaf: Any) -> bool:
+    return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
 
 
 def init_state(
-    key: Key[Array, ""],
+    key: PRNGKey,
     params: Params,
     optimizer: optax.GradientTransformation,
     *,
@@ -76,12 +67,12 @@ def init_state(
 ) -> TrainState:
     """The state before the first step. Averages start at the parameters, in float32.
 
-    `index_sampler` and the names `averages` are those that the step is made with, if any.
+    `index_sampler` and the names of `averages` must be those given to `make_train_step`.
 
     >>> state = init_state(jax.random.key(0), module.init(init_key, x, label), optimizer)
     """
 
-    # Its own buffers: a donated state must not hold one buffer twice.
+    # A copy, because a donated state must not hold one buffer twice.
     def average() -> Params:
         return jax.tree.map(lambda p: jnp.array(p, jnp.float32, copy=True), params)
 

@@ -1,6 +1,5 @@
-"""One pure step of training: gradient, optimiser, averages; skipped where it is not finite."""
+"""One pure training step: gradient, optimiser, averages. A step that is not finite is skipped."""
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -8,16 +7,17 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float
 
+from score_jax import draws
 from score_jax._check import check
 from score_jax.training.ema import Decay, exponential
-from score_jax.training.state import IndexSampler, TrainState
-from score_jax.types import Batch, Loss, Metrics, Rows
+from score_jax.training.state import TrainState
+from score_jax.types import Batch, IndexSampler, Loss, Metrics, Params, PRNGKey, Scalar
 
-Prepare = Callable[[Any, Any], Any]  # (key, batch) -> batch, run inside the jitted step
+Prepare = Callable[[PRNGKey, Batch], Batch]  # run inside the jitted step
 
-_INDEX_STREAM = 0x1DE0  # of the keys, apart from devices and from splits
+# What the key of a step is folded with for each purpose.
+_PREPARE, _LOSS, _DRAW, _INDEX = range(4)
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class TrainStep:
 
     axis_name: the mapped axis it averages over, None for one device or for global arrays. n_steps:
     None for one step with scalar metrics; n for a scan of n, whose batches and metrics have a
-    leading axis n. accumulate: the parts that each device's share of a batch is taken in.
+    leading axis n. accumulate: the number of microbatches of each device's share of a batch.
     """
 
     run: Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
@@ -37,38 +37,6 @@ class TrainStep:
     def __call__(self, state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         """Run the step."""
         return self.run(state, batch)
-
-
-def _global_norm(tree: Any) -> Float[Array, ""]:
-    """The Euclidean norm of all leaves together, in float32."""
-    squares = (jnp.sum(jnp.square(leaf.astype(jnp.float32))) for leaf in jax.tree.leaves(tree))
-    return jnp.sqrt(sum(squares, jnp.zeros((), jnp.float32)))
-
-
-def _rows(key: Any, batch: Batch, axis_name: str | None) -> Rows:
-    """Which examples of the whole batch this device has."""
-    b = math.prod(jax.tree.leaves(batch)[0].shape[:1])
-    index, total = jnp.arange(b, dtype=jnp.int32), b
-    if axis_name is not None:
-        index = index + b * jax.lax.axis_index(axis_name)
-        total = b * jax.lax.axis_size(axis_name)
-    return Rows(key, index, total)
-
-
-def _strided(tree: Any, parts: int) -> Any:
-    """(b, ...) -> (parts, b/parts, ...), part p with rows p, p + parts, ...
-
-    So a batch whose rows are spread over devices is cut without moving any of them.
-    """
-
-    def cut(leaf: Any) -> Any:
-        if leaf.shape[0] % parts:
-            raise ValueError(
-                f"a device's share of the batch, {leaf.shape[0]}, must be a multiple of {parts=}"
-            )
-        return jnp.moveaxis(leaf.reshape(leaf.shape[0] // parts, parts, *leaf.shape[1:]), 1, 0)
-
-    return jax.tree.map(cut, tree)
 
 
 def make_train_step(
@@ -84,21 +52,21 @@ def make_train_step(
 ) -> TrainStep:
     """The training step of eq. (1) of `score_jax.training`, pure and not yet jitted.
 
-    `prepare(key, batch)` runs inside the step (dequantise, flip, scale), so that integers travel to
-    the device. With `axis_name` the step must be mapped over that axis (`pmap_step`,
-    `shard_map_step`), and gradients and metrics are averaged over it. Metrics: those of the loss,
-    "loss", "grad_norm" (before clipping) and "finite" (loss, gradients and update all finite).
-    A step that is not finite changes nothing but the step's number.
+    Batches are dicts of arrays (b, ...). `prepare(key, batch)` runs inside the step (dequantise,
+    flip, scale), so that integers travel to the device. With `axis_name` the step must be mapped over
+    that axis (`pmap_step`, `shard_map_step`); gradients and metrics are averaged over it. Metrics:
+    those of the loss, "loss", "grad_norm" (before clipping) and "finite" (loss, gradients and update
+    are all finite). A step that is not finite changes only the number of the step.
 
-    A batch that is a dict reaches `prepare` and the loss with "rows", `score_jax.types.Rows`: what
-    draws with them (the losses here do) draws the same for any number of devices. The plain key
-    differs from device to device.
+    `prepare` and the loss receive the batch with batch["draw"], a `score_jax.draws.Draw`. What is
+    drawn from it (`draw_of(key, batch)`) does not depend on the number of devices, hosts and
+    microbatches. The plain key is the same on all devices: it is for what the whole batch shares.
 
-    With `index_sampler` the batch, a dict, reaches the loss with "index" and "weight" (b,), and the
-    loss gives back "per_example" (b,) among its metrics, from which the sampler learns
-    (`score_jax.losses.discrete_loss`). `averages` are kept beside `ema_params`, each by its own
-    `Decay` (`exponential`, `power`). The state must be made with the same sampler and names.
-    `accumulate` parts of a batch are taken one after the other: the same step in less memory.
+    With `index_sampler` the loss also receives "index" and "weight" (b,), drawn for the whole batch,
+    and returns "per_example" (b,) among its metrics, from which the sampler learns. `averages` are
+    kept beside `ema_params`, each by its own `Decay` (`exponential`, `power`). The state must be made
+    with the same sampler and names. With `accumulate` > 1 the gradient of a batch is the mean over
+    that many microbatches, one after the other: the same step in less memory.
 
     Raises ValueError unless 0 <= ema_decay < 1 and accumulate >= 1.
 
@@ -108,20 +76,26 @@ def make_train_step(
     check("ema_decay", ema_decay, 0 <= ema_decay < 1, "in [0, 1)")
     check("accumulate", accumulate, accumulate >= 1, ">= 1")
     decays = {} if averages is None else dict(averages)
-    gradient = _gradient_of(loss, prepare, axis_name, accumulate)
+    gradient = _in_microbatches(_gradient_of(loss, prepare), accumulate)
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
-        rows = _rows(jax.random.fold_in(state.key, state.step), batch, axis_name)
+        check("batch", type(batch).__name__, isinstance(batch, dict), "a dict of arrays")
+        key = jax.random.fold_in(state.key, state.step)
+        first, b, total = _share(batch, axis_name)
+        draw_key = jax.random.fold_in(key, _DRAW)
+        drawn: dict[str, Any] = {"draw": draws.number(draw_key, b, first=first, total=total)}
         if index_sampler is not None:
-            # A number of its own, out of the way of the devices' and of what `split` folds in.
-            key = jax.random.fold_in(rows.key, _INDEX_STREAM)
-            draw = lambda key, b: index_sampler.draw(state.index_sampler, key, b)
-            index, weight = rows.shared(draw, key)
-            batch = {**batch, "index": index, "weight": weight}
-        grads, metrics = gradient(state.params, batch, rows)
+            index_key = jax.random.fold_in(key, _INDEX)
+            whole = index_sampler.draw(state.index_sampler, index_key, total)
+            part = lambda leaf: jax.lax.dynamic_slice_in_dim(leaf, first, b)
+            drawn["index"], drawn["weight"] = jax.tree.map(part, whole)
+        grads, metrics = gradient(state.params, key, batch, drawn)
         learned = state.index_sampler
         if index_sampler is not None:
-            learned = _learn(index_sampler, learned, index, metrics.pop("per_example"), axis_name)
+            found = (drawn["index"], metrics.pop("per_example"))
+            if axis_name is not None:
+                found = jax.lax.all_gather(found, axis_name, tiled=True)
+            learned = index_sampler.update(learned, *found)
         if axis_name is not None:
             grads, metrics = jax.lax.pmean((grads, metrics), axis_name)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
@@ -133,81 +107,91 @@ def make_train_step(
         grad_norm = _global_norm(grads)
         finite = jnp.isfinite(metrics["loss"] + grad_norm + _global_norm(updates))
         metrics |= {"grad_norm": grad_norm, "finite": finite}
-        new = (params, ema_params, opt_state, learned, more)
-        old = (state.params, state.ema_params, state.opt_state, state.index_sampler, state.averages)
-        kept = jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, old)
-        params, ema_params, opt_state, learned, more = kept
-        return TrainState(step, params, ema_params, opt_state, state.key, learned, more), metrics
+        new = TrainState(step, params, ema_params, opt_state, state.key, learned, more)
+        return new.where(finite, state), metrics
 
     return TrainStep(train_step, axis_name, accumulate=accumulate)
 
 
-def _gradient_of(
-    loss: Loss, prepare: Prepare | None, axis_name: str | None, parts: int
-) -> Callable[[Any, Batch, Rows], tuple[Any, Metrics]]:
-    """(params, batch, rows) -> (gradient, metrics) of a device's share of a batch, in parts."""
-    alone = axis_name is None and parts == 1
+def _global_norm(tree: Any) -> Scalar:
+    """The Euclidean norm of all leaves together, in float32."""
+    squares = (jnp.sum(jnp.square(leaf.astype(jnp.float32))) for leaf in jax.tree.leaves(tree))
+    return jnp.sqrt(sum(squares, jnp.zeros((), jnp.float32)))
 
-    def place(batch: Batch, rows: Rows, key: Any) -> tuple[Any, Batch]:
-        """The plain key, and the batch with its rows."""
-        if isinstance(batch, dict):
-            batch = {**batch, "rows": Rows(key, rows.index, rows.total)}
-        return (key if alone else jax.random.fold_in(key, rows.index[0])), batch
 
-    def of_part(params: Any, batch: Batch, rows: Rows) -> tuple[Any, Metrics]:
-        # Folded, not split: every part of a batch derives its draws from the same key.
-        prepare_key, loss_key = (jax.random.fold_in(rows.key, i) for i in range(2))
+def _share(batch: Batch, axis_name: str | None) -> tuple[Any, int, int]:
+    """(place of this device's first example in the whole batch, its examples, those of all devices)."""
+    shape = jax.tree.leaves(batch)[0].shape
+    b = shape[0] if shape else 1
+    if axis_name is None:
+        return 0, b, b
+    return b * jax.lax.axis_index(axis_name), b, b * jax.lax.axis_size(axis_name)
+
+
+# (params, key, batch, what is drawn for it) -> (gradient, metrics)
+Gradient = Callable[[Params, PRNGKey, Batch, dict[str, Any]], tuple[Params, Metrics]]
+
+
+def _gradient_of(loss: Loss, prepare: Prepare | None) -> Gradient:
+    """The gradient and the metrics of a prepared batch."""
+
+    def gradient(
+        params: Params, key: PRNGKey, batch: Batch, drawn: dict[str, Any]
+    ) -> tuple[Params, Metrics]:
+        draw = drawn["draw"]
         if prepare is not None:
-            drawn = {
-                k: batch[k] for k in ("index", "weight") if isinstance(batch, dict) and k in batch
-            }
-            batch = prepare(*place(batch, rows, prepare_key))
-            batch = {**batch, **drawn} if drawn else batch
-        grad_fn = jax.value_and_grad(loss, has_aux=True)
-        (value, metrics), grads = grad_fn(params, *place(batch, rows, loss_key))
+            prepare_key = jax.random.fold_in(key, _PREPARE)
+            batch = prepare(prepare_key, {**batch, "draw": draw.fold(_PREPARE)})
+        loss_key = jax.random.fold_in(key, _LOSS)
+        batch = {**batch, **drawn, "draw": draw.fold(_LOSS)}
+        (value, metrics), grads = jax.value_and_grad(loss, has_aux=True)(params, loss_key, batch)
         return grads, {**metrics, "loss": value}
 
-    if parts == 1:
-        return of_part
+    return gradient
 
-    def in_parts(params: Any, batch: Batch, rows: Rows) -> tuple[Any, Metrics]:
+
+def _in_microbatches(gradient: Gradient, accumulate: int) -> Gradient:
+    """The mean of `gradient` and its metrics over microbatches; "per_example" is joined."""
+    if accumulate == 1:
+        return gradient
+
+    def cut(leaf: Any) -> Any:
+        # Microbatch i has the examples i, i + accumulate, ...: no example changes its device.
+        b = leaf.shape[0]
+        check(
+            "a device's share of the batch", b, b % accumulate == 0, f"a multiple of {accumulate=}"
+        )
+        return jnp.moveaxis(leaf.reshape(b // accumulate, accumulate, *leaf.shape[1:]), 1, 0)
+
+    def mean(
+        params: Params, key: PRNGKey, batch: Batch, drawn: dict[str, Any]
+    ) -> tuple[Params, Metrics]:
+        def one(part: Any) -> tuple[Any, Any]:
+            grads, metrics = gradient(params, key, *part)
+            return (grads, metrics), metrics.pop("per_example", None)
+
         def add(total: Any, part: Any) -> tuple[Any, Any]:
-            piece, index = part
-            grads, metrics = of_part(params, piece, Rows(rows.key, index, rows.total))
-            each = {k: metrics.pop(k) for k in ("per_example",) if k in metrics}
-            return jax.tree.map(jnp.add, total, (grads, metrics)), each
+            new, each = one(part)
+            return jax.tree.map(jnp.add, total, new), each
 
-        cut = _strided((batch, rows.index), parts)
-        first = jax.tree.map(lambda leaf: leaf[0], cut)
-        shapes = jax.eval_shape(lambda part: add_free(params, rows, part), first)
+        parts = jax.tree.map(cut, (batch, drawn))
+        first = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape[1:], a.dtype), parts)
+        shapes, _ = jax.eval_shape(one, first)
         zero = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
-        total, each = jax.lax.scan(add, zero, cut)
-        grads, metrics = jax.tree.map(lambda leaf: leaf / parts, total)
-        # Back from parts to the order of the rows.
-        joined = jax.tree.map(lambda leaf: jnp.moveaxis(leaf, 0, 1).reshape(-1), each)
-        return grads, {**metrics, **joined}
-
-    def add_free(params: Any, rows: Rows, part: Any) -> Any:
-        grads, metrics = of_part(params, part[0], Rows(rows.key, part[1], rows.total))
-        metrics.pop("per_example", None)
+        total, each = jax.lax.scan(add, zero, parts)
+        grads, metrics = jax.tree.map(lambda leaf: leaf / accumulate, total)
+        if each is not None:
+            metrics["per_example"] = jnp.moveaxis(each, 0, 1).reshape(-1)
         return grads, metrics
 
-    return in_parts
-
-
-def _learn(
-    sampler: IndexSampler, state: Any, index: Any, losses: Any, axis_name: str | None
-) -> Any:
-    """The sampler's state after the losses (b,) of all devices, the same on each of them."""
-    if axis_name is not None:
-        index, losses = (jax.lax.all_gather(a, axis_name, tiled=True) for a in (index, losses))
-    return sampler.update(state, index, losses)
+    return mean
 
 
 def scan_steps(train_step: TrainStep, n: int) -> TrainStep:
     """n steps as one program, a `lax.scan` over batches stacked on a leading axis of length n.
 
-    The same parameters as n single steps; fewer dispatches. Metrics get the leading axis too.
+    The parameters equal those of n single steps, with fewer dispatches. Metrics have the leading axis
+    too.
 
     Raises ValueError for n < 1 or a step that is already a scan.
 

@@ -49,7 +49,7 @@ def test_the_code_of_the_papers_runs(name, tmp_path, monkeypatch):
 
 def test_every_recipe_is_there():
     text = (ROOT / "docs" / "extending.md").read_text()
-    for recipe in ("An SDE", "A predictor", "A network", "A data set", "Guidance"):
+    for recipe in ("An SDE", "A predictor", "A network", "A data set", "A hook", "Guidance"):
         section = re.search(rf"^## {recipe}.*?(?=^## |\Z)", text, re.M | re.S)
         assert section, recipe
         assert blocks(section.group(0)), recipe

@@ -1,31 +1,34 @@
 """Guidance gives exact conditionals where the classifier is exact, whatever takes the score."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from score_jax import discrete, guidance, likelihood, losses
-from score_jax.guidance import Mixture, classifier_free, classifier_guidance, guide, on_x, on_x0
+from score_jax import guidance, likelihood, losses
+from score_jax.analytic import Mixture
+from score_jax.guidance import classifier_free, classifier_guidance, guide, on_x, on_x0
+from score_jax.parametrization import LARGE, TimeInput
 from score_jax.samplers import (
+    ancestral,
     chain,
+    ddim,
     dpmpp_2m,
     heun,
     karras_grid,
     langevin,
     probability_flow,
     reverse_diffusion,
+    schedule_grid,
     simulate,
-    table_ddim,
-    table_grid,
-    tablewise,
+    stepwise,
     uniform_grid,
 )
-from score_jax.score import label_time
-from score_jax.sde import VE, VP, SubVP, from_betas
+from score_jax.score import denoise
+from score_jax.sde import VE, VP, LinearBetas, SubVP
+from score_jax.types import ScoreOut
 from tests.helpers import closed_form
+from tests.helpers.every_step import move
 
 SDES = {"vp": VP(), "subvp": SubVP(), "ve": VE(0.01, 10.0)}
 DATA = Mixture(
@@ -187,78 +190,77 @@ def test_the_flow_and_the_likelihood_take_a_guided_score():
 
 
 N = 50
-TABLE = discrete.linear(N)
+SCHEDULE = LinearBetas(N)
 
 
-def noise_of(score, sde):
-    """A network that predicts the exact noise at an index of the table."""
-
-    def apply(params, x, label):
-        t = (label + 1) / N
-        return -sde.std(t)[:, None] * score(x, t)
-
-    return apply
+def conditional_parts(k):
+    """The scores without and with the class on a noise schedule, and the classifier's gradient."""
+    logp = guidance.class_logp(DATA.logits(SCHEDULE), k)
+    return DATA.score(SCHEDULE), DATA.component(k).score(SCHEDULE), logp
 
 
-def table_parts(k):
-    sde = from_betas(TABLE.betas)
-    tell = lambda i: jnp.asarray(i, jnp.float32)
-    make = functools.partial(
-        discrete.reverse_fn, TABLE, params=None, label=tell, variance=discrete.FIXED_LARGE
-    )
-    plain = make(noise_of(DATA.score(sde), sde))
-    wanted = make(noise_of(DATA.component(k).score(sde), sde))
-    classifier = lambda x, i: DATA.logits(sde)(x, (i + 1) / N)
-    return plain, wanted, guidance.gradient_of(guidance.class_logp(classifier, k))
+def test_on_a_schedule_the_exact_classifier_gives_the_exact_conditional():
+    plain, wanted, logp = conditional_parts(0)
+    guided = guide(SCHEDULE, plain, on_x(logp))
+    step = lambda score, **options: ancestral(SCHEDULE, score, variance=LARGE, **options)
+    gradient = guidance.gradient_of(logp)
+    for k, i in enumerate((1, 3, 6, 15, 30, 49)):
+        t = SCHEDULE.time_of(i)
+        got, want = (denoise(SCHEDULE, s, X, t) for s in (guided, wanted))
+        np.testing.assert_allclose(got, want, rtol=2e-3, atol=5e-3)
+        mean = lambda made, t_next, t=t: move(made, jax.random.key(0), X, t, t_next).x_mean
+        for t_next in (SCHEDULE.time_of(i - 1), SCHEDULE.time_of(0)):
+            got, want = (mean(step(s), t_next) for s in (guided, wanted))
+            np.testing.assert_allclose(got, want, rtol=2e-3, atol=5e-3)
+        if i == 1:
+            continue
+        # Algorithm 1 of arXiv:2105.05233 moves the mean by beta g, the score by beta g / sqrt(alpha).
+        before = mean(step(plain), t_next := SCHEDULE.time_of(i - 1))
+        moved = mean(step(plain, gradient=gradient), t_next) - before
+        ratio = ((mean(step(guided), t_next) - before) / moved)[k]
+        np.testing.assert_allclose(ratio, 1 / np.sqrt(1 - SCHEDULE.betas[i]), rtol=2e-2)
 
 
-def test_on_a_table_the_exact_classifier_gives_the_exact_conditional():
-    plain, wanted, gradient = table_parts(0)
-    guided = guidance.guided_noise(TABLE, plain, gradient)
-    i = jnp.asarray([1, 3, 6, 15, 30, 49])
-    for i_next in (None, i - 1, jnp.zeros_like(i)):
-        got, want = guided(X, i, i_next), wanted(X, i, i_next)
-        np.testing.assert_allclose(got.x0, want.x0, rtol=2e-3, atol=5e-3)
-        np.testing.assert_allclose(got.mean, want.mean, rtol=2e-3, atol=5e-3)
-    # The ancestral form moves the mean by beta g, this one by beta g / sqrt(alpha).
-    moved = guidance.guided_mean(plain, gradient)(X, i).mean - plain(X, i).mean
-    ratio = (guided(X, i).mean - plain(X, i).mean) / moved
-    want = 1 / np.sqrt(1 - TABLE.betas[np.asarray(i)])
-    np.testing.assert_allclose(ratio[1:], np.stack([want, want], axis=1)[1:], rtol=2e-2)
-
-
-def test_ddim_on_a_table_draws_the_conditional_as_the_conditional_network_does():
-    plain, wanted, gradient = table_parts(1)
-    guided = guidance.guided_noise(TABLE, plain, gradient)
+def test_ddim_on_a_schedule_draws_the_conditional_as_the_conditional_network_does():
+    plain, wanted, logp = conditional_parts(1)
+    guided = guide(SCHEDULE, plain, on_x(logp))
     z = jax.random.normal(jax.random.key(0), (50, 2))
-    run = lambda r: tablewise(table_ddim, TABLE).run(None, r, jax.random.key(1), z, table_grid(N)).x
+    sampler, grid = stepwise(ddim), schedule_grid(SCHEDULE)
+    run = lambda score: sampler.run(jax.random.key(1), SCHEDULE, score, z, grid).x
     np.testing.assert_allclose(run(guided), run(wanted), atol=5e-3)
 
 
-def labelled(params, x, label, y, *, low_res=None, train=False):
-    """A network whose output tells all it was given; twice the channels."""
-    del train
-    first = x * params + (label * y)[:, None] + (0 if low_res is None else low_res)
-    return jnp.concatenate([first, first * 2 + y[:, None]], axis=1)
-
-
-def test_a_guided_apply_is_two_calls_in_one():
-    params, y, label = jnp.float32(0.5), jnp.arange(6) % 3, TIMES
-    low_res = X[::-1]
-    apply = guidance.classifier_free_apply(labelled, 9, scale=2.5)
-    got = apply(params, X, label, y=y, low_res=low_res, train=False)
-    with_y = labelled(params, X, label, y, low_res=low_res)
-    without = labelled(params, X, label, jnp.full_like(y, 9), low_res=low_res)
-    want = without[:, :2] + 2.5 * (with_y - without)[:, :2]
-    np.testing.assert_allclose(got[:, :2], want, rtol=1e-4, atol=1e-4)
-    np.testing.assert_array_equal(got[:, 2:], with_y[:, 2:])  # the variance of the conditional
+def test_guidance_keeps_the_learned_variance_of_the_conditional():
+    """A network whose variance states its label; two calls and one of a doubled batch agree."""
+    sde = VP()
+    maker = lambda y: lambda x, t: ScoreOut(x * y[:, None], x + y[:, None])
+    y, none = jnp.arange(6), jnp.full(6, 9)
+    for t in (TIMES, jnp.asarray(0.3)):
+        for interval in (None, (0.2, 0.6)):
+            options = {"scale": 2.5, "interval": interval}
+            two = classifier_free(maker(y), maker(none), **options)(X, t)
+            both = maker(jnp.concatenate([y, none]))
+            one = classifier_free(maker(y), maker(none), both=both, **options)(X, t)
+            np.testing.assert_allclose(one.score, two.score, rtol=1e-6)
+            for out in (one, two):
+                np.testing.assert_array_equal(out.variance, maker(y)(X, t).variance)
+        if t.ndim == 0:
+            want = X * 9 + 2.5 * X * (y[:, None] - 9.0)
+            np.testing.assert_allclose(two.score, want, rtol=1e-5, atol=1e-5)
+        for term in (
+            on_x(lambda x, t: x[:, 0]),
+            on_x0(lambda x0, t: x0[:, 0], interval=(0.2, 0.6)),
+        ):
+            out = guide(sde, maker(y), term)(X, t)
+            np.testing.assert_array_equal(out.variance, maker(y)(X, t).variance)
 
 
 def test_a_doubled_score_is_two_calls_in_one():
     maker = lambda y: lambda x, t: x * (1 + y[:, None]) + jnp.broadcast_to(t, y.shape)[:, None]
     y = jnp.arange(6)
     two = classifier_free(maker(y), maker(jnp.full_like(y, 7)), scale=3.0)
-    one = guidance.classifier_free_doubled(maker, y, 7, scale=3.0)
+    both = maker(jnp.concatenate([y, jnp.full_like(y, 7)]))
+    one = classifier_free(maker(y), maker(jnp.full_like(y, 7)), both=both, scale=3.0)
     for t in (TIMES, jnp.asarray(0.3)):
         np.testing.assert_allclose(one(X, t), two(X, t), rtol=1e-6)
 
@@ -273,7 +275,7 @@ def test_labels_are_dropped_in_training_and_only_there():
     batch = {"x": jnp.zeros((4000, 1)), "y": jnp.arange(4000) % 10}
     for train in (True, False):
         loss = losses.dsm_loss(
-            VP(), net, label=label_time(), label_dropout=0.2, null_class=10, train=train
+            VP(), net, noise_input=TimeInput(), label_dropout=0.2, null_class=10, train=train
         )
         loss(None, jax.random.key(0), batch)
     dropped = seen[0] == 10
@@ -281,7 +283,7 @@ def test_labels_are_dropped_in_training_and_only_there():
     np.testing.assert_array_equal(seen[0][~dropped], batch["y"][~dropped])
     np.testing.assert_array_equal(seen[1], batch["y"])
     with pytest.raises(ValueError, match="null_class must be given"):
-        losses.dsm_loss(VP(), net, label=label_time(), label_dropout=0.1)
+        losses.dsm_loss(VP(), net, noise_input=TimeInput(), label_dropout=0.1)
 
 
 def guided_at(*args, **kwargs):
@@ -307,7 +309,6 @@ LOGITS = DATA.logits(VP())
         (lambda: on_x(LOGITS, weight="1"), "weight must be"),
         (lambda: guide(VP(), DATA.score(VP()), on_x(lambda x, t: x.sum()))(X, 0.5), "one value"),
         (lambda: classifier_free(LOGITS, LOGITS, scale=None), "scale must be"),
-        (lambda: guidance.classifier_free_apply(labelled, 9)(1.0, X, TIMES), "needs class labels"),
         (lambda: Mixture([1.0], [[0.0, 0.0]], [np.eye(3)]), "weights, means, covs must be"),
         (lambda: Mixture([1.0], [[0.0, 0.0]], [-np.eye(2)]), "positive semi-definite"),
         (lambda: Mixture([-1.0], [[0.0, 0.0]], [np.eye(2)]), "weights must be > 0"),

@@ -14,7 +14,7 @@ from scipy.integrate import solve_ivp
 
 from score_jax import samplers as sm
 from score_jax.metrics import sliced_wasserstein
-from score_jax.sde import VE, VP, CosineVP, LinearVE, SubVP, from_betas, time_of_log_snr
+from score_jax.sde import VE, VP, CosineVP, LinearVE, SubVP, from_betas
 
 SDES = {
     "vp": VP(),
@@ -158,7 +158,7 @@ def drawn(run, name, data):
 @functools.cache
 def end_of(name):
     """The time at which s is 2 % of m."""
-    return float(time_of_log_snr(SDES[name], -2 * np.log(0.02)))
+    return float(SDES[name].time_of_log_snr(-2 * np.log(0.02)))
 
 
 @functools.cache

@@ -1,11 +1,16 @@
-"""The list of Steps that the tests of the protocol run over: add yours here.
+"""The Steps that the tests of the protocol run over.
 
-Each entry makes a Step of (sde, score); those in EXACT draw no noise.
+Each entry of STEPS makes a Step of (sde, score); those in EXACT draw no noise. EXPORTED holds all
+factories that `score_jax.samplers` exports, so that a new one needs no entry.
 """
+
+import inspect
 
 import jax.numpy as jnp
 
 from score_jax import samplers as sm
+from score_jax.parametrization import LARGE
+from score_jax.types import Step
 
 GRID = sm.song_grid(20, 0.1)
 
@@ -17,7 +22,7 @@ STEPS = {
     "reverse_diffusion": sm.reverse_diffusion,
     "reverse_diffusion_ode": lambda sde, score: sm.reverse_diffusion(sde, score, ode=True),
     "ancestral": sm.ancestral,
-    "ancestral_large": lambda sde, score: sm.ancestral(sde, score, large=True),
+    "ancestral_large": lambda sde, score: sm.ancestral(sde, score, variance=LARGE),
     "ancestral_ode": lambda sde, score: sm.ancestral(sde, score, ode=True),
     "langevin": lambda sde, score: sm.langevin(sde, score, n_steps=2),
     "langevin_per_sample": lambda sde, score: sm.langevin(sde, score, ratio=sm.per_sample),
@@ -37,12 +42,24 @@ STEPS = {
     "song_langevin": lambda sde, score: sm.song_langevin(sde, score, GRID),
     "song_annealed_langevin": lambda sde, score: sm.song_annealed_langevin(sde, score, GRID),
     "thresholded": lambda sde, score: sm.ancestral(
-        sde, sm.threshold(sde, score, sm.dynamic(0.9)), large=True
+        sde, sm.threshold(sde, score, sm.dynamic(0.9)), variance=LARGE
     ),
 }
 EXACT = {name for name in STEPS if name.endswith("ode")} | {"identity", "empty_chain"}
 
 
+def _makes_steps(value):
+    if not inspect.isfunction(value):
+        return False
+    found = inspect.signature(inspect.unwrap(value))
+    required = [n for n, p in found.parameters.items() if p.default is p.empty]
+    return found.return_annotation in (Step, "Step") and required == ["sde", "score"]
+
+
+EXPORTED = {name: value for name, value in vars(sm).items() if _makes_steps(value)}
+
+
 def move(step, key, x, t, t_next):
     """One update of a step from t to t_next, as the first of a run: `StepOut`."""
-    return step.update(key, x, t, t_next, step.init(x, jnp.stack([jnp.asarray(t), t_next])))[0]
+    grid = jnp.stack([t, t_next]) if jnp.ndim(t) == 0 else jnp.ones(2)
+    return step.update(key, x, t, t_next, step.init(x, grid))[0]

@@ -10,7 +10,9 @@ import sys
 import time
 from pathlib import Path
 
-os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={sys.argv[5]}"
+from tests.helpers.environment import set_devices
+
+set_devices(int(sys.argv[5]))
 os.environ["JAX_PLATFORMS"] = "cpu"
 
 import jax
@@ -19,12 +21,11 @@ import numpy as np
 
 from score_jax import data, training
 from score_jax.checkpoints import open_checkpoints
-from score_jax.types import rows_of
+from score_jax.draws import draw_of
 
 
 def loss(params, key, batch):
-    rows = rows_of(key, batch)
-    noise = rows.each(lambda k: jax.random.normal(k, (3,)), rows.key)
+    noise = draw_of(key, batch).each(lambda k: jax.random.normal(k, (3,)))
     return jnp.mean(jnp.square(batch["x"] @ params["w"] + noise)), {}
 
 
@@ -62,9 +63,11 @@ def main(folder, mapping, steps, sleep):
         store = stack.enter_context(open_checkpoints(folder / "c")) if first else None
         result = training.fit(
             state, mapped, batches, steps=steps,
-            checkpoints=training.SharedCheckpoints(store), checkpoint_every=4,
-            metrics_path=folder / "metrics.jsonl" if first else None,
-            sample_every=4, on_sample=on_sample if first else None, progress=False,
+            checkpoints=training.SharedCheckpoints(store), saving=training.Saving(4),
+            hooks=[
+                training.MetricsFile(folder / "metrics.jsonl" if first else None),
+                training.Every(4, on_sample if first else None),
+            ],
             stall_seconds=20,
         )  # fmt: skip
     if first and not result.interrupted:

@@ -14,6 +14,9 @@ import numpy as np
 
 from score_jax.checkpoints import open_checkpoints
 from score_jax.training import (
+    Every,
+    MetricsFile,
+    Saving,
     fit,
     init_state,
     make_optimizer,
@@ -71,11 +74,8 @@ def main(folder, steps, sleep):
             Batches(),
             steps=steps,
             checkpoints=checkpoints,
-            checkpoint_every=4,
-            metrics_path=folder / "metrics.jsonl",
-            sample_every=2,
-            on_sample=on_sample,
-            progress=False,
+            saving=Saving(4),
+            hooks=[MetricsFile(folder / "metrics.jsonl"), Every(2, on_sample)],
         )
     if result.interrupted:
         sys.exit(75)

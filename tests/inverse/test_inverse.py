@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from score_jax.guidance import gaussian
+from score_jax.analytic import gaussian
 from score_jax.inverse import (
     BlockAverage,
     Blur,
@@ -39,6 +39,7 @@ from score_jax.samplers import (
     log_snr_grid,
     reverse_diffusion,
     simulate,
+    tweedie,
     uniform_grid,
 )
 from score_jax.sde import VE, VP, SubVP
@@ -70,7 +71,7 @@ def run(conditional, make, grid, sde=SDE, num=NUM, seed=0):
     def draw(key, x):
         step = conditional.step(make(sde, conditional))
         last = tweedie(sde, conditional)
-        return conditional.finish(simulate(key, step, x, grid, final_denoising=last).x)
+        return conditional.consistent(simulate(key, step, x, grid, final_denoising=last).x)
 
     x = sde.prior_sample(jax.random.key(seed), (num, 2))
     return np.asarray(draw(jax.random.key(seed + 1), x))

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from score_jax import inverse
-from score_jax.guidance import Mixture, gaussian, guide, on_x0
+from score_jax.analytic import Mixture, gaussian
+from score_jax.guidance import guide, on_x0
 from score_jax.inverse import (
     Mask,
     Measurement,

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from score_jax.guidance import gaussian
+from score_jax.analytic import gaussian
 from score_jax.inverse import (
     BlockAverage,
     Blur,

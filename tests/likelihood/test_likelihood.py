@@ -10,9 +10,10 @@ import scipy.integrate
 
 from score_jax import likelihood as lk
 from score_jax._xla import forward_mode
+from score_jax.parametrization import NOISE, SCORE, StdInput, TimeInput
 from score_jax.samplers import IN_ANGLE, IN_LOG_NOISE, IN_TIME
 from score_jax.samplers.ode import worst_sample
-from score_jax.score import NOISE, SCORE, label_std, label_time, score_fn
+from score_jax.score import score_fn
 from score_jax.sde import VE, VP, SubVP, reverse_drift
 from tests.helpers.closed_form import Mixture, random_normal
 from tests.helpers.port import load
@@ -238,8 +239,8 @@ def test_parity_with_the_authors_likelihood(name):
     kind, near_bits, near_z, spare = NETWORKS[name]
     ve = kind is VE
     sde = VE(config["model"]["sigma_min"], config["model"]["sigma_max"]) if ve else kind()
-    label, output = (label_std(sde), SCORE) if ve else (label_time(), NOISE)
-    score = score_fn(sde, net.apply, params, label=label, output=output)
+    given, kind = (StdInput(), SCORE) if ve else (TimeInput(), NOISE)
+    score = score_fn(sde, net.apply, params, noise_input=given, parametrization=kind)
     x, probes = jnp.asarray(a["likelihood/x"]), jnp.asarray(a["likelihood/epsilon"])
 
     @jax.jit

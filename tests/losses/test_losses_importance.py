@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 
 from score_jax import losses
-from score_jax.score import SCORE, label_time
+from score_jax.draws import draw_of
+from score_jax.losses.times import unit_numbers
+from score_jax.parametrization import SCORE, TimeInput
 from score_jax.sde import VE, VP, SubVP
 from tests.helpers.closed_form import isotropic
 
@@ -16,7 +18,9 @@ SDES = {"vp": VP(), "subvp": SubVP(), "ve": VE(0.01, 20.0)}
 @pytest.mark.parametrize("name", SDES)
 def test_the_log_snr_of_the_times_is_uniform(name):
     sde, t0 = SDES[name], 1e-4
-    t = np.asarray(losses.log_snr_times(sde)(jax.random.key(0), 4_096, t0, sde.t1), np.float64)
+    key = jax.random.key(0)
+    u = unit_numbers(key, draw_of(key, {"x": jnp.zeros(4_096)}))
+    t = np.asarray(losses.log_snr_times(sde)(u, t0, sde.t1), np.float64)
     assert t.min() >= np.float32(t0) and t.max() <= sde.t1
     # By the closed forms in the module's text, in float64.
     integral = lambda u: u * (0.1 + 0.5 * u * 19.9)
@@ -39,7 +43,7 @@ def test_same_mean_and_less_variance_than_uniform_times(name):
         error = 0.3 / sde.std(t)
         return jax.vmap(true)(x, t) + error[:, None]
 
-    common = {"label": label_time(1.0), "output": SCORE, "t0": t0, "train": False}
+    common = {"noise_input": TimeInput(1.0), "parametrization": SCORE, "t0": t0, "train": False}
     x = {"x": 0.3 + 0.5 * jax.random.normal(jax.random.key(9), (64, 2))}
 
     def spread(**options):
@@ -47,7 +51,7 @@ def test_same_mean_and_less_variance_than_uniform_times(name):
         run = jax.jit(jax.vmap(lambda key: loss(None, key, x)[0]))
         return np.asarray(run(jax.random.split(jax.random.key(1), 2_000)), np.float64)
 
-    plain = spread(weighting=losses.likelihood_weighting, times=losses.uniform_times)
+    plain = spread(weighting=losses.likelihood_weighting, stratified=False)
     better = spread(weighting=losses.importance_weighting(sde, t0), times=losses.log_snr_times(sde))
     error = np.hypot(plain.std(), better.std()) / np.sqrt(len(plain))
     assert abs(plain.mean() - better.mean()) < 4 * error

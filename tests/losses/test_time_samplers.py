@@ -15,6 +15,7 @@ import pytest
 from score_jax import losses
 from score_jax.checkpoints import open_checkpoints
 from score_jax.training import (
+    Saving,
     fit,
     init_state,
     jit_step,
@@ -123,7 +124,7 @@ def train(devices, steps=12, batch=8):
     mapped = scan_steps(step, 4)
     mapped = jit_step(mapped) if devices is None else pmap_step(mapped, devices=devices)
     batches = ({"x": np.zeros((batch, 2), np.float32)} for _ in range(steps))
-    out = fit(state, mapped, batches, steps=steps, checkpoint_every=None, progress=False)
+    out = fit(state, mapped, batches, steps=steps)
     return out.state, out.metrics
 
 
@@ -189,12 +190,11 @@ def leaves(state):
 
 def test_a_resumed_run_draws_as_if_it_had_never_stopped(tmp_path):
     state, step = made(True)
-    whole = fit(state, step, Batches(), steps=30, checkpoint_every=None, progress=False).state
+    whole = fit(state, step, Batches(), steps=30).state
     for until in (15, 30):
         with open_checkpoints(tmp_path) as checkpoints:
             last = fit(
-                state, step, Batches(), steps=until, checkpoints=checkpoints,
-                checkpoint_every=None, progress=False,
+                state, step, Batches(), steps=until, checkpoints=checkpoints, saving=Saving(None),
             )  # fmt: skip
     assert not np.array_equal(whole.index_sampler.losses, 0 * whole.index_sampler.losses)
     for a, b in zip(leaves(last.state), leaves(whole), strict=True):
@@ -232,8 +232,7 @@ def test_a_checkpoint_without_a_sampler_is_refused_where_one_is_asked_for(tmp_pa
     state, step = made(False)
     with open_checkpoints(tmp_path) as checkpoints:
         fit(
-            state, step, Batches(), steps=5, checkpoints=checkpoints, checkpoint_every=None,
-            progress=False,
+            state, step, Batches(), steps=5, checkpoints=checkpoints, saving=Saving(None),
         )  # fmt: skip
         assert checkpoints.restore_latest(state).state.index_sampler is None
         with pytest.raises(ValueError, match="has no leaf 'index_sampler/losses'"):
@@ -243,8 +242,8 @@ def test_a_checkpoint_without_a_sampler_is_refused_where_one_is_asked_for(tmp_pa
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        (lambda: losses.loss_second_moment(0), "n, the length of the table"),
-        (lambda: losses.uniform_indices(0), "n, the length of the table"),
+        (lambda: losses.loss_second_moment(0), "n must be at least 1, got 0"),
+        (lambda: losses.uniform_indices(0), "n must be at least 1, got 0"),
         (lambda: losses.loss_second_moment(5, history=0), "history must be at least 1"),
         (lambda: losses.loss_second_moment(5, uniform=0.0), r"uniform must be in \(0, 1\]"),
     ],

@@ -9,7 +9,7 @@ import pytest
 from score_jax.data import two_moons
 from score_jax.losses import dsm_loss
 from score_jax.nets import MLP, SeriesUNet
-from score_jax.score import label_time
+from score_jax.parametrization import TimeInput
 from score_jax.sde import VP
 
 FAST = {"xla_backend_optimization_level": 0}
@@ -21,7 +21,7 @@ def test_series_network_learns_the_moons():
     x = two_moons(256).x
     x = jnp.asarray(x, jnp.float32)
     params = jax.jit(net.init, compiler_options=FAST)(jax.random.key(0), x[:1], jnp.zeros(1))
-    loss = dsm_loss(VP(), net.apply, label=label_time())
+    loss = dsm_loss(VP(), net.apply, noise_input=TimeInput())
     optimiser = optax.adam(3e-3)
 
     @jax.jit

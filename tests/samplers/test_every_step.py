@@ -9,20 +9,10 @@ from score_jax import samplers as sm
 from score_jax.sde import VE, VP, SubVP
 from score_jax.types import Step
 from tests.helpers.closed_form import isotropic
-from tests.helpers.every_step import EXACT, STEPS, move
+from tests.helpers.every_step import EXACT, EXPORTED, STEPS, move
 
 SDES = {"vp": VP(0.1, 5.0), "subvp": SubVP(0.1, 5.0), "ve": VE(0.01, 10.0)}
 TIMES = np.float32([1.0, 0.7, 0.4, 0.2])
-# Of tests/samplers/test_fewstep.py, which has their own list.
-FEW_STEPS = {
-    "ddim": sm.ddim,
-    "heun": sm.heun,
-    "edm": sm.edm,
-    "dpmpp_2m": sm.dpmpp_2m,
-    "dpmpp_2s": sm.dpmpp_2s,
-    "sde_dpmpp_2m": sm.sde_dpmpp_2m,
-    "unipc": sm.unipc,
-}
 
 
 def counting(score, seen):
@@ -97,10 +87,11 @@ def test_a_score_of_another_shape_is_refused_while_tracing(last):
     """Each of these shapes broadcasts to (4, 2), and would go unnoticed."""
     sde, key, x = SDES["vp"], jax.random.key(0), jnp.ones((4, 2))
     wrong = lambda x, t: jnp.ones(last)
+    assert EXPORTED.keys() >= {"ancestral", "ddim", "dpmpp_2m", "edm", "heun", "unipc"}
     ends = {"t_from": 1.0, "t_to": 0.1}
     moves = {
         name: lambda make=make: sm.simulate(key, make(sde, wrong), x, TIMES)
-        for name, make in (STEPS | FEW_STEPS).items()
+        for name, make in (STEPS | EXPORTED).items()
         if name not in ("identity", "empty_chain")
     }
     moves["flow"] = lambda: sm.probability_flow(sde, wrong, x, **ends)

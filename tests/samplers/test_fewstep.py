@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 
 from score_jax import samplers as sm
+from score_jax.analytic import Mixture
 from score_jax.samplers import exponential as ex
-from score_jax.sde import VE, VP, SubVP, from_marginals, log_snr, time_of_log_snr
+from score_jax.sde import VE, VP, SubVP, from_marginals
 from score_jax.types import Step
-from tests.helpers.closed_form import Mixture, isotropic
+from tests.helpers.closed_form import isotropic
 from tests.helpers.every_step import move
 
 SDES = {"vp": VP(), "subvp": SubVP(), "ve": VE(sigma_max=100.0)}
@@ -44,8 +45,8 @@ ALL = {k: (v[0], v[2]) for k, v in SOLVERS.items()} | STOCHASTIC
 
 def snr_grid(sde, n, t0):
     """n steps equal in log-SNR, made here: the grids of the library are not what is tested."""
-    values = jnp.linspace(log_snr(sde, sde.t1), log_snr(sde, t0), n + 1)
-    return time_of_log_snr(sde, values).at[0].set(sde.t1).at[-1].set(t0)
+    values = jnp.linspace(sde.log_snr(sde.t1), sde.log_snr(t0), n + 1)
+    return sde.time_of_log_snr(values).at[0].set(sde.t1).at[-1].set(t0)
 
 
 def runner(step):
@@ -110,7 +111,7 @@ def mixture_end():
     with jax.enable_x64(True):
         weights, means, roots = (jnp.asarray(a) for a in MIXTURE)
         covs = jnp.stack([jnp.diag(r) + 0.05 * jnp.eye(2) for r in roots])
-        score, sde = Mixture(weights, means, covs).score_fn(SDES["vp"]), SDES["vp"]
+        score, sde = Mixture(weights, means, covs).score(SDES["vp"]), SDES["vp"]
         z = sde.prior_sample(jax.random.key(0), (64, 2))
         tight = functools.partial(
             sm.probability_flow, sde, score, t_from=1.0, t_to=0.05, rtol=1e-10, atol=1e-10,
@@ -139,8 +140,8 @@ def test_order_on_an_uneven_grid(solver, x64):
     for n in ns:
         lengths = np.random.default_rng(1).uniform(0.7, 1.3, n)
         u = np.concatenate([[0], np.cumsum(lengths)]) / lengths.sum()
-        first, last = (float(log_snr(sde, t)) for t in (1.0, 0.05))
-        grid = time_of_log_snr(sde, jnp.asarray(first + u * (last - first)))
+        first, last = (float(sde.log_snr(t)) for t in (1.0, 0.05))
+        grid = sde.time_of_log_snr(jnp.asarray(first + u * (last - first)))
         errors.append(float(jnp.abs(run(z, grid) - flow(sde, z, 1.0, grid[-1])).max()))
     assert slope(ns, errors) == pytest.approx(order, abs=0.4), errors
 

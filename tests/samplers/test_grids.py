@@ -1,5 +1,6 @@
 """Grids: their ends, their spacing, the authors' three clocks, and what is refused."""
 
+import inspect
 import math
 
 import hypothesis.strategies as st
@@ -9,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 
 from score_jax import samplers as sm
-from score_jax.sde import VE, VP, CosineVP, LinearVE, SubVP, from_betas, from_marginals, log_snr
+from score_jax.sde import VE, VP, CosineBetas, CosineVP, LinearVE, SubVP, from_betas, from_marginals
 from tests.helpers.golden_files import golden
 
 SDES = {
@@ -47,7 +48,7 @@ def test_spacing(name):
     """Equal steps in what the grid is named after: log-SNR, and the seventh root of s/m."""
     sde = SDES[name]
     t0 = 1e-2 * sde.t1
-    value = np.asarray(log_snr(sde, sm.log_snr_grid(sde, 12, t0=t0)), np.float64)
+    value = np.asarray(sde.log_snr(sm.log_snr_grid(sde, 12, t0=t0)), np.float64)
     np.testing.assert_allclose(np.diff(value), (value[-1] - value[0]) / 12, rtol=2e-4)
     t = sm.karras_grid(sde, 12, t0=t0)
     root = np.asarray(sde.std(t) / sde.mean_coeff(t), np.float64) ** (1 / 7)
@@ -66,12 +67,12 @@ def test_quadratic_grid_is_quadratic():
 
 
 def test_respaced_tables():
-    assert sm.even_indices(300, 250) == tuple(golden("iddpm_process")["space_timesteps/300/250"])
-    assert sm.even_indices(10, 10) == tuple(range(10))
-    assert sm.even_indices(7, 1) == (6,)
-    np.testing.assert_array_equal(sm.table_grid(4), np.float32([1, 0.75, 0.5, 0.25]))
-    np.testing.assert_array_equal(sm.table_grid(4, [0, 3]), np.float32([1, 0.25]))
-    np.testing.assert_array_equal(sm.table_grid(4, (2, 0, 1)), np.float32([0.75, 0.5, 0.25]))
+    assert sm.spaced_indices(300, 250) == tuple(golden("iddpm_process")["space_timesteps/300/250"])
+    assert sm.spaced_indices(10, 10) == tuple(range(10))
+    four = CosineBetas(4)
+    np.testing.assert_array_equal(sm.schedule_grid(four), np.float32([1, 0.75, 0.5, 0.25]))
+    np.testing.assert_array_equal(sm.schedule_grid(four, [0, 3]), np.float32([1, 0.25]))
+    np.testing.assert_array_equal(sm.schedule_grid(four, (2, 0, 1)), np.float32([0.75, 0.5, 0.25]))
 
 
 @pytest.mark.parametrize(("n", "t0"), [(1000, 1e-3), (1000, 1e-5), (2000, 1e-5)])
@@ -115,13 +116,13 @@ BAD = [
     (lambda: sm.karras_grid(VP(), 3, t0=1.0), "t0 must be in"),
     (lambda: sm.song_grid(1), "n, the number of steps"),
     (lambda: sm.song_grid(10, 2.0), "t0 must be in"),
-    (lambda: sm.even_indices(10, 11), "keep must be in 1..n=10, got 11"),
-    (lambda: sm.even_indices(10, 0), "keep must be"),
-    (lambda: sm.table_grid(10, [0, 10]), "indices must be different and in 0..9"),
-    (lambda: sm.table_grid(10, [-1, 3]), "indices must be different"),
-    (lambda: sm.table_grid(10, [3, 3]), "indices must be different"),
-    (lambda: sm.table_grid(10, [3]), "at least two integers"),
-    (lambda: sm.table_grid(10, [3, 0.5]), "at least two integers"),
+    (lambda: sm.spaced_indices(10, 11), "cannot take 11 of a section of 10"),
+    (lambda: sm.spaced_indices(10, 0), "cannot take 0"),
+    (lambda: sm.schedule_grid(CosineBetas(10), [0, 10]), "indices must be different and in 0..9"),
+    (lambda: sm.schedule_grid(CosineBetas(10), [-1, 3]), "indices must be different"),
+    (lambda: sm.schedule_grid(CosineBetas(10), [3, 3]), "indices must be different"),
+    (lambda: sm.schedule_grid(CosineBetas(10), [3]), "at least two integers"),
+    (lambda: inspect.unwrap(sm.schedule_grid)(CosineBetas(10), [3, 0.5]), "at least two integers"),
 ]
 
 

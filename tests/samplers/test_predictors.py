@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from score_jax import samplers as sm
+from score_jax.parametrization import LARGE
 from score_jax.score import denoise
 from score_jax.sde import VE, VP, CosineVP, LinearVE, SubVP, from_betas, from_marginals
 from tests.helpers.closed_form import isotropic
@@ -31,7 +32,7 @@ PREDICTORS = {
     "euler_maruyama": sm.euler_maruyama,
     "reverse_diffusion": sm.reverse_diffusion,
     "ancestral": sm.ancestral,
-    "ancestral_large": functools.partial(sm.ancestral, large=True),
+    "ancestral_large": functools.partial(sm.ancestral, variance=LARGE),
     "euler_maruyama_ode": functools.partial(sm.euler_maruyama, ode=True),
     "reverse_diffusion_ode": functools.partial(sm.reverse_diffusion, ode=True),
     "ancestral_ode": functools.partial(sm.ancestral, ode=True),
@@ -111,7 +112,7 @@ def test_ancestral_is_exact_for_certain_data(name, x64, unit_noise):
 def test_large_variance_is_exact_for_unit_normal_data(name, x64, unit_noise):
     """DDPM's other variance: under VP data N(0, 1) stay N(0, 1) over any interval."""
     sde = SDES[name]
-    make = functools.partial(sm.ancestral, large=True)
+    make = functools.partial(sm.ancestral, variance=LARGE)
     a, b, c = affine(make, sde, 0.0, 1.0, np.array([1.0, 0.8]), np.array([0.1, 0.7]))
     np.testing.assert_allclose(b, 0, atol=1e-12)
     np.testing.assert_allclose(a**2 + c**2, 1, rtol=1e-9)
@@ -134,7 +135,7 @@ def test_ancestral_is_the_step_of_improved_ddpm(table, x64, unit_noise):
     np.testing.assert_allclose(out.x_mean, want, rtol=2e-5, atol=2e-5)
     got = (out.x - out.x_mean)[:, 0, 0, 0]
     np.testing.assert_allclose(jnp.square(got), a["posterior_variance"][index], rtol=1e-6)
-    large = move(sm.ancestral(sde, score, large=True), jax.random.key(0), x, t, t_next)
+    large = move(sm.ancestral(sde, score, variance=LARGE), jax.random.key(0), x, t, t_next)
     got = (large.x - large.x_mean)[:, 0, 0, 0]
     np.testing.assert_allclose(jnp.square(got), betas[index], rtol=1e-6)
 

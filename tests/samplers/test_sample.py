@@ -208,13 +208,35 @@ def test_a_closure_is_compiled_once_and_dies_with_its_arrays():
 
 
 def test_parameters_of_a_tree_die_after_the_call():
-    held = jnp.ones((1000, 1000))
-    given = jax.tree_util.Partial(lambda w, x, t: SCORE(x, t) * w[0, 0], held)
+    held, inner = jnp.ones((1000, 1000)), jnp.ones(3)
+    given = jax.tree_util.Partial(lambda w, x, t: SCORE(x, t) * w[0, 0] * inner[0], held)
     sm.sample(
         jax.random.key(0), SDE, given, (4, 2), sampler=sm.euler_maruyama, grid=GRID, progress=False
     )
-    alive = weakref.ref(held)
-    del held, given
+    alive = weakref.ref(held), weakref.ref(inner)
+    del held, inner, given
+    gc.collect()
+    assert [ref() for ref in alive] == [None, None]
+
+
+def test_a_method_is_compiled_once_and_dies_with_its_object():
+    traced = []
+
+    class Known:
+        def score(self, x, t):
+            traced.append(1)
+            return SCORE(x, t)
+
+    data = Known()
+    for seed in range(2):
+        sm.sample(
+            jax.random.key(seed), SDE, data.score, (4, 2), sampler=sm.euler_maruyama, grid=GRID,
+            progress=False,
+        )  # fmt: skip
+        once = len(traced) if seed == 0 else once
+    assert len(traced) == once > 0
+    alive = weakref.ref(data)
+    del data
     gc.collect()
     assert alive() is None
 
@@ -277,7 +299,7 @@ MEANT = [
     ({"score": Net().apply}, r"got Net.apply, which needs parameters"),
     ({"sampler": "dpmpp_2m"}, "pass score_jax.samplers.dpmpp_2m, without quotes"),
     ({"sampler": sm.heun(SDE, SCORE)}, "got a Step: pass the factory"),
-    ({"sampler": GRID, "grid": sm.heun}, "sampler must be a Sampler or a factory.*got an array"),
+    ({"sampler": GRID, "grid": sm.heun}, "sampler must be a Sampler or a factory.*got array"),
     ({"y": [0, 1, 2, 3]}, "y must be an array, got a list"),
 ]
 

@@ -96,7 +96,10 @@ def test_a_chain_keeps_every_state_apart():
         np.testing.assert_allclose(out.trajectory[:, 0, 0], want, rtol=1e-6)
         assert out.nfe == 12
     # Without a state there is nothing to carry.
-    assert jax.tree.leaves(sm.chain(stateless(adder, 0)).init(jnp.ones((2, 1)), GRID)) == []
+    assert (
+        jax.tree.leaves(sm.chain(stateless(adder, 0)).init(jnp.ones((2, 1)), jnp.asarray(GRID)))
+        == []
+    )
 
 
 def test_a_chain_of_several_moves_draws_its_noise_apart():

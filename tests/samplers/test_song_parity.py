@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from score_jax import parametrization as pz
 from score_jax import samplers as sm
 from score_jax import score as sc
 from score_jax.sde import VE, VP, CosineVP, SubVP
@@ -69,10 +70,8 @@ def scored(file):
     """(SDE, the score in the authors' network with their weights, arrays) of a file."""
     net, params, a = load(file)
     sde = SDES[FILES[file]]
-    label, output = (
-        (sc.label_std(sde), sc.SCORE) if file[:2] == "ve" else (sc.label_time(), sc.NOISE)
-    )
-    return sde, sc.score_fn(sde, net.apply, params, label=label, output=output), a
+    label, output = (pz.StdInput(), pz.SCORE) if file[:2] == "ve" else (pz.TimeInput(), pz.NOISE)
+    return sde, sc.score_fn(sde, net.apply, params, noise_input=label, parametrization=output), a
 
 
 @pytest.mark.parametrize(

@@ -361,7 +361,7 @@ def test_impossible_marginals_are_refused():
         from_marginals(lambda t: 0.5 - t, growing)
     with pytest.raises(ValueError, match="std must be finite"):
         from_marginals(one, lambda t: jnp.sqrt(t - 0.5))
-    with pytest.raises(ValueError, match="keep the shape"):
+    with pytest.raises(ValueError, match="the shape of mean_coeff"):
         from_marginals(lambda t: jnp.float32(1.0), growing)
     with pytest.raises(ValueError, match="t1"):
         from_marginals(one, growing, t1=-1.0)

@@ -18,7 +18,9 @@ from score_jax import losses
 from score_jax.checkpoints import CheckpointError, open_checkpoints
 from score_jax.training import (
     FolderLocked,
+    MetricsFile,
     NonFiniteLoss,
+    Saving,
     fit,
     init_state,
     jit_step,
@@ -67,16 +69,19 @@ def start(optimizer):
     return init_state(jax.random.key(0), {"w": jnp.full((2,), 0.1)}, optimizer)
 
 
-def run(mapped, folder, *, steps, bad=(), **kwargs):
+def run(mapped, folder, *, steps, bad=(), metric=None, stop_on_error=True, **kwargs):
     optimizer, step = mapped
     with open_checkpoints(folder / "c") as checkpoints:
-        options = {"checkpoint_every": 2, "progress": False, "checkpoints": checkpoints, **kwargs}
+        saving = Saving(2, metric=metric, stop_on_error=stop_on_error)
+        options = {"saving": saving, "checkpoints": checkpoints, **kwargs}
         return fit(start(optimizer), step, Batches(bad), steps=steps, **options)
 
 
 def test_a_bad_step_changes_nothing_and_is_counted(mapped, tmp_path, caplog):
     path = tmp_path / "m.jsonl"
-    result = run(mapped, tmp_path, steps=8, bad=[3, 6], bad_steps=3, metrics_path=path)
+    result = run(
+        mapped, tmp_path, steps=8, bad=[3, 6], nonfinite_limit=3, hooks=[MetricsFile(path)]
+    )
     assert result.skipped == 2 and int(result.state.step) == 8
     # The same updates as by the six good batches alone, by hand.
     optimizer, _ = mapped
@@ -97,17 +102,17 @@ def test_a_bad_step_changes_nothing_and_is_counted(mapped, tmp_path, caplog):
 def test_bad_steps_in_a_row_stop_and_say_since_when(mapped, tmp_path):
     bad = range(5, 30)
     with pytest.raises(NonFiniteLoss, match="4 times in a row since step 6") as caught:
-        run(mapped, tmp_path, steps=20, bad=bad, bad_steps=4)
+        run(mapped, tmp_path, steps=20, bad=bad, nonfinite_limit=4)
     assert caught.value.step == 6
     assert "last good checkpoint is step 4" in str(caught.value)  # step 6 was the first bad one
 
 
 def test_a_streak_goes_on_over_a_restart(mapped, tmp_path):
     """The count of bad steps is in the checkpoint: two restarts are no way round the limit."""
-    first = run(mapped, tmp_path, steps=8, bad=range(5, 30), bad_steps=4)
+    first = run(mapped, tmp_path, steps=8, bad=range(5, 30), nonfinite_limit=4)
     assert first.skipped == 3
     with pytest.raises(NonFiniteLoss, match="4 times in a row since step 6"):
-        run(mapped, tmp_path, steps=20, bad=range(5, 30), bad_steps=4)
+        run(mapped, tmp_path, steps=20, bad=range(5, 30), nonfinite_limit=4)
 
 
 class Full:
@@ -121,8 +126,14 @@ class Full:
             raise CheckpointError(f"cannot save step {step}: No space left on device")
         return self.store.save(step, state, **kwargs)
 
-    def __getattr__(self, name):
-        return getattr(self.store, name)
+    def latest_step(self):
+        return self.store.latest_step()
+
+    def restore_latest(self, template, *, data_iterator=None):
+        return self.store.restore_latest(template, data_iterator=data_iterator)
+
+    def wait(self):
+        self.store.wait()
 
 
 def test_a_full_disk_stops_or_is_reported(mapped, tmp_path, caplog):
@@ -131,7 +142,7 @@ def test_a_full_disk_stops_or_is_reported(mapped, tmp_path, caplog):
             run(mapped, tmp_path, steps=8, checkpoints=Full(store, [4]))
         assert store.latest_step() == 2
     with open_checkpoints(tmp_path / "b") as store:
-        options = {"checkpoints": Full(store, [4, 6]), "stop_on_save_error": False}
+        options = {"checkpoints": Full(store, [4, 6]), "stop_on_error": False}
         with caplog.at_level(logging.WARNING):
             assert run(mapped, tmp_path, steps=8, **options).step == 8
         assert store.steps() == [2, 8]
@@ -141,15 +152,15 @@ def test_a_full_disk_stops_or_is_reported(mapped, tmp_path, caplog):
         open_checkpoints(tmp_path / "c2") as store,
         pytest.raises(CheckpointError, match="No space left"),
     ):
-        run(mapped, tmp_path, steps=8, checkpoints=Full(store, [8]), stop_on_save_error=False)
+        run(mapped, tmp_path, steps=8, checkpoints=Full(store, [8]), stop_on_error=False)
 
 
 def test_the_newest_and_the_best_are_kept(mapped, tmp_path):
     scores = {2: 5.0, 4: 1.0, 6: 4.0, 8: 2.0, 10: 3.0, 12: 2.5}
     for last in (6, 12):  # the scores are known again after a restart
         with open_checkpoints(tmp_path, keep=2) as store:
-            judge = lambda step, state: scores[step]
-            run(mapped, tmp_path, steps=last, checkpoints=store, judge=judge)
+            metric = lambda step, state: scores[step]
+            run(mapped, tmp_path, steps=last, checkpoints=store, metric=metric)
             assert store.best_step() == 4
             assert store.steps() == [4, last - 2, last] if last > 6 else [4, 6]
     with open_checkpoints(tmp_path, read_only=True) as store:

@@ -11,6 +11,7 @@ import pytest
 from score_jax.checkpoints import open_checkpoints
 from score_jax.training import (
     Profile,
+    Snapshots,
     combination,
     combine,
     exponential,
@@ -120,8 +121,7 @@ def test_the_loop_keeps_snapshots_and_does_not_take_them_twice(tmp_path):
     with open_checkpoints(tmp_path, keep=None) as store:
         for last in (4, 6, 6):  # from the start each time: what is kept already stays
             batches = itertools.repeat({"x": jnp.zeros((4, 2))})
-            options = {"snapshots": store, "snapshot_every": 2, "progress": False}
-            result = fit(state, mapped, batches, steps=last, **options)
+            result = fit(state, mapped, batches, steps=last, hooks=[Snapshots(store, 2)])
         store.wait()
         assert store.steps() == [2, 4, 6]
         kept = store.read(6, "averages")["power_0.1"]["w"]

@@ -146,6 +146,7 @@ def test_one_process_shares_with_itself(tmp_path):
 
     class Store:
         folder = tmp_path
+        latest_step = save = wait = print
 
         def restore_latest(self, template, *, data_iterator):
             raise OSError("none of the 2 checkpoints is intact")

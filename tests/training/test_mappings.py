@@ -1,4 +1,4 @@
-"""The three mappings are one step: the same numbers on 1, 2, 4 and 8 devices, in parts, divided."""
+"""The three mappings are one step: the same numbers on any devices, in microbatches, divided."""
 
 import os
 import subprocess
@@ -10,6 +10,7 @@ import numpy as np
 import optax
 import pytest
 
+from score_jax.draws import draw_of, number
 from score_jax.nets.layers import Dropout
 from score_jax.training import (
     global_step,
@@ -18,10 +19,10 @@ from score_jax.training import (
     pmap_step,
     shard_map_step,
 )
-from score_jax.types import Rows, drawn_for, rows_of
 from tests.helpers import ROOT
 
 SHORT = ["pmap/1/1", "pmap/8/1", "shard_map/4/1", "jit/8/1", "fsdp/8/1", "pmap/2/4"]
+DROPOUT = [f"dropout/{n}/1" for n in (1, 2, 8)]
 RESUMED = [f"shard_map/4/1+{second}" for second in ("pmap/1/1", "pmap/2/4", "fsdp/8/1")]
 LONG = [f"{m}/{n}/1" for m in ("pmap", "shard_map", "jit") for n in (1, 2, 4, 8)]
 LONG += ["fsdp/1/1", "fsdp/4/1", "fsdp/8/1", "shard_map/2/2", "jit/4/2", "pmap/2/4"]
@@ -51,13 +52,19 @@ def assert_one_run(found, names):
 
 @pytest.fixture(scope="module")
 def short(tmp_path_factory):
-    return outcomes(tmp_path_factory.mktemp("mappings"), [*SHORT, *RESUMED])
+    return outcomes(tmp_path_factory.mktemp("mappings"), [*SHORT, *DROPOUT, *RESUMED])
 
 
 @pytest.mark.slow
 def test_mappings_and_device_counts_agree(short):
-    """Losses and parameters of four steps with dropout, stratified times and noise on the data."""
+    """Losses and parameters of four steps with stratified times and noise on the data."""
     assert_one_run(short, SHORT)
+
+
+@pytest.mark.slow
+def test_under_jit_dropout_does_not_depend_on_the_number_of_devices(short):
+    assert_one_run(short, DROPOUT)
+    assert not np.allclose(short[f"{DROPOUT[0]}/loss"], short[f"{SHORT[0]}/loss"], rtol=1e-3)
 
 
 @pytest.mark.slow
@@ -86,32 +93,23 @@ def reuse():
         yield
 
 
-def test_rows_draw_by_their_place_in_the_whole_batch(key, reuse):
-    whole = rows_of(key, {"x": jnp.zeros((8, 3))})
-    draw = lambda key: jax.random.normal(key, (3,))
-    table = lambda key, n: jax.random.permutation(key, n)
-    for index in (np.arange(2, 5), np.array([7, 0])):
-        part = Rows(key, jnp.asarray(index, jnp.int32), 8)
-        np.testing.assert_array_equal(part.each(draw, key), whole.each(draw, key)[index])
-        np.testing.assert_array_equal(part.shared(table, key), whole.shared(table, key)[index])
-    assert len(np.unique(whole.each(draw, key))) == 24
-    carried = {"x": jnp.zeros((2, 3)), "rows": whole}
-    assert rows_of(jax.random.key(5), carried) is whole
+def test_examples_draw_by_their_place_in_the_whole_batch(key, reuse):
+    whole = draw_of(key, {"x": jnp.zeros((8, 3))})
+    normal = lambda key: jax.random.normal(key, (3,))
+    part = number(key, 3, first=2, total=8)
+    np.testing.assert_array_equal(part.each(normal), whole.each(normal)[2:5])
+    np.testing.assert_array_equal(part.place, whole.place[2:5])
+    assert len(np.unique(whole.each(normal))) == 24
+    assert len(np.unique([whole.fold(i).each(normal) for i in range(2)])) == 48
+    carried = {"x": jnp.zeros((2, 3)), "draw": part}
+    assert draw_of(jax.random.key(5), carried) is part
 
 
-def test_dropout_keeps_the_mean_and_follows_the_rows(key):
+def test_dropout_keeps_the_mean(key):
     layer, x = Dropout(0.25), jnp.ones((64, 200))
-    streams = {"dropout": jax.random.key(1), "rows": jax.random.key(2)}
-    plain = layer.apply({}, x, train=True, rngs=streams)
-    with drawn_for(rows_of(key, {"x": x})):
-        whole = layer.apply({}, x, train=True, rngs=streams)
-    with drawn_for(Rows(key, jnp.arange(32, 64), 64)):
-        half = layer.apply({}, x[32:], train=True, rngs=streams)
-    np.testing.assert_array_equal(half, whole[32:])
-    for out in (plain, whole):
-        assert set(np.unique(out)) == {np.float32(0), np.float32(1 / 0.75)}
-        assert float(out.mean()) == pytest.approx(1, abs=4 * np.sqrt(0.25 / 0.75 / out.size))
-    assert not np.array_equal(plain, whole)
+    out = layer.apply({}, x, train=True, rngs={"dropout": jax.random.key(1)})
+    assert set(np.unique(out)) == {np.float32(0), np.float32(1 / 0.75)}
+    assert float(out.mean()) == pytest.approx(1, abs=4 * np.sqrt(0.25 / 0.75 / out.size))
     np.testing.assert_array_equal(layer.apply({}, x), x)
 
 
@@ -134,5 +132,5 @@ def test_the_new_mappings_refuse_what_would_go_wrong_silently():
         make_train_step(squares, optimizer, accumulate=0)
     parts = jax.jit(make_train_step(squares, optimizer, accumulate=3))
     state = init_state(jax.random.key(0), {"w": jnp.ones((2, 1))}, optimizer)
-    with pytest.raises(ValueError, match="multiple of parts=3"):
+    with pytest.raises(ValueError, match="multiple of accumulate=3"):
         parts(state, {"x": jnp.ones((7, 2))})

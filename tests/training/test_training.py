@@ -16,8 +16,14 @@ import optax
 import pytest
 
 from score_jax.checkpoints import open_checkpoints
+from score_jax.draws import draw_of
 from score_jax.training import (
+    Every,
+    Hook,
+    MetricsFile,
     NonFiniteLoss,
+    Progress,
+    Saving,
     ema_decay_at,
     fit,
     init_state,
@@ -102,8 +108,7 @@ def test_reaches_the_least_squares_solution(problem, tmp_path):
         jit_step(scan_steps(step, 20)),
         Batches(x, y, size=64),
         steps=400,
-        metrics_path=losses,
-        progress=False,
+        hooks=[MetricsFile(losses)],
     )
     solution, residual, *_ = np.linalg.lstsq(x, y, rcond=None)
     np.testing.assert_allclose(result.state.params["w"], solution, atol=1e-4)
@@ -188,7 +193,7 @@ def test_optimizer_refuses(bad):
 def test_scanned_steps_are_the_single_steps(problem):
     optimizer = make_optimizer(learning_rate=0.05)
     step = make_train_step(noisy, optimizer)
-    kwargs = {"steps": 12, "progress": False}
+    kwargs = {"steps": 12}
     one = fit(start(optimizer), jit_step(step), Batches(*problem), **kwargs)
     four = fit(start(optimizer), jit_step(scan_steps(step, 4)), Batches(*problem), **kwargs)
     assert_same(one.state, four.state)
@@ -212,10 +217,10 @@ def test_randomness_is_a_function_of_the_step(problem):
 
     def loss(params, key, batch):
         value, _ = squares(params, key, batch)
-        return value, {"draw": jax.random.normal(key), "prepared": batch["draw"]}
+        return value, {"drawn": jax.random.normal(key), "prepared": batch["drawn"]}
 
     def prepare(key, batch):
-        return {**batch, "draw": jax.random.normal(key)}
+        return {**batch, "drawn": jax.random.normal(key)}
 
     step = make_train_step(loss, optimizer, prepare=prepare)
     run = jax.jit(scan_steps(step, 3).run)
@@ -223,9 +228,9 @@ def test_randomness_is_a_function_of_the_step(problem):
     _, first = run(start(optimizer), batch)
     _, again = run(start(optimizer), batch)
     _, other = run(start(optimizer, seed=1), batch)
-    draws = np.concatenate([first["draw"], first["prepared"], other["draw"], other["prepared"]])
+    draws = np.concatenate([first["drawn"], first["prepared"], other["drawn"], other["prepared"]])
     assert len(np.unique(draws)) == 12
-    np.testing.assert_array_equal(first["draw"], again["draw"])
+    np.testing.assert_array_equal(first["drawn"], again["drawn"])
 
 
 @pytest.mark.parametrize("n_devices", [1, 2])
@@ -265,14 +270,17 @@ def test_devices_draw_different_noise(problem):
     x, y = problem
 
     def loss(params, key, batch):
-        draw = jax.random.normal(key)
-        return squares(params, key, batch)[0], {"mean": draw, "square": draw**2}
+        draw = draw_of(key, batch).each(jax.random.normal).mean()
+        same = jax.random.normal(key)  # the plain key is that of the whole batch
+        metrics = {"mean": draw, "square": draw**2, "same": same, "same_square": same**2}
+        return squares(params, key, batch)[0], metrics
 
     mapped = pmap_step(make_train_step(loss, optax.sgd(0.1), axis_name="devices"))
     state = mapped.enter(start(optax.sgd(0.1)))
     _, metrics = mapped.call(state, mapped.place([{"x": x, "y": y}]))
     read = mapped.read(metrics)
     assert read["square"][0] > read["mean"][0] ** 2 + 1e-6  # a variance, so the draws differ
+    assert read["same_square"][0] == pytest.approx(read["same"][0] ** 2, rel=1e-6)
 
 
 def test_mappings_refuse_what_would_go_wrong_silently(problem):
@@ -305,16 +313,15 @@ def mapped_noisy():
 
 def test_resume_is_exact(problem, mapped_noisy, tmp_path):
     optimizer, mapped = mapped_noisy
-    seen = []
+    seen, path = [], tmp_path / "metrics.jsonl"
     kwargs = {
-        "checkpoint_every": 4,
-        "extra": {"lr": 0.05},
-        "metrics_path": tmp_path / "metrics.jsonl",
-        "sample_every": 6,
-        "on_sample": lambda step, state: seen.append((step, int(state.step))),
-        "progress": False,
+        "saving": Saving(4, extra={"lr": 0.05}),
+        "hooks": [
+            MetricsFile(path),
+            Every(6, lambda step, state: seen.append((step, int(state.step)))),
+        ],
     }
-    whole = fit(start(optimizer), mapped, Batches(*problem), steps=20, progress=False)
+    whole = fit(start(optimizer), mapped, Batches(*problem), steps=20)
     with open_checkpoints(tmp_path / "checkpoints") as checkpoints:
         fit(
             start(optimizer),
@@ -326,7 +333,7 @@ def test_resume_is_exact(problem, mapped_noisy, tmp_path):
         )
         assert checkpoints.latest_step() == 10
     # What a kill leaves: lines past the checkpoint, the last one cut.
-    with kwargs["metrics_path"].open("a") as file:
+    with path.open("a") as file:
         file.write('{"step": 11, "loss": 1.0}\n{"step": 12, "lo')
     with open_checkpoints(tmp_path / "checkpoints") as checkpoints:
         second = fit(
@@ -344,7 +351,7 @@ def test_resume_is_exact(problem, mapped_noisy, tmp_path):
         )
     assert_same(whole.state, second.state)
     assert_same(whole.state, again.state)
-    assert steps_of(kwargs["metrics_path"]) == list(range(1, 21))
+    assert steps_of(path) == list(range(1, 21))
     assert seen == [(6, 6), (12, 12), (18, 18)]
 
 
@@ -352,12 +359,43 @@ def test_every_step_once_in_the_metrics(problem, mapped_noisy, tmp_path):
     optimizer, mapped = mapped_noisy
     path = tmp_path / "deep" / "metrics.jsonl"
     fit(
-        start(optimizer), mapped, Batches(*problem), steps=8, metrics_path=path, log_every=3,
-        progress=False,
+        start(optimizer), mapped, Batches(*problem), steps=8, hooks=[MetricsFile(path, log_every=3)],
     )  # fmt: skip
     assert steps_of(path) == [3, 6]
     line = json.loads(path.read_text().splitlines()[0])
     assert set(line) == {"step", "loss", "grad_norm", "seconds"}
+
+
+def test_a_hook_is_one_small_class_and_a_metric_is_one_function(problem, mapped_noisy, tmp_path):
+    optimizer, mapped = mapped_noisy
+    path = tmp_path / "metrics.jsonl"
+
+    class Seen(Hook):
+        def start(self, run):
+            self.rows, self.moments = [], [("start", run.step)]
+
+        def log(self, run, first_step, metrics):
+            for name, values in metrics.items():
+                self.rows += [(first_step + i, name, float(v)) for i, v in enumerate(values)]
+
+        def finish(self, run):
+            self.moments.append(("finish", int(run.state.step)))
+
+        def close(self):
+            self.moments.append("closed")
+
+    seen, score = Seen(), lambda step, state: {"score": float(state.params["w"].sum()) + step}
+    hooks = [MetricsFile(path, log_every=4), Every(3, score), seen]
+    result = fit(start(optimizer), mapped, Batches(*problem), steps=6, hooks=hooks)
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    # Three steps are over in the second call of two; a metric is logged whenever it is computed.
+    assert [(row["step"], "score" in row) for row in rows] == [(4, False), (4, True), (6, True)]
+    assert rows[-1]["score"] == pytest.approx(float(result.state.params["w"].sum()) + 6)
+    assert [step for step, name, _ in seen.rows if name == "loss"] == [1, 2, 3, 4, 5, 6]
+    assert [step for step, name, _ in seen.rows if name == "score"] == [4, 6]
+    assert seen.moments == [("start", 0), ("finish", 6), "closed"]
+    with pytest.raises(ValueError, match="every of Every"):
+        fit(start(optimizer), mapped, Batches(*problem), steps=2, hooks=[Every(0, score)])
 
 
 @pytest.mark.parametrize("bad_at", [6, 7])
@@ -371,13 +409,12 @@ def test_stops_when_not_finite_and_keeps_the_last_good(problem, mapped_noisy, tm
                 Batches(*problem, bad_at=bad_at),
                 steps=20,
                 checkpoints=checkpoints,
-                checkpoint_every=2,
-                metrics_path=tmp_path / "metrics.jsonl",
-                progress=False,
+                saving=Saving(2),
+                hooks=[MetricsFile(tmp_path / "metrics.jsonl")],
             )
         assert caught.value.step == bad_at + 1
         good = checkpoints.restore_latest(start(optimizer))
-    whole = fit(start(optimizer), mapped, Batches(*problem), steps=6, progress=False)
+    whole = fit(start(optimizer), mapped, Batches(*problem), steps=6)
     assert good.step == 6
     assert_same(good.state, whole.state)
     assert steps_of(tmp_path / "metrics.jsonl") == list(range(1, bad_at + 2))
@@ -391,7 +428,6 @@ def test_a_bad_update_is_seen_though_the_loss_is_good(problem, tmp_path):
         with pytest.raises(NonFiniteLoss, match="no checkpoint yet") as caught:
             fit(
                 start(optimizer), mapped, Batches(*problem), steps=3, checkpoints=checkpoints,
-                progress=False,
             )  # fmt: skip
         assert caught.value.step == 3
         assert checkpoints.latest_step() is None
@@ -407,7 +443,7 @@ def test_a_signal_finishes_the_call_saves_and_returns(problem, mapped_noisy, tmp
     with open_checkpoints(tmp_path) as checkpoints:
         result = fit(
             start(optimizer), mapped, Batches(*problem), steps=20, checkpoints=checkpoints,
-            sample_every=6, on_sample=on_sample, progress=False,
+            hooks=[Every(6, on_sample)],
         )  # fmt: skip
         assert result.interrupted and result.step == 6 and checkpoints.latest_step() == 6
     assert signal.getsignal(signal.SIGTERM) is before
@@ -421,23 +457,23 @@ def test_fit_refuses(problem, mapped_noisy):
     with pytest.raises(ValueError, match="multiple of the 2 steps"):
         fit(state, mapped, batches, steps=3)
     with pytest.raises(ValueError, match="log_every"):
-        fit(state, mapped, batches, steps=2, log_every=0)
+        fit(state, mapped, batches, steps=2, hooks=[MetricsFile(None, log_every=0)])
     with pytest.raises(ValueError, match="batches ended after step 2"):
-        fit(state, mapped, [next(batches) for _ in range(3)], steps=4, progress=False)
-    assert fit(state, mapped, batches, steps=0, progress=False).step == 0
+        fit(state, mapped, [next(batches) for _ in range(3)], steps=4)
+    assert fit(state, mapped, batches, steps=0).step == 0
 
 
 def test_progress(problem, mapped_noisy, capfd, monkeypatch):
     optimizer, mapped = mapped_noisy
 
     def run(progress):
-        fit(start(optimizer), mapped, Batches(*problem), steps=4, progress=progress)
+        fit(start(optimizer), mapped, Batches(*problem), steps=4, hooks=[Progress(progress)])
         return capfd.readouterr().err
 
     assert run(False) == ""
     bar = run(True)
     assert "4/4" in bar and "loss=" in bar and "step/s" in bar
-    monkeypatch.setattr("score_jax._fit._PLAIN_SECONDS", 0.0)
+    monkeypatch.setattr("score_jax.training.hooks._PLAIN_SECONDS", 0.0)
     lines = run(None).splitlines()
     assert lines[0].startswith("first call (2 steps, with compilation)")
     assert lines[-1].startswith("step 4/4  loss ") and lines[-1].endswith("steps/s")

@@ -1,53 +1,39 @@
-r"""Which index of a table each example of a batch is given: uniform, or by the size of the loss.
+r"""Which timestep of a noise schedule each example is given: uniform, or by the size of the loss.
 
     (1)  p_i proportional to sqrt(mean of the last 10 squared losses at i)      arXiv:2102.09672 eq. 18
     (2)  p_i <- (1 - u) p_i + u / n,   u = 0.001
     (3)  weight 1 / (n p_i): the weighted mean loss keeps its expectation
 
-(1) starts when every index has its ten losses; until then p is uniform. An `IndexSampler` is three
-pure functions on a state of arrays that travels in `TrainState`: jitted, saved and restored with it.
-`make_train_step(..., index_sampler=...)` draws from it, and feeds it the losses of all devices, so
-that every device holds the same history.
+(1) applies once every index has its ten losses; until then p is uniform. The state of an
+`IndexSampler` is a part of `TrainState`: jitted, saved and restored with it.
+`make_train_step(..., index_sampler=...)` draws from it and updates it with the losses of all devices,
+so that every device has the same history.
 """
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
+from score_jax._check import check, check_count
+from score_jax.types import IndexSampler
 
-class IndexSampler(NamedTuple):
-    """A way to draw indices, with a state (any pytree of arrays) that learns from losses.
-
-    init() -> state; draw(state, key, b) -> (index (b,), weight (b,)); update(state, index, losses)
-    -> state, where index and losses (b,) come from all devices.
-    """
-
-    init: Callable[[], Any]
-    draw: Callable[[Any, Any, int], tuple[Any, Any]]
-    update: Callable[[Any, Any, Any], Any]
+Drawn = Array  # (b,): indices, or weights
 
 
 class LossHistory(NamedTuple):
-    """The last losses at every index, in no particular order, and how many there ever were."""
+    """The last losses at every index, in no particular order, and their number so far."""
 
-    losses: Any  # (n, history)
-    count: Any  # int32 (n,)
-
-
-def _check(n: Any) -> None:
-    if isinstance(n, bool) or not isinstance(n, int) or n < 1:
-        raise ValueError(f"n, the length of the table, must be an integer >= 1, got {n!r}")
+    losses: Float[Array, "n history"]
+    count: Int[Array, " n"]  # type: ignore[assignment]
 
 
 def uniform_indices(n: int) -> IndexSampler:
-    """Every index of a table of n with the same probability and weight 1; it learns nothing."""
-    _check(n)
+    """Every one of n indices with the same probability and weight 1, without a state."""
+    check_count(n=n)
 
-    def draw(state: Any, key: Key[Array, ""], b: int) -> tuple[Any, Any]:
-        del state
+    def draw(state: tuple[()], key: Key[Array, ""], b: int) -> tuple[Drawn, Drawn]:
         return jax.random.randint(key, (b,), 0, n), jnp.ones(b)
 
     return IndexSampler(tuple, draw, lambda state, index, losses: state)
@@ -65,7 +51,7 @@ def index_probabilities(state: LossHistory, *, uniform: float = 1e-3) -> Float[A
 
 
 def record(state: LossHistory, index: Int[Array, " b"], losses: Float[Array, " b"]) -> LossHistory:
-    """The history after b more losses at these indices, in this order; the oldest give way.
+    """The history after b more losses at these indices, in this order; they replace the oldest.
 
     An index may come several times: the result is that of recording one after the other.
     """
@@ -84,8 +70,8 @@ def record(state: LossHistory, index: Int[Array, " b"], losses: Float[Array, " b
 def loss_second_moment(n: int, *, history: int = 10, uniform: float = 1e-3) -> IndexSampler:
     """Draw indices in proportion to the root mean square of their last losses, eq. (1) to (3).
 
-    For objectives whose losses differ by orders of magnitude over the table, such as the bound: the
-    gradient's variance falls (arXiv:2102.09672 section 3.3).
+    For objectives whose losses differ by orders of magnitude over the schedule, such as the bound:
+    the gradient's variance falls (arXiv:2102.09672 section 3.3).
 
     Raises ValueError unless n >= 1, history >= 1 and 0 < uniform <= 1.
 
@@ -93,16 +79,13 @@ def loss_second_moment(n: int, *, history: int = 10, uniform: float = 1e-3) -> I
     >>> step = make_train_step(loss, optimizer, index_sampler=sampler)
     >>> state = init_state(key, params, optimizer, index_sampler=sampler)
     """
-    _check(n)
-    if history < 1:
-        raise ValueError(f"history must be at least 1, got {history!r}")
-    if not 0 < uniform <= 1:
-        raise ValueError(f"uniform must be in (0, 1], got {uniform!r}")
+    check_count(n=n, history=history)
+    check("uniform", uniform, 0 < uniform <= 1, "in (0, 1]")
 
     def init() -> LossHistory:
         return LossHistory(jnp.zeros((n, history)), jnp.zeros(n, jnp.int32))
 
-    def draw(state: LossHistory, key: Key[Array, ""], b: int) -> tuple[Any, Any]:
+    def draw(state: LossHistory, key: Key[Array, ""], b: int) -> tuple[Drawn, Drawn]:
         p = index_probabilities(state, uniform=uniform)
         index = jax.random.categorical(key, jnp.log(p), shape=(b,)).astype(jnp.int32)
         return index, 1 / (n * p[index])

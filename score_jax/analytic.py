@@ -6,22 +6,23 @@ given a linear measurement y = A x0 + n, n from N(0, sigma^2 I), x0 is from a mi
     S_k = A C_k A^T + sigma^2 I,  K_k = C_k A^T S_k^+
     (1)  mu_k' = mu_k + K_k (y - A mu_k),  C_k' = C_k - K_k A C_k,  w_k' ~ w_k N(y; A mu_k, S_k)
 
-So every conditional of such data has an exact score: what approximate methods are measured by.
+Every conditional of such data has an exact score: the reference of approximate methods.
 """
 
 import dataclasses
 import math
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Key
+from jaxtyping import Array, Float, Key
 
 from score_jax._math import as_time
-from score_jax.types import SDE, ScoreFn
+from score_jax.types import SDE, Data, Number, PerExample, ScoreFn, Time
 
-# Singular directions of a measurement below this share of the largest tell nothing.
+# Singular directions of a measurement below this share of the largest are ignored.
 _RANK = 1e-10
 
 
@@ -77,9 +78,9 @@ class Mixture:
         spread = np.einsum("k,ki,kj->ij", self.weights, away, away)
         return np.einsum("k,kij->ij", self.weights, self.covs) + spread
 
-    def _parts(self, sde: SDE, x: Any, t: Any) -> tuple[Any, Any, Any]:
+    def _parts(self, sde: SDE, x: Data, t: Number) -> tuple[Array, Array, Array]:
         """log(w_k N(x; ...)) (b, k), and x in the axes of each component with their variances."""
-        t = as_time(t)
+        t = as_time(jnp.asarray(t))
         # Times against components and their axes: (b or 1, 1, 1).
         m, s = (v.reshape(-1, 1, 1).astype(x.dtype) for v in (sde.mean_coeff(t), sde.std(t)))
         values, vectors = (jnp.asarray(v, x.dtype) for v in self._eigen)  # type: ignore[attr-defined]
@@ -90,11 +91,11 @@ class Mixture:
         logs = -0.5 * (jnp.square(along) / variance + jnp.log(2 * math.pi * variance)).sum(axis=2)
         return logs + jnp.log(jnp.asarray(self.weights, x.dtype))[None], along, variance
 
-    def logp(self, sde: SDE, x: Any, t: Any) -> Any:
+    def logp(self, sde: SDE, x: Data, t: Number) -> PerExample:
         """log p_t(x) in nats: (b,), for x (b, *d) and t () or (b,)."""
         return jax.nn.logsumexp(self._parts(sde, x, t)[0], axis=1)
 
-    def logits(self, sde: SDE) -> Any:
+    def logits(self, sde: SDE) -> Callable[[Data, Time], Float[Array, "b k"]]:
         """The exact classifier of the components: (x, t) -> log(w_k p_t(x | k)), (b, k).
 
         >>> guided = classifier_guidance(sde, data.score(sde), data.logits(sde), 0)
@@ -104,7 +105,7 @@ class Mixture:
     def score(self, sde: SDE) -> ScoreFn:
         """The exact score at every time."""
 
-        def score(x: Any, t: Any) -> Any:
+        def score(x: Data, t: Number) -> Data:
             logs, along, variance = self._parts(sde, x, t)
             vectors = jnp.asarray(self._eigen[1], x.dtype)  # type: ignore[attr-defined]
             pull = jax.nn.softmax(logs, axis=1)[:, :, None] * along / variance
@@ -117,7 +118,7 @@ class Mixture:
         """Component k by itself."""
         return gaussian(self.means[k], self.covs[k])
 
-    def sample(self, key: Key[Array, ""], n: int) -> Any:
+    def sample(self, key: Key[Array, ""], n: int) -> Float[Array, "n *d"]:
         """Draw n examples: (n, *d)."""
         which_key, noise_key = jax.random.split(key)
         which = jax.random.choice(
@@ -146,15 +147,15 @@ class Mixture:
         logs, means, covs = [], [], []
         for w, mean, cov in zip(self.weights, self.means, self.covs, strict=True):
             values, vectors = np.linalg.eigh(a @ cov @ a.T + noise_std**2 * np.eye(len(y)))
-            told = values > _RANK * max(values.max(), 1e-30)
-            inverse = np.where(told, 1 / np.where(told, values, 1), 0)
+            seen = values > _RANK * max(values.max(), 1e-30)
+            inverse = np.where(seen, 1 / np.where(seen, values, 1), 0)
             residual = vectors.T @ (y - a @ mean.reshape(-1))
             gain = cov @ a.T @ vectors * inverse[None]
             means.append(mean + (gain @ residual).reshape(mean.shape))
             after = cov - gain @ vectors.T @ a @ cov
             covs.append(0.5 * (after + after.T))
             logs.append(
-                np.log(w) - 0.5 * (residual**2 * inverse + told * np.log(values + ~told)).sum()
+                np.log(w) - 0.5 * (residual**2 * inverse + seen * np.log(values + ~seen)).sum()
             )
         weights = np.exp(np.array(logs) - max(logs))
         return Mixture(np.maximum(weights, 1e-300), np.array(means), np.array(covs))

@@ -1,0 +1,119 @@
+r"""Times, and noisy data at them, drawn for a batch.
+
+A rule for times maps u in [0, 1), one number an example, to times: `times(u, t0, t1)`. The numbers u
+of a batch are stratified over the whole batch by default, u_i = (i/n + offset) mod 1 with one shared
+offset: each is uniform, and one lies in every n-th of the interval (arXiv:2107.00630 appendix I.1),
+so that the variance of a mean over the batch falls.
+
+The likelihood weighting g^2/s^2 of denoising score matching is -lambda'(t), the rate at which
+lambda = log SNR falls. Times with a density proportional to it are those of uniform lambda, for any SDE:
+
+    (1)  E_{uniform t} [-lambda'(t) l(t)] = c E_{uniform lambda} [l(t)],
+         c = (lambda(t0) - lambda(t1)) / (t1 - t0)
+
+The variance is far smaller, since -lambda' grows without bound at t = 0 (arXiv:2101.09258 section
+5.2). `log_snr_times` with `importance_weighting` is the right-hand side.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, ArrayLike, Float, Key
+
+from score_jax._check import check
+from score_jax._math import bcast
+from score_jax.draws import Draw
+from score_jax.sde import NoiseSchedule
+from score_jax.types import SDE
+
+Times = Callable[[Float[Array, " b"], float, float], Float[Array, " b"]]
+Weighting = Callable[[SDE, Float[Array, "..."]], Float[Array, "..."]]
+
+_OFFSET = 2**31 - 1  # of the shared key; examples fold their places in
+_TIME, _NOISE, LABELS, DROPOUT = range(4)  # the purposes of an example's draw
+
+
+def uniform_times(u: Float[Array, " b"], t0: float, t1: float) -> Float[Array, " b"]:
+    """Times uniform on [t0, t1]."""
+    return t0 + (t1 - t0) * u
+
+
+def log_snr_times(sde: SDE) -> Times:
+    """Times whose log SNR is uniform between those of t0 and t1.
+
+    >>> loss = dsm_loss(sde, apply, noise_input=TimeInput(), times=log_snr_times(sde),
+    ...                 weighting=importance_weighting(sde, 1e-5), t0=1e-5)
+    """
+
+    def times(u: Float[Array, " b"], t0: float, t1: float) -> Float[Array, " b"]:
+        low, high = sde.log_snr(jnp.asarray(t1)), sde.log_snr(jnp.asarray(t0))
+        return jnp.clip(sde.time_of_log_snr(low + (high - low) * u), t0, t1)
+
+    return times
+
+
+def timesteps(values: Sequence[float] | ArrayLike) -> Times:
+    """Times drawn uniformly from given ones (n,), such as `schedule.times` of a noise schedule.
+
+    Raises ValueError unless values is a list of at least one time.
+    """
+    known = np.asarray(values)
+    if known.ndim != 1 or not known.size:
+        raise ValueError(f"values must be a list of times, got shape {known.shape}")
+
+    def times(u: Float[Array, " b"], t0: float, t1: float) -> Float[Array, " b"]:
+        index = jnp.minimum((u * known.size).astype(jnp.int32), known.size - 1)
+        return jnp.asarray(known, u.dtype)[index]
+
+    return times
+
+
+def times_of(sde: SDE) -> Times:
+    """The default rule: the timesteps of a noise schedule, uniform times of any other SDE."""
+    return timesteps(sde.times) if isinstance(sde, NoiseSchedule) else uniform_times
+
+
+def importance_weighting(sde: SDE, t0: float) -> Weighting:
+    """The constant c of eq. (1), to which `log_snr_times` reduces the likelihood weighting.
+
+    Raises ValueError unless 0 < t0 < t1.
+    """
+    check_t0(sde, t0)
+
+    def weighting(sde: SDE, t: Float[Array, "..."]) -> Float[Array, "..."]:
+        fall = sde.log_snr(jnp.asarray(t0)) - sde.log_snr(jnp.asarray(sde.t1))
+        return jnp.full_like(t, 1.0) * (fall / (sde.t1 - t0)).astype(t.dtype)
+
+    return weighting
+
+
+def check_t0(sde: SDE, t0: float) -> None:
+    """Raise ValueError unless 0 < t0 < t1."""
+    check("t0", t0, 0 < t0 < sde.t1, f"in (0, t1={sde.t1})")
+
+
+def unit_numbers(key: Key[Array, ""], draw: Draw, *, stratified: bool = True) -> Float[Array, " b"]:
+    """One number u in [0, 1) for every example, from the batch's shared key and the draw."""
+    if not stratified:
+        return draw.fold(_TIME).each(jax.random.uniform)
+    offset = jax.random.uniform(jax.random.fold_in(key, _OFFSET))
+    return (draw.place + offset) % 1.0
+
+
+class Noised(NamedTuple):
+    """Data x0 (b, *d) and x = m x0 + s z at times t (b,) with unit noise z."""
+
+    x0: Float[Array, "b *d"]
+    x: Float[Array, "b *d"]
+    z: Float[Array, "b *d"]
+    t: Float[Array, " b"]
+
+
+def noised(sde: SDE, draw: Draw, x0: Float[Array, "b *d"], t: Float[Array, " b"]) -> Noised:
+    """x0 with the noise of the draw at times t."""
+    z = draw.fold(_NOISE).each(lambda key: jax.random.normal(key, x0.shape[1:], x0.dtype))
+    mean, std = sde.marginal(x0, t)
+    return Noised(x0, mean + bcast(std, x0) * z, z, t)

@@ -1,0 +1,247 @@
+r"""The training loss, and the objective of denoising score matching.
+
+`training_loss` draws times and noise for a batch, evaluates the network once, and averages an
+`Objective`: a function of a `Sample` that gives one loss an example. Denoising score matching (Vincent
+2011; arXiv:2011.13456 eq. 7) with x = m(t) x0 + s(t) z is
+
+    (1)  L = E_t E_z [ w(t) || s(t) score(x, t) + z ||^2 ]
+
+in units of the unit noise z, so w = 1 is the "noise weighting" lambda(t) = s(t)^2 of the paper, and
+w = g(t)^2 / s(t)^2 is lambda(t) = g(t)^2, with which (1) bounds the negative log-likelihood
+(arXiv:2101.09258 theorem 1). `score_jax.losses.schedule` has the objectives of a noise schedule.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, Key
+
+from score_jax._check import check, check_float
+from score_jax._math import batch_mean, batch_sum
+from score_jax.draws import Draw, draw_of
+from score_jax.losses.times import (
+    DROPOUT,
+    LABELS,
+    Noised,
+    Times,
+    Weighting,
+    check_t0,
+    noised,
+    times_of,
+    unit_numbers,
+)
+from score_jax.parametrization import NOISE, NoiseInput, Parametrization, Variance
+from score_jax.score import split_output
+from score_jax.sde import NoiseSchedule
+from score_jax.types import SDE, Apply, Batch, Data, Loss, Metrics, Params, PerExample
+
+
+class Sample(NamedTuple):
+    """What an objective sees: a network's output `value` at x, and where x came from.
+
+    value (b, *d), with twice the channels for a learned variance; x0, x, z (b, *d) and t (b,).
+    """
+
+    sde: SDE
+    parametrization: Parametrization
+    variance: Variance | None
+    value: Float[Array, "..."]
+    x0: Data
+    x: Data
+    z: Data
+    t: PerExample
+
+    def prediction(self) -> tuple[Data, Data | None]:
+        """(the prediction, the values of the variance or None), both (b, *d)."""
+        return split_output(self.value, self.x, self.variance is not None and self.variance.learned)
+
+
+Objective = Callable[
+    [Sample], tuple[PerExample, dict[str, PerExample]]
+]  # -> losses (b,) and their parts
+Reduction = Callable[[Float[Array, "b *d"]], Float[Array, " b"]]
+
+
+def noise_weighting(sde: SDE, t: Float[Array, "..."]) -> Float[Array, "..."]:
+    """w(t) = 1 in eq. (1): lambda(t) = s(t)^2, the default of arXiv:2011.13456."""
+    return jnp.ones_like(t)
+
+
+def likelihood_weighting(sde: SDE, t: Float[Array, "..."]) -> Float[Array, "..."]:
+    """w(t) = g(t)^2 / s(t)^2 in eq. (1): lambda(t) = g(t)^2, for likelihood (arXiv:2101.09258)."""
+    return jnp.square(sde.diffusion(t) / sde.std(t))
+
+
+def mean_reduction(squares: Float[Array, "b *d"]) -> Float[Array, " b"]:
+    """Mean over the entries of an example."""
+    return batch_mean(squares)
+
+
+def half_sum_reduction(squares: Float[Array, "b *d"]) -> Float[Array, " b"]:
+    """One half of the sum over the entries of an example, as in the likelihood bound."""
+    return 0.5 * batch_sum(squares)
+
+
+def dsm(
+    *, weighting: Weighting = noise_weighting, reduction: Reduction = mean_reduction
+) -> Objective:
+    """Denoising score matching, eq. (1), for any parametrization and SDE: (b,)."""
+
+    def objective(s: Sample) -> tuple[PerExample, dict[str, PerExample]]:
+        z_hat = s.parametrization.to_noise(s.sde, s.prediction()[0], s.x, s.t)
+        return weighting(s.sde, s.t) * reduction(jnp.square(z_hat - s.z)), {}
+
+    return objective
+
+
+def dsm_per_example(
+    sde: SDE,
+    apply: Apply,
+    params: Params,
+    x0: Float[Array, "b *d"],
+    t: Float[Array, " b"],
+    z: Float[Array, "b *d"],
+    *,
+    noise_input: NoiseInput,
+    parametrization: Parametrization = NOISE,
+    weighting: Weighting = noise_weighting,
+    reduction: Reduction = mean_reduction,
+    **kwargs: Any,
+) -> Float[Array, " b"]:
+    """Eq. (1) of this module for given times t (b,) and unit noise z (b, *d): (b,).
+
+    The loss that `dsm_loss` averages, for comparison with reference numbers.
+    """
+    mean, std = sde.marginal(x0, t)
+    x = mean + std.reshape(-1, *[1] * (x0.ndim - 1)) * z
+    value = apply(params, x, noise_input(sde, t), **kwargs)
+    sample = Sample(sde, parametrization, None, value, x0, x, z, t)
+    return dsm(weighting=weighting, reduction=reduction)(sample)[0]
+
+
+def drop_labels(
+    key: Key[Array, ""], y: Int[Array, "..."], *, rate: float, null_class: int
+) -> Int[Array, "..."]:
+    """Class labels, each replaced by `null_class` with probability `rate`.
+
+    One network then learns p(x | y) and p(x), for classifier-free guidance (arXiv:2207.12598).
+    """
+    return jnp.where(jax.random.bernoulli(key, rate, y.shape), null_class, y)
+
+
+def _check_dropout(label_dropout: float, null_class: int | None) -> None:
+    check("label_dropout", label_dropout, 0 <= label_dropout < 1, "in [0, 1)")
+    if label_dropout > 0 and null_class is None:
+        raise ValueError("null_class must be given with label_dropout: the class of no label")
+
+
+def draw_noised(
+    sde: SDE,
+    key: Key[Array, ""],
+    batch: Batch,
+    *,
+    times: Times | None,
+    t0: float,
+    stratified: bool,
+) -> tuple[Noised, Draw]:
+    """batch["x"] at times drawn by the rule, or at the timesteps of batch["index"]."""
+    check_float('batch["x"]', batch["x"])
+    draw = draw_of(key, batch)
+    if "index" in batch:
+        if not isinstance(sde, NoiseSchedule):
+            raise ValueError(f'batch["index"] needs an sde with timesteps, got {sde!r}')
+        t = sde.time_of(batch["index"])
+    else:
+        u = unit_numbers(key, draw, stratified=stratified)
+        t = (times_of(sde) if times is None else times)(u, t0, sde.t1)
+    return noised(sde, draw, batch["x"], t), draw
+
+
+def dropout_of(draw: Draw, train: bool) -> dict[str, Any]:
+    """The keyword arguments of a network in training: train=True and a key for dropout."""
+    if not train:
+        return {}
+    return {"train": True, "rngs": {"dropout": jax.random.fold_in(draw.key[0], DROPOUT)}}
+
+
+def training_loss(
+    sde: SDE,
+    apply: Apply,
+    objective: Objective | None = None,
+    *,
+    noise_input: NoiseInput,
+    parametrization: Parametrization = NOISE,
+    variance: Variance | None = None,
+    times: Times | None = None,
+    stratified: bool = True,
+    t0: float = 1e-5,
+    label_dropout: float = 0.0,
+    null_class: int | None = None,
+    train: bool = True,
+) -> Loss:
+    """A `Loss` of an objective, by default `dsm()`: (params, key, batch) -> (mean loss, metrics).
+
+    The batch is a dict: "x" (b, *d), floating; optionally "y" (b,), class labels, passed to the
+    network as y= and in training replaced by `null_class` with probability `label_dropout`;
+    "low_res", the smaller image of a super-resolution network; "draw", a `Draw` (see
+    `score_jax.draws`), without which one is made from the key; and for a noise schedule "index" (b,)
+    and "weight" (b,) from an `IndexSampler`, with which the metrics have "per_example", the losses
+    (b,) before weighting. Metrics: "loss" and the parts of the objective.
+
+    times: a rule `times(u, t0, t1)` (`score_jax.losses.times`), by default the timesteps of a noise
+    schedule and uniform times of any other SDE; stratified: over the whole batch, or independent;
+    t0: the smallest time; train: the network gets train=True and a key for dropout.
+
+    Raises ValueError unless 0 < t0 < t1, for a dropout of labels without null class and, when
+    traced, for integer data.
+
+    >>> loss = training_loss(CosineBetas(), net.apply, hybrid(), noise_input=IndexInput(),
+    ...                      variance=LEARNED_RANGE)
+    >>> value, metrics = loss(params, jax.random.key(0), {"x": x0})
+    """
+    check_t0(sde, t0)
+    _check_dropout(label_dropout, null_class)
+    objective = dsm() if objective is None else objective
+
+    def loss(params: Params, key: Key[Array, ""], batch: Batch) -> tuple[Float[Array, ""], Metrics]:
+        drawn, draw = draw_noised(sde, key, batch, times=times, t0=t0, stratified=stratified)
+        kwargs = {k: batch[k] for k in ("y", "low_res") if k in batch} | dropout_of(draw, train)
+        if train and label_dropout and "y" in batch:
+            null = int(null_class or 0)
+            drop = lambda key, y: drop_labels(key, y, rate=label_dropout, null_class=null)
+            kwargs["y"] = draw.fold(LABELS).each(drop, batch["y"])
+        value = apply(params, drawn.x, noise_input(sde, drawn.t), **kwargs)
+        sample = Sample(sde, parametrization, variance, value, drawn.x0, drawn.x, drawn.z, drawn.t)
+        per_example, parts = objective(sample)
+        weight = batch.get("weight", jnp.ones_like(per_example))
+        total = (weight * per_example).mean()
+        metrics = {"loss": total} | {name: (weight * part).mean() for name, part in parts.items()}
+        if "index" in batch:
+            metrics["per_example"] = jax.lax.stop_gradient(per_example)
+        return total, metrics
+
+    return loss
+
+
+def dsm_loss(
+    sde: SDE,
+    apply: Apply,
+    *,
+    noise_input: NoiseInput,
+    parametrization: Parametrization = NOISE,
+    weighting: Weighting = noise_weighting,
+    reduction: Reduction = mean_reduction,
+    **options: Any,
+) -> Loss:
+    """Denoising score matching, eq. (1) of this module, as a `Loss`.
+
+    Batch, options and errors as for `training_loss`.
+
+    >>> loss = dsm_loss(VP(), net.apply, noise_input=TimeInput())
+    """
+    return training_loss(
+        sde, apply, dsm(weighting=weighting, reduction=reduction),
+        noise_input=noise_input, parametrization=parametrization, **options,
+    )  # fmt: skip
