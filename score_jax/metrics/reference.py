@@ -26,12 +26,13 @@ from score_jax.convert.pickles import CONTAINERS, Built, Refused, read_pickle
 from score_jax.metrics.dinov2 import CLASS_TOKEN
 from score_jax.metrics.inception import POOL, SPATIAL
 from score_jax.metrics.statistics import Moments, Summary, check_points, moments_of
-from score_jax.metrics.weights import file_sha256
+from score_jax.metrics.weights import PICKLES, file_sha256
 
 # Our names of features, and the endings of `mu` and `sigma` for them in a file.
 ENDINGS = {POOL: "", SPATIAL: "_s", CLASS_TOKEN: "_dinov2"}
 PICKLED = {"fid": POOL, "fd_dinov2": CLASS_TOKEN}
 IMAGES = "arr_0"
+FLOATS, LITTLE = ("f8", "f4", "<f8", "<f4"), ("<", "=")  # types and orders of bytes in a pickle
 
 
 @dataclass(frozen=True)
@@ -63,13 +64,13 @@ class _Type(Built):
     """A dtype while a pickle is read: float64 or float32, little-endian."""
 
     def __init__(self, name: Any, *flags: Any) -> None:
-        if name not in {"f8", "f4", "<f8", "<f4"}:
+        if name not in FLOATS:
             raise Refused(f"an array of type {name!r}, which is not float64 or float32")
         self.dtype = np.dtype(name)
 
     def build(self, state: Any) -> None:
         """Check the order of bytes."""
-        if not isinstance(state, tuple) or len(state) < 2 or state[1] not in {"<", "="}:
+        if not isinstance(state, tuple) or len(state) < 2 or state[1] not in LITTLE:
             raise Refused("an array that is not little-endian")
 
 
@@ -155,7 +156,7 @@ def read_reference(path: PathLike, *, resizing: str | None = None) -> Reference:
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path} is not a file")
-    if path.suffix in {".pkl", ".pickle"}:
+    if path.suffix in PICKLES:
         return _read_pickled(path)
     with _open(path) as file:
         names = set(file.files) if hasattr(file, "files") else set()

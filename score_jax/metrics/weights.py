@@ -11,6 +11,7 @@ from score_jax._files import PathLike
 from score_jax.convert.torch_file import read_torch
 
 NORM_EPSILON = 1e-3
+PICKLES = (".pkl", ".pickle")  # endings of files
 IGNORED = ("num_batches_tracked", "fc.bias", "mask_token")  # not used by the features
 _WITH_POOL = {
     "5": ("branch1x1", "branch5x5_1", "branch3x3dbl_1", "branch_pool"),
@@ -75,7 +76,7 @@ def _state(path: PathLike, wanted: WeightFile, any_file: bool) -> tuple[dict[str
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path} is not a file; wanted is {wanted}")
-    if path.suffix in {".pkl", ".pickle"}:
+    if path.suffix in PICKLES:
         raise ValueError(
             f"{path} is a pickle that runs code, which is not read; wanted is {wanted}"
         )
