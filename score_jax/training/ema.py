@@ -25,9 +25,9 @@ from jaxtyping import Array, Float, Int
 from score_jax._check import check
 from score_jax.types import Params
 
-Decay = Callable[[int | Int[Array, ""]], Float[Array, ""]]  # the number of the update, 1, 2, ... -> d_n
+Decay = Callable[
     [int | Int[Array, ""]], Float[Array, ""]
-]  # n, the number of the update (1, 2, ...) -> d_n
+]  # the number of the update, 1, 2, ... -> d_n
 
 WIDEST = 0.28  # std of eq. (3) at gamma about 0: beyond, the average is not one of this family
 
