@@ -226,6 +226,7 @@ NETWORKS = {
 
 
 @pytest.mark.slow
+@pytest.mark.optimized  # an adaptive solver compared to rounding
 @pytest.mark.parametrize("name", NETWORKS)
 def test_parity_with_the_authors_likelihood(name):
     """Their bits per dimension, latents and evaluations, with their probes and their solver.
