@@ -43,6 +43,7 @@ EXTRA = {
     ("likelihood", "samplers"): "the probability flow is solved in one place",
     ("inverse", "samplers"): "methods wrap steps, and posterior samples are samples",
     ("nets", "_xla"): "shim: remove at the end",
+    ("metrics", "convert"): "published weights are read by the one reader that runs nothing",
     ("convert", "nets"): "published weights are those of published networks",
 }
 
@@ -53,6 +54,8 @@ STRINGS = {
     "convert/torch_file.py": {"little"},  # Python names the order of bytes so
     "data/arrays.py": {".npy", ".npz"},  # endings of files
     "samplers/sampling.py": {"apply"},  # the method of a Flax module, which is no score
+    "metrics/inception.py": {"Mixed_6d"},  # the layer of sFID
+    "metrics/reference.py": {"C"},  # NumPy names the order of arrays so
     "nets/blocks.py": {"none", "up"},  # which way a block resamples, checked by the network
     "nets/ncsnpp.py": {  # the fields that name the published variations, checked by `_check`
         "ddpm", "fourier", "input_skip", "none", "output_skip", "sum",
