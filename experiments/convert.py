@@ -17,7 +17,6 @@ from experiments import cli, presets, runs
 from experiments.config import Config, from_json
 from experiments.reports import dry_run
 from score_jax import convert
-from score_jax.convert.pretrained import diffusers_ingredients
 from score_jax.sde import NoiseSchedule
 
 NOTE_FILE = "converted.json"
@@ -85,7 +84,8 @@ def read_config(name: str) -> Config:
 
 def _score_sde(read: Callable[..., Any]) -> Callable[..., Any]:
     def reader(run: runs.Run, path: pathlib.Path, raw: bool) -> tuple[Any, Any]:
-        _, params, info = read(path, run.net, ema=not raw, size=max(run.shape[:2]))
+        size = max(run.shape[:2])
+        _, params, info = read(path, run.net, run.sde, ema=not raw, size=size)
         return params, info
 
     return reader
@@ -95,7 +95,7 @@ def _openai(read: Callable[..., Any]) -> Callable[..., Any]:
     def reader(run: runs.Run, path: pathlib.Path, raw: bool) -> tuple[Any, Any]:
         if raw:
             raise ValueError("--raw is for files that have an average too: choose the file instead")
-        return read(path, run.net)[1:]
+        return read(path, run.net, run.sde)[1:]
 
     return reader
 
@@ -103,20 +103,19 @@ def _openai(read: Callable[..., Any]) -> Callable[..., Any]:
 def _diffusers(run: runs.Run, path: pathlib.Path, raw: bool) -> tuple[Any, Any]:
     if raw:
         raise ValueError("--raw is for files that have an average too")
-    net, params, info = convert.from_diffusers(path)
+    model, params, info = convert.from_diffusers(path, run.sde)
+    net = info["module"]
     if type(net) is not type(run.net):
         raise ValueError(
             f"the network of {path} is a {type(net).__name__}, but the config's is a "
             f"{type(run.net).__name__}"
         )
-    theirs: Any = diffusers_ingredients(net, info)
-    ours: Any = run.ingredients
     fields = [field.name for field in dataclasses.fields(net) if field.name not in FREE]
-    pairs = [(name, getattr(net, name), getattr(ours.net, name)) for name in fields]
-    given, wanted = theirs.parametrization.name, ours.parametrization.name
+    pairs = [(name, getattr(net, name), getattr(run.net, name)) for name in fields]
+    given, wanted = model.parametrization.name, run.model.parametrization.name
     pairs.append(("parametrization", given, wanted))
     wrong = [f"{name} {theirs!r}, not {ours!r}" for name, theirs, ours in pairs if theirs != ours]
-    wrong += _other_process(theirs.sde, ours.sde)
+    wrong += _other_process(model.sde, run.sde)
     if wrong:
         raise ValueError(f"{path} does not fit the config: it has {'; '.join(wrong)}")
     return params, info

@@ -14,7 +14,7 @@ SDE_FIELDS = {
     "VE": ("sigma_min", "sigma_max"),
 }  # fmt: skip
 RENAMED = {
-    "net": {"width": "channels", "time_conditional": "conditional"},
+    "net": {"width": "channels", "time_conditional": "noise_conditional"},
     "unet": {
         "attention": "attention_factors", "head_channels": "num_head_channels",
         "scale_shift": "scale_shift_norm", "resample_in_blocks": "resblock_updown",

@@ -1,7 +1,6 @@
 """A trained model in one line: from a run folder, a published file, or a diffusers folder."""
 
 from pathlib import Path
-from typing import Any
 
 from score_jax import checkpoints
 from score_jax.convert.diffusers import from_diffusers
@@ -11,31 +10,11 @@ from score_jax.convert.records import Ingredients, read_json
 from score_jax.convert.score_sde import from_score_sde_jax, from_score_sde_pytorch
 from score_jax.model import Model
 from score_jax.nets import UNet
-from score_jax.parametrization import (
-    DENOISED,
-    LARGE,
-    LEARNED,
-    LEARNED_RANGE,
-    NOISE,
-    SCORE,
-    SMALL,
-    IndexInput,
-    StdInput,
-    TimeInput,
-    V,
-)
-from score_jax.sde import VE, VP, Betas
 from score_jax.types import Params
 
 MODEL_FILE = "model.json"  # of a run folder: the ingredients of its model
 CHECKPOINTS = "checkpoints"
 FIELDS = {True: "ema_params", False: "params"}
-# What schedulers of diffusers call predictions and variances.
-PREDICTIONS = {"epsilon": NOISE, "sample": DENOISED, "v_prediction": V}
-VARIANCES = {
-    "fixed_small": SMALL, "fixed_small_log": SMALL, "fixed_large": LARGE, "fixed_large_log": LARGE,
-    "learned": LEARNED, "learned_range": LEARNED_RANGE,
-}  # fmt: skip
 # Program that wrote a file of score_sde, by the ending of the file.
 SCORE_SDE = {".pth": from_score_sde_pytorch, ".pt": from_score_sde_pytorch}
 
@@ -63,15 +42,15 @@ def load_pretrained(
     if path.is_dir():
         if preset is not None:
             raise ValueError(f"preset must be None for the folder {str(path)!r}, got {preset!r}")
-        return _of_run(path, ema) if (path / CHECKPOINTS).is_dir() else _of_diffusers(path)
+        return _of_run(path, ema) if (path / CHECKPOINTS).is_dir() else from_diffusers(path)[:2]
     if preset is None:
         raise ValueError(f"preset must name the network of the file {str(path)!r}, got None")
     ingredients = lookup(preset, PUBLISHED)
     if isinstance(ingredients.net, UNet):
-        params = from_improved_diffusion(path, ingredients.net)[1]
+        params = from_improved_diffusion(path, ingredients.net, ingredients.sde)[1]
     else:
         read = SCORE_SDE.get(path.suffix, from_score_sde_jax)
-        params = read(path, ingredients.net, ema=ema)[1]
+        params = read(path, ingredients.net, ingredients.sde, ema=ema)[1]
     return ingredients.model(), params
 
 
@@ -85,28 +64,3 @@ def _of_run(path: Path, ema: bool) -> tuple[Model, Params]:
     ingredients: Ingredients = read_json(Ingredients, file.read_text(encoding="utf-8"), str(file))
     params = checkpoints.restore_params(path / CHECKPOINTS, field=FIELDS[ema])
     return ingredients.model(), params
-
-
-def _of_diffusers(path: Path) -> tuple[Model, Params]:
-    net, params, info = from_diffusers(path)
-    return diffusers_ingredients(net, info).model(), params
-
-
-def diffusers_ingredients(net: Any, info: dict[str, Any]) -> Ingredients:
-    """Network and process of a diffusers folder, from what `from_diffusers` found.
-
-    Raises ValueError if the folder had no scheduler that says what the process is.
-    """
-    if "betas" in info:
-        return Ingredients(
-            net, Betas(info["betas"]), IndexInput(), PREDICTIONS[info["prediction_type"]],
-            VARIANCES[info["variance_type"]],
-        )  # fmt: skip
-    if "sigma_min" in info:
-        ends = (info["sigma_min"], info["sigma_max"])
-        return Ingredients(net.clone(scale_by_sigma=True), VE(*ends), StdInput(), SCORE)
-    if "beta_min" in info:
-        return Ingredients(net, VP(info["beta_min"], info["beta_max"]), TimeInput())
-    raise ValueError(
-        "the folder has no scheduler_config.json, which says what the network's process is"
-    )

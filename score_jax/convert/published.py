@@ -107,7 +107,7 @@ PUBLISHED: dict[str, Ingredients] = {
     "vp_cifar10_ncsnpp_deep_continuous": _vp(_deep(_NCSNPP)),
     "vp_ddpm_cifar10": _vp_levels(_DDPM),
     "vp_ddpm_cifar10_continuous": _vp(_DDPM),
-    "vp_ddpm_cifar10_unconditional": _vp_levels(_DDPM.clone(conditional=False)),
+    "vp_ddpm_cifar10_unconditional": _vp_levels(_DDPM.clone(noise_conditional=False)),
     "vp_ddpm_bedroom": _vp_levels(_LARGE_DDPM),
     "vp_ddpm_church": _vp_levels(_LARGE_DDPM),
     "vp_ddpm_celebahq": _vp_levels(_LARGE_DDPM),

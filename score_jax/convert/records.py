@@ -18,7 +18,6 @@ import numpy as np
 
 from score_jax import nets, sde
 from score_jax import parametrization as forms
-from score_jax.convert import diffusers_nets
 from score_jax.model import Model
 from score_jax.types import SDE
 
@@ -45,7 +44,7 @@ def _can_write(hint: Any) -> bool:
     return not function or hint == forms.NoiseInput
 
 
-NETS = _exported(nets, _is_network) | _exported(diffusers_nets, _is_network)  # shim: the second
+NETS = _exported(nets, _is_network)
 SDES = _exported(sde, _is_sde)
 NOISE_INPUTS = _exported(forms, lambda cls: cls.__name__.endswith("Input"))
 # Annotations of fields that hold one of several objects.

@@ -16,7 +16,6 @@ from experiments.config import (
     to_json,
 )
 from score_jax.convert import from_diffusers, from_score_sde_pytorch
-from score_jax.convert.diffusers_nets import FirstDDPM
 from score_jax.nets import DDPM, NCSNpp, UNet
 from score_jax.parametrization import SCORE, SMALL, IndexInput, StdInput, TimeInput
 from score_jax.sde import VE, VP, CosineBetas, LinearBetas
@@ -91,7 +90,7 @@ def test_raw_weights_on_request(tmp_path):
     file, config = unpacked("vp_ddpmpp_continuous.pth"), Config(data=RGB, net=DDPMPP)
     net, params, step = made(tmp_path, "score_sde_pytorch", file, config, "--raw")
     assert step == 1234
-    assert equal(params, from_score_sde_pytorch(file, net, ema=False, size=8)[1])
+    assert equal(params, from_score_sde_pytorch(file, net, VP(), ema=False, size=8)[1])
 
 
 def test_checkpoints_of_the_jax_program(tmp_path):
@@ -120,7 +119,9 @@ def test_files_of_improved_diffusion(source, tmp_path):
 
 def ddpm_config():
     """A config of the small diffusers folder."""
-    net = FirstDDPM(channels=32, channel_mult=(1, 1), num_blocks=1, attention=(8,))
+    net = DDPM(
+        channels=32, channel_mult=(1, 1), num_blocks=1, attention=(8,), attend_every_block=True
+    )
     return Config(data=dataclasses.replace(RGB, image_size=16), net=net, **SCHEDULE)
 
 
@@ -150,16 +151,12 @@ def continuous(config):
     return dataclasses.replace(config, sde=VP(), noise_input=TimeInput(), loss=LossConfig())
 
 
-def another_net(config):
-    return dataclasses.replace(config, net=DDPM(channels=32, channel_mult=(1, 1), attention=(8,)))
-
-
 @pytest.mark.parametrize(
     ("change", "named"),
     [
         (wrong_schedule, "another noise schedule of 1000 betas from 0.0001 to 0.02"),
         (continuous, "a noise schedule, not the SDE 'VP'"),
-        (another_net, "is a FirstDDPM, but the config's is a DDPM"),
+        (wrong_net(attend_every_block=False), "attend_every_block True, not False"),
         (wrong_net(attention=(16,)), r"attention \(8,\), not \(16,\)"),
     ],
 )

@@ -5,7 +5,8 @@ import json
 import numpy as np
 import pytest
 
-from tests.experiments.test_experiments import checksums, run
+from tests.experiments.test_experiments import call as run
+from tests.experiments.test_experiments import checksums
 
 pytestmark = pytest.mark.slow
 
