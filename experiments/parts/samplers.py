@@ -192,14 +192,20 @@ def threshold_rule(c: Any, low: float, high: float) -> Callable[[Any], Any] | No
     return None if rule is None else rule(low=low, high=high)
 
 
-def steps_within(c: Any, sde: SDE, nfe: int) -> int:
-    """How many steps of the sampler `nfe` evaluations allow, at least one."""
+def evaluations(c: Any, sde: SDE) -> tuple[int, int]:
+    """(evaluations of a step, those of a run besides: negative where n times make n - 1 steps)."""
     made: Any = make(c)
     # The score is never called: a step says what it costs without it.
     step = made.make(sde, lambda x, t: x, **dict(made.options))
     extra = step.nfe_extra + (c.final_denoising == "tweedie")
     on_schedule = isinstance(sde, NoiseSchedule) and grid_name(c, sde) == "schedule"
-    return max(1 + on_schedule, (nfe - extra) // max(1, step.nfe) + on_schedule)
+    return step.nfe, extra - on_schedule * step.nfe
+
+
+def steps_within(c: Any, sde: SDE, nfe: int) -> int:
+    """How many steps of the sampler `nfe` evaluations allow, at least one."""
+    each, extra = evaluations(c, sde)
+    return max(1, (nfe - extra) // max(1, each))
 
 
 def check_names(names: Iterable[str]) -> None:

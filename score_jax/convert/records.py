@@ -166,8 +166,8 @@ def _choice(known: Mapping[Any, Any], value: Any, where: str) -> Any:
 def _of_kind(known: Mapping[str, type], tree: Any, where: str) -> Any:
     if not isinstance(tree, dict):
         raise ValueError(f"{where} must be an object, got {tree!r}")
-    fields = {k: v for k, v in tree.items() if k != "kind"}
-    return _build(_choice(known, tree.get("kind"), f"{where}.kind"), fields, where)
+    fields = dict(tree)
+    return _build(_choice(known, fields.pop("kind", None), f"{where}.kind"), fields, where)
 
 
 def _build(cls: Any, tree: Any, where: str) -> Any:
