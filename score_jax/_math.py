@@ -1,10 +1,13 @@
 """The only broadcasting code: times against data of any rank, reductions over all but the batch."""
 
 import math
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
+
+Elementwise = Callable[[Float[Array, "..."]], Float[Array, "..."]]
 
 
 def bcast(a: Float[Array, "..."], x: Float[Array, "b *d"]) -> Float[Array, "..."]:
@@ -52,10 +55,10 @@ def as_time(t: float | Float[Array, "..."]) -> Float[Array, "..."]:
     return t if jnp.issubdtype(t.dtype, jnp.floating) else t.astype(jnp.zeros(0).dtype)
 
 
-def elementwise_grad(f):  # type: ignore[no-untyped-def]
+def elementwise_grad(f: Elementwise) -> Elementwise:
     """d f(t) / dt of an elementwise function at every entry of t, by one jvp."""
 
-    def df(t):  # type: ignore[no-untyped-def]
+    def df(t: Float[Array, "..."]) -> Float[Array, "..."]:
         return jax.jvp(f, (t,), (jnp.ones_like(t),))[1]
 
     return df

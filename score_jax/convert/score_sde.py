@@ -1,8 +1,8 @@
 """Weights of score_sde (arXiv:2011.13456), of its PyTorch and of its JAX program, for our networks.
 
 PyTorch keeps the modules in a list (`all_modules.7.Conv_0.weight`); Flax counts those of a class
-(`ResnetBlockBigGANpp_2/Conv_0/kernel`), also those without weights. Both orders are that in which the
-program makes them, so that one list of modules serves both.
+(`ResnetBlockBigGANpp_2/Conv_0/kernel`), also those without weights. Both are in the order in which
+the program makes them, so that one list of modules serves both.
 """
 
 import math
@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import flax.linen as nn
 import numpy as np
 
 from score_jax.convert.assemble import (
@@ -29,10 +30,23 @@ from score_jax.convert.assemble import (
 )
 from score_jax.convert.flax_file import read_flax_msgpack
 from score_jax.convert.torch_file import read_torch
+from score_jax.model import Model
 from score_jax.nets import DDPM, NCSNpp
 from score_jax.nets.layers import noise_levels
+from score_jax.parametrization import (
+    NOISE,
+    SCORE,
+    SMALL,
+    IndexInput,
+    LevelInput,
+    NoiseInput,
+    StdInput,
+    TimeInput,
+)
+from score_jax.sde import NoiseSchedule
+from score_jax.types import SDE
 
-Loaded = tuple[Any, Tree, dict[str, Any]]
+Loaded = tuple[Model, Tree, dict[str, Any]]
 
 
 class Leaf(NamedTuple):
@@ -74,7 +88,7 @@ FIR = Layer(CONV.torch, (Leaf("weight", ("kernel",)), BIAS))
 NORM = Layer((Leaf("weight", ("scale",)), BIAS), (Leaf("scale", ("scale",)), BIAS))
 FOURIER = Layer((Leaf("W", ("frequency",)),), (Leaf("W", ("frequency",)),))
 NIN = Layer(*((Leaf("W", ("map", "kernel")), Leaf("b", ("map", "bias"))),) * 2)
-ONE = Layer(  # a convolution of size 1, for which we have a linear map
+ONE = Layer(  # a convolution of size 1, which is a linear map here
     (Leaf("weight", ("map", "kernel"), pointwise), Leaf("bias", ("map", "bias"))),
     (Leaf("kernel", ("map", "kernel"), inner), Leaf("bias", ("map", "bias"))),
 )
@@ -111,10 +125,9 @@ def _layer(target: str, kind: str, layer: Layer) -> Entry:
 
 
 def _entries(module: Any, shapes: Tree) -> Iterator[Entry]:
-    """All modules in the authors' order; which of the optional ones there are, `shapes` tells."""
-    kinds = NCSNPP_KINDS[module.block] if isinstance(module, NCSNpp) else DDPM_KINDS
-    fir = isinstance(module, NCSNpp) and module.fir
-    move = Part("Conv2d_0", FIR, "conv") if fir else Part("Conv_0", CONV, "conv")
+    """All modules in the authors' order; `shapes` has those of the optional ones that there are."""
+    kinds = DDPM_KINDS if isinstance(module, DDPM) else NCSNPP_KINDS[module.block]
+    move = Part("Conv2d_0", FIR, "conv") if module.fir else Part("Conv_0", CONV, "conv")
     block = lambda name: Entry(name, kinds.block, (*BLOCK, kinds.skip))
     attention = lambda name: Entry(name, kinds.attention, ATTENTION)
     down = lambda name: Entry(name, "Downsample", (move,)) if kinds.resample else block(name)
@@ -166,7 +179,7 @@ def _flax_names(entries: Iterable[Entry]) -> Iterator[tuple[str, Entry]]:
 
 
 class Dialect(NamedTuple):
-    """How one of the two programs names and lays out its tensors."""
+    """The names and the layout of the tensors of one of the two programs."""
 
     names: Callable[[Iterable[Entry]], Iterator[tuple[str, Entry]]]
     leaves: Callable[[Layer], tuple[Leaf, ...]]
@@ -189,13 +202,13 @@ def make_plan(dialect: Dialect, module: Any, shapes: Tree) -> tuple[dict[str, Sl
                 if find(shapes, path) is not None:
                     plan[source] = Slot((*path, *leaf.target), leaf.move)
                 elif part.layer is DENSE:
-                    # PyTorch makes the maps of the label even where it is not told.
+                    # PyTorch makes the maps of the noise input even where they are not used.
                     unused.add(source)
     return plan, unused
 
 
 def _sizes(module: Any) -> list[int]:
-    """Image sizes that differ in where there is attention: a file does not tell its size."""
+    """Image sizes with different levels of attention; a file does not contain the size."""
     levels = range(len(module.channel_mult))
     step = 2 ** levels[-1]
     sizes = {size << level for size in module.attention for level in levels}
@@ -204,7 +217,7 @@ def _sizes(module: Any) -> list[int]:
 
 
 def _misfits(plan: Mapping[str, Slot], shapes: Tree, weights: Mapping[str, Any]) -> int:
-    """How many of the tensors have another number of values than the plan has room for."""
+    """The number of tensors whose size is not that of the plan."""
     wanted = leaves(shapes)
     return sum(
         np.size(weights[name]) != math.prod(wanted[slot.path].shape)
@@ -234,13 +247,30 @@ def _best_plan(
     return min(found.values(), key=lambda item: item[0])[1]
 
 
-def _check_module(module: Any) -> None:
-    if not isinstance(module, NCSNpp | DDPM):
+def default_model(module: NCSNpp, sde: SDE) -> Model:
+    """The model of a network as score_sde trains it on an SDE.
+
+    A network that divides its output by sigma returns the score and is given sigma, or an index of its
+    `sigmas`. Every other network returns the noise and is given t * 999, or the index of a timestep.
+
+    >>> model = default_model(NCSNpp(), VP())
+    """
+    if module.scale_by_sigma:
+        levels: NoiseInput = LevelInput(module.sigmas[2]) if module.sigmas else StdInput()
+        return Model(sde, module.apply, levels, SCORE)
+    if isinstance(sde, NoiseSchedule):
+        return Model(sde, module.apply, IndexInput(), NOISE, SMALL)
+    return Model(sde, module.apply, TimeInput())
+
+
+def _checked(module: nn.Module) -> NCSNpp:
+    if not isinstance(module, NCSNpp):
         raise ValueError(f"module must be an NCSNpp or a DDPM, got {type(module).__name__}")
+    return module
 
 
 def _check_sigmas(module: Any, sigmas: Any, path: str | Path) -> None:
-    """The file's table of noise levels must be that of the network, which uses it."""
+    """Raise ValueError unless the file's noise levels are those that the network uses."""
     if module.sigmas is None:
         return
     own = noise_levels(module.sigmas)
@@ -259,7 +289,7 @@ def _entry(tree: Any, names: tuple[str, ...], path: str | Path) -> Any:
 def _averaged(file: Any, weights: dict[str, Any], path: str | Path) -> dict[str, Any]:
     """The weights with the averaged ones in their place: a list in the order of the parameters."""
     shadows = _entry(file, ("ema", "shadow_params"), path)
-    # Buffers and what has no gradient, the random frequencies, are not averaged.
+    # Buffers and the random frequencies, which have no gradient, are not averaged.
     fixed = {"sigmas", *(n for n in weights if n.endswith(".W") and n.count(".") == 2)}
     names = [name for name in weights if name not in fixed]
     if len(shadows) != len(names):
@@ -278,23 +308,24 @@ def _averaged(file: Any, weights: dict[str, Any], path: str | Path) -> dict[str,
 
 
 def from_score_sde_pytorch(
-    path: str | Path, module: Any, *, ema: bool = True, size: int | None = None
+    path: str | Path, module: nn.Module, sde: SDE, *, ema: bool = True, size: int | None = None
 ) -> Loaded:
-    """Weights of a `.pth` of score_sde_pytorch for a network: (module, params, info).
+    """A network with the weights of a `.pth` of score_sde_pytorch: (model, params, info).
 
     Args:
       path: the file: {"model": state dict, with or without "module.", "ema": ..., "step": ...}.
       module: the `NCSNpp` or `DDPM` whose fields are those of the file's configuration.
+      sde: the SDE it was trained on, which the file does not name; see `default_model`.
       ema: the averaged weights, or those of the last step.
       size: of the images; found from the file if None.
 
-    `info` has "step", "ema" and, where the file has it, "sigmas", its table of noise levels.
+    `info` has "step", "ema" and, where the file has them, "sigmas", its noise levels.
     Raises ValueError, naming file and tensor, if the file cannot be read or does not fit the network
     exactly; OSError if it cannot be opened.
 
-    >>> net, params, info = from_score_sde_pytorch("checkpoint_8.pth", NCSNpp(fir=True))
+    >>> model, params, info = from_score_sde_pytorch("checkpoint_8.pth", NCSNpp(fir=True), VP())
     """
-    _check_module(module)
+    net = _checked(module)
     file = read_torch(path)
     model = _entry(file, ("model",), path)
     weights = {str(name).removeprefix("module."): value for name, value in model.items()}
@@ -303,23 +334,24 @@ def from_score_sde_pytorch(
     info = {"step": find(file, ("step",)), "ema": ema}
     if "sigmas" in weights:
         info["sigmas"] = weights.pop("sigmas")
-        _check_sigmas(module, info["sigmas"], path)
+        _check_sigmas(net, info["sigmas"], path)
     kernels = (w for w in weights.values() if np.ndim(w) == 4)
     channels = next((w.shape[1] for w in kernels), 0)
-    return module, _convert(TORCH, module, weights, path, channels, size), info
+    params = _convert(TORCH, net, weights, path, channels, size)
+    return default_model(net, sde), params, info
 
 
 def from_score_sde_jax(
-    path: str | Path, module: Any, *, ema: bool = True, size: int | None = None
+    path: str | Path, module: nn.Module, sde: SDE, *, ema: bool = True, size: int | None = None
 ) -> Loaded:
-    """Weights of a `checkpoint_N` of the JAX score_sde for a network: (module, params, info).
+    """A network with the weights of a `checkpoint_N` of the JAX score_sde: (model, params, info).
 
     The file is Flax's msgpack of the program's State of 2021; arguments, `info` and errors as in
     `from_score_sde_pytorch`.
 
-    >>> net, params, info = from_score_sde_jax("checkpoint_8", NCSNpp(fir=True))
+    >>> model, params, info = from_score_sde_jax("checkpoint_8", NCSNpp(fir=True), VP())
     """
-    _check_module(module)
+    net = _checked(module)
     file = read_flax_msgpack(path)
     tree = _entry(file, ("params_ema",) if ema else ("optimizer", "target"), path)
     tree = tree["params"] if set(tree) == {"params"} else tree
@@ -327,7 +359,8 @@ def from_score_sde_jax(
     shape = np.shape(weights.get("Conv_0/kernel", 0))
     channels = shape[2] if len(shape) == 4 else 0
     info = {"step": find(file, ("step",)), "ema": ema}
-    return module, _convert(FLAX, module, weights, path, channels, size), info
+    params = _convert(FLAX, net, weights, path, channels, size)
+    return default_model(net, sde), params, info
 
 
 def _convert(
@@ -339,6 +372,6 @@ def _convert(
     size: int | None,
 ) -> Tree:
     if not channels:
-        raise ValueError(f"{path} has no convolution, so it is no network of score_sde")
+        raise ValueError(f"{path} has no convolution, so it is not a network of score_sde")
     plan, unused, shapes = _best_plan(dialect, module, weights, channels, size, path)
     return assemble(shapes, plan, weights, path, unused)

@@ -24,12 +24,11 @@ from jaxtyping import Array, Float, Key
 
 from score_jax._check import check, check_count, check_float
 from score_jax._math import as_time, batch_sum, bcast
-from score_jax._xla import forward_mode
 from score_jax.likelihood.gap import IGNORE, Gap
 from score_jax.samplers.ode import IN_TIME, Coordinate, flow_ends, solve_forward, with_first
 from score_jax.types import SDE, ScoreFn, score_at
 
-EXACT_UP_TO = 8  # dimensions: up to here all columns cost about as much as a few probes
+EXACT_UP_TO = 8  # dimensions: below, all columns cost about as much as a few probes
 
 
 class LogLik(NamedTuple):
@@ -104,7 +103,7 @@ def log_likelihood(
     the divergence alone.
 
     The result is a log density only if the score is the gradient of one density at every t. A guided
-    score is not: its result belongs to the flow that draws from it.
+    score is not: its result is the density of its own flow.
 
     Half precision is computed and returned in single. Raises ValueError unless 0 < t0 < t1 and x is
     floating point.
@@ -167,7 +166,6 @@ def _standard_error(change: Float[Array, "b k"], exact: bool) -> Float[Array, " 
 
 def _along(field: Any, x: Any, probes: Any, exact: bool) -> tuple[Any, Any]:
     """A field at x, and each probe's estimate (k, b) of its divergence, from one evaluation."""
-    with forward_mode():
-        value, derivative = jax.linearize(field, x)
+    value, derivative = jax.linearize(field, x)
     each = jax.vmap(batch_sum)(probes * jax.vmap(derivative)(probes))
     return value, each.sum(axis=0, keepdims=True) if exact else each

@@ -13,7 +13,7 @@ half-log-SNR and r_k = (earlier interval k) / h, and the algebra of `exponential
 
 Multistep methods (M) begin with the lower orders. That costs no accuracy while D hardly changes near t1:
 under VE with sigma_max only 13 times the data's std 3M shows the h^2 of its first step at errors below
-1e-5. The authors' program halves the second difference in 3M; here it is what the integral says.
+1e-5. The authors' program halves the second difference in 3M; here it follows from the integral.
 """
 
 import jax
@@ -26,6 +26,7 @@ from score_jax.types import (
     SDE,
     Data,
     Grid,
+    Moved,
     PRNGKey,
     Scalar,
     ScoreFn,
@@ -45,10 +46,7 @@ def _multistep(sde: SDE, score: ScoreFn, order: int, lower_at_end: bool) -> Step
     def init(x: Data, grid: Grid) -> ex.Past:
         return ex.no_past(x, grid, order - 1)
 
-    def update(
-        key: PRNGKey, x: Data, t: Time, t_next: Time, past: ex.Past
-    ) -> tuple[StepOut, ex.Past]:
-        del key
+    def update(key: PRNGKey, x: Data, t: Time, t_next: Time, past: ex.Past) -> Moved:
         clean = denoise(sde, score, x, t)
         move = ex.interval(sde, t, t_next)
         now = ex.order_at(past.i, past.n, order, lower_at_end)
@@ -86,14 +84,13 @@ def dpmpp_2s(sde: SDE, score: ScoreFn) -> Step:
     """
 
     def update(key: PRNGKey, x: Data, t: Time, t_next: Time) -> StepOut:
-        del key
         t, t_next = as_time(t), as_time(t_next)
         middle = sde.time_of_log_snr(0.5 * (sde.log_snr(t) + sde.log_snr(t_next)))
         half, whole = ex.interval(sde, t, middle), ex.interval(sde, t, t_next)
         clean = denoise(sde, score, x, t)
         there = ex.exponential_step(x, half, clean, 0.0)
         later = denoise(sde, score, there, middle)
-        # As exact as the inverse of the SNR: where it rounds, r is not quite one half.
+        # As exact as the inverse of the SNR: with its rounding r is not exactly one half.
         weight = 0.5 * first_weight(whole.h) * whole.h / half.h
         x = ex.exponential_step(x, whole, clean, ex.weighted([weight], [later], clean, whole.m))
         return StepOut(x, x)
@@ -115,9 +112,7 @@ def sde_dpmpp_2m(sde: SDE, score: ScoreFn, *, order: int = 2, lower_at_end: bool
     def init(x: Data, grid: Grid) -> ex.Past:
         return ex.no_past(x, grid, order - 1)
 
-    def update(
-        key: PRNGKey, x: Data, t: Time, t_next: Time, past: ex.Past
-    ) -> tuple[StepOut, ex.Past]:
+    def update(key: PRNGKey, x: Data, t: Time, t_next: Time, past: ex.Past) -> Moved:
         clean = denoise(sde, score, x, t)
         move = ex.interval(sde, t, t_next)
         now = ex.order_at(past.i, past.n, order, lower_at_end)

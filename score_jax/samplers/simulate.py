@@ -29,13 +29,11 @@ def tweedie(sde: SDE, score: ScoreFn) -> FinalDenoising:
 
 def last_mean(sde: SDE, score: ScoreFn) -> FinalDenoising:
     """The state without the noise of the last step, as in the authors' programs."""
-    del sde, score
     return lambda out, t: (out.x_mean, 0)
 
 
 def as_it_is(sde: SDE, score: ScoreFn) -> FinalDenoising:
     """The state itself, with noise of level t."""
-    del sde, score
     return lambda out, t: (out.x, 0)
 
 
@@ -65,8 +63,8 @@ def simulate(
     """Run `step` over every interval of `grid`, starting at x (b, *d): one scan, jitted by the caller.
 
     `final_denoising`, such as `tweedie(sde, score)`, is applied at the last time. Without it x keeps
-    the noise of the last step, and x_mean is the authors' "mean of the last step". `save_every`
-    keeps the state after every so many steps.
+    the noise of the last step, and x_mean is the authors' "mean of the last step". The state is kept
+    every `save_every` steps.
 
     Raises ValueError for a grid that does not decrease strictly inside (0, inf), save_every < 1, or
     x that is not floating point.
