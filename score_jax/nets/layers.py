@@ -97,13 +97,14 @@ def sinusoids(
     Improved DDPM, `cosines_first`, ends one step before it. An odd `dim` ends with a zero.
     """
     half = dim // 2
-    last = half if cosines_first else max(half - 1, 1)
-    # In NumPy: a rounding error of a frequency is seen at noise inputs of a thousand.
-    step = np.float32(-math.log(10_000)) / np.float32(last)
-    angle = (
-        at_least_float32(noise_input)[:, None]
-        * jnp.asarray(np.exp(np.arange(half, dtype=np.float32) * step))[None]
-    )
+    # In NumPy and in the authors' order: a rounding error of a frequency is seen at noise inputs of
+    # a thousand.
+    exponent, log = np.arange(half, dtype=np.float32), -math.log(10_000)
+    if cosines_first:
+        exponent = exponent * np.float32(log) / np.float32(half)
+    else:
+        exponent = exponent * np.float32(log / max(half - 1, 1))
+    angle = at_least_float32(noise_input)[:, None] * jnp.asarray(np.exp(exponent))[None]
     parts = [jnp.sin(angle), jnp.cos(angle)]
     embedding = jnp.concatenate(parts[::-1] if cosines_first else parts, axis=1)
     return jnp.pad(embedding, ((0, 0), (0, dim % 2)))
