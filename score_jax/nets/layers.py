@@ -97,14 +97,14 @@ def sinusoids(
     Improved DDPM, `cosines_first`, ends one step before it. An odd `dim` ends with a zero.
     """
     half = dim // 2
-    # In NumPy and in the authors' order: a rounding error of a frequency is seen at noise inputs of
-    # a thousand.
-    exponent, log = np.arange(half, dtype=np.float32), -math.log(10_000)
+    # As the references of each family round them: an error of one rounding in a frequency is seen at
+    # noise inputs of a thousand.
+    places, log = np.arange(half, dtype=np.float32), -math.log(10_000)
     if cosines_first:
-        exponent = exponent * np.float32(log) / np.float32(half)
+        frequency = jnp.asarray(np.exp(places * np.float32(log) / np.float32(half)))
     else:
-        exponent = exponent * np.float32(log / max(half - 1, 1))
-    angle = at_least_float32(noise_input)[:, None] * jnp.asarray(np.exp(exponent))[None]
+        frequency = jnp.exp(jnp.asarray(places * np.float32(log / max(half - 1, 1))))
+    angle = at_least_float32(noise_input)[:, None] * frequency[None]
     parts = [jnp.sin(angle), jnp.cos(angle)]
     embedding = jnp.concatenate(parts[::-1] if cosines_first else parts, axis=1)
     return jnp.pad(embedding, ((0, 0), (0, dim % 2)))
