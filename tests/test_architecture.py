@@ -17,7 +17,6 @@ BASE = {"types", "_math", "_check", "_files", "_renamed", "draws", "runtime", "_
 MODELS = {
     "analytic",
     "sde",
-    "discrete",
     "score",
     "nets",
     "data",

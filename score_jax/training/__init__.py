@@ -19,6 +19,7 @@ what `fit` drives.
 
 from score_jax._files import FolderLocked as FolderLocked
 from score_jax._files import locked as locked
+from score_jax._renamed import renamed as _renamed
 from score_jax.training.ema import Decay as Decay
 from score_jax.training.ema import Profile as Profile
 from score_jax.training.ema import combination as combination
@@ -65,3 +66,5 @@ from score_jax.training.step import Prepare as Prepare
 from score_jax.training.step import TrainStep as TrainStep
 from score_jax.training.step import make_train_step as make_train_step
 from score_jax.training.step import scan_steps as scan_steps
+
+__getattr__ = _renamed(__name__)
