@@ -33,6 +33,7 @@ RENAMED: dict[str, dict[str, str]] = {
         "TimeSampler": "score_jax.losses.Times",
         "StepWeighting": "score_jax.losses.Weighting",
     },
+    "training": {"IndexSampler": "score_jax.types.IndexSampler"},
     "types": {
         "Rows": "score_jax.draws.Draw",
         "rows_of": "score_jax.draws.draw_of",

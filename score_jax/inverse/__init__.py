@@ -1,4 +1,4 @@
-"""Inverse problems: what was measured, and samples of what it was measured of, with any sampler."""
+"""Inverse problems: measurements of data, and samples of the data given them, with any sampler."""
 
 from score_jax.inverse.hold import repaint as repaint
 from score_jax.inverse.hold import replacement as replacement

@@ -34,7 +34,7 @@ Values = Callable[[Float[Array, "..."]], Float[Array, "..."]]
 
 
 def record(*meta: str) -> Callable[[Any], Any]:
-    """Register a frozen dataclass as a tree whose fields are arrays but for those named."""
+    """Register a frozen dataclass as a tree; its fields are arrays, except those named."""
 
     def register(cls: Any) -> Any:
         names = [f.name for f in dataclasses.fields(cls)]
@@ -118,8 +118,8 @@ class SpectralOperator(LinearOperator):
 
 def on_values(f: Values, s: Float[Array, "..."], least: Share = 0.0) -> Float[Array, "..."]:
     """f of the singular values above `least`, and 0 of the others."""
-    told = s > least
-    return jnp.where(told, f(jnp.where(told, s, 1)), 0)
+    kept = s > least
+    return jnp.where(kept, f(jnp.where(kept, s, 1)), 0)
 
 
 def conjugate_gradients(
@@ -362,9 +362,9 @@ def dense(
     if matrix.ndim != 2 or matrix.shape != (math.prod(out), math.prod(shape)):
         raise ValueError(f"matrix must be (q, n) for {out} and {shape}, got shape {matrix.shape}")
     _, values, vectors = np.linalg.svd(matrix, full_matrices=False)
-    told = values > cutoff * values.max()
+    kept = values > cutoff * values.max()
     single = lambda v: np.asarray(v, np.float32)
-    return Matrix(single(matrix), single(vectors[told].T), single(values[told]), shape, out)
+    return Matrix(single(matrix), single(vectors[kept].T), single(values[kept]), shape, out)
 
 
 def matrix_of(operator: LinearOperator, shape: Shape) -> np.ndarray:

@@ -14,7 +14,7 @@ from score_jax._check import check_count
 class DatasetLogLik(NamedTuple):
     """Log densities in nats of `draws` draws of n examples: (draws, n), with errors and costs.
 
-    stderr (draws, n) is that of each estimate on its own (NaN where it cannot be told), nfe (draws,
+    stderr (draws, n) is that of each single estimate (NaN where it is unknown), nfe (draws,
     n); seconds without compilation.
     """
 

@@ -78,7 +78,7 @@ class _State(NamedTuple):
     lam, v: where it stands. values (k, b, *d), nodes (k,): a ring of predictions and of their lambdas;
     `slot` is the place of the next one, which after a rejection (`ahead`) holds the rejected one, and
     `known` how many of the others are there. order, turn: of the next step, in the angle. error: of the
-    last accepted step, over what is allowed. broken: rejections in a row by a score that is not finite.
+    last accepted step, relative to the allowed one. broken: consecutive rejections by a nonfinite score.
     """
 
     lam: Any
@@ -154,8 +154,8 @@ def _first_turn(flow: _Flow, rtol: Any, atol: Any) -> Any:
 def _stretch(lam: Any, turn: Any) -> Any:
     """By how much lambda changes when phi turns by `turn`, at most _LONGEST.
 
-    From tan(phi + turn) by the theorem of addition: exact for turns that are short beside phi, and
-    beside what is left to the right angle.
+    From tan(phi + turn) by the addition theorem: exact for turns that are short compared with phi and
+    with the rest of the right angle.
     """
     way, size = jnp.sign(turn), jnp.tan(jnp.abs(turn))
     near, far = jnp.exp(-way * lam) * size, jnp.exp(way * lam) * size

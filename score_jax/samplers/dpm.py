@@ -55,7 +55,7 @@ def _multistep(sde: SDE, score: ScoreFn, order: int, lower_at_end: bool) -> Step
         weights = ex.predictor_weights(move.h, past.lengths, now, first_weight)
         extra = ex.weighted(weights, past.clean, clean, move.m)
         x = ex.exponential_step(x, move, clean, extra)
-        return StepOut(x, x), ex.remember(past, clean, move.h)
+        return StepOut(x, x), ex.advanced(past, clean, move.h)
 
     return Step(init, update, 1)
 
@@ -127,6 +127,6 @@ def sde_dpmpp_2m(sde: SDE, score: ScoreFn, *, order: int = 2, lower_at_end: bool
         x_mean = x_mean + ex.weighted(weights, past.clean, clean, move.m)
         z = jax.random.normal(key, x.shape, x.dtype)
         x = x_mean + bcast(move.s * jnp.sqrt(fresh), x) * z
-        return StepOut(x, x_mean), ex.remember(past, clean, move.h)
+        return StepOut(x, x_mean), ex.advanced(past, clean, move.h)
 
     return Step(init, update, 1)

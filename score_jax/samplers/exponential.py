@@ -122,7 +122,7 @@ def no_past(x: Data, grid: Grid, count: int) -> Past:
     return Past(jnp.zeros((), jnp.int32), n, (jnp.zeros_like(x),) * count, (one,) * count)
 
 
-def remember(past: Past, clean: Data, h: Scalar) -> Past:
+def advanced(past: Past, clean: Data, h: Scalar) -> Past:
     """The state after a step over an interval h that began with the prediction `clean`."""
     if not past.clean:
         return past._replace(i=past.i + 1)

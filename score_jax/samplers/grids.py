@@ -17,13 +17,13 @@ from score_jax.types import SDE
 
 
 def check_grid(grid: object, t1: float | None = None) -> Float[Array, " n"]:
-    """Return the grid as an array, or raise ValueError saying what is wrong with it.
+    """Return the grid as an array; raise ValueError for a grid that is not valid.
 
     A grid has at least two finite times, decreases strictly, and lies in (0, t1]. Values are checked
     where they are known, which is everywhere but inside a transformation over the grid itself.
     """
     known = not any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(grid))
-    # Inside jit a list would become a traced array, and its values could no longer be seen.
+    # Inside jit a list would become a traced array, whose values are not known.
     values = np.asarray(grid) if known else None
     array = jnp.asarray(grid if values is None else values)
     if array.ndim != 1 or array.shape[0] < 2:

@@ -4,7 +4,7 @@ For y = x/m and sigma = s/m every SDE is the variance-exploding one, and the pro
 
     (1)  dy / d sigma = (y - D(x, t)) / sigma = -s score(x, t)
 
-Heun's method takes an Euler step in sigma, evaluates there, and goes with the mean of both slopes: two
+Heun's method takes an Euler step in sigma, evaluates there, and takes the mean of both slopes: two
 evaluations, order 2. The grid ends at t0 > 0, where sigma > 0: the paper's last Euler step to sigma = 0
 is exactly Tweedie's denoising, `final_denoising=tweedie(sde, score)`, so that n intervals and that
 step are its N = n + 1 steps with 2N - 1 evaluations.
@@ -70,11 +70,11 @@ def edm(
     s_max: float = math.inf,
     s_noise: float = 1.0,
 ) -> Step:
-    """EDM's stochastic sampler: noise is added, then taken away by Heun's method; 2 evaluations.
+    """EDM's stochastic sampler: noise is added, then removed by Heun's method; 2 evaluations.
 
     `churn` is S_churn of the paper for a run over the whole grid (0: `heun`), s_min and s_max bound
     the sigma = s/m where it acts, s_noise scales the added noise. The raised level never passes that
-    of t1. x_mean is x: the noise of the step is no longer apart. arXiv:2206.00364 algorithm 2.
+    of t1. x_mean is x: the noise of the step cannot be separated. arXiv:2206.00364 algorithm 2.
 
     Raises ValueError unless churn >= 0, 0 <= s_min <= s_max, and s_noise > 0, all numbers.
 

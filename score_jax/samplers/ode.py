@@ -73,7 +73,7 @@ class _Counting(diffrax.AbstractStepSizeController):
 def evaluations(solver: diffrax.AbstractSolver, attempts: Cost, fresh: Cost | int = 1) -> Cost:
     """Vector-field evaluations of an explicit Runge-Kutta solve with `attempts` tried steps.
 
-    A first-same-as-last method saves one a step but for `fresh` attempts. An implicit method iterates
+    A first-same-as-last method saves one a step, except in `fresh` attempts. An implicit method iterates
     to convergence: its count is not known, and -1 says so.
     """
     if not isinstance(solver, diffrax.AbstractERK | diffrax.Euler):
@@ -353,7 +353,7 @@ def probability_flow(
 )
 @dataclasses.dataclass(frozen=True)
 class FlowPath:
-    """A solved flow that knows x at every time between its ends; a tree: it passes through `jit`.
+    """A solved flow, with x at every time between its ends; a tree, which passes through `jit`.
 
     x (b, *d) is the state at the end, nfe what the path cost; looking at it costs nothing.
     """

@@ -127,7 +127,7 @@ def _place(grid: SongGrid, t: Time) -> Int[Array, "..."]:
     times = np.asarray(grid.times, np.float64)
     between = 0.5 * (times[:-1] + times[1:])[::-1]
     steps = times.size - 1
-    # Rising, as searchsorted wants it.
+    # Rising, for searchsorted.
     return jnp.clip(steps - jnp.searchsorted(jnp.asarray(between, t.dtype), t), 0, steps - 1)
 
 

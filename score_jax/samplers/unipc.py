@@ -93,6 +93,6 @@ def unipc(
         weights = ex.predictor_weights(move.h, past.lengths[:-1], now, b)
         extra = ex.weighted(weights, past.clean[:-1], clean, move.m)
         x = ex.exponential_step(x, move, clean, extra)
-        return StepOut(x, x), ex.remember(past, clean, move.h)
+        return StepOut(x, x), ex.advanced(past, clean, move.h)
 
     return Step(init, update, 1)

@@ -9,9 +9,10 @@ import pytest
 from scipy.integrate import quad, solve_ivp
 
 from score_jax import samplers as sm
+from score_jax.analytic import Mixture
 from score_jax.samplers.uneven import uneven_weights
 from score_jax.sde import VE, VP, CosineVP, SubVP, from_marginals
-from tests.helpers.closed_form import Mixture, isotropic
+from tests.helpers.closed_form import isotropic
 
 SDES = {
     "vp": VP(),
@@ -103,7 +104,7 @@ def ladder():
     with jax.enable_x64(True):
         sde = VP()
         mix = mixture(2, 5)
-        score = Mixture(*(jnp.asarray(a, jnp.float64) for a in mix)).score_fn(sde)
+        score = Mixture(*mix).score(sde)
         x = jnp.asarray(np.random.default_rng(0).normal(size=(48, 2)))
         truth = reference(sde, mix, x, 1.0, 1e-3)
 
@@ -206,8 +207,7 @@ def test_nfe_is_what_the_network_saw(per_sample):
 def test_norms_and_samples_of_their_own():
     """One hard sample among easy ones: the batch hides it, the worst-sample norm does not."""
     sde = VP()
-    mix = Mixture(*(jnp.asarray(a, jnp.float32) for a in mixture(2, 5)))
-    score = mix.score_fn(sde)
+    score = Mixture(*mixture(2, 5)).score(sde)
     x = jnp.asarray(np.random.default_rng(1).normal(size=(32, 2)), jnp.float32)
     truth = reference(sde, mixture(2, 5), x, 1.0, 1e-3)
 

@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 
 from score_jax import samplers as sm
+from score_jax.analytic import Mixture
 from score_jax.samplers import exponential as ex
 from score_jax.sde import VE, VP, SubVP, from_marginals
 from score_jax.types import Step
-from tests.helpers.closed_form import Mixture, isotropic
+from tests.helpers.closed_form import isotropic
 from tests.helpers.every_step import move
 
 SDES = {"vp": VP(), "subvp": SubVP(), "ve": VE(sigma_max=100.0)}
@@ -110,7 +111,7 @@ def mixture_end():
     with jax.enable_x64(True):
         weights, means, roots = (jnp.asarray(a) for a in MIXTURE)
         covs = jnp.stack([jnp.diag(r) + 0.05 * jnp.eye(2) for r in roots])
-        score, sde = Mixture(weights, means, covs).score_fn(SDES["vp"]), SDES["vp"]
+        score, sde = Mixture(weights, means, covs).score(SDES["vp"]), SDES["vp"]
         z = sde.prior_sample(jax.random.key(0), (64, 2))
         tight = functools.partial(
             sm.probability_flow, sde, score, t_from=1.0, t_to=0.05, rtol=1e-10, atol=1e-10,
