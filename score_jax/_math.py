@@ -1,6 +1,7 @@
 """The only broadcasting code: times against data of any rank, reductions over all but the batch."""
 
 import math
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -52,10 +53,8 @@ def as_time(t: float | Float[Array, "..."]) -> Float[Array, "..."]:
     return t if jnp.issubdtype(t.dtype, jnp.floating) else t.astype(jnp.zeros(0).dtype)
 
 
-def elementwise_grad(f):  # type: ignore[no-untyped-def]
+def elementwise_grad(
+    f: Callable[[Float[Array, "..."]], Float[Array, "..."]],
+) -> Callable[[Float[Array, "..."]], Float[Array, "..."]]:
     """d f(t) / dt of an elementwise function at every entry of t, by one jvp."""
-
-    def df(t):  # type: ignore[no-untyped-def]
-        return jax.jvp(f, (t,), (jnp.ones_like(t),))[1]
-
-    return df
+    return lambda t: jax.jvp(f, (t,), (jnp.ones_like(t),))[1]
