@@ -85,7 +85,7 @@ def read_config(name: str) -> Config:
 
 def _score_sde(read: Callable[..., Any]) -> Callable[..., Any]:
     def reader(exp: runs.Experiment, path: pathlib.Path, raw: bool) -> tuple[Any, Any]:
-        _, params, info = read(path, exp.net, ema=not raw, size=max(exp.shape[:2]))
+        _, params, info = read(path, exp.net, exp.sde, ema=not raw, size=max(exp.shape[:2]))
         return params, info
 
     return reader
@@ -95,7 +95,7 @@ def _openai(read: Callable[..., Any]) -> Callable[..., Any]:
     def reader(exp: runs.Experiment, path: pathlib.Path, raw: bool) -> tuple[Any, Any]:
         if raw:
             raise ValueError("--raw is for files that have an average too: choose the file instead")
-        return read(path, exp.net)[1:]
+        return read(path, exp.net, exp.sde)[1:]
 
     return reader
 
@@ -103,7 +103,8 @@ def _openai(read: Callable[..., Any]) -> Callable[..., Any]:
 def _diffusers(exp: runs.Experiment, path: pathlib.Path, raw: bool) -> tuple[Any, Any]:
     if raw:
         raise ValueError("--raw is for files that have an average too")
-    net, params, info = convert.from_diffusers(path)
+    _, params, info = convert.from_diffusers(path, exp.sde)
+    net = info["module"]
     if type(net) is not type(exp.net):
         raise ValueError(
             f"the network of {path} is a {type(net).__name__}, but the config's is a "

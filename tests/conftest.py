@@ -5,7 +5,7 @@ import contextlib
 
 from tests.helpers.environment import set_environment
 
-set_environment()
+FAST = set_environment()
 
 from jaxtyping import install_import_hook
 
@@ -29,6 +29,17 @@ def settled():
     yield
     with contextlib.suppress(Exception):
         jax.effects_barrier()
+
+
+@pytest.fixture(autouse=True)
+def level(request):
+    """Compile the programs of a test with the mark `optimized` as users have them."""
+    marked = request.node.get_closest_marker("optimized") is not None
+    if marked:
+        jax.config.update("jax_disable_most_optimizations", False)
+    yield
+    if marked:
+        jax.config.update("jax_disable_most_optimizations", FAST)
 
 
 @pytest.fixture

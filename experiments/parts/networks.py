@@ -19,7 +19,6 @@ from experiments.parts.nets import (
 )
 from experiments.parts.process import DiffusionConfig, SDEConfig
 from score_jax import nets
-from score_jax.convert.diffusers_nets import FirstDDPM
 
 DTYPES = {"float32": None, "bfloat16": jnp.bfloat16}
 
@@ -83,7 +82,7 @@ def _ncsnpp(config: Config, c: Any, shape: Any, num_classes: int | None) -> nn.M
         progressive_input=c.progressive_input,
         combine=c.combine,
         skip_rescale=c.skip_rescale,
-        conditional=c.time_conditional,
+        noise_conditional=c.time_conditional,
         num_classes=num_classes,
         **_pixels(config),
         **_common(c),
@@ -91,14 +90,14 @@ def _ncsnpp(config: Config, c: Any, shape: Any, num_classes: int | None) -> nn.M
 
 
 def _ddpm(config: Config, c: Any, shape: Any, num_classes: int | None) -> nn.Module:
-    make = FirstDDPM if c.attend_every_block else nets.DDPM
-    return make(
+    return nets.DDPM(
         channels=c.width,
         channel_mult=c.channel_mult,
         num_blocks=c.num_blocks,
         attention=c.attention,
-        conditional=c.time_conditional,
-        groups=min(32, c.width),
+        noise_conditional=c.time_conditional,
+        norm_groups=min(32, c.width),
+        attend_every_block=c.attend_every_block,
         num_classes=num_classes,
         **_pixels(config),
         **_common(c),

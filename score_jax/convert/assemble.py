@@ -48,7 +48,7 @@ def inner(w: np.ndarray) -> np.ndarray:
 def template(module: nn.Module, x: tuple[int, ...], *, classes: bool, **inputs: Any) -> Tree:
     """The shapes of a network's parameters for an example of this shape; nothing is computed.
 
-    `classes` says whether the network is told a class, `inputs` what else it is given.
+    `classes` says whether the network is conditioned on classes, `inputs` what else it is given.
     """
     y = (jnp.zeros((1,), jnp.int32),) if classes else ()
     shapes = jax.eval_shape(

@@ -4,6 +4,7 @@ NCSN++ is there with skips between images of all sizes (`SkipDownBlock2D`), as p
 1024 pixels. DDPM is the first one, with attention after every block on the way up.
 """
 
+import dataclasses
 import json
 import math
 from collections.abc import Iterator, Mapping
@@ -14,14 +15,25 @@ import numpy as np
 import safetensors
 
 from score_jax.convert.assemble import Slot, Tree, assemble, find, same, template, transposed
-from score_jax.convert.diffusers_nets import GROUPS, FirstDDPM, WideNormNCSNpp
-from score_jax.convert.schedulers import read_scheduler
-from score_jax.convert.score_sde import CONV, DENSE, NORM, ONE, Layer, Leaf, Part
+from score_jax.convert.schedulers import Process, read_scheduler
+from score_jax.convert.score_sde import (
+    CONV,
+    DENSE,
+    NORM,
+    ONE,
+    Layer,
+    Leaf,
+    Loaded,
+    Part,
+    default_model,
+)
 from score_jax.convert.torch_file import read_torch
-from score_jax.nets import NCSNpp
+from score_jax.model import Model
+from score_jax.nets import DDPM, NCSNpp
 from score_jax.nets.layers import default_groups
+from score_jax.parametrization import IndexInput
+from score_jax.types import SDE
 
-Loaded = tuple[Any, Tree, dict[str, Any]]
 Module = tuple[str, str, tuple[Part, ...]]  # its name there, its name here, its layers
 
 MAP = Layer((Leaf("weight", ("map", "kernel"), transposed), Leaf("bias", ("map", "bias"))), ())
@@ -48,7 +60,10 @@ DEFAULTS = {
     "num_class_embeds": None, "out_channels": 3, "resnet_time_scale_shift": "default",
     "sample_size": None, "time_embedding_type": "positional", "upsample_type": "conv",
 }  # fmt: skip
-# What both networks ask of the fields, and what each does.
+# diffusers has this number of groups in the norms of attention, and in those before it on the way up,
+# where score_sde has min(channels // 4, 32).
+GROUPS = 32
+# The fields' values that both networks need, and those that each needs.
 BOTH: dict[str, tuple[Any, ...]] = {
     "act_fn": ("silu", "swish"), "add_attention": (True,), "attention_head_dim": (None,),
     "attention_legacy_order": (False,), "class_embed_type": (None,), "downsample_type": ("conv",),
@@ -131,12 +146,12 @@ def _network(config: Mapping[str, Any], path: Path) -> tuple[Any, tuple[int, ...
     }
     shape = (height, width, config["in_channels"])
     if names is PLAIN:
-        return FirstDDPM(**fields, groups=config["norm_num_groups"]), shape
+        return DDPM(**fields, norm_groups=config["norm_num_groups"], attend_every_block=True), shape
     usual = all(
         default_groups(w) == GROUPS for w, attends in zip(widths, attended, strict=True) if attends
     )
-    make = NCSNpp if usual else WideNormNCSNpp
-    return make(
+    fields |= {"attention_groups": None if usual else GROUPS}
+    return NCSNpp(
         **fields, block="biggan", embedding="fourier", fir=True, progressive="output_skip",
         progressive_input="input_skip", combine="sum", skip_rescale=True, scale_by_sigma=True,
     ), shape  # fmt: skip
@@ -159,9 +174,9 @@ def _modules(module: Any) -> Iterator[Module]:
         for i in range(module.num_blocks + 1):
             yield f"{up}.resnets.{i}", f"dec{level}_{i}", BLOCK
             yield f"{up}.attentions.{i}", f"dec{level}_{i}_attention", ATTENTION
-        only = 0 if isinstance(module, NCSNpp) else module.num_blocks
+        only = module.num_blocks if module.attend_every_block else 0
         yield f"{up}.attentions.{only}", f"dec{level}_attention", ATTENTION
-        if isinstance(module, NCSNpp):
+        if not isinstance(module, DDPM):
             yield f"{down}.resnet_down", f"down{level}", BLOCK
             yield one(f"{down}.skip_conv", f"input{level}_combine", CONV)
             yield f"{up}.resnet_up", f"up{level}", BLOCK
@@ -236,22 +251,24 @@ def _read_json(path: Path) -> dict[str, Any]:
     return found
 
 
-def from_diffusers(folder: str | Path) -> Loaded:
-    """The network of a diffusers folder of a `UNet2DModel`, and its weights: (module, params, info).
+def from_diffusers(folder: str | Path, sde: SDE | None = None) -> Loaded:
+    """The model of a diffusers folder of a `UNet2DModel`: (model, params, info).
 
     The folder has `unet/config.json` or `config.json` and beside it
-    `diffusion_pytorch_model.safetensors` or `.bin`; a scheduler's configuration in `scheduler/` or the
-    folder itself is read as well. The weights are the averaged ones where the authors saved those;
-    the file does not say. The network's label is sigma (NCSN++) or the index of the table (DDPM); its
-    output is the score, or what "prediction_type" says.
+    `diffusion_pytorch_model.safetensors` or `.bin`. The SDE, the prediction and the variance are those
+    of the scheduler in `scheduler/` or the folder itself; `sde` is needed if there is none, and gives
+    `default_model`. The weights are the averaged ones where the authors saved those; the file does not
+    say.
 
-    `info` has what `read_scheduler` finds, "shape" (h, w, c) of an image and "config". The levels of
-    attention are kept as sizes of images of that shape: for other sizes, change `attention`.
+    `info` has the scheduler's numbers (`read_scheduler`), the "module", the "shape" (h, w, c) of an
+    image and the "config". The levels of attention are kept as sizes of images of that shape: for
+    other sizes, change the module's `attention`.
 
-    Raises ValueError, naming file and field or tensor, for other kinds of networks and for weights
-    that do not fit exactly; OSError for files that cannot be opened.
+    Raises ValueError, naming file and field or tensor, for other kinds of networks, for weights that
+    do not fit exactly, and for a folder without scheduler and `sde`; OSError for files that cannot be
+    opened.
 
-    >>> net, params, info = from_diffusers("ddpm-cifar10-32")
+    >>> model, params, info = from_diffusers("ddpm-cifar10-32")
     >>> info["betas"].shape
     (1000,)
     """
@@ -263,10 +280,22 @@ def from_diffusers(folder: str | Path) -> Loaded:
     file, weights = _read_weights(home)
     shapes = template(module, shape, classes=bool(module.num_classes))
     params = assemble(shapes, _plan(module, shapes), weights, file)
-    info: dict[str, Any] = {"shape": shape, "config": config}
+    info = {"module": module, "shape": shape, "config": config}
     for place in (folder / "scheduler", folder):
         scheduler = place / "scheduler_config.json"
         if scheduler.is_file():
-            info |= read_scheduler(_read_json(scheduler), scheduler)
-            break
-    return module, params, info
+            process = read_scheduler(_read_json(scheduler), scheduler)
+            return _model(module, process), params, info | process.info
+    if sde is None:
+        raise ValueError(f"{folder} has no scheduler_config.json, which has the SDE: give sde")
+    return default_model(module, sde), params, info
+
+
+def _model(module: NCSNpp, process: Process) -> Model:
+    model = default_model(module, process.sde)
+    if process.parametrization is None:
+        return model
+    return dataclasses.replace(
+        model, noise_input=IndexInput(), parametrization=process.parametrization,
+        variance=process.variance,
+    )  # fmt: skip

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
 
@@ -24,9 +25,11 @@ from score_jax.convert.assemble import (
     transposed,
 )
 from score_jax.convert.torch_file import read_torch
+from score_jax.model import Model
 from score_jax.nets import EncoderUNet, UNet
+from score_jax.parametrization import LARGE, LEARNED_RANGE, IndexInput
+from score_jax.types import SDE
 
-Loaded = tuple[Any, Tree, dict[str, Any]]
 FIRST = "input_blocks.0.0.weight"
 PLACES = "out.2.positional_embedding"
 MOVES: dict[str, Move] = {
@@ -82,7 +85,7 @@ def _shapes(module: Any, weights: Mapping[str, Any], path: str | Path) -> Tree:
     return template(module, (*sides, channels), classes=bool(module.num_classes), **inputs)
 
 
-def _load(path: str | Path, module: Any, kinds: tuple[type, ...]) -> Loaded:
+def _read(path: str | Path, module: Any, kinds: tuple[type, ...]) -> Tree:
     if not isinstance(module, kinds):
         names = " or ".join(kind.__name__ for kind in kinds)
         raise ValueError(f"module must be a {names}, got {type(module).__name__}")
@@ -90,28 +93,53 @@ def _load(path: str | Path, module: Any, kinds: tuple[type, ...]) -> Loaded:
     if not isinstance(weights, dict):
         raise ValueError(f"{path} holds a {type(weights).__name__}, not a state dict")
     shapes = _shapes(module, weights, path)
-    params = assemble(shapes, _plan(shapes, weights), weights, path)
-    return module, params, {}
+    return assemble(shapes, _plan(shapes, weights), weights, path)
 
 
-def from_improved_diffusion(path: str | Path, module: Any) -> Loaded:
-    """Weights of a `.pt` of improved-diffusion for a `UNet`: (module, params, info).
+def _model(module: Any, sde: SDE, params: Tree, given: dict[str, Any]) -> Model:
+    """The model of a network; a fixed variance is the larger one, as in the authors' programs."""
+    variance = None
+    if isinstance(module, UNet):
+        tree = params["params"]
+        channels = tree["input_blocks_0_0"]["kernel"].shape[-2] // (1 + module.super_resolution)
+        learned = tree["out_2"]["kernel"].shape[-1] == 2 * channels
+        variance = LEARNED_RANGE if learned else LARGE
+    defaults = {"noise_input": IndexInput(top=1000.0), "variance": variance}
+    return Model(sde, module.apply, **(defaults | given))
 
-    The file decides whether they are averaged: `ema_0.9999_*.pt` are, `model*.pt` are not. `info` is
-    empty, for the file says nothing else. Raises ValueError, naming file and tensor, if the file
-    cannot be read or does not fit the network exactly; OSError if it cannot be opened.
 
-    >>> net, params, _ = from_improved_diffusion("ema_0.9999_500000.pt", UNet(out_channels=6))
+def from_improved_diffusion(
+    path: str | Path, module: nn.Module, sde: SDE, **given: Any
+) -> tuple[Model, Tree, dict[str, Any]]:
+    """A network with the weights of a `.pt` of improved-diffusion: (model, params, info).
+
+    Args:
+      path: the file, which holds tensors only. The weights of `ema_0.9999_*.pt` are averaged, those of
+        `model*.pt` are not.
+      module: the network of its flags.
+      sde: the noise schedule of its flags.
+      given: fields of `Model` that differ from those of the published networks: the noise input is the
+        index scaled to 1000 timesteps, and the variance is learned if the network returns one.
+
+    `info` is empty. Raises ValueError, naming file and tensor, if the file cannot be read or does not
+    fit the network exactly; OSError if it cannot be opened.
+
+    >>> net = UNet(out_channels=6)
+    >>> model, params, _ = from_improved_diffusion("ema_0.9999_500000.pt", net, CosineBetas(4000))
     """
-    return _load(path, module, (UNet,))
+    params = _read(path, module, (UNet,))
+    return _model(module, sde, params, given), params, {}
 
 
-def from_guided_diffusion(path: str | Path, module: Any) -> Loaded:
-    """Weights of a `.pt` of guided-diffusion for a `UNet` or an `EncoderUNet`: (module, params, info).
+def from_guided_diffusion(
+    path: str | Path, module: nn.Module, sde: SDE, **given: Any
+) -> tuple[Model, Tree, dict[str, Any]]:
+    """A network with the weights of a `.pt` of guided-diffusion: (model, params, info).
 
-    Otherwise as `from_improved_diffusion`.
+    As `from_improved_diffusion`, also for an `EncoderUNet`, whose model has a classifier's `apply`.
 
     >>> net = EncoderUNet(channel_mult=(1, 2, 3, 4), num_head_channels=64, resblock_updown=True)
-    >>> net, params, _ = from_guided_diffusion("64x64_classifier.pt", net)
+    >>> model, params, _ = from_guided_diffusion("64x64_classifier.pt", net, CosineBetas(1000))
     """
-    return _load(path, module, (UNet, EncoderUNet))
+    params = _read(path, module, (UNet, EncoderUNet))
+    return _model(module, sde, params, given), params, {}

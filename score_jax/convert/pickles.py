@@ -20,6 +20,14 @@ class Refused(ValueError):
     """The pickle asks for something other than plain containers and the names of the table."""
 
 
+class Built:
+    """An object of ours whose state comes in a second step, by `build`, which must check it."""
+
+    def build(self, state: Any) -> None:
+        """Take the state; raises Refused unless it is as expected."""
+        raise Refused("it sets the state of an object")
+
+
 class _Call(NamedTuple):
     """A name of the table that may be called by REDUCE."""
 
@@ -158,6 +166,9 @@ def _reduce(m: _Machine, arg: Any) -> None:
 def _build(m: _Machine, arg: Any) -> None:
     # PyTorch hangs the versions of the modules on its state dicts, and nothing else on anything.
     state, obj = m.stack.pop(), m.stack[-1]
+    if isinstance(obj, Built):
+        obj.build(state)
+        return
     if not isinstance(obj, dict) or not isinstance(state, dict) or set(state) - {"_metadata"}:
         raise Refused(f"it sets attributes of a {type(obj).__name__}")
 
@@ -175,6 +186,7 @@ HANDLERS: dict[str, Callable[[_Machine, Any], None]] = {
         "BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT", "BINUNICODE", "SHORT_BINUNICODE",
         "BINUNICODE8", "BINBYTES", "SHORT_BINBYTES", "BINBYTES8", "BINSTRING", "SHORT_BINSTRING",
     ), _push),
+    "BYTEARRAY8": lambda m, arg: m.stack.append(bytes(arg)),
     "EMPTY_DICT": _empty(dict), "EMPTY_LIST": _empty(list), "EMPTY_TUPLE": _constant(()),
     "EMPTY_SET": _empty(set), "MARK": _mark, "POP": _pop,
     "TUPLE": _gather(tuple), "LIST": _gather(list), "DICT": _gather(_dict),

@@ -1,60 +1,82 @@
-"""Scheduler configurations of diffusers as numbers: a table of betas, or the parameters of an SDE."""
+"""Scheduler configurations of diffusers: the SDE of a network, and what the network returns."""
 
 import math
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-Betas = Callable[[float, float, int], np.ndarray]
+from score_jax._check import check
+from score_jax.parametrization import (
+    DENOISED,
+    LARGE,
+    LEARNED,
+    LEARNED_RANGE,
+    NOISE,
+    SMALL,
+    Parametrization,
+    V,
+    Variance,
+)
+from score_jax.sde import VE, VP, CosineBetas, from_betas
+from score_jax.types import SDE
 
-
-def _cosine(start: float, end: float, steps: int) -> np.ndarray:
-    """1 - a(t + 1/n) / a(t), at most 0.999, with a(t) = cos^2((t + 0.008)/1.008 pi/2): 2102.09672."""
-    t = np.linspace(0, 1, steps + 1)
-    alpha_bar = np.cos((t + 0.008) / 1.008 * math.pi / 2) ** 2
-    return np.minimum(1 - alpha_bar[1:] / alpha_bar[:-1], 0.999)
-
-
-def _sigmoid(start: float, end: float, steps: int) -> np.ndarray:
-    return start + (end - start) / (1 + np.exp(-np.linspace(-6, 6, steps)))
-
-
-BETAS: dict[str, Betas] = {
+# (start, end, n) -> betas. Those of diffusers do not depend on n at the ends.
+BETAS: dict[str, Callable[[float, float, int], np.ndarray]] = {
     "linear": np.linspace,
     "scaled_linear": lambda a, b, n: np.linspace(math.sqrt(a), math.sqrt(b), n) ** 2,
-    "squaredcos_cap_v2": _cosine,
-    "sigmoid": _sigmoid,
+    "squaredcos_cap_v2": lambda a, b, n: CosineBetas(n).betas,
+    "sigmoid": lambda a, b, n: a + (b - a) / (1 + np.exp(-np.linspace(-6, 6, n))),
 }
 SDES = {
     "ScoreSdeVeScheduler": {"sigma_min": 0.01, "sigma_max": 1348.0, "snr": 0.15},
     "ScoreSdeVpScheduler": {"beta_min": 0.1, "beta_max": 20.0},
 }
+PREDICTIONS = {"epsilon": NOISE, "sample": DENOISED, "v_prediction": V}
+VARIANCES = {
+    "fixed_small": SMALL, "fixed_small_log": SMALL, "fixed_large": LARGE, "fixed_large_log": LARGE,
+    "learned": LEARNED, "learned_range": LEARNED_RANGE,
+}  # fmt: skip
 
 
-def read_scheduler(config: Mapping[str, Any], where: Any) -> dict[str, Any]:
-    """What a scheduler's configuration says of the forward process.
+class Process(NamedTuple):
+    """The SDE of a scheduler; the parametrization and the variance if it is a noise schedule."""
 
-    {"sigma_min", "sigma_max", "snr"} of VE, {"beta_min", "beta_max"} of VP, or {"betas" (float64),
-    "prediction_type", "variance_type"} of a table; absent fields have the defaults of diffusers.
-    Raises ValueError for a schedule that is not known.
+    sde: SDE
+    parametrization: Parametrization | None
+    variance: Variance | None
+    info: dict[str, Any]  # the configuration's numbers
+
+
+def read_scheduler(config: Mapping[str, Any], where: Any) -> Process:
+    """The process that a scheduler's configuration describes.
+
+    `info` has {"sigma_min", "sigma_max", "snr"} of VE, {"beta_min", "beta_max"} of VP, or {"betas"
+    (float64), "prediction_type", "variance_type"} of a noise schedule. Absent fields have the
+    defaults of diffusers. Raises ValueError for an unknown schedule, prediction or variance.
     """
     name = config.get("_class_name")
     if name in SDES:
-        return {key: float(config.get(key, value)) for key, value in SDES[str(name)].items()}
+        ends = {key: float(config.get(key, value)) for key, value in SDES[str(name)].items()}
+        if "snr" in ends:
+            return Process(VE(ends["sigma_min"], ends["sigma_max"]), None, None, ends)
+        return Process(VP(**ends), None, None, ends)
     if config.get("rescale_betas_zero_snr"):
         raise ValueError(f"rescale_betas_zero_snr of {where} must be false")
     given = config.get("trained_betas")
     if given is None:
         schedule = config.get("beta_schedule", "linear")
-        if schedule not in BETAS:
-            raise ValueError(
-                f"beta_schedule of {where} must be one of {list(BETAS)}, got {schedule!r}"
-            )
+        check(f"beta_schedule of {where}", schedule, schedule in BETAS, f"one of {list(BETAS)}")
         start, end = float(config.get("beta_start", 1e-4)), float(config.get("beta_end", 0.02))
         given = BETAS[schedule](start, end, int(config.get("num_train_timesteps", 1000)))
-    return {
+    info: dict[str, Any] = {
         "betas": np.asarray(given, np.float64),
         "prediction_type": config.get("prediction_type", "epsilon"),
         "variance_type": config.get("variance_type", "fixed_small"),
     }
+    for field, known in (("prediction_type", PREDICTIONS), ("variance_type", VARIANCES)):
+        check(f"{field} of {where}", info[field], info[field] in known, f"one of {list(known)}")
+    return Process(
+        from_betas(info["betas"]), PREDICTIONS[info["prediction_type"]],
+        VARIANCES[info["variance_type"]], info,
+    )  # fmt: skip

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import flax.linen as nn
 import numpy as np
 
 from score_jax.convert.assemble import (
@@ -29,10 +30,23 @@ from score_jax.convert.assemble import (
 )
 from score_jax.convert.flax_file import read_flax_msgpack
 from score_jax.convert.torch_file import read_torch
+from score_jax.model import Model
 from score_jax.nets import DDPM, NCSNpp
 from score_jax.nets.layers import noise_levels
+from score_jax.parametrization import (
+    NOISE,
+    SCORE,
+    SMALL,
+    IndexInput,
+    LevelInput,
+    NoiseInput,
+    StdInput,
+    TimeInput,
+)
+from score_jax.sde import NoiseSchedule
+from score_jax.types import SDE
 
-Loaded = tuple[Any, Tree, dict[str, Any]]
+Loaded = tuple[Model, Tree, dict[str, Any]]
 
 
 class Leaf(NamedTuple):
@@ -111,10 +125,9 @@ def _layer(target: str, kind: str, layer: Layer) -> Entry:
 
 
 def _entries(module: Any, shapes: Tree) -> Iterator[Entry]:
-    """All modules in the authors' order; which of the optional ones there are, `shapes` tells."""
-    kinds = NCSNPP_KINDS[module.block] if isinstance(module, NCSNpp) else DDPM_KINDS
-    fir = isinstance(module, NCSNpp) and module.fir
-    move = Part("Conv2d_0", FIR, "conv") if fir else Part("Conv_0", CONV, "conv")
+    """All modules in the authors' order; `shapes` has those of the optional ones that there are."""
+    kinds = DDPM_KINDS if isinstance(module, DDPM) else NCSNPP_KINDS[module.block]
+    move = Part("Conv2d_0", FIR, "conv") if module.fir else Part("Conv_0", CONV, "conv")
     block = lambda name: Entry(name, kinds.block, (*BLOCK, kinds.skip))
     attention = lambda name: Entry(name, kinds.attention, ATTENTION)
     down = lambda name: Entry(name, "Downsample", (move,)) if kinds.resample else block(name)
@@ -189,13 +202,13 @@ def make_plan(dialect: Dialect, module: Any, shapes: Tree) -> tuple[dict[str, Sl
                 if find(shapes, path) is not None:
                     plan[source] = Slot((*path, *leaf.target), leaf.move)
                 elif part.layer is DENSE:
-                    # PyTorch makes the maps of the label even where it is not told.
+                    # PyTorch makes the maps of the noise input even where they are not used.
                     unused.add(source)
     return plan, unused
 
 
 def _sizes(module: Any) -> list[int]:
-    """Image sizes that differ in where there is attention: a file does not tell its size."""
+    """Image sizes that differ in where there is attention; a file does not say its size."""
     levels = range(len(module.channel_mult))
     step = 2 ** levels[-1]
     sizes = {size << level for size in module.attention for level in levels}
@@ -234,13 +247,30 @@ def _best_plan(
     return min(found.values(), key=lambda item: item[0])[1]
 
 
-def _check_module(module: Any) -> None:
-    if not isinstance(module, NCSNpp | DDPM):
+def default_model(module: NCSNpp, sde: SDE) -> Model:
+    """The model of a network as score_sde trains it on an SDE.
+
+    A network that divides its output by sigma returns the score and is given sigma, or an index of its
+    `sigmas`. Every other network returns the noise and is given t * 999, or the index of a timestep.
+
+    >>> model = default_model(NCSNpp(), VP())
+    """
+    if module.scale_by_sigma:
+        levels: NoiseInput = LevelInput(module.sigmas[2]) if module.sigmas else StdInput()
+        return Model(sde, module.apply, levels, SCORE)
+    if isinstance(sde, NoiseSchedule):
+        return Model(sde, module.apply, IndexInput(), NOISE, SMALL)
+    return Model(sde, module.apply, TimeInput())
+
+
+def _checked(module: nn.Module) -> NCSNpp:
+    if not isinstance(module, NCSNpp):
         raise ValueError(f"module must be an NCSNpp or a DDPM, got {type(module).__name__}")
+    return module
 
 
 def _check_sigmas(module: Any, sigmas: Any, path: str | Path) -> None:
-    """The file's table of noise levels must be that of the network, which uses it."""
+    """Raise ValueError unless the file's noise levels are those that the network uses."""
     if module.sigmas is None:
         return
     own = noise_levels(module.sigmas)
@@ -278,23 +308,24 @@ def _averaged(file: Any, weights: dict[str, Any], path: str | Path) -> dict[str,
 
 
 def from_score_sde_pytorch(
-    path: str | Path, module: Any, *, ema: bool = True, size: int | None = None
+    path: str | Path, module: nn.Module, sde: SDE, *, ema: bool = True, size: int | None = None
 ) -> Loaded:
-    """Weights of a `.pth` of score_sde_pytorch for a network: (module, params, info).
+    """A network with the weights of a `.pth` of score_sde_pytorch: (model, params, info).
 
     Args:
       path: the file: {"model": state dict, with or without "module.", "ema": ..., "step": ...}.
       module: the `NCSNpp` or `DDPM` whose fields are those of the file's configuration.
+      sde: the SDE it was trained on, which the file does not name; see `default_model`.
       ema: the averaged weights, or those of the last step.
       size: of the images; found from the file if None.
 
-    `info` has "step", "ema" and, where the file has it, "sigmas", its table of noise levels.
+    `info` has "step", "ema" and, where the file has them, "sigmas", its noise levels.
     Raises ValueError, naming file and tensor, if the file cannot be read or does not fit the network
     exactly; OSError if it cannot be opened.
 
-    >>> net, params, info = from_score_sde_pytorch("checkpoint_8.pth", NCSNpp(fir=True))
+    >>> model, params, info = from_score_sde_pytorch("checkpoint_8.pth", NCSNpp(fir=True), VP())
     """
-    _check_module(module)
+    net = _checked(module)
     file = read_torch(path)
     model = _entry(file, ("model",), path)
     weights = {str(name).removeprefix("module."): value for name, value in model.items()}
@@ -303,23 +334,24 @@ def from_score_sde_pytorch(
     info = {"step": find(file, ("step",)), "ema": ema}
     if "sigmas" in weights:
         info["sigmas"] = weights.pop("sigmas")
-        _check_sigmas(module, info["sigmas"], path)
+        _check_sigmas(net, info["sigmas"], path)
     kernels = (w for w in weights.values() if np.ndim(w) == 4)
     channels = next((w.shape[1] for w in kernels), 0)
-    return module, _convert(TORCH, module, weights, path, channels, size), info
+    params = _convert(TORCH, net, weights, path, channels, size)
+    return default_model(net, sde), params, info
 
 
 def from_score_sde_jax(
-    path: str | Path, module: Any, *, ema: bool = True, size: int | None = None
+    path: str | Path, module: nn.Module, sde: SDE, *, ema: bool = True, size: int | None = None
 ) -> Loaded:
-    """Weights of a `checkpoint_N` of the JAX score_sde for a network: (module, params, info).
+    """A network with the weights of a `checkpoint_N` of the JAX score_sde: (model, params, info).
 
     The file is Flax's msgpack of the program's State of 2021; arguments, `info` and errors as in
     `from_score_sde_pytorch`.
 
-    >>> net, params, info = from_score_sde_jax("checkpoint_8", NCSNpp(fir=True))
+    >>> model, params, info = from_score_sde_jax("checkpoint_8", NCSNpp(fir=True), VP())
     """
-    _check_module(module)
+    net = _checked(module)
     file = read_flax_msgpack(path)
     tree = _entry(file, ("params_ema",) if ema else ("optimizer", "target"), path)
     tree = tree["params"] if set(tree) == {"params"} else tree
@@ -327,7 +359,8 @@ def from_score_sde_jax(
     shape = np.shape(weights.get("Conv_0/kernel", 0))
     channels = shape[2] if len(shape) == 4 else 0
     info = {"step": find(file, ("step",)), "ema": ema}
-    return module, _convert(FLAX, module, weights, path, channels, size), info
+    params = _convert(FLAX, net, weights, path, channels, size)
+    return default_model(net, sde), params, info
 
 
 def _convert(

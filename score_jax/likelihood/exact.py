@@ -24,7 +24,6 @@ from jaxtyping import Array, Float, Key
 
 from score_jax._check import check, check_count, check_float
 from score_jax._math import as_time, batch_sum, bcast
-from score_jax._xla import forward_mode
 from score_jax.likelihood.gap import IGNORE, Gap
 from score_jax.samplers.ode import IN_TIME, Coordinate, flow_ends, solve_forward, with_first
 from score_jax.types import SDE, ScoreFn, score_at
@@ -167,7 +166,6 @@ def _standard_error(change: Float[Array, "b k"], exact: bool) -> Float[Array, " 
 
 def _along(field: Any, x: Any, probes: Any, exact: bool) -> tuple[Any, Any]:
     """A field at x, and each probe's estimate (k, b) of its divergence, from one evaluation."""
-    with forward_mode():
-        value, derivative = jax.linearize(field, x)
+    value, derivative = jax.linearize(field, x)
     each = jax.vmap(batch_sum)(probes * jax.vmap(derivative)(probes))
     return value, each.sum(axis=0, keepdims=True) if exact else each

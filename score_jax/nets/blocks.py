@@ -1,20 +1,114 @@
-"""Residual blocks, resampling and the label's embedding of the score_sde U-Nets (arXiv:2011.13456)."""
+r"""Residual blocks, attention and resampling of the U-Nets, of one, two or three axes of space.
 
-from typing import Any, Literal
+    block      h = conv(silu(norm(x))), resampled;  h = norm(h + noise)  or  norm(h) (1 + scale) + shift;
+               shortcut(x) + conv(dropout(silu(h)))
+    attention  softmax(q k^T / sqrt(c)) v in every head, of all places
+
+The networks of score_sde (arXiv:2011.13456) and of Improved DDPM and ADM (arXiv:2102.09672,
+2105.05233) have the same parts and differ in the fields of `Style`.
+"""
+
+import dataclasses
+from typing import Any, Literal, NamedTuple
 
 import flax.linen as nn
+import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from score_jax.nets.convolution import Image
-from score_jax.nets.layers import Conv, Dropout, GroupNorm, Pointwise, default_init, kept, residual
-from score_jax.nets.resample import (
-    average_down,
-    fir_conv_down,
-    fir_conv_up,
-    fir_down,
-    fir_up,
-    nearest_up,
+from score_jax.nets.convolution import Image, Volume
+from score_jax.nets.layers import (
+    Conv,
+    Dropout,
+    GroupNorm,
+    Pointwise,
+    attend,
+    default_init,
+    factors,
+    kept,
+    residual,
+    split_heads,
+    starts,
 )
+from score_jax.nets.resample import double, fir_conv_down, fir_conv_up, fir_down, fir_up, halve
+
+Move = Literal["none", "up", "down"]
+
+
+class Names(NamedTuple):
+    """The names of a network's parts in the tree of its parameters."""
+
+    norm0: str = "norm0"
+    conv0: str = "conv0"
+    noise: str = "label"
+    norm1: str = "norm1"
+    conv1: str = "conv1"
+    skip: str = "skip"
+    down: str = "conv"
+    embed0: str = "embed0"
+    embed1: str = "embed1"
+    classes: str = "classes"
+
+
+SCORE_SDE_NAMES = Names()
+ADM_NAMES = Names(
+    "in_layers_0", "in_layers_2", "emb_layers_1", "out_layers_0", "out_layers_3",
+    "skip_connection", "op", "time_embed_0", "time_embed_2", "label_emb",
+)  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class Style:
+    """What all layers of a network share; it makes them. `ADM` and the defaults are the two families."""
+
+    names: Names = SCORE_SDE_NAMES
+    groups: int | None = None  # of the norms; None: `default_groups`
+    epsilon: float = 1e-6  # of the norms
+    plain_init: bool = False  # parameters start as in PyTorch
+    padding: tuple[int, int] = (0, 1)  # of convolutions that halve the resolution
+    mapped_skip: bool = True  # shortcuts are linear maps, also where a block resamples
+    noise_in_float32: bool = False  # the maps of the embedding ignore `dtype`
+    rescale: bool = False  # sums of residuals are divided by sqrt(2)
+    taps: tuple[int, ...] | None = None  # of FIR filters; None: copies and averages
+    dtype: Any = None  # of the computation
+
+    def norm(self, name: str, groups: int | None = None) -> GroupNorm:
+        """Make a norm."""
+        return GroupNorm(groups or self.groups, self.epsilon, name=name)
+
+    def conv(self, features: int, name: str, **fields: Any) -> Conv:
+        """Make a convolution."""
+        given = {"dtype": self.dtype, "plain_init": self.plain_init} | fields
+        return Conv(features, **given, name=name)
+
+    def dense(
+        self, x: Array, features: int, name: str, dtype: Any = None, init_scale: float = 1.0
+    ) -> Array:
+        """Map the channels of x, in float32 unless `dtype` is given."""
+        kernel, bias = starts(self.plain_init, init_scale, x.shape[-1])
+        return nn.Dense(features, dtype=dtype, kernel_init=kernel, bias_init=bias, name=name)(x)
+
+    def embed(
+        self, emb: Float[Array, "b e"], y: Array | None, width: int, num_classes: int | None
+    ) -> Float[Array, "b width"]:
+        """Two dense layers of the noise input's embedding, plus the embedding of the classes.
+
+        They are parts of the module that calls, and computed in float32: it costs little, and times
+        stay apart.
+        """
+        h = self.dense(emb, width, self.names.embed0)
+        emb = self.dense(nn.silu(h), width, self.names.embed1)
+        if y is None:
+            return emb
+        normal, flax = nn.initializers.normal(1.0), nn.linear.default_embed_init
+        start = normal if self.plain_init else flax
+        classes = nn.Embed(num_classes or 0, width, embedding_init=start, name=self.names.classes)
+        return emb + classes(y)
+
+
+ADM = Style(
+    ADM_NAMES, groups=32, epsilon=1e-5, plain_init=True, padding=(1, 1), mapped_skip=False,
+    noise_in_float32=True,
+)  # fmt: skip
 
 
 class FirConv(nn.Module):
@@ -26,107 +120,117 @@ class FirConv(nn.Module):
     dtype: Any = None
 
     @nn.compact
-    def __call__(self, x: Image, *, train: bool = False) -> Image:
+    def __call__(self, x: Image) -> Image:
         """Resample x."""
         w = self.param("kernel", default_init(), (3, 3, x.shape[3], self.features))
         bias = self.param("bias", nn.initializers.zeros, (self.features,))
         x, w = nn.dtypes.promote_dtype(x, w, dtype=self.dtype)
-        y = (fir_conv_up if self.up else fir_conv_down)(x, w, self.taps, train=train)
+        y = (fir_conv_up if self.up else fir_conv_down)(x, w, self.taps)
         return y + bias.astype(y.dtype)[None, None, None]
 
 
-class Resample(nn.Module):
-    """Halve or double the resolution, with or without a convolution, with or without FIR."""
+def resize(x: Volume, up: bool, taps: tuple[int, ...] | None) -> Volume:
+    """Double or halve the resolution by FIR filters, or by copies and averages."""
+    if taps is None:
+        return double(x) if up else halve(x)
+    return fir_up(x, taps) if up else fir_down(x, taps)
 
+
+class Resample(nn.Module):
+    """Double or halve the resolution, with a convolution to `features` channels or without (None)."""
+
+    style: Style
     up: bool
-    taps: tuple[int, ...] | None  # None: copies and averages
-    features: int | None = None  # None: no convolution
-    dtype: Any = None
+    features: int | None = None
 
     @nn.compact
-    def __call__(self, x: Image, *, train: bool = False) -> Image:
+    def __call__(self, x: Volume) -> Volume:
         """Resample x."""
-        if self.taps is not None:
-            if self.features is not None:
-                return FirConv(self.features, self.taps, self.up, self.dtype, name="conv")(
-                    x, train=train
-                )
-            return (fir_up if self.up else fir_down)(x, self.taps)
+        s = self.style
         if self.features is None:
-            return nearest_up(x) if self.up else average_down(x)
-        layer = Conv(self.features, stride=1 if self.up else 2, dtype=self.dtype, name="conv")
-        return layer(nearest_up(x) if self.up else x, train=train)
+            return resize(x, self.up, s.taps)
+        if s.taps is not None:
+            return FirConv(self.features, s.taps, self.up, s.dtype, name="conv")(x)
+        if self.up:
+            return s.conv(self.features, "conv")(double(x))
+        down = {"stride": factors(x.ndim - 2), "padding": s.padding}
+        return s.conv(self.features, s.names.down, **down)(x)
 
 
 class ResBlock(nn.Module):
-    """Residual block: norm, SiLU, convolution, the label added, norm, SiLU, dropout, convolution.
+    """Residual block of two convolutions: (b, ..., i), embedding (b, e) -> (b, ..., features).
 
-    `resample` (BigGAN's form) halves or doubles both paths before the first convolution. `groups` are
-    those of the norms.
+    The embedding is added or, with `scale_shift`, scales and shifts the normalised values. `resample`
+    (BigGAN's form) changes the resolution of both paths before the first convolution.
     """
 
+    style: Style
     features: int
     dropout: float = 0.0
-    skip_rescale: bool = True
-    init_scale: float = 0.0
-    resample: Literal["none", "up", "down"] = "none"
-    taps: tuple[int, ...] | None = None
-    dtype: Any = None
-    shortcut_scale: float = 1.0  # of the shortcut's map at the start
-    groups: int | None = None
+    resample: Move = "none"
+    scale_shift: bool = False
+    init_scale: float = 0.0  # of the last convolution
+    skip_scale: float = 1.0  # of the shortcut's map
+    first_groups: int | None = None  # of the first norm, if they differ
 
     # `train` may be positional: nn.remat keeps only positional arguments out of the trace.
     @nn.compact
-    def __call__(self, x: Image, emb: Float[Array, "b e"] | None, train: bool = False) -> Image:
-        """Transform x given the embedding of the label."""
-        y = nn.silu(GroupNorm(self.groups, name="norm0")(x))
-        if self.resample != "none":
-            move = Resample(self.resample == "up", self.taps, name="move")
-            x, y = move(x, train=train), move(y, train=train)
-        y = Conv(self.features, dtype=self.dtype, name="conv0")(y, train=train)
+    def __call__(self, x: Volume, emb: Float[Array, "b e"] | None, train: bool = False) -> Volume:
+        """Transform x given the embedding of the noise input."""
+        s, names, features = self.style, self.style.names, self.features
+        moves = self.resample != "none"
+        y = nn.silu(s.norm(names.norm0, self.first_groups)(x))
+        if moves:
+            x, y = (resize(v, self.resample == "up", s.taps) for v in (x, y))
+        y = s.conv(features, names.conv0)(y)
+        scale: Any = None
+        shift: Any = None
         if emb is not None:
-            dense = nn.Dense(
-                self.features, kernel_init=default_init(), dtype=self.dtype, name="label"
-            )
-            y = y + dense(nn.silu(emb))[:, None, None].astype(y.dtype)
-        y = nn.silu(GroupNorm(self.groups, name="norm1")(y))
-        y = Dropout(self.dropout)(y, train=train)
-        y = Conv(self.features, init_scale=self.init_scale, dtype=self.dtype, name="conv1")(
-            y, train=train
-        )
-        if x.shape[3] != self.features or self.resample != "none":
-            x = Pointwise(self.features, self.shortcut_scale, dtype=self.dtype, name="skip")(x)
-        return kept(residual(x, y, self.skip_rescale))
+            width = (1 + self.scale_shift) * features
+            dtype = None if s.noise_in_float32 else s.dtype
+            given = s.dense(nn.silu(emb), width, names.noise, dtype).astype(y.dtype)
+            given = jnp.expand_dims(given, tuple(range(1, y.ndim - 1)))
+            if self.scale_shift:
+                scale, shift = jnp.split(given, 2, axis=-1)
+            else:
+                y = y + given
+        y = s.norm(names.norm1)(y)
+        if scale is not None:
+            y = y * (1 + scale) + shift
+        y = Dropout(self.dropout)(nn.silu(y), train=train)
+        y = s.conv(features, names.conv1, init_scale=self.init_scale)(y)
+        if s.mapped_skip and (moves or x.shape[-1] != features):
+            x = Pointwise(features, self.skip_scale, s.dtype, name=names.skip)(x)
+        elif x.shape[-1] != features:
+            x = s.conv(features, names.skip, size=1)(x)
+        return kept(residual(x, y, s.rescale))
 
 
-def embed_label(
-    emb: Float[Array, "b e"], y: Array | None, width: int, num_classes: int | None
-) -> Float[Array, "b width"]:
-    """Two dense layers "embed0", "embed1" and the classes' embedding, of the module that calls.
+class Attention(nn.Module):
+    """Self-attention over all places with a residual connection: (b, ..., c) -> the same.
 
-    In float32 whatever the network computes in: it costs nothing, and times stay apart.
+    score_sde has one head and maps of their own for queries, keys and values; with `joint`, as in
+    Improved DDPM and ADM, one map gives all of them for several heads.
     """
-    dense = lambda name: nn.Dense(width, kernel_init=default_init(), name=name)
-    emb = dense("embed1")(nn.silu(dense("embed0")(emb)))
-    if y is not None:
-        emb = emb + nn.Embed(num_classes or 0, width, name="classes")(y)
-    return emb
 
+    style: Style
+    heads: int = 1
+    joint: bool = False
+    heads_first: bool = True  # the order of the joint map's channels; see `split_heads`
+    init_scale: float = 0.0  # of the output map
+    groups: int | None = None  # of the norm, if they differ
 
-def check_fields(net: Any, at_least_one: tuple[str, ...] = ("channels", "num_blocks")) -> None:
-    """Raise ValueError for numbers out of range among the fields that the U-Nets share."""
-    for field in at_least_one:
-        if getattr(net, field) < 1:
-            raise ValueError(f"{field} must be at least 1, got {getattr(net, field)}")
-    if not net.channel_mult or min(net.channel_mult) < 1:
-        raise ValueError(f"channel_mult must be numbers from 1 on, got {net.channel_mult}")
-    if not 0 <= net.dropout < 1:
-        raise ValueError(f"dropout must be in [0, 1), got {net.dropout}")
-
-
-def check_images(shape: tuple[int, ...], factor: int) -> None:
-    """Raise ValueError unless x is images whose sides are divisible by the factor."""
-    if len(shape) != 4:
-        raise ValueError(f"x must be images (b, h, w, c), got shape {shape}")
-    if shape[1] % factor or shape[2] % factor:
-        raise ValueError(f"height and width must be divisible by {factor}, got shape {shape}")
+    @nn.compact
+    def __call__(self, x: Volume) -> Volume:
+        """Attend."""
+        s, b, c = self.style, x.shape[0], x.shape[-1]
+        y = s.norm("norm", self.groups)(x).reshape(b, -1, c)
+        if self.joint:
+            qkv = s.dense(y, 3 * c, "qkv", s.dtype)
+            y = attend(*split_heads(qkv, self.heads, self.heads_first)).reshape(b, -1, c)
+            y = s.dense(y, c, "proj_out", s.dtype, self.init_scale)
+        else:
+            maps = (Pointwise(c, dtype=s.dtype, name=n) for n in ("query", "key", "value"))
+            q, k, v = (m(y)[:, :, None] for m in maps)
+            y = Pointwise(c, self.init_scale, s.dtype, name="out")(attend(q, k, v)[:, :, 0])
+        return kept(residual(x, y.reshape(x.shape), s.rescale))

@@ -1,4 +1,4 @@
-"""Layers that the networks share: normalisation, convolution, attention, embeddings of the label."""
+"""Layers that the networks share: normalisation, convolution, attention, embeddings, dropout."""
 
 import math
 from collections.abc import Callable
@@ -11,45 +11,101 @@ import numpy as np
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float, Num
 
-from score_jax.nets.convolution import Geometry, conv
+from score_jax._check import check, check_count
+from score_jax.nets.convolution import Pads, Sizes, Volume, conv
+
+Init = Callable[..., Array]
+Levels = tuple[float, float, int]
+
+SHAPES = {1: "(b, l, c) of series", 2: "(b, h, w, c) of images", 3: "(b, d, h, w, c) of volumes"}
+KEPT = "block"  # the name of what `kept` marks, for `jax.checkpoint_policies`
 
 
-def default_init(scale: float = 1.0) -> Callable[..., Any]:
+def default_init(scale: float = 1.0) -> Init:
     """Uniform, variance `scale` over the average of fan-in and fan-out (the authors' choice)."""
     # A scale of exactly zero would make the variance-scaling initialiser divide by zero.
     return nn.initializers.variance_scaling(max(scale, 1e-10), "fan_avg", "uniform")
 
 
-def at_least_float32(x: Float[Array, "*n"]) -> Float[Array, "*n"]:
-    """Raise half precision to float32 and leave float32 and float64 as they are."""
+def starts(plain: bool, scale: float, fan_in: int) -> tuple[Init, Init]:
+    """The initialisers of a kernel and its bias.
+
+    With `plain` both are uniform within 1 / sqrt(fan_in), as in PyTorch, or zero if `scale` is 0.
+    Otherwise they are `default_init(scale)` and zero.
+    """
+    if not plain:
+        return default_init(scale), nn.initializers.zeros
+    if scale == 0:
+        return nn.initializers.zeros, nn.initializers.zeros
+    bound = 1 / math.sqrt(fan_in)
+    uniform = lambda key, shape, dtype=jnp.float32: jax.random.uniform(
+        key, shape, dtype, -bound, bound
+    )
+    return uniform, uniform
+
+
+def at_least_float32(x: Num[Array, "*n"]) -> Float[Array, "*n"]:
+    """Raise integers and half precision to float32; leave float32 and float64 as they are."""
     return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
-def check_labels(x: Array, label: Array, y: Array | None, num_classes: int | None) -> None:
-    """Raise ValueError unless there is a label for every example, and y if and only if asked for."""
-    if label.shape != x.shape[:1]:
-        raise ValueError(f"label must have shape {x.shape[:1]}, got {label.shape}")
+def check_inputs(
+    x: Array, noise_input: Array, y: Array | None = None, num_classes: int | None = None
+) -> None:
+    """Raise ValueError unless every example has a noise input, and y is given iff num_classes is."""
+    batch = x.shape[:1]
+    check("noise_input", noise_input.shape, noise_input.shape == batch, f"of shape {batch}")
     if (y is None) != (num_classes is None):
         raise ValueError(
             "class labels y are needed exactly when num_classes is given, got "
             f"num_classes={num_classes} and y={'None' if y is None else 'labels'}"
         )
-    if y is not None and y.shape != x.shape[:1]:
-        raise ValueError(f"y must have shape {x.shape[:1]}, got {y.shape}")
+    if y is not None:
+        check("y", y.shape, y.shape == batch, f"of shape {batch}")
 
 
-def positional_embedding(label: Num[Array, " b"], dim: int) -> Float[Array, "b dim"]:
-    """Sines and cosines of label at `dim`/2 frequencies from 1 to 1e-4: (b,) -> (b, dim).
+def check_fields(net: Any, *counts: str) -> None:
+    """Raise ValueError unless the named fields are at least 1 and those that U-Nets share are valid."""
+    check_count(**{name: getattr(net, name) for name in counts})
+    mult = net.channel_mult
+    check("channel_mult", mult, mult and min(mult) > 0, "one or more positive numbers")
+    check("dropout", net.dropout, 0 <= net.dropout < 1, "in [0, 1)")
 
-    Vaswani et al. 2017 (arXiv:1706.03762), as in DDPM: sines first.
+
+def check_size(shape: Sizes, dims: int, depth: int) -> None:
+    """Raise ValueError unless x has `dims` axes of space, each divisible as often as it is halved."""
+    check("x", shape, len(shape) == dims + 2, f"of shape {SHAPES[dims]}")
+    needed = tuple(f**depth for f in factors(dims))
+    if any(n % f or n < 1 for n, f in zip(shape[1:-1], needed, strict=True)):
+        raise ValueError(
+            f"the size of x must be divisible by {needed}, because it is halved {depth} times, "
+            f"got {shape[1:-1]}"
+        )
+
+
+def factors(dims: int) -> Sizes:
+    """The factor by which each axis is halved or doubled; the first of three keeps its length."""
+    return (1, 2, 2) if dims == 3 else (2,) * dims
+
+
+def sinusoids(
+    noise_input: Num[Array, " b"], dim: int, *, cosines_first: bool = False
+) -> Float[Array, "b dim"]:
+    """Sines and cosines of the noise input at `dim`/2 frequencies from 1 to 1e-4: (b,) -> (b, dim).
+
+    Vaswani et al. 2017 (arXiv:1706.03762). DDPM has the sines first and the last frequency at 1e-4;
+    Improved DDPM, `cosines_first`, ends one step before it. An odd `dim` ends with a zero.
     """
     half = dim // 2
-    step = -math.log(10_000) / max(half - 1, 1)
-    frequency = jnp.exp(jnp.arange(half, dtype=jnp.float32) * step)
-    # An index of a noise level is an integer.
-    label = label.astype(jnp.promote_types(label.dtype, jnp.float32))
-    angle = label[:, None] * frequency[None]
-    embedding = jnp.concatenate([jnp.sin(angle), jnp.cos(angle)], axis=1)
+    last = half if cosines_first else max(half - 1, 1)
+    # In NumPy: a rounding error of a frequency is seen at noise inputs of a thousand.
+    step = np.float32(-math.log(10_000)) / np.float32(last)
+    angle = (
+        at_least_float32(noise_input)[:, None]
+        * jnp.asarray(np.exp(np.arange(half, dtype=np.float32) * step))[None]
+    )
+    parts = [jnp.sin(angle), jnp.cos(angle)]
+    embedding = jnp.concatenate(parts[::-1] if cosines_first else parts, axis=1)
     return jnp.pad(embedding, ((0, 0), (0, dim % 2)))
 
 
@@ -71,11 +127,8 @@ class FourierEmbedding(nn.Module):
         return jnp.concatenate([jnp.sin(angle), jnp.cos(angle)], axis=1)
 
 
-Levels = tuple[float, float, int]
-
-
 def noise_levels(levels: Levels) -> np.ndarray:
-    """The table (first, last, number) of noise levels in geometric progression: (number,) float64.
+    """Noise levels (first, last, number) in geometric progression: (number,) float64.
 
     The first is the largest in the authors' programs, and index 0. ValueError unless the levels are
     positive and there is at least one.
@@ -84,20 +137,19 @@ def noise_levels(levels: Levels) -> np.ndarray:
     array([50. ,  5. ,  0.5])
     """
     first, last, number = levels
-    if first <= 0 or last <= 0 or number < 1:
-        raise ValueError(
-            f"sigmas must be (first > 0, last > 0, number of at least 1), got {levels}"
-        )
+    ok = first > 0 and last > 0 and number >= 1
+    check("sigmas", levels, ok, "(first > 0, last > 0, number of at least 1)")
     return np.geomspace(first, last, number)
 
 
 def divide_by_sigma(
-    h: Float[Array, "b *d"], label: Num[Array, " b"], levels: Levels | None
+    h: Float[Array, "b *d"], noise_input: Num[Array, " b"], levels: Levels | None
 ) -> Float[Array, "b *d"]:
-    """h over sigma: the label itself or, given a table, its entry at the label's whole part."""
+    """h over sigma: the noise input itself or, given `levels`, the one at that index."""
+    sigma = noise_input
     if levels is not None:
-        label = jnp.asarray(noise_levels(levels), h.dtype)[label.astype(jnp.int32)]
-    return h / label.reshape(label.shape + (1,) * (h.ndim - 1)).astype(h.dtype)
+        sigma = jnp.asarray(noise_levels(levels), h.dtype)[noise_input.astype(jnp.int32)]
+    return h / sigma.reshape(sigma.shape + (1,) * (h.ndim - 1)).astype(h.dtype)
 
 
 def default_groups(channels: int) -> int:
@@ -106,76 +158,69 @@ def default_groups(channels: int) -> int:
 
 
 class GroupNorm(nn.Module):
-    """Group normalisation over (h, w) and groups of channels, as x * a + c with a, c per channel.
+    """Group normalisation over all places and groups of channels, as x * a + c per channel.
 
-    (b, h, w, c) -> the same. `default_groups(c)` groups unless given, epsilon 1e-6; arXiv:1803.08494.
-    One pass of per-channel sums was the fastest form measured on a CPU.
+    (b, ..., c) -> the same, computed in float32 or better; `groups` are `default_groups(c)` unless
+    given; arXiv:1803.08494. One pass of sums per channel was the fastest form measured on a CPU.
     """
 
     groups: int | None = None
     epsilon: float = 1e-6
 
     @nn.compact
-    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
+    def __call__(self, x: Float[Array, "b *d c"]) -> Float[Array, "b *d c"]:
         """Normalise x."""
-        b, h, w, c = x.shape
+        b, c = x.shape[0], x.shape[-1]
         groups = default_groups(c) if self.groups is None else self.groups
         if groups < 1 or c % groups:
             raise ValueError(f"{c} channels cannot be normalised in {groups} groups")
         scale = self.param("scale", nn.initializers.ones, (c,))
         bias = self.param("bias", nn.initializers.zeros, (c,))
         y = at_least_float32(x)
-        count = h * w * (c // groups)
+        places = tuple(range(1, x.ndim - 1))
+        count = math.prod(x.shape[1:-1]) * (c // groups)
         in_groups = lambda s: s.reshape(b, groups, c // groups).sum(axis=2) / count
-        mean = in_groups(y.sum(axis=(1, 2)))
-        variance = in_groups(jnp.square(y).sum(axis=(1, 2))) - jnp.square(mean)
+        mean = in_groups(y.sum(axis=places))
+        variance = in_groups(jnp.square(y).sum(axis=places)) - jnp.square(mean)
         inverse = jax.lax.rsqrt(jnp.maximum(variance, 0) + self.epsilon)
         per_channel = lambda s: jnp.repeat(s, c // groups, axis=1)
         a = per_channel(inverse) * scale[None]
         shift = bias[None] - per_channel(mean) * a
-        return (y * a[:, None, None] + shift[:, None, None]).astype(x.dtype)
-
-
-def _within(bound: float) -> Callable[..., Any]:
-    """Initialise uniformly within the bound."""
-    return lambda key, shape: jax.random.uniform(key, shape, minval=-bound, maxval=bound)
+        a, shift = (jnp.expand_dims(v, places) for v in (a, shift))
+        return (y * a + shift).astype(x.dtype)
 
 
 class Conv(nn.Module):
-    """Convolution (b, h, w, i) -> (b, h, w, features), size kept, gradients fast in loops.
+    """Convolution along one, two or three axes: (b, ..., i) -> (b, ..., features).
 
-    `stride` 2 pads one row and column on the far side, as the authors' down-sampling does. The taps
-    of the kernel are `spacing` places apart. With `plain_init` kernel and bias start uniform within
-    1 / sqrt(fan-in), else the kernel with `default_init(init_scale)` and the bias at zero.
+    Differentiating it is fast in loops on a CPU too (`nets.convolution`). Without `padding` a stride
+    of 1 keeps the size. For `plain_init` and `init_scale` see `starts`.
     """
 
     features: int
-    size: int = 3
-    stride: int = 1
+    size: int = 3  # of the kernel
+    stride: int | tuple[int, ...] = 1
     use_bias: bool = True
     init_scale: float = 1.0
     dtype: Any = None
-    spacing: int = 1
+    spacing: int = 1  # of the taps of the kernel
     plain_init: bool = False
+    padding: tuple[int, int] | None = None  # before and after; None: half of the kernel's reach
 
     @nn.compact
-    def __call__(
-        self, x: Float[Array, "b h w c"], *, train: bool = False
-    ) -> Float[Array, "b h2 w2 o"]:
+    def __call__(self, x: Volume) -> Volume:
         """Convolve x."""
-        shape = (self.size, self.size, x.shape[3], self.features)
-        start, start_bias = default_init(self.init_scale), nn.initializers.zeros
-        if self.plain_init:
-            start = start_bias = _within(1 / math.sqrt(math.prod(shape[:3])))
+        shape = (self.size,) * (x.ndim - 2) + (x.shape[-1], self.features)
+        start, start_bias = starts(self.plain_init, self.init_scale, math.prod(shape[:-1]))
         w = self.param("kernel", start, shape)
-        half = (self.size - 1) * self.spacing // 2
-        pad = (half, (self.size - 1) * self.spacing - half) if self.stride == 1 else (0, 1)
+        reach = (self.size - 1) * self.spacing
+        padding: tuple[int, int] | Pads = self.padding or (reach // 2, reach - reach // 2)
         x, w = nn.dtypes.promote_dtype(x, w, dtype=self.dtype)
-        y = conv(x, w, Geometry(self.stride, 1, (pad, pad), self.spacing), train=train)
+        y = conv(x, w, padding, stride=self.stride, spacing=self.spacing)
         if not self.use_bias:
             return y
         bias = self.param("bias", start_bias, (self.features,))
-        return y + bias.astype(y.dtype)[None, None, None]
+        return y + bias.astype(y.dtype).reshape((1,) * (y.ndim - 1) + (-1,))
 
 
 class Pointwise(nn.Module):
@@ -204,29 +249,23 @@ def attend(
     return jnp.einsum("bhnm,bmhc->bnhc", weights, v)
 
 
-class Attention(nn.Module):
-    """Self-attention over all places of an image, one head, with a residual connection.
+def split_heads(
+    qkv: Float[Array, "b n c3"], heads: int, heads_first: bool
+) -> tuple[Array, Array, Array]:
+    """Queries, keys and values (b, n, heads, c) of one map's (b, n, 3 heads c).
 
-    (b, h, w, c) -> the same. The output map starts near zero (`init_scale`); with `skip_rescale` the
-    sum is divided by sqrt(2). `groups` are those of the norm.
+    `heads_first` (Improved DDPM, ADM by default): the channels are ordered head, q/k/v, c; otherwise
+    (ADM's "new attention order") q/k/v, head, c.
     """
-
-    init_scale: float = 0.0
-    skip_rescale: bool = False
-    dtype: Any = None
-    groups: int | None = None
-
-    @nn.compact
-    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
-        """Attend."""
-        b, h, w, c = x.shape
-        y = GroupNorm(self.groups, name="norm")(x).reshape(b, h * w, 1, c)
-        q, k, v = (Pointwise(c, dtype=self.dtype, name=n)(y) for n in ("query", "key", "value"))
-        y = Pointwise(c, self.init_scale, dtype=self.dtype, name="out")(attend(q, k, v))
-        return kept(residual(x, y.reshape(b, h, w, c), self.skip_rescale))
-
-
-KEPT = "block"  # the name of what `kept` marks, for `jax.checkpoint_policies`
+    b, n, width = qkv.shape
+    if heads < 1 or width % (3 * heads):
+        raise ValueError(f"{width // 3} channels cannot be shared by {heads} attention heads")
+    c = width // (3 * heads)
+    if heads_first:
+        q, k, v = jnp.moveaxis(qkv.reshape(b, n, heads, 3, c), 3, 0)
+    else:
+        q, k, v = jnp.moveaxis(qkv.reshape(b, n, 3, heads, c), 2, 0)
+    return q, k, v
 
 
 def kept(x: Float[Array, "..."]) -> Float[Array, "..."]:

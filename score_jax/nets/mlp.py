@@ -6,47 +6,45 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from score_jax.nets.layers import Dropout, check_labels, kept, positional_embedding
+from score_jax._check import check_count
+from score_jax.nets.layers import Dropout, check_inputs, kept, sinusoids
 
 
 class MLP(nn.Module):
-    """Residual MLP: (x (b, *d), label (b,), y (b,)) -> shape of x; data of any rank is flattened.
+    """Residual MLP: (x (b, *d), noise input (b,), y (b,)) -> shape of x; data of any rank is flattened.
 
-    The label (t * 999) is embedded by sines and, with that of the class y, shifts and scales the
-    hidden layer of every block. y is needed exactly when `num_classes` is given. `dtype` is that of the
-    computation: parameters are float32, and the output has the type of x. `remat` recomputes every
-    block in the backward pass, which saves memory.
+    The noise input (t * 999) is embedded by sines and, with the embedding of the class y, shifts and
+    scales the hidden layer of every block. y is needed exactly when `num_classes` is given. Parameters
+    are float32, and the output has the type of x.
 
-    Raises ValueError for sizes below 1, labels of another length than x, and missing or unasked y.
+    Raises ValueError for sizes below 1, noise inputs of another length than x, and missing or
+    superfluous y.
 
     >>> net = MLP(width=128, num_blocks=3)
     >>> params = net.init(jax.random.key(0), jnp.zeros((1, 2)), jnp.zeros(1))
     """
 
-    width: int = 128
-    num_blocks: int = 3
-    dropout: float = 0.0
-    num_classes: int | None = None
-    dtype: Any = None
-    remat: bool = False
+    width: int = 128  # of the hidden layers
+    num_blocks: int = 3  # residual blocks
+    dropout: float = 0.0  # probability, in the residual blocks
+    num_classes: int | None = None  # number of classes, if conditioned on them
+    dtype: Any = None  # of the computation; parameters and output stay float32
+    remat: bool = False  # compute every block again in the backward pass: less memory, more time
 
     @nn.compact
     def __call__(
         self,
         x: Float[Array, "b *d"],
-        label: Float[Array, " b"],
+        noise_input: Float[Array, " b"],
         y: Int[Array, " b"] | None = None,
         *,
         train: bool = False,
     ) -> Float[Array, "b *d"]:
-        """Predict from x, the label and the classes."""
-        if self.width < 1 or self.num_blocks < 1:
-            raise ValueError(
-                f"width and num_blocks must be at least 1, got {self.width} and {self.num_blocks}"
-            )
-        check_labels(x, label, y, self.num_classes)
+        """Predict from x, the noise input and the classes."""
+        check_count(width=self.width, num_blocks=self.num_blocks)
+        check_inputs(x, noise_input, y, self.num_classes)
         dense = lambda n: nn.Dense(n, dtype=self.dtype)
-        emb = nn.silu(dense(self.width)(positional_embedding(label, self.width)))
+        emb = nn.silu(dense(self.width)(sinusoids(noise_input, self.width)))
         if y is not None:
             emb = emb + nn.Embed(self.num_classes or 0, self.width, dtype=self.dtype)(y)
         flat = x.reshape(x.shape[0], -1)

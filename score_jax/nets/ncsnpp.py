@@ -1,180 +1,186 @@
-r"""The NCSN++ / DDPM++ family of U-Nets (arXiv:2011.13456, appendix H) as one Linen module.
+r"""The NCSN++ / DDPM++ family of U-Nets (arXiv:2011.13456, appendix H), and DDPM, as one Linen module.
 
-    DDPM++   block "biggan", positional embedding, no FIR, no progressive paths, VP and sub-VP
-    NCSN++   block "biggan", Fourier embedding of log sigma, FIR, progressive_input "residual", VE
+    DDPM      block "ddpm", norms of 32 groups (arXiv:2006.11239)
+    DDPM++    block "biggan", positional embedding, no FIR, no progressive paths, VP and sub-VP
+    NCSN++    block "biggan", Fourier embedding of log sigma, FIR, progressive_input "residual", VE
     1024 pixels   NCSN++ with eight levels, progressive "output_skip", progressive_input "input_skip"
 
-The number of blocks, channels, attention and every published variation are plain fields; the structure
-is that of the published networks, so that their weights fit. Modules in the order in which the
-authors' program makes them (their PyTorch `all_modules.N`; a level's names end in its number):
+The structure is that of the published networks, so that their weights fit. Modules in the order in
+which the authors' program makes them (their PyTorch `all_modules.N`; a level's names end in its number):
 
     fourier (embedding "fourier")   embed0   embed1   first
     every level      enc{l}_{i}   enc{l}_{i}_attention (at its sizes)
-                     down{l}   input{l} or input{l}_combine                 (but the last level)
+                     down{l}   input{l} or input{l}_combine                 (not at the last level)
     middle           mid0   mid_attention   mid1
-    back, every level   dec{l}_{i}   dec{l}_attention
+    back, every level   dec{l}_{i}   dec{l}_{i}_attention (attend_every_block)   dec{l}_attention
                      output{l}_norm   output{l}_conv   or, "residual" below the last level, output{l}
-                     up{l}                                                  (but level 0)
-    last_norm   last                                                        (but "output_skip")
+                     up{l}                                                  (not at level 0)
+    last_norm   last                                                        (not with "output_skip")
 
 Inside a block norm0, conv0, label, norm1, conv1, skip/map are GroupNorm_0, Conv_0, Dense_0,
 GroupNorm_1, Conv_1, and Conv_2 or NIN_0; in attention norm, query, key, value, out are GroupNorm_0
 and NIN_0 to NIN_3 (each with a `map`).
 """
 
-from typing import Any
+from typing import Any, Literal, get_args
 
 import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Num
 
-from score_jax.nets.blocks import Resample, ResBlock, check_fields, check_images, embed_label
+from score_jax._check import check
+from score_jax.nets.blocks import Attention, Move, Resample, ResBlock, Style
 from score_jax.nets.convolution import Image
 from score_jax.nets.layers import (
-    Attention,
     Conv,
     FourierEmbedding,
-    GroupNorm,
     Levels,
-    check_labels,
+    at_least_float32,
+    check_fields,
+    check_inputs,
+    check_size,
     divide_by_sigma,
     noise_levels,
-    positional_embedding,
     residual,
+    sinusoids,
 )
 from score_jax.nets.resample import DEFAULT_KERNEL
 
+Block = Literal["biggan", "ddpm"]
+Embedding = Literal["positional", "fourier"]
+Output = Literal["none", "output_skip", "residual"]
+Input = Literal["none", "input_skip", "residual"]
+Combine = Literal["sum", "cat"]
 CHOICES = {
-    "block": ("biggan", "ddpm"),
-    "embedding": ("positional", "fourier"),
-    "progressive": ("none", "output_skip", "residual"),
-    "progressive_input": ("none", "input_skip", "residual"),
-    "combine": ("sum", "cat"),
-}
+    "block": Block, "embedding": Embedding, "progressive": Output, "progressive_input": Input,
+    "combine": Combine,
+}  # fmt: skip
 
 
 class NCSNpp(nn.Module):
-    """U-Net of the NCSN++ / DDPM++ family: (x (b, h, w, c), label (b,), y (b,)) -> shape of x.
+    """U-Net of the NCSN++ / DDPM++ family: (x (b, h, w, c), noise input (b,), y (b,)) -> shape of x.
 
-    `label` is what `score_fn` tells: t * 999 for the positional embedding, sigma for the Fourier one
-    (its logarithm is embedded). Class labels `y` are needed exactly when `num_classes` is given;
-    their embedding is added to the label's. Height and width must be divisible by
-    2 ** (len(channel_mult) - 1). With train=True a key for "dropout" is needed if dropout > 0.
+    The noise input is t * 999 for the positional embedding, sigma for the Fourier one (its logarithm
+    is embedded), or an index of `sigmas`. Class labels `y` are needed exactly when `num_classes` is
+    given. Height and width must be divisible by 2 ** (len(channel_mult) - 1). With train=True a key
+    for "dropout" is needed if dropout > 0.
 
-    Raises ValueError for unknown choices, numbers out of range, sizes that do not divide, labels of
-    another length than x, and missing or unasked y.
+    Raises ValueError for unknown choices, numbers out of range, sizes that do not divide, noise
+    inputs of another length than x, and missing or superfluous y.
 
     >>> net = NCSNpp(channels=32, channel_mult=(1, 2), attention=(4,))
     >>> params = net.init(jax.random.key(0), jnp.zeros((1, 8, 8, 1)), jnp.zeros(1))
     """
 
     channels: int = 128  # of the finest level
-    channel_mult: tuple[int, ...] = (1, 2, 2, 2)  # of every level
-    num_blocks: int = 4  # residual blocks a level
+    channel_mult: tuple[int, ...] = (1, 2, 2, 2)  # factor of the channels of every level
+    num_blocks: int = 4  # residual blocks per level
     attention: tuple[int, ...] = (16,)  # sizes (of the larger side) with self-attention
-    dropout: float = 0.1
-    block: str = "biggan"
-    embedding: str = "positional"
-    fourier_scale: float = 16.0
-    fir: bool = False  # FIR filters, else copies and averages
-    fir_kernel: tuple[int, ...] = DEFAULT_KERNEL
-    resample_with_conv: bool = True  # in block "ddpm" and the progressive paths' way
-    progressive: str = "none"
-    progressive_input: str = "none"
-    combine: str = "sum"  # of progressive_input "input_skip"
-    skip_rescale: bool = True
+    dropout: float = 0.1  # probability, in the residual blocks
+    block: Block = "biggan"  # residual block, after BigGAN or after DDPM
+    embedding: Embedding = "positional"  # of the noise input: fixed or random frequencies
+    fourier_scale: float = 16.0  # standard deviation of the random frequencies
+    fir: bool = False  # resample with FIR filters rather than copies and averages
+    fir_kernel: tuple[int, ...] = DEFAULT_KERNEL  # taps of the FIR filters
+    resample_with_conv: bool = True  # convolutions in block "ddpm" where the resolution changes
+    progressive: Output = "none"  # images that the levels add up on the way up
+    progressive_input: Input = "none"  # images handed to every level on the way down
+    combine: Combine = "sum"  # join the images of "input_skip" by adding or side by side
+    skip_rescale: bool = True  # divide sums of residuals by sqrt(2)
     init_scale: float = 0.0  # of the last convolution of every block
     scale_by_sigma: bool = False  # divide the output by sigma
-    sigmas: Levels | None = None  # (first, last, number): the label is an index of this table
-    centered: bool = True  # x in [-1, 1]; False: in [0, 1]
-    conditional: bool = True  # told of the label at all
-    num_classes: int | None = None
+    sigmas: Levels | None = None  # (first, last, number) of levels; the noise input is an index
+    centered: bool = True  # x is in [-1, 1] rather than in [0, 1]
+    noise_conditional: bool = True  # the network is given the noise input
+    num_classes: int | None = None  # number of classes, if conditioned on them
+    norm_groups: int | None = None  # of every norm; None: a quarter of the channels, at most 32
+    attention_groups: int | None = None  # of norms of attention and before it on the way up
+    attend_every_block: bool = False  # on the way up too, rather than after a level's last block
     dtype: Any = None  # of the computation; parameters and output stay float32
     remat: bool = False  # compute every block again in the backward pass: less memory, more time
 
     @property
-    def taps(self) -> tuple[int, ...] | None:
-        """FIR taps, or None."""
-        return self.fir_kernel if self.fir else None
+    def style(self) -> Style:
+        """What all layers share."""
+        return Style(
+            groups=self.norm_groups, rescale=self.skip_rescale, dtype=self.dtype,
+            taps=self.fir_kernel if self.fir else None,
+        )  # fmt: skip
 
-    def _check(self, x: Any, label: Any, y: Any) -> None:
-        for field, allowed in CHOICES.items():
-            if getattr(self, field) not in allowed:
-                raise ValueError(f"{field} must be one of {allowed}, got {getattr(self, field)!r}")
-        check_fields(self)
+    def _check(self, x: Array, noise_input: Array, y: Array | None) -> None:
+        for field, choices in CHOICES.items():
+            value, allowed = getattr(self, field), get_args(choices)
+            check(field, value, value in allowed, f"one of {allowed}")
+        counts = ("channels", "num_blocks", "norm_groups", "attention_groups")
+        check_fields(self, *(name for name in counts if getattr(self, name) is not None))
         if self.sigmas is not None:
             noise_levels(self.sigmas)
-        check_images(x.shape, 2 ** (len(self.channel_mult) - 1))
-        check_labels(x, label, y, self.num_classes)
+        check_size(x.shape, 2, len(self.channel_mult) - 1)
+        check_inputs(x, noise_input, y, self.num_classes)
 
-    def _block(self, features: int, name: str, resample: Any = "none") -> ResBlock:
-        # The authors start the shortcuts of the two block types differently.
-        shortcut_scale = 0.1 if self.block == "ddpm" else 1.0
+    def _block(
+        self, features: int, name: str, resample: Move = "none", *, beside: bool = False
+    ) -> ResBlock:
         make = nn.remat(ResBlock, static_argnums=(3,)) if self.remat else ResBlock
         return make(
-            features, self.dropout, self.skip_rescale, self.init_scale, resample,
-            self.taps, self.dtype, shortcut_scale, name=name,
+            self.style, features, self.dropout, resample, init_scale=self.init_scale,
+            # The authors start the shortcuts of the two block types differently.
+            skip_scale=0.1 if self.block == "ddpm" else 1.0,
+            first_groups=self.attention_groups if beside else None, name=name,
         )  # fmt: skip
 
     def _attention(self, name: str) -> Attention:
         make = nn.remat(Attention) if self.remat else Attention
-        return make(self.init_scale, self.skip_rescale, self.dtype, name=name)
+        groups = None if name.startswith("mid") else self.attention_groups
+        return make(self.style, init_scale=self.init_scale, groups=groups, name=name)
 
     def _attends(self, h: Image) -> bool:
         return max(h.shape[1], h.shape[2]) in self.attention
 
-    def _conv(self, features: int, name: str) -> Conv:
-        return Conv(features, dtype=self.dtype, name=name)
-
     def _out_conv(self, channels: int, name: str) -> Conv:
         # Without `dtype`: few channels cost little, and the output keeps its precision.
-        return Conv(channels, init_scale=self.init_scale, name=name)
+        return self.style.conv(channels, name, dtype=None, init_scale=self.init_scale)
 
-    def _embed(self, label: Array, y: Array | None) -> Array | None:
+    def _embed(self, noise_input: Array, y: Array | None) -> Array | None:
         if self.embedding == "fourier":
-            log_sigma = jnp.log(label.astype(jnp.promote_types(label.dtype, jnp.float32)))
+            log_sigma = jnp.log(at_least_float32(noise_input))
             emb = FourierEmbedding(self.channels, self.fourier_scale, name="fourier")(log_sigma)
         else:
-            emb = positional_embedding(label, self.channels)
-        if not self.conditional:
+            emb = sinusoids(noise_input, self.channels)
+        if not self.noise_conditional:
             return None
-        return embed_label(emb, y, 4 * self.channels, self.num_classes)
+        return self.style.embed(emb, y, 4 * self.channels, self.num_classes)
 
-    def _down(self, h: Image, emb: Any, level: int, train: bool) -> Image:
-        name = f"down{level}"
+    def _move(self, h: Image, emb: Array | None, up: bool, level: int, train: bool) -> Image:
+        name, features = f"{'up' if up else 'down'}{level}", h.shape[3]
         if self.block == "ddpm":
-            features = h.shape[3] if self.resample_with_conv else None
-            return Resample(False, self.taps, features, self.dtype, name=name)(h, train=train)
-        return self._block(h.shape[3], name, "down")(h, emb, train)
+            kept_features = features if self.resample_with_conv else None
+            return Resample(self.style, up, kept_features, name=name)(h)
+        return self._block(features, name, "up" if up else "down")(h, emb, train)
 
-    def _input_path(self, pyramid: Image, h: Image, level: int, train: bool) -> tuple[Any, Any]:
+    def _input_path(self, pyramid: Image, h: Image, level: int) -> tuple[Image, Image]:
         """One step of the progressive input: (pyramid, h) at the next resolution."""
-        name = f"input{level}"
+        name, features = f"input{level}", h.shape[3]
         if self.progressive_input == "input_skip":
-            pyramid = Resample(False, self.taps, None, self.dtype)(pyramid, train=train)
-            side = Conv(h.shape[3], size=1, dtype=self.dtype, name=f"{name}_combine")(
-                pyramid, train=train
-            )
+            pyramid = Resample(self.style, False)(pyramid)
+            side = self.style.conv(features, f"{name}_combine", size=1)(pyramid)
             return pyramid, side + h if self.combine == "sum" else jnp.concatenate([side, h], 3)
-        pyramid = Resample(False, self.taps, h.shape[3], self.dtype, name=name)(
-            pyramid, train=train
-        )
+        pyramid = Resample(self.style, False, features, name=name)(pyramid)
         pyramid = residual(pyramid, h, self.skip_rescale)
         return pyramid, pyramid
 
-    def _output_path(self, pyramid: Any, h: Image, level: int, channels: int, train: bool) -> Any:
+    def _output_path(
+        self, pyramid: Image | None, h: Image, level: int, channels: int
+    ) -> tuple[Image, Image]:
         """One step of the progressive output: (pyramid, h) at this resolution."""
         name = f"output{level}"
-        normed = lambda h: nn.silu(GroupNorm(name=f"{name}_norm")(h))
+        normed = lambda h: nn.silu(self.style.norm(f"{name}_norm")(h))
         if self.progressive == "output_skip":
-            wide = h.astype(jnp.promote_types(h.dtype, jnp.float32))
-            side = self._out_conv(channels, f"{name}_conv")(normed(wide), train=train)
-            if pyramid is None:
-                return side, h
-            return Resample(True, self.taps, None, self.dtype)(pyramid, train=train) + side, h
+            side = self._out_conv(channels, f"{name}_conv")(normed(at_least_float32(h)))
+            return (side if pyramid is None else Resample(self.style, True)(pyramid) + side), h
         if pyramid is None:
-            return self._conv(h.shape[3], f"{name}_conv")(normed(h), train=train), h
-        pyramid = Resample(True, self.taps, h.shape[3], self.dtype, name=name)(pyramid, train=train)
+            return self.style.conv(h.shape[3], f"{name}_conv")(normed(h)), h
+        pyramid = Resample(self.style, True, h.shape[3], name=name)(pyramid)
         pyramid = residual(pyramid, h, self.skip_rescale)
         return pyramid, pyramid
 
@@ -182,18 +188,18 @@ class NCSNpp(nn.Module):
     def __call__(
         self,
         x: Float[Array, "..."],
-        label: Num[Array, " b"],
+        noise_input: Num[Array, " b"],
         y: Int[Array, " b"] | None = None,
         *,
         train: bool = False,
     ) -> Image:
-        """Predict (noise, or score with scale_by_sigma) from x, the label and the classes."""
+        """Predict (noise, or score with scale_by_sigma) from x, the noise input and the classes."""
         # Longer than most functions: the U shape is read best in one piece.
-        self._check(x, label, y)
+        self._check(x, noise_input, y)
         channels, last = x.shape[3], len(self.channel_mult) - 1
-        emb = self._embed(label, y)
+        emb = self._embed(noise_input, y)
         pyramid = h = x if self.centered else 2 * x - 1
-        skips = [h := self._conv(self.channels, "first")(h, train=train)]
+        skips = [h := self.style.conv(self.channels, "first")(h)]
         for level, mult in enumerate(self.channel_mult):
             for i in range(self.num_blocks):
                 h = self._block(self.channels * mult, f"enc{level}_{i}")(h, emb, train)
@@ -201,37 +207,46 @@ class NCSNpp(nn.Module):
                     h = self._attention(f"enc{level}_{i}_attention")(h)
                 skips.append(h)
             if level != last:
-                h = self._down(h, emb, level, train)
+                h = self._move(h, emb, False, level, train)
                 if self.progressive_input != "none":
-                    pyramid, h = self._input_path(pyramid, h, level, train)
+                    pyramid, h = self._input_path(pyramid, h, level)
                 skips.append(h)
 
         h = self._block(h.shape[3], "mid0")(h, emb, train)
         h = self._attention("mid_attention")(h)
         h = self._block(h.shape[3], "mid1")(h, emb, train)
 
-        output: Any = None
+        output: Image | None = None
         for level, mult in reversed(list(enumerate(self.channel_mult))):
+            attends = self._attends(h)
             for i in range(self.num_blocks + 1):
                 h = jnp.concatenate([h, skips.pop()], axis=3)
-                h = self._block(self.channels * mult, f"dec{level}_{i}")(h, emb, train)
-            if self._attends(h):
-                h = self._attention(f"dec{level}_attention")(h)
+                block = self._block(self.channels * mult, f"dec{level}_{i}", beside=attends)
+                h = block(h, emb, train)
+                if attends and (i == self.num_blocks or self.attend_every_block):
+                    part = "" if i == self.num_blocks else f"_{i}"
+                    h = self._attention(f"dec{level}{part}_attention")(h)
             if self.progressive != "none":
-                output, h = self._output_path(output, h, level, channels, train)
+                output, h = self._output_path(output, h, level, channels)
             if level:
-                h = self._up(h, emb, level, train)
-        if self.progressive == "output_skip":
-            h = output
-        else:
-            h = nn.silu(GroupNorm(name="last_norm")(h.astype(x.dtype)))
-            h = self._out_conv(channels, "last")(h, train=train)
-        h = h.astype(x.dtype)
-        return divide_by_sigma(h, label, self.sigmas) if self.scale_by_sigma else h
+                h = self._move(h, emb, True, level, train)
+        if output is None or self.progressive != "output_skip":
+            h = nn.silu(self.style.norm("last_norm")(h.astype(x.dtype)))
+            output = self._out_conv(channels, "last")(h)
+        h = output.astype(x.dtype)
+        return divide_by_sigma(h, noise_input, self.sigmas) if self.scale_by_sigma else h
 
-    def _up(self, h: Image, emb: Any, level: int, train: bool) -> Image:
-        name = f"up{level}"
-        if self.block == "ddpm":
-            features = h.shape[3] if self.resample_with_conv else None
-            return Resample(True, self.taps, features, self.dtype, name=name)(h, train=train)
-        return self._block(h.shape[3], name, "up")(h, emb, train)
+
+class DDPM(NCSNpp):
+    """The U-Net of DDPM (arXiv:2006.11239): `NCSNpp` with other defaults.
+
+    score_sde attends once per level on the way up; the first program and diffusers after every block
+    (`attend_every_block`).
+
+    >>> net = DDPM(channels=32, channel_mult=(1, 2), attention=(4,))
+    """
+
+    num_blocks: int = 2  # residual blocks per level
+    block: Block = "ddpm"  # residual block, after BigGAN or after DDPM
+    skip_rescale: bool = False  # divide sums of residuals by sqrt(2)
+    norm_groups: int | None = 32  # of every norm; None: a quarter of the channels, at most 32

@@ -20,15 +20,21 @@ The JAX program numbers all by class, in the order of its calls.
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Num
 
-from score_jax.nets.blocks import check_images
+from score_jax._check import check, check_count
 from score_jax.nets.convolution import Image
-from score_jax.nets.layers import Levels, check_labels, divide_by_sigma, noise_levels
+from score_jax.nets.layers import (
+    Levels,
+    check_inputs,
+    check_size,
+    divide_by_sigma,
+    noise_levels,
+)
 from score_jax.nets.refinenet import RefineBlock, RefineResBlock, Style
 
 # (name, multiplier of the channels, dilation) of every level after the first, fine to coarse, and
@@ -49,128 +55,122 @@ STAGES: dict[int, tuple[tuple[tuple[str, int, int], ...], tuple[tuple[str, int],
 }
 
 
-def _check(net: Any, x: Any, label: Any, y: Any) -> None:
-    if net.variant not in STAGES:
-        raise ValueError(f"variant must be one of {tuple(STAGES)}, got {net.variant}")
-    if net.channels < 1:
-        raise ValueError(f"channels must be at least 1, got {net.channels}")
-    if net.sigmas is not None:
-        noise_levels(net.sigmas)
-    check_images(x.shape, 2 ** sum(dilation == 1 for _, _, dilation in STAGES[net.variant][0]))
-    check_labels(x, label, y, None)
-
-
-def _refinenet(net: Any, style: Style, x: Image, index: Array | None, train: bool) -> Image:
+def _refinenet(net: Any, style: Style, x: Image, index: Array | None) -> Image:
     """The network without the division by sigma; its modules belong to the module that calls."""
     res: Any = RefineResBlock
     refine: Any = RefineBlock
     if net.remat:
-        res, refine = (nn.remat(m, static_argnums=(3,)) for m in (res, refine))
+        res, refine = nn.remat(res), nn.remat(refine)
     downs, ups = STAGES[net.variant]
     n = net.channels
     h = x if net.centered else 2 * x - 1
-    h = style.conv(n, "first")(h, train=train)
+    h = style.conv(n, "first")(h)
     for i in (0, 1):
-        h = res(style, n, name=f"res1_{i}")(h, index, train)
+        h = res(style, n, name=f"res1_{i}")(h, index)
     maps = [h]
     for name, mult, dilation in downs:
-        h = res(style, n * mult, True, dilation, name=f"res{name}_0")(h, index, train)
-        h = res(style, n * mult, False, dilation, name=f"res{name}_1")(h, index, train)
+        h = res(style, n * mult, True, dilation, name=f"res{name}_0")(h, index)
+        h = res(style, n * mult, False, dilation, name=f"res{name}_1")(h, index)
         maps.append(h)
     inputs: list[Any] = []
     for i, (name, mult) in enumerate(ups):
         narrow = style.original and net.variant == 64 and name == "3"
         block = refine(style, n if narrow else n * mult, i == len(ups) - 1, name=f"refine{name}")
-        h = block([maps.pop(), *inputs], index, train)
+        h = block([maps.pop(), *inputs], index)
         inputs = [h]
     # The output keeps the precision of x.
     h = style.activation(style.norm("last_norm")(h.astype(x.dtype), index))
-    return style.conv(x.shape[3], "last", dtype=None)(h, train=train)
+    return style.conv(x.shape[3], "last", dtype=None)(h)
 
 
-class NCSNv2(nn.Module):
-    """RefineNet of NCSNv2: (x (b, h, w, c), label (b,)) -> shape of x.
+class _RefineNet(nn.Module):
+    """The fields that both networks have."""
 
-    The network is not told of the noise level: its output is divided by it, which is the label
-    itself or, given `sigmas`, the entry of that table at the label (index 0 is its first). The
-    `variant` is 64, 128 or 256, for images of about so many pixels; height and width must be
-    divisible by 2, 4 or 8.
+    channels: int = 128  # of the finest level
+    variant: Literal[64, 128, 256] = 64  # the size of images that it is made for
+    activation: Callable[[Any], Any] = nn.elu  # between the layers
+    scale_by_sigma: bool = True  # divide the output by sigma
+    sigmas: Levels | None = None  # (first, last, number) of levels; the noise input is an index
+    centered: bool = False  # x is in [-1, 1] rather than in [0, 1]
+    original: bool = False  # as the paper's PyTorch program, not score_sde's JAX program
+    dtype: Any = None  # of the computation; parameters and output stay float32
+    remat: bool = False  # compute every block again in the backward pass: less memory, more time
+
+    def _check(self, x: Array, noise_input: Array, y: Array | None) -> None:
+        check("variant", self.variant, self.variant in STAGES, f"one of {tuple(STAGES)}")
+        check_count(channels=self.channels)
+        if self.sigmas is not None:
+            noise_levels(self.sigmas)
+        check_size(x.shape, 2, sum(dilation == 1 for _, _, dilation in STAGES[self.variant][0]))
+        check_inputs(x, noise_input, y)
+
+
+class NCSNv2(_RefineNet):
+    """RefineNet of NCSNv2: (x (b, h, w, c), noise input (b,)) -> shape of x.
+
+    The noise input only divides the output: it is sigma or, given `sigmas`, the index of a level, of
+    which 0 is the first. Height and width must be divisible by 2, 4 or 8 for the variant 64, 128 or
+    256.
 
     Raises ValueError for an unknown variant, numbers out of range, sizes that do not divide, and
-    labels of another length than x.
+    noise inputs of another length than x.
 
     >>> net = NCSNv2(channels=32, sigmas=(50.0, 0.01, 232))
     >>> params = net.init(jax.random.key(0), jnp.zeros((1, 8, 8, 1)), jnp.zeros(1, int))
     """
 
-    channels: int = 128  # of the finest level
-    variant: int = 64
-    activation: Callable[[Any], Any] = nn.elu
-    scale_by_sigma: bool = True  # divide the output by sigma
-    sigmas: Levels | None = None  # (first, last, number): the label is an index of this table
-    centered: bool = False  # x in [-1, 1]; False: in [0, 1]
-    original: bool = False  # as the paper's PyTorch program, not score_sde's JAX program
-    dtype: Any = None  # of the computation; parameters and output stay float32
-    remat: bool = False  # compute every block again in the backward pass: less memory, more time
-
     @nn.compact
     def __call__(
         self,
         x: Float[Array, "..."],
-        label: Num[Array, " b"],
+        noise_input: Num[Array, " b"],
         y: Int[Array, " b"] | None = None,
         *,
         train: bool = False,
     ) -> Image:
-        """Predict the score from x and the label; there are no classes y."""
-        _check(self, x, label, y)
+        """Predict the score from x and the noise input; there are no classes y and no dropout."""
+        self._check(x, noise_input, y)
         style = Style(self.activation, None, self.original, self.dtype)
-        h = _refinenet(self, style, x, None, train)
-        return divide_by_sigma(h, label, self.sigmas) if self.scale_by_sigma else h
+        h = _refinenet(self, style, x, None)
+        return divide_by_sigma(h, noise_input, self.sigmas) if self.scale_by_sigma else h
 
 
-class NCSN(nn.Module):
-    """RefineNet of the first NCSN: (x (b, h, w, c), label (b,)) -> shape of x.
+class NCSN(_RefineNet):
+    """RefineNet of the first NCSN: (x (b, h, w, c), noise input (b,)) -> shape of x.
 
-    `label` is the index of one of `num_levels` noise levels, for each of which every norm has its own
-    scales and shifts. The `variant` is as in `NCSNv2`; the paper's networks are 64 and 128 ("deeper").
-    With `scale_by_sigma` the output is divided by the entry of the table `sigmas` at the index.
+    The noise input is the index of one of `num_levels` noise levels, for each of which every norm has
+    its own scales and shifts. The paper's networks are the variants 64 and 128 ("deeper"). With
+    `scale_by_sigma` the output is divided by the entry of `sigmas` at the index.
 
-    Raises ValueError for an unknown variant, numbers out of range, sizes that do not divide, labels
-    of another length than x, and a table of another length than `num_levels`.
+    Raises ValueError for an unknown variant, numbers out of range, sizes that do not divide, noise
+    inputs of another length than x, and `sigmas` of another length than `num_levels`.
 
     >>> net = NCSN(channels=32, num_levels=10)
     >>> params = net.init(jax.random.key(0), jnp.zeros((1, 8, 8, 1)), jnp.zeros(1, int))
     """
 
-    num_levels: int = 10
-    channels: int = 128  # of the finest level
-    variant: int = 64
-    activation: Callable[[Any], Any] = nn.elu
     scale_by_sigma: bool = False  # divide the output by sigma
-    sigmas: Levels | None = None  # (first, last, number) of the table of noise levels
-    centered: bool = False  # x in [-1, 1]; False: in [0, 1]
-    original: bool = False  # as the paper's PyTorch program, not score_sde's JAX program
-    dtype: Any = None  # of the computation; parameters and output stay float32
-    remat: bool = False  # compute every block again in the backward pass: less memory, more time
+    num_levels: int = 10  # number of noise levels
+
+    def _check(self, x: Array, noise_input: Array, y: Array | None) -> None:
+        super()._check(x, noise_input, y)
+        check_count(num_levels=self.num_levels)
+        if self.scale_by_sigma and (self.sigmas is None or self.sigmas[2] != self.num_levels):
+            raise ValueError(
+                f"scale_by_sigma needs sigmas of num_levels={self.num_levels}, got {self.sigmas}"
+            )
 
     @nn.compact
     def __call__(
         self,
         x: Float[Array, "..."],
-        label: Num[Array, " b"],
+        noise_input: Num[Array, " b"],
         y: Int[Array, " b"] | None = None,
         *,
         train: bool = False,
     ) -> Image:
         """Predict the score from x and the index of the noise level; there are no classes y."""
-        _check(self, x, label, y)
-        if self.num_levels < 1:
-            raise ValueError(f"num_levels must be at least 1, got {self.num_levels}")
-        if self.scale_by_sigma and (self.sigmas is None or self.sigmas[2] != self.num_levels):
-            raise ValueError(
-                f"scale_by_sigma needs sigmas of num_levels={self.num_levels}, got {self.sigmas}"
-            )
+        self._check(x, noise_input, y)
         style = Style(self.activation, self.num_levels, self.original, self.dtype)
-        h = _refinenet(self, style, x, label.astype(jnp.int32), train)
-        return divide_by_sigma(h, label, self.sigmas) if self.scale_by_sigma else h
+        h = _refinenet(self, style, x, noise_input.astype(jnp.int32))
+        return divide_by_sigma(h, noise_input, self.sigmas) if self.scale_by_sigma else h

@@ -1,7 +1,7 @@
 r"""Parts of the RefineNets of NCSN (arXiv:1907.05600) and NCSNv2 (arXiv:2006.09011).
 
-Each part has two forms: with `levels` None that of NCSNv2, which is not told of the noise level; with a
-number of noise levels that of NCSN, every norm of which has its scales and shifts for every level.
+Each part has two forms: with `levels` None that of NCSNv2, which is not conditioned on the noise level;
+with a number of noise levels that of NCSN, whose norms have scales and shifts for every level.
 
 InstanceNorm++ (arXiv:1907.05600, appendix A.1; mu_c, s_c^2 mean and variance of channel c over the
 places, m and v^2 mean and variance of the mu_c over the channels):
@@ -21,16 +21,16 @@ from jaxtyping import Array, Int
 
 from score_jax.nets.convolution import Image
 from score_jax.nets.layers import Conv, at_least_float32, kept
-from score_jax.nets.resample import average_down
+from score_jax.nets.resample import halve
 
 Index = Int[Array, " b"] | None
 
 
 @dataclasses.dataclass(frozen=True)
 class Style:
-    """What all parts share, handed from one to the next as one field.
+    """What all parts share, passed from one to the next as one field.
 
-    `levels` is the number of noise levels that the norms tell apart, or None. `original` does what
+    `levels` is the number of noise levels that the norms distinguish, or None. `original` does what
     the papers' PyTorch programs do where the JAX program of arXiv:2011.13456 does otherwise: corners
     are aligned in bilinear resizing, the variance of the channels' means is the unbiased one, and the
     third refining block of the smallest network is half as wide.
@@ -135,22 +135,21 @@ class RefineResBlock(nn.Module):
     down: bool = False
     dilation: int = 1
 
-    # `train` may be positional: nn.remat keeps only positional arguments out of the trace.
     @nn.compact
-    def __call__(self, x: Image, index: Index, train: bool = False) -> Image:
+    def __call__(self, x: Image, index: Index) -> Image:
         """Transform x."""
         s, act = self.style, self.style.activation
         pooled = self.down and self.dilation == 1
         spaced = {"spacing": self.dilation}
         middle = x.shape[3] if self.down else self.features
         h = act(s.norm("norm1")(x, index))
-        h = s.conv(middle, "conv1", **spaced)(h, train=train)
+        h = s.conv(middle, "conv1", **spaced)(h)
         h = act(s.norm("norm2")(h, index))
-        h = s.conv(self.features, "conv2", **spaced)(h, train=train)
+        h = s.conv(self.features, "conv2", **spaced)(h)
         if self.down:
             shortcut = {"size": 1} if pooled else spaced
-            x = s.conv(self.features, "shortcut", **shortcut)(x, train=train)
-        return kept(average_down(h + x) if pooled else h + x)
+            x = s.conv(self.features, "shortcut", **shortcut)(x)
+        return kept(halve(h + x) if pooled else h + x)
 
 
 class ResidualConvUnit(nn.Module):
@@ -160,7 +159,7 @@ class ResidualConvUnit(nn.Module):
     blocks: int
 
     @nn.compact
-    def __call__(self, x: Image, index: Index, *, train: bool = False) -> Image:
+    def __call__(self, x: Image, index: Index) -> Image:
         """Transform x."""
         s = self.style
         for i in range(1, self.blocks + 1):
@@ -169,7 +168,7 @@ class ResidualConvUnit(nn.Module):
                 if s.levels is not None:
                     h = s.norm(f"norm{i}_{j}")(h, index)
                 conv = s.conv(x.shape[3], f"conv{i}_{j}", use_bias=False)
-                h = conv(s.activation(h), train=train)
+                h = conv(s.activation(h))
             x = x + h
         return x
 
@@ -181,14 +180,14 @@ class ResolutionFusion(nn.Module):
     features: int
 
     @nn.compact
-    def __call__(self, xs: list[Image], index: Index, *, train: bool = False) -> Image:
+    def __call__(self, xs: list[Image], index: Index) -> Image:
         """Fuse xs."""
         s = self.style
         total: Any = None
         for i, x in enumerate(xs):
             if s.levels is not None:
                 x = s.norm(f"norm{i}")(x, index)
-            x = s.conv(self.features, f"conv{i}")(x, train=train)
+            x = s.conv(self.features, f"conv{i}")(x)
             x = bilinear(x, xs[0].shape[1], xs[0].shape[2], s.original)
             total = x if total is None else total + x
         return total
@@ -200,7 +199,7 @@ class ResidualPooling(nn.Module):
     style: Style
 
     @nn.compact
-    def __call__(self, x: Image, index: Index, *, train: bool = False) -> Image:
+    def __call__(self, x: Image, index: Index) -> Image:
         """Transform x."""
         s = self.style
         x = path = s.activation(x)
@@ -208,7 +207,7 @@ class ResidualPooling(nn.Module):
             if s.levels is not None:
                 path = s.norm(f"norm{i}")(path, index)
             conv = s.conv(x.shape[3], f"conv{i}", use_bias=False)
-            path = conv(pool(path, s.levels), train=train)
+            path = conv(pool(path, s.levels))
             x = x + path
         return x
 
@@ -225,14 +224,14 @@ class RefineBlock(nn.Module):
     end: bool = False
 
     @nn.compact
-    def __call__(self, xs: list[Image], index: Index, train: bool = False) -> Image:
+    def __call__(self, xs: list[Image], index: Index) -> Image:
         """Refine the maps, the finest first."""
         s = self.style
-        xs = [ResidualConvUnit(s, 2, name=f"adapt{i}")(x, index, train=train)
+        xs = [ResidualConvUnit(s, 2, name=f"adapt{i}")(x, index)
               for i, x in enumerate(xs)]  # fmt: skip
         h = xs[0]
         if len(xs) > 1:
-            h = ResolutionFusion(s, self.features, name="fuse")(xs, index, train=train)
-        h = ResidualPooling(s, name="pool")(h, index, train=train)
-        h = ResidualConvUnit(s, 3 if self.end else 1, name="output")(h, index, train=train)
+            h = ResolutionFusion(s, self.features, name="fuse")(xs, index)
+        h = ResidualPooling(s, name="pool")(h, index)
+        h = ResidualConvUnit(s, 3 if self.end else 1, name="output")(h, index)
         return kept(h)

@@ -14,7 +14,8 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-from score_jax.nets.convolution import Geometry, Image, conv
+from score_jax.nets.convolution import Image, Volume, conv
+from score_jax.nets.layers import factors
 
 DEFAULT_KERNEL = (1, 3, 3, 1)
 
@@ -65,36 +66,36 @@ def fir_down(x: Image, taps: tuple[int, ...] = DEFAULT_KERNEL) -> Image:
     return x
 
 
-def fir_conv_down(
-    x: Image, w: Float[Array, "k k i o"], taps: tuple[int, ...], *, train: bool = False
-) -> Image:
+def fir_conv_down(x: Image, w: Float[Array, "k k i o"], taps: tuple[int, ...]) -> Image:
     """Filter, then convolve with stride 2: (b, h, w, i) -> (b, h/2, w/2, o)."""
     each, p = normalised(taps, 1.0), len(taps) - 2 + w.shape[0] - 1
     for axis in (1, 2):
         x = _filter(x, axis, each, (p + 1) // 2, p // 2)
-    return conv(x, w, Geometry(2, 1, ((0, 0), (0, 0))), train=train)
+    return conv(x, w, (0, 0), stride=2)
 
 
-def fir_conv_up(
-    x: Image, w: Float[Array, "k k i o"], taps: tuple[int, ...], *, train: bool = False
-) -> Image:
+def fir_conv_up(x: Image, w: Float[Array, "k k i o"], taps: tuple[int, ...]) -> Image:
     """Convolve the input with zeros between its entries, then filter: (b, 2h, 2w, o)."""
     k = w.shape[0]
-    x = conv(x, w, Geometry(1, 2, ((k - 1, k - 1), (k - 1, k - 1))), train=train)
+    x = conv(x, w, (k - 1, k - 1), dilation=2)
     each, p = normalised(taps, 2.0), len(taps) - 2 - (k - 1)
     for axis in (1, 2):
         x = _filter(x, axis, each, (p + 1) // 2 + 1, p // 2 + 1)
     return x
 
 
-def nearest_up(x: Image) -> Image:
-    """Double the resolution by copies: (b, h, w, c) -> (b, 2h, 2w, c)."""
-    b, h, w, c = x.shape
-    x = jnp.broadcast_to(x[:, :, None, :, None, :], (b, h, 2, w, 2, c))
-    return x.reshape(b, 2 * h, 2 * w, c)
+def double(x: Volume) -> Volume:
+    """Double the resolution by copies; of three axes, only the last two."""
+    for axis, factor in enumerate(factors(x.ndim - 2), start=1):
+        wide = jnp.expand_dims(x, axis + 1)
+        wide = jnp.broadcast_to(wide, (*x.shape[: axis + 1], factor, *x.shape[axis + 1 :]))
+        x = wide.reshape(*x.shape[:axis], factor * x.shape[axis], *x.shape[axis + 1 :])
+    return x
 
 
-def average_down(x: Image) -> Image:
-    """Halve the resolution by averages of 2 x 2: (b, h, w, c) -> (b, h/2, w/2, c)."""
-    b, h, w, c = x.shape
-    return x.reshape(b, h // 2, 2, w // 2, 2, c).mean(axis=(2, 4))
+def halve(x: Volume) -> Volume:
+    """Halve the resolution by averages; of three axes, only the last two."""
+    each = factors(x.ndim - 2)
+    pairs = [n for size, f in zip(x.shape[1:-1], each, strict=True) for n in (size // f, f)]
+    split = x.reshape(x.shape[0], *pairs, x.shape[-1])
+    return split.mean(axis=tuple(range(2, 2 * len(each) + 1, 2)))

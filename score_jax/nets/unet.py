@@ -5,7 +5,7 @@ r"""The U-Net of Improved DDPM and of ADM (guided-diffusion) as one Linen module
                    arXiv:2105.05233
 
 Structure and names are the authors': joined with underscores, the path of a parameter is that of the
-PyTorch `state_dict` with its dots written as underscores, but for the last part, which is Flax's:
+PyTorch `state_dict` with its dots written as underscores, except for the last part, which is Flax's:
 
     input_blocks.3.0.in_layers.0.weight   params/input_blocks_3_0/in_layers_0/scale     (c,)
     input_blocks.3.0.in_layers.2.weight   params/input_blocks_3_0/in_layers_2/kernel    (*k, i, o)
@@ -17,6 +17,7 @@ A `weight` is `scale` if it has one axis, `embedding` in `label_emb`, else `kern
 (i, o).
 """
 
+import dataclasses
 from typing import Any
 
 import flax.linen as nn
@@ -24,122 +25,88 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from score_jax.nets.layers import check_labels
-from score_jax.nets.unet_blocks import (
-    AttentionBlock,
-    ConvNd,
-    Resample,
-    ResBlock,
-    Volume,
-    double,
-    factors,
-    halve,
-    linear,
-    norm,
-    timestep_embedding,
-    unchanged,
-)
+from score_jax._check import check
+from score_jax.nets.blocks import ADM, Attention, Move, Resample, ResBlock, Style
+from score_jax.nets.convolution import Volume
+from score_jax.nets.layers import check_fields, check_inputs, check_size, sinusoids
 
 
 class UNetHalf(nn.Module):
     """What the U-Net and the classifier share: their fields, the way down and the middle.
 
-    Fields, with the authors' names for them in brackets:
-      channels: of the first level, before `channel_mult` (model_channels).
-      channel_mult: factor of every level's channels; fractions are allowed, their product is cut.
-      num_blocks: residual blocks a level (num_res_blocks).
-      attention_factors: how far the image is down-sampled where there is attention: (2, 4) is 16 and 8
-        pixels of 32 (attention_resolutions, as their networks take it).
-      dropout: probability, inside the residual blocks.
-      num_heads, num_head_channels: heads of the attention, or instead the channels of every head.
-      scale_shift_norm: the label scales and shifts normalised values, rather than being added.
-      resblock_updown: residual blocks change the resolution, rather than `conv_resample`.
-      conv_resample: convolutions change the resolution, rather than averages and copies.
-      new_attention_order: channels of the attention ordered q/k/v, head rather than head, q/k/v.
-      dims: spatial axes, 1 to 3; of three, the first keeps its length.
-      groups: of every group normalisation; 32 in all published networks.
-      remat: recompute every block in the backward pass, which saves memory (use_checkpoint).
-      dtype: of the computation between the embedding and the output layers, both float32.
+    Where the authors have another name for a field, it is in brackets. All published networks have
+    norms of 32 groups. The embedding and the output layers are computed in float32.
     """
 
-    channels: int = 128
-    channel_mult: tuple[float, ...] = (1, 2, 2, 2)
-    num_blocks: int = 3
-    attention_factors: tuple[int, ...] = (2, 4)
-    dropout: float = 0.0
-    num_heads: int = 4
-    num_head_channels: int | None = None
-    scale_shift_norm: bool = True
-    resblock_updown: bool = False
-    conv_resample: bool = True
-    new_attention_order: bool = False
-    dims: int = 2
-    groups: int = 32
-    remat: bool = False
-    dtype: Any = None
+    channels: int = 128  # of the first level, before `channel_mult` (model_channels)
+    channel_mult: tuple[float, ...] = (
+        1,
+        2,
+        2,
+        2,
+    )  # factor of every level's channels; cut to integers
+    num_blocks: int = 3  # residual blocks per level (num_res_blocks)
+    attention_factors: tuple[int, ...] = (2, 4)  # down-sampling factors with self-attention
+    dropout: float = 0.0  # probability, in the residual blocks
+    num_heads: int = 4  # of the attention
+    num_head_channels: int | None = None  # channels of every head, in place of `num_heads`
+    scale_shift_norm: bool = (
+        True  # the noise input scales and shifts the norms rather than being added
+    )
+    resblock_updown: bool = False  # residual blocks change the resolution
+    conv_resample: bool = True  # otherwise convolutions do, rather than averages and copies
+    new_attention_order: bool = False  # channels of the attention ordered q/k/v, head
+    dims: int = 2  # axes of space, 1 to 3; of three, the first keeps its length
+    groups: int = 32  # of every group normalisation
+    remat: bool = False  # compute every block again in the backward pass (use_checkpoint)
+    dtype: Any = None  # of the computation; parameters and output stay float32
+
+    @property
+    def style(self) -> Style:
+        """What all layers share."""
+        return dataclasses.replace(ADM, groups=self.groups, dtype=self.dtype)
 
     def _check(self, x: Array) -> None:
-        for field in ("channels", "num_blocks", "num_heads", "groups"):
-            if getattr(self, field) < 1:
-                raise ValueError(f"{field} must be at least 1, got {getattr(self, field)}")
-        if not self.channel_mult or min(self.channel_mult) <= 0:
-            raise ValueError(f"channel_mult must be positive numbers, got {self.channel_mult}")
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"dropout must be in [0, 1), got {self.dropout}")
-        if self.dims not in (1, 2, 3):
-            raise ValueError(f"dims must be 1, 2 or 3, got {self.dims}")
-        if x.ndim != self.dims + 2:
-            raise ValueError(
-                f"x must have a batch axis, {self.dims} spatial axes and channels, got {x.shape}"
-            )
-        depth = len(self.channel_mult) - 1
-        needed = tuple(f**depth for f in factors(self.dims))
-        if any(n % f or n < 1 for n, f in zip(x.shape[1:-1], needed, strict=True)):
-            raise ValueError(
-                f"the size of x must be divisible by {needed}, because it is halved {depth} times, "
-                f"got {x.shape[1:-1]}"
-            )
+        check_fields(self, "channels", "num_blocks", "num_heads", "groups")
+        check("dims", self.dims, self.dims in (1, 2, 3), "1, 2 or 3")
+        check_size(x.shape, self.dims, len(self.channel_mult) - 1)
 
     def _width(self, level: int) -> int:
         return int(self.channel_mult[level] * self.channels)
 
     def _heads(self, channels: int, heads: int) -> int:
-        if self.num_head_channels is None:
+        each = self.num_head_channels
+        if each is None:
             return heads
-        if self.num_head_channels < 1 or channels % self.num_head_channels:
-            raise ValueError(
-                f"num_head_channels must divide {channels} channels, got {self.num_head_channels}"
-            )
-        return channels // self.num_head_channels
+        ok = each >= 1 and channels % each == 0
+        check("num_head_channels", each, ok, f"a divisor of {channels} channels")
+        return channels // each
 
-    def _embed(self, label: Array) -> Array:
-        emb = timestep_embedding(label, self.channels)
-        emb = nn.silu(linear(emb, 4 * self.channels, None, "time_embed_0"))
-        return linear(emb, 4 * self.channels, None, "time_embed_2")
+    def _embed(self, noise_input: Array, y: Array | None, num_classes: int | None) -> Array:
+        emb = sinusoids(noise_input, self.channels, cosines_first=True)
+        return self.style.embed(emb, y, 4 * self.channels, num_classes)
 
     def _block(
-        self, h: Array, emb: Array, features: int, name: str, train: bool, resample: Any = unchanged
-    ) -> Array:
+        self, h: Array, emb: Array, features: int, name: str, train: bool,
+        resample: Move = "none",
+    ) -> Array:  # fmt: skip
         kind = nn.remat(ResBlock, static_argnums=(3,)) if self.remat else ResBlock
-        block = kind(
-            features, self.dropout, self.scale_shift_norm, resample, self.groups, self.dtype,
-            name=name,
-        )  # fmt: skip
+        block = kind(self.style, features, self.dropout, resample, self.scale_shift_norm, name=name)
         return block(h, emb, train)
 
     def _attention(self, h: Array, name: str, heads: int | None = None) -> Array:
-        kind = nn.remat(AttentionBlock) if self.remat else AttentionBlock
+        kind = nn.remat(Attention) if self.remat else Attention
         heads = self._heads(h.shape[-1], heads or self.num_heads)
-        return kind(heads, not self.new_attention_order, self.groups, self.dtype, name=name)(h)
+        return kind(self.style, heads, True, not self.new_attention_order, name=name)(h)
 
     def _resample(self, h: Array, emb: Array, up: bool, name: str, train: bool) -> Array:
         if self.resblock_updown:
-            return self._block(h, emb, h.shape[-1], name, train, double if up else halve)
-        return Resample(up, self.conv_resample, self.dtype, name=name)(h, train=train)
+            return self._block(h, emb, h.shape[-1], name, train, "up" if up else "down")
+        return Resample(self.style, up, h.shape[-1] if self.conv_resample else None, name=name)(h)
 
     def _encode(self, x: Array, emb: Array, train: bool) -> list[Array]:
-        """What the authors' input blocks return, one after the other."""
-        h = ConvNd(self._width(0), dtype=self.dtype, name="input_blocks_0_0")(x, train=train)
+        """The outputs of the authors' input blocks, one after the other."""
+        h = self.style.conv(self._width(0), "input_blocks_0_0")(x)
         outputs = [h]
         for level in range(len(self.channel_mult)):
             if level:
@@ -160,29 +127,26 @@ class UNetHalf(nn.Module):
 
 
 class UNet(UNetHalf):
-    """U-Net: (x (b, *size, c), label (b,), y (b,), low_res) -> (b, *size, out_channels).
+    """U-Net: (x (b, *size, c), noise input (b,), y (b,), low_res) -> (b, *size, out_channels).
 
-    Fields beside those of `UNetHalf`:
-      out_channels: as many as x has if None; twice as many for a learned variance.
-      num_classes: y is needed exactly when it is given.
-      num_heads_upsample: heads on the way up, if they differ.
-      super_resolution: `low_res` (b, *smaller, c) is needed: it is brought to the size of x by linear
-        interpolation and given to the network behind the channels of x.
-
-    The label may be any number: Improved DDPM tells an index of its table, or that scaled to 1000.
-    The parameters and the output are float32 whatever `dtype` is.
+    The noise input may be any number: Improved DDPM gives an index of its noise schedule, or that
+    scaled to 1000. With `super_resolution`, `low_res` (b, *smaller, c) is needed: it is brought to the
+    size of x by linear interpolation and appended to the channels of x. y is needed exactly when
+    `num_classes` is given.
 
     Raises ValueError for fields outside their range, x of another rank than `dims` says or of a size
-    that cannot be halved, and missing or unasked y or low_res.
+    that cannot be halved, and missing or superfluous y or low_res.
 
     >>> net = UNet(channels=32, channel_mult=(1, 2), num_blocks=1, out_channels=6)
     >>> params = net.init(jax.random.key(0), jnp.zeros((1, 8, 8, 3)), jnp.zeros(1))
     """
 
-    out_channels: int | None = None
-    num_classes: int | None = None
-    num_heads_upsample: int | None = None
-    super_resolution: bool = False
+    out_channels: int | None = (
+        None  # as many as x has if None; twice as many for a learned variance
+    )
+    num_classes: int | None = None  # number of classes, if conditioned on them
+    num_heads_upsample: int | None = None  # heads on the way up, if they differ
+    super_resolution: bool = False  # conditioned on an image of low resolution
 
     def _with_low_res(self, x: Array, low_res: Array | None) -> Array:
         if (low_res is not None) != self.super_resolution:
@@ -202,24 +166,18 @@ class UNet(UNetHalf):
     def __call__(
         self,
         x: Float[Array, "..."],
-        label: Float[Array, " b"],
+        noise_input: Float[Array, " b"],
         y: Int[Array, " b"] | None = None,
         *,
         low_res: Float[Array, "..."] | None = None,
         train: bool = False,
     ) -> Volume:
-        """Predict from x, the label, the classes and the image of low resolution."""
+        """Predict from x, the noise input, the classes and the image of low resolution."""
         self._check(x)
-        check_labels(x, label, y, self.num_classes)
+        check_inputs(x, noise_input, y, self.num_classes)
         out_channels = self.out_channels or x.shape[-1]
         start = self._with_low_res(x, low_res)
-        emb = self._embed(label)
-        if y is not None:
-            normal = nn.initializers.normal(1.0)
-            classes = nn.Embed(
-                self.num_classes or 0, emb.shape[1], embedding_init=normal, name="label_emb"
-            )
-            emb = emb + classes(y)
+        emb = self._embed(noise_input, y, self.num_classes)
 
         skips = self._encode(start, emb, train)
         h = self._middle(skips[-1], emb, train)
@@ -236,5 +194,6 @@ class UNet(UNetHalf):
                     h = self._resample(h, emb, True, f"{name}_{part}", train)
                 index += 1
 
-        h = nn.silu(norm(h.astype(x.dtype), self.groups, "out_0"))
-        return ConvNd(out_channels, zero=True, name="out_2")(h, train=train).astype(x.dtype)
+        h = nn.silu(self.style.norm("out_0")(h.astype(x.dtype)))
+        out = self.style.conv(out_channels, "out_2", init_scale=0.0, dtype=None)
+        return out(h).astype(x.dtype)

@@ -23,8 +23,11 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from score_jax._check import check
+from score_jax.types import Params
 
-Decay = Callable[[Any], Any]  # n, the number of the update (1, 2, ...) -> d_n
+Decay = Callable[
+    [int | Int[Array, ""]], Float[Array, ""]
+]  # the number of the update, 1, 2, ... -> d_n
 
 WIDEST = 0.28  # std of eq. (3) at gamma about 0: beyond, the average is not one of this family
 
@@ -71,7 +74,7 @@ def power(std: float) -> Decay:
     """
     gamma = power_gamma(std)
 
-    def decay(n: Any) -> Float[Array, ""]:
+    def decay(n: int | Int[Array, ""]) -> Float[Array, ""]:
         return (1 - 1 / jnp.asarray(n, jnp.float32)) ** (gamma + 1)
 
     return decay
@@ -120,7 +123,7 @@ def combination(stored: Sequence[Profile], wanted: Profile) -> np.ndarray:
     return weights
 
 
-def post_hoc(store: Any, widths: Mapping[str, float], wanted: Profile) -> Any:
+def post_hoc(store: Any, widths: Mapping[str, float], wanted: Profile) -> Params:
     """The power-function average `wanted`, computed from the snapshots of a run: parameters.
 
     store: the `Checkpoints` of the `Snapshots` hook; widths: {name of an average: relative width}.
@@ -149,6 +152,6 @@ def _weighted(trees: Sequence[Any], weights: Sequence[float] | np.ndarray) -> An
     return jax.tree.map(add, *trees)
 
 
-def combine(trees: Sequence[Any], weights: Sequence[float] | np.ndarray) -> Any:
+def combine(trees: Sequence[Params], weights: Sequence[float] | np.ndarray) -> Params:
     """The weighted sum of trees of arrays, in float32, computed in float64."""
     return jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), _weighted(trees, weights))

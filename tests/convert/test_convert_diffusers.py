@@ -15,6 +15,8 @@ from experiments.convert import FREE
 from score_jax.convert import from_diffusers, read_safetensors
 from score_jax.convert.diffusers import DEFAULTS, _network
 from score_jax.convert.schedulers import read_scheduler
+from score_jax.parametrization import DENOISED, SMALL
+from score_jax.sde import VE, VP, from_betas
 from tests.helpers.convert_files import unpacked, write_torch
 
 FAST = {"xla_backend_optimization_level": 0}
@@ -28,11 +30,11 @@ SCHEDULERS = {
 @pytest.mark.parametrize("name", SCHEDULERS)
 def test_folders_compute_what_they_computed(name):
     folder = unpacked(name)
-    net, params, info = from_diffusers(folder)
+    model, params, info = from_diffusers(folder)
     with np.load(folder / "reference.npz") as file:
         x, label, out = (jnp.asarray(file[key]) for key in ("x", "t", "out"))
     label = jnp.broadcast_to(label.astype(jnp.float32), x.shape[:1])
-    found = jax.jit(net.apply).lower(params, x, label).compile(FAST)(params, x, label)
+    found = jax.jit(model.apply).lower(params, x, label).compile(FAST)(params, x, label)
     assert float(jnp.abs(found - out).max() / jnp.abs(out).max()) <= 2e-5
     assert info["shape"] == x.shape[1:]
     assert {key: info[key] for key in SCHEDULERS[name]} == SCHEDULERS[name]
@@ -65,14 +67,18 @@ def old_name(name):
 
 
 def test_files_of_torch_and_names_of_old_versions_are_the_same(tmp_path):
-    net, params, info = from_diffusers(unpacked("diffusers_ddpm"))
+    model, params, info = from_diffusers(unpacked("diffusers_ddpm"))
     home = unpacked("diffusers_ddpm") / "unet"
     tensors = read_safetensors(home / WEIGHTS)
     renamed = dict.fromkeys(tensors) | {old_name(k): v for k, v in tensors.items()}
     assert renamed.keys() != tensors.keys()
     path = folder_with(tmp_path, weights=renamed, suffix=".bin")
-    again, found, without = from_diffusers(path)
-    assert again == net
+    with pytest.raises(ValueError, match=r"no scheduler_config\.json, which has the SDE: give sde"):
+        from_diffusers(path)
+    again, found, without = from_diffusers(path, model.sde)
+    assert without["module"] == info["module"]
+    rest = lambda m: (m.sde, m.noise_input, m.parametrization, m.variance)
+    assert rest(again) == rest(model)
     assert jax.tree.structure(found) == jax.tree.structure(params)
     assert all(jax.tree.leaves(jax.tree.map(np.array_equal, found, params)))
     assert "betas" in info and "betas" not in without  # no scheduler beside it
@@ -147,23 +153,31 @@ def test_published_folders_are_the_networks_of_the_presets():
     assert {n: getattr(net, n) for n in names} == {n: getattr(preset.net, n) for n in names}
 
 
-def test_schedulers_become_tables_or_processes():
+def test_schedulers_become_noise_schedules_or_sdes():
     table = read_scheduler({"beta_schedule": "scaled_linear", "beta_start": 0.04, "beta_end": 0.16,
-                            "num_train_timesteps": 3}, "x")  # fmt: skip
+                            "num_train_timesteps": 3}, "x").info  # fmt: skip
     np.testing.assert_allclose(table["betas"], [0.04, 0.09, 0.16])
     given = read_scheduler({"trained_betas": [0.5, 0.25], "prediction_type": "sample"}, "x")
-    assert given["betas"].tolist() == [0.5, 0.25] and given["prediction_type"] == "sample"
+    assert given.info["betas"].tolist() == [0.5, 0.25]
+    assert given.info["prediction_type"] == "sample" and given.parametrization is DENOISED
+    assert given.sde == from_betas([0.5, 0.25]) and given.variance is SMALL
     # arXiv:2102.09672, eq. 17: the products are squared cosines.
-    cosine = read_scheduler({"beta_schedule": "squaredcos_cap_v2", "num_train_timesteps": 10}, "x")
+    cosine = read_scheduler(
+        {"beta_schedule": "squaredcos_cap_v2", "num_train_timesteps": 10}, "x"
+    ).info
     f = lambda u: np.cos((u + 0.008) / 1.008 * np.pi / 2) ** 2
     np.testing.assert_allclose(np.cumprod(1 - cosine["betas"])[4], f(0.5) / f(0), rtol=1e-9)
     assert cosine["betas"][-1] == 0.999
-    middle = read_scheduler({"beta_schedule": "sigmoid", "num_train_timesteps": 3}, "x")["betas"]
+    middle = read_scheduler({"beta_schedule": "sigmoid", "num_train_timesteps": 3}, "x").info[
+        "betas"
+    ]
     np.testing.assert_allclose(middle[1], (1e-4 + 0.02) / 2, rtol=1e-9)
     ve = read_scheduler({"_class_name": "ScoreSdeVeScheduler"}, "x")
-    assert ve == {"sigma_min": 0.01, "sigma_max": 1348.0, "snr": 0.15}
+    assert ve.sde == VE(0.01, 1348.0)
+    assert ve.info == {"sigma_min": 0.01, "sigma_max": 1348.0, "snr": 0.15}
     vp = read_scheduler({"_class_name": "ScoreSdeVpScheduler", "beta_max": 10}, "x")
-    assert vp == {"beta_min": 0.1, "beta_max": 10.0}
+    assert vp.sde == VP(0.1, 10.0)
+    assert vp.info == {"beta_min": 0.1, "beta_max": 10.0}
     with pytest.raises(ValueError, match=r"beta_schedule of x must be one of .* got 'log'"):
         read_scheduler({"beta_schedule": "log"}, "x")
     with pytest.raises(ValueError, match="rescale_betas_zero_snr of x must be false"):

@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 
 from score_jax.convert import from_guided_diffusion, from_improved_diffusion
-from score_jax.nets import MLP
+from score_jax.nets import MLP, UNet
+from score_jax.parametrization import LARGE, LEARNED_RANGE, IndexInput
+from score_jax.sde import CosineBetas
 from tests.helpers import port_unet
 from tests.helpers.convert_files import name as global_name
 from tests.helpers.convert_files import text, tuple_of, write_torch, write_zip
@@ -18,6 +20,7 @@ UNETS = [
 ]  # fmt: skip
 POOLS = ["adaptive", "attention", "spatial", "spatial_v2"]
 SMALL = "unet_variants/series"
+SCHEDULE = CosineBetas(1000)
 
 
 @functools.cache
@@ -39,8 +42,14 @@ def test_every_tensor_has_its_place(name, convert, tmp_path):
     """As `tests.helpers.port_unet` places them, with which the networks compute what the authors' do."""
     net, params, _, _ = port_unet.load(name)
     path = write_torch(tmp_path / "ema_0.9999_500000.pt", state(name))
-    module, found, info = convert(path, net)
-    assert module is net and info == {}
+    model, found, info = convert(path, net, SCHEDULE)
+    assert model.apply == net.apply and model.sde is SCHEDULE and info == {}
+    assert model.noise_input == IndexInput(top=1000.0)
+    if isinstance(net, UNet):
+        channels = jax.tree.leaves(found["params"]["out_2"]["bias"])[0].size
+        seen = found["params"]["input_blocks_0_0"]["kernel"].shape[-2]
+        seen //= 1 + net.super_resolution
+        assert model.variance is (LEARNED_RANGE if channels == 2 * seen else LARGE)
     assert jax.tree.structure(found) == jax.tree.structure(params)
     assert all(jax.tree.leaves(jax.tree.map(np.array_equal, found, params)))
     assert {v.dtype for v in jax.tree.leaves(found)} == {np.dtype("float32")}
@@ -65,7 +74,7 @@ def test_a_tensor_that_does_not_fit_is_named(named, tmp_path):
     tensors = {k: v for k, v in (state(SMALL) | WRONG[named]).items() if v is not None}
     path = write_torch(tmp_path / "model500000.pt", tensors)
     with pytest.raises(ValueError, match=named) as error:
-        from_guided_diffusion(path, net)
+        from_guided_diffusion(path, net, SCHEDULE)
     assert str(path) in str(error.value)
 
 
@@ -74,16 +83,16 @@ def test_other_files_and_networks_are_refused(tmp_path):
     path = tmp_path / "model.pt"
     write_torch(path, [1])
     with pytest.raises(ValueError, match="holds a list, not a state dict"):
-        from_guided_diffusion(path, net)
+        from_guided_diffusion(path, net, SCHEDULE)
     with pytest.raises(ValueError, match="must be a UNet or EncoderUNet, got MLP"):
-        from_guided_diffusion(path, MLP())
+        from_guided_diffusion(path, MLP(), SCHEDULE)
     classifier, _, _ = port_unet.read("unet_variants/classifier_spatial")
     with pytest.raises(ValueError, match="must be a UNet, got EncoderUNet"):
-        from_improved_diffusion(path, classifier)
+        from_improved_diffusion(path, classifier, SCHEDULE)
     raw = write_torch(path, state(SMALL)).read_bytes()
     path.write_bytes(raw[:-1000])
     with pytest.raises(ValueError, match=r"model\.pt cannot be read"):
-        from_guided_diffusion(path, net)
+        from_guided_diffusion(path, net, SCHEDULE)
     write_zip(path, global_name("os", "system") + tuple_of(text("true")) + b"R")
     with pytest.raises(ValueError, match=r"model\.pt .*os\.system"):
-        from_guided_diffusion(path, net)
+        from_guided_diffusion(path, net, SCHEDULE)

@@ -12,7 +12,17 @@ import numpy as np
 import pytest
 
 from score_jax.convert import from_score_sde_jax, from_score_sde_pytorch
-from score_jax.nets import MLP
+from score_jax.convert.score_sde import default_model
+from score_jax.nets import MLP, NCSNpp
+from score_jax.parametrization import (
+    NOISE,
+    SCORE,
+    IndexInput,
+    LevelInput,
+    StdInput,
+    TimeInput,
+)
+from score_jax.sde import VE, VP, LinearBetas
 from tests.helpers import port
 from tests.helpers.convert_files import drawn, state_of_2021, unpacked, write_msgpack, write_torch
 from tests.helpers.golden_files import golden
@@ -77,10 +87,11 @@ def test_every_tensor_has_its_place(name, tmp_path):
     net, params, _, size = case(name)
     named = {"prefix": "" if name in RARER else "module."}  # both are published
     path = write_torch(tmp_path / "checkpoint_8.pth", checkpoint(name, **named))
-    module, found, info = from_score_sde_pytorch(path, net, ema=False, size=size)
-    assert module is net and info["step"] == 7 and info["ema"] is False
+    model, found, info = from_score_sde_pytorch(path, net, VP(), ema=False, size=size)
+    assert model == default_model(net, VP()) and model.apply == net.apply
+    assert info["step"] == 7 and info["ema"] is False
     assert equal(found, params)
-    _, found, info = from_score_sde_pytorch(path, net, size=size)
+    _, found, info = from_score_sde_pytorch(path, net, VP(), size=size)
     half = lambda names, v: v if names[-1].key == "frequency" else v / 2
     assert info["ema"] is True
     assert equal(found, jax.tree.map_with_path(half, params))
@@ -91,8 +102,8 @@ def test_files_of_the_authors_compute_what_they_computed():
     name = "vp_ddpmpp_continuous"
     net, params, _, _ = case(name)
     path = unpacked(f"{name}.pth")
-    assert equal(from_score_sde_pytorch(path, net, ema=False)[1], params)
-    _, average, info = from_score_sde_pytorch(path, net)
+    assert equal(from_score_sde_pytorch(path, net, VP(), ema=False)[1], params)
+    _, average, info = from_score_sde_pytorch(path, net, VP())
     out = golden(f"{name}_ema_out")
     assert error_of(net, average, out["x"], out["label"], out["out"]) <= 2e-5
     assert info["step"] == 1234 and info["sigmas"].shape == (1000,)
@@ -135,7 +146,7 @@ def test_a_tensor_that_does_not_fit_is_named(named, tmp_path):
     net, _, _, size = case("vp_ddpmpp_continuous")
     path = write_torch(tmp_path / "x.pth", WRONG[named]())
     with pytest.raises(ValueError, match=named) as error:
-        from_score_sde_pytorch(path, net, ema=False, size=size)
+        from_score_sde_pytorch(path, net, VP(), ema=False, size=size)
     assert str(path) in str(error.value)
 
 
@@ -152,29 +163,29 @@ def test_an_average_that_does_not_fit_is_named(tmp_path):
     ]:
         write_torch(path, checkpoint(name, ema=ema))
         with pytest.raises(ValueError, match=named):
-            from_score_sde_pytorch(path, net, size=size)
+            from_score_sde_pytorch(path, net, VP(), size=size)
     write_torch(path, checkpoint(name, ema={}))
-    from_score_sde_pytorch(path, net, ema=False, size=size)
+    from_score_sde_pytorch(path, net, VP(), ema=False, size=size)
 
 
 def test_other_files_and_networks_are_refused(tmp_path):
     net, _, _, size = case("vp_ddpmpp_continuous")
     path = write_torch(tmp_path / "x.pth", {"weights": {}})
     with pytest.raises(ValueError, match=r"has no 'model'; it holds \['weights'\]"):
-        from_score_sde_pytorch(path, net)
+        from_score_sde_pytorch(path, net, VP())
     write_torch(path, {"model": {"a": np.ones(2, "f4")}})
     with pytest.raises(ValueError, match="no convolution, so it is no network of score_sde"):
-        from_score_sde_pytorch(path, net, ema=False)
+        from_score_sde_pytorch(path, net, VP(), ema=False)
     with pytest.raises(ValueError, match="must be an NCSNpp or a DDPM, got MLP"):
-        from_score_sde_pytorch(path, MLP())
+        from_score_sde_pytorch(path, MLP(), VP())
     raw = write_torch(path, checkpoint("vp_ddpmpp_continuous")).read_bytes()
     path.write_bytes(raw[: len(raw) // 2])
     with pytest.raises(ValueError, match=r"x\.pth cannot be read"):
-        from_score_sde_pytorch(path, net, size=size)
+        from_score_sde_pytorch(path, net, VP(), size=size)
     other = net.clone(channel_mult=(1, 2, 2))
     write_torch(path, checkpoint("vp_ddpmpp_continuous"))
     with pytest.raises(ValueError, match=r"x\.pth lacks tensors that the network needs"):
-        from_score_sde_pytorch(path, other, size=size)
+        from_score_sde_pytorch(path, other, VP(), size=size)
 
 
 def test_noise_levels_must_be_those_of_the_network(tmp_path):
@@ -184,7 +195,21 @@ def test_noise_levels_must_be_those_of_the_network(tmp_path):
     largest, smallest, number = net.sigmas
     for wrong in ((largest * 1.01, smallest, number), (largest, smallest, number + 1)):
         with pytest.raises(ValueError, match=r"sigmas of .* are not the network's"):
-            from_score_sde_pytorch(path, net.clone(sigmas=wrong), size=size)
+            from_score_sde_pytorch(path, net.clone(sigmas=wrong), VP(), size=size)
+
+
+def test_noise_input_and_parametrization_follow_from_network_and_sde():
+    divides = NCSNpp(scale_by_sigma=True)
+    for net, sde, noise_input, parametrization in [
+        (NCSNpp(), VP(), TimeInput(), NOISE),
+        (NCSNpp(), LinearBetas(1000), IndexInput(), NOISE),
+        (divides, VE(), StdInput(), SCORE),
+        (divides.clone(sigmas=(50.0, 0.01, 1000)), VE(), LevelInput(1000), SCORE),
+    ]:
+        model = default_model(net, sde)
+        assert (model.sde, model.noise_input, model.parametrization) == (
+            sde, noise_input, parametrization,
+        )  # fmt: skip
 
 
 # The JAX program.
@@ -216,11 +241,11 @@ def flax_file(path, name, change=lambda flat: flat):
 def test_checkpoints_of_the_jax_program_compute_what_it_computed(name, tmp_path):
     net, shapes, x, label, out = flax_case(name)
     path = flax_file(tmp_path / "checkpoint_8", name)
-    _, average, info = from_score_sde_jax(path, net, size=x.shape[1])
+    _, average, info = from_score_sde_jax(path, net, VP(), size=x.shape[1])
     assert info["step"] == 1_300_000 and info["ema"] is True
     assert error_of(net, average, x, label, out) <= 2e-5
     assert sum(v.size for v in jax.tree.leaves(average)) == sum(map(np.prod, shapes.values()))
-    _, raw, info = from_score_sde_jax(path, net, ema=False, size=x.shape[1])
+    _, raw, info = from_score_sde_jax(path, net, VP(), ema=False, size=x.shape[1])
     assert info["ema"] is False
     near = lambda a, b: np.allclose(a, b + 1, atol=1e-6)
     assert all(jax.tree.leaves(jax.tree.map(near, raw, average)))
@@ -239,11 +264,11 @@ def test_checkpoints_of_the_jax_program_that_do_not_fit(tmp_path):
     ]:
         flax_file(path, "residuals", change)
         with pytest.raises(ValueError, match=named) as error:
-            from_score_sde_jax(path, net, size=size)
+            from_score_sde_jax(path, net, VP(), size=size)
         assert str(path) in str(error.value)
     path.write_bytes(flax_file(path, "residuals").read_bytes()[:-20])
     with pytest.raises(ValueError, match="checkpoint_8"):
-        from_score_sde_jax(path, net, size=size)
+        from_score_sde_jax(path, net, VP(), size=size)
     write_msgpack(path, {"step": 3})
     with pytest.raises(ValueError, match=r"has no 'params_ema'; it holds \['step'\]"):
-        from_score_sde_jax(path, net)
+        from_score_sde_jax(path, net, VP())

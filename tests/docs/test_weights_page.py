@@ -25,7 +25,8 @@ def test_the_code_of_the_page_runs(tmp_path, monkeypatch):
     shutil.copytree(unpacked("diffusers_ddpm"), tmp_path / "ddpm-small")
     space = test_docs.run_blocks(presets.PAGE, tmp_path, monkeypatch)
     assert space["noise"].shape == (1, 8, 8, 3)
-    assert space["score_fn"](space["x"], jnp.float32(0.5)).shape == (1, 8, 8, 3)
+    assert space["score"].shape == (1, 8, 8, 3)
+    assert jnp.isfinite(space["score"]).all()
 
 
 def test_the_table_of_the_page_is_that_of_the_presets():

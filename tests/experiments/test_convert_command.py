@@ -21,6 +21,7 @@ from experiments.config import (
 from experiments.parts.fields import TableLossConfig
 from experiments.parts.nets import DDPMConfig, UNetConfig
 from score_jax.convert import from_diffusers, from_score_sde_pytorch
+from score_jax.sde import VP
 from tests.convert.test_convert_score_sde import flax_file
 from tests.experiments.test_experiments import call, run
 from tests.helpers import port_unet
@@ -90,7 +91,7 @@ def test_raw_weights_on_request(tmp_path):
     file, config = unpacked("vp_ddpmpp_continuous.pth"), Config(data=RGB, net=DDPMPP)
     net, params, step = made(tmp_path, "score_sde_pytorch", file, config, "--raw")
     assert step == 1234
-    assert equal(params, from_score_sde_pytorch(file, net, ema=False, size=8)[1])
+    assert equal(params, from_score_sde_pytorch(file, net, VP(), ema=False, size=8)[1])
 
 
 def test_checkpoints_of_the_jax_program(tmp_path):
@@ -155,7 +156,7 @@ def continuous(config):
     [
         (wrong_table, "another table of 1000 betas from 0.0001 to 0.02"),
         (continuous, "a table of betas, not the SDE 'vp'"),
-        (wrong_net(attend_every_block=False), "is a FirstDDPM, but the config's is a DDPM"),
+        (wrong_net(attend_every_block=False), "attend_every_block True, not False"),
         (wrong_net(attention=(16,)), r"attention \(8,\), not \(16,\)"),
     ],
 )

@@ -1,9 +1,9 @@
 """The environment of the tests and of the processes that they start; imports nothing heavy.
 
-Compiling is most of the cost of a test, so programs are compiled without optimisation and kept in
-an ignored folder. Set XLA_FLAGS to run the tests with other options:
+Compiling is most of the cost of a test. Programs are therefore kept in an ignored folder, and only
+tests with the mark `optimized` compile with optimisation. To optimise everywhere:
 
-    XLA_FLAGS=--xla_force_host_platform_device_count=2 make test
+    JAX_DISABLE_MOST_OPTIMIZATIONS=0 make test
 """
 
 import importlib.metadata
@@ -12,22 +12,23 @@ import os
 from tests.helpers import ROOT
 
 DEVICES = "--xla_force_host_platform_device_count="
-FAST = ["--xla_backend_optimization_level=0", "--xla_llvm_disable_expensive_passes=true"]
+FLAGS = [f"{DEVICES}2"]
 if importlib.metadata.version("jaxlib").startswith("0.10."):
     # Without optimisation the older emitters compile in half the time. Another jaxlib may not know
     # this flag, and an unknown flag ends the process.
-    FAST.append("--xla_cpu_use_fusion_emitters=false")
+    FLAGS.append("--xla_cpu_use_fusion_emitters=false")
 
 
-def set_environment() -> None:
+def set_environment() -> bool:
     """Set what JAX reads at its import; what the user has set stays.
 
     There are two devices, so that every mapping is really mapped. Each process has one thread, as
     several run side by side. All share the folder of compiled programs: tests therefore count
-    traces, never compilations.
+    traces, never compilations. Returns whether programs are compiled without optimisation.
     """
     for name, value in {
-        "XLA_FLAGS": " ".join([f"{DEVICES}2", *FAST]),
+        "XLA_FLAGS": " ".join(FLAGS),
+        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
         "NPROC": "1",  # the size of XLA's thread pool
         "OPENBLAS_NUM_THREADS": "1",
         "OMP_NUM_THREADS": "1",
@@ -37,6 +38,7 @@ def set_environment() -> None:
         "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
     }.items():
         os.environ.setdefault(name, value)
+    return os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] not in ("0", "false", "False")
 
 
 def set_devices(n: int) -> None:

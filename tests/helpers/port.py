@@ -35,7 +35,7 @@ def network(meta):
         "scale_by_sigma": model["scale_by_sigma"],
         "sigmas": table if discrete else None,
         "centered": config["data"]["centered"],
-        "conditional": model["conditional"],
+        "noise_conditional": model["conditional"],
     }
     if model.get("name") == "ddpm":
         return DDPM(**common)
@@ -56,12 +56,9 @@ def network(meta):
 
 def names(net, size):
     """(Flax name, table of its parts) in the order in which the authors' program makes its modules."""
-    if isinstance(net, DDPM):  # NCSN++ without its variations
-        fields = ("channel_mult", "num_blocks", "attention", "conditional")
-        net = NCSNpp(block="ddpm", **{f: getattr(net, f) for f in fields})
     resample = RESAMPLE if net.block == "ddpm" else BLOCK
     out = [("fourier", {})] if net.embedding == "fourier" else []
-    out += [("embed0", {}), ("embed1", {})] if net.conditional else []
+    out += [("embed0", {}), ("embed1", {})] if net.noise_conditional else []
     out += [("first", {})]
     last = len(net.channel_mult) - 1
     for level in range(last + 1):
@@ -116,7 +113,7 @@ def load(name):
         index, *path = key[len(PREFIX) :].split(".")
         module, table = order[int(index)]
         folders = [module, *filter(None, (table[p] for p in path[:-1]))]
-        if folders[-1] == "label" and not net.conditional:
+        if folders[-1] == "label" and not net.noise_conditional:
             continue  # the authors' program makes these maps and never uses them
         leaf, value = _leaf(path[-1], value)
         if folders[-1] in POINTWISE:

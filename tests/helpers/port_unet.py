@@ -77,7 +77,7 @@ def read(name):
 def load(name):
     """(module, variables, inputs of apply, output) of one reference case; names as in `read`."""
     net, state, arrays = read(name)
-    inputs = {"x": arrays["x"], "label": arrays.get("label", arrays.get("t"))}
+    inputs = {"x": arrays["x"], "noise_input": arrays.get("label", arrays.get("t"))}
     inputs |= {k: arrays[k] for k in ("y", "low_res") if k in arrays}
     if "y" in inputs:
         inputs["y"] = inputs["y"].astype(np.int32)

@@ -9,7 +9,6 @@ import pytest
 import scipy.integrate
 
 from score_jax import likelihood as lk
-from score_jax._xla import forward_mode
 from score_jax.parametrization import NOISE, SCORE, StdInput, TimeInput
 from score_jax.samplers import IN_ANGLE, IN_LOG_NOISE, IN_TIME
 from score_jax.samplers.ode import worst_sample
@@ -226,6 +225,7 @@ NETWORKS = {
 
 
 @pytest.mark.slow
+@pytest.mark.optimized  # an adaptive solver compared to rounding
 @pytest.mark.parametrize("name", NETWORKS)
 def test_parity_with_the_authors_likelihood(name):
     """Their bits per dimension, latents and evaluations, with their probes and their solver.
@@ -246,8 +246,7 @@ def test_parity_with_the_authors_likelihood(name):
     @jax.jit
     def field(t, y):
         drift = lambda v: reverse_drift(sde, score, v, t, ode=True)
-        with forward_mode():  # as the library does it, to the rounding
-            value, along = jax.jvp(drift, (y[:-2].reshape(x.shape),), (probes,))
+        value, along = jax.jvp(drift, (y[:-2].reshape(x.shape),), (probes,))
         return jnp.concatenate([value.reshape(-1), (probes * along).sum(axis=(1, 2, 3))])
 
     solution = scipy.integrate.solve_ivp(

@@ -13,7 +13,7 @@ SMALL = {"channels": 8, "channel_mult": (1, 2), "num_blocks": 1}
 CASES = {
     "ncsnpp": (NCSNpp(**SMALL, attention=(6,), fir=True, progressive_input="residual"), IMAGE),
     "ncsnpp_ddpm": (NCSNpp(**SMALL, block="ddpm", progressive="output_skip"), IMAGE),
-    "ddpm": (DDPM(**SMALL, attention=(6,), groups=4), IMAGE),
+    "ddpm": (DDPM(**SMALL, attention=(6,), norm_groups=4), IMAGE),
     "ncsn": (NCSN(channels=4), IMAGE),
     "ncsnv2": (NCSNv2(channels=4), IMAGE),
     "ncsnv2_128": (NCSNv2(channels=4, variant=128), (2, 8, 16, 3)),

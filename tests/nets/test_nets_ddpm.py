@@ -9,7 +9,7 @@ from score_jax.nets import DDPM, NCSNpp
 from score_jax.nets.layers import attend, divide_by_sigma, noise_levels
 
 DDPM_MICRO = DDPM(
-    channels=4, channel_mult=(1,), num_blocks=1, attention=(4,), dropout=0.0, groups=2
+    channels=4, channel_mult=(1,), num_blocks=1, attention=(4,), dropout=0.0, norm_groups=2
 )
 NCSNPP_MICRO = NCSNpp(channels=4, channel_mult=(1,), num_blocks=1, attention=(4,), dropout=0.0)
 X = jax.random.normal(jax.random.key(1), (2, 4, 4, 1))
@@ -89,9 +89,9 @@ def test_attention_is_its_definition_in_either_precision(dtype, atol, x64):
     np.testing.assert_allclose(out, direct_attention(q, k, v), atol=atol)
 
 
-def test_unconditional_network_is_not_told_and_has_no_parts_for_it():
+def test_unconditional_network_ignores_the_noise_input_and_has_no_parts_for_it():
     shapes = jax.eval_shape(DDPM_MICRO.init, jax.random.key(0), X, LABEL)["params"]
-    net = DDPM_MICRO.clone(conditional=False)
+    net = DDPM_MICRO.clone(noise_conditional=False)
     params = drawn(net, X, LABEL)
     missing = {"embed0", "embed1"}
     assert set(shapes) - set(params["params"]) == missing
@@ -137,10 +137,10 @@ def test_published_sizes(net, size, count):
 @pytest.mark.parametrize(
     ("fields", "named"),
     [
-        ({"groups": 3}, "4 channels cannot be normalised in 3 groups"),
-        ({"groups": 0}, "groups must be at least 1, got 0"),
+        ({"norm_groups": 3}, "4 channels cannot be normalised in 3 groups"),
+        ({"norm_groups": 0}, "groups must be at least 1, got 0"),
         ({"dropout": -0.1}, r"dropout must be in \[0, 1\), got -0.1"),
-        ({"channel_mult": (1, 1, 1, 1)}, "divisible by 8"),
+        ({"channel_mult": (1, 1, 1, 1)}, r"divisible by \(8, 8\)"),
         ({"num_classes": 3}, "class labels y are needed exactly when"),
         ({"sigmas": (50.0, 0.01, 0)}, "sigmas must be"),
     ],

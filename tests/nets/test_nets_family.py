@@ -8,7 +8,8 @@ import pytest
 from jax import lax
 
 from score_jax.nets import MLP, NCSNpp, resample
-from score_jax.nets.layers import GroupNorm, check_labels
+from score_jax.nets.layers import GroupNorm, check_inputs
+from tests.helpers.nets import forced
 from tests.helpers.port import load
 from tests.nets.test_nets import direct_upfirdn
 
@@ -145,9 +146,9 @@ def test_fir_of_any_length_is_its_definition(taps):
 
 def test_two_equal_taps_copy_and_average():
     x = jax.random.normal(jax.random.key(0), (2, 4, 6, 3))
-    np.testing.assert_allclose(resample.fir_up(x, (1, 1)), resample.nearest_up(x), rtol=1e-6)
+    np.testing.assert_allclose(resample.fir_up(x, (1, 1)), resample.double(x), rtol=1e-6)
     down = resample.fir_down(x, (1, 1))
-    np.testing.assert_allclose(down, resample.average_down(x), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(down, resample.halve(x), rtol=1e-5, atol=1e-6)
 
 
 def test_classes_of_zero_embedding_are_no_classes(micro):
@@ -194,17 +195,18 @@ def test_mlp_starts_at_zero_and_differentiates_both_ways():
 )
 def test_wrong_fields_are_named(fields, named):
     with pytest.raises(ValueError, match=named):
-        net, x = MICRO.clone(**{"channel_mult": (1, 2)} | fields), jnp.ones((1, 4, 4, 1))
+        net, x = forced(MICRO, **{"channel_mult": (1, 2)} | fields), jnp.ones((1, 4, 4, 1))
+        net._check(x, jnp.ones(1), None)
         jax.eval_shape(net.init, jax.random.key(0), x, jnp.ones(1))
 
 
 def test_wrong_labels_and_sizes_are_named():
     x = jnp.ones((2, 4))
-    with pytest.raises(ValueError, match=r"label must have shape \(2,\), got \(1,\)"):
-        check_labels(x, jnp.ones(1), None, None)
-    with pytest.raises(ValueError, match=r"y must have shape \(2,\), got \(3,\)"):
-        check_labels(x, jnp.ones(2), jnp.ones(3, int), 4)
-    with pytest.raises(ValueError, match="must be at least 1, got 0 and 3"):
+    with pytest.raises(ValueError, match=r"noise_input must be of shape \(2,\), got \(1,\)"):
+        check_inputs(x, jnp.ones(1))
+    with pytest.raises(ValueError, match=r"y must be of shape \(2,\), got \(3,\)"):
+        check_inputs(x, jnp.ones(2), jnp.ones(3, int), 4)
+    with pytest.raises(ValueError, match="width must be at least 1, got 0"):
         MLP(width=0).init(jax.random.key(0), x, jnp.ones(2))
 
 

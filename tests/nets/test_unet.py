@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from score_jax._xla import forward_mode
-from score_jax.nets import EncoderUNet, UNet
-from score_jax.nets.unet_blocks import timestep_embedding
+from score_jax.nets import EncoderUNet, UNet, layers
+from score_jax.nets.layers import sinusoids
+from tests.helpers.nets import xlas
 from tests.helpers.port_unet import load
 from tests.helpers.published_unets import PUBLISHED, network
 
@@ -113,7 +113,7 @@ def test_bfloat16_computes_in_half_and_keeps_float32_outside(micro):
     assert {v.dtype for v in jax.tree.leaves(shapes)} == {jnp.dtype(jnp.float32)}
     out, grad, program = gradient(half, params, x, label)
     full, full_grad, _ = gradient(MICRO, params, x, label)
-    convolutions = [line for line in program.splitlines() if "= conv_general" in line]
+    convolutions = [line for line in program.splitlines() if "= score_jax_conv[" in line]
     kinds = [line.split("=")[0].rpartition(":")[2].split("[")[0].strip() for line in convolutions]
     # All but that of the output, forward and backward, are in half precision.
     assert kinds.count("f32") <= 3 < kinds.count("bf16")
@@ -126,8 +126,8 @@ def test_bfloat16_computes_in_half_and_keeps_float32_outside(micro):
 
 
 @pytest.mark.parametrize("shape", [(2, 8, 3), (2, 2, 4, 2, 3)], ids=["series", "volume"])
-def test_gradients_for_training_are_those_of_the_convolution(shape):
-    """On a CPU one- and three-dimensional convolutions are matrix products, but for forward mode."""
+def test_gradients_for_training_are_those_of_the_convolution(shape, monkeypatch):
+    """One- and three-dimensional networks against XLA's own convolutions."""
     net = UNet(
         channels=4, channel_mult=(1, 1), num_blocks=1, attention_factors=(), groups=2, num_heads=1,
         dims=len(shape) - 2,
@@ -135,8 +135,8 @@ def test_gradients_for_training_are_those_of_the_convolution(shape):
     x, label = jax.random.normal(jax.random.key(1), shape), jnp.array([0.5, 600.0])
     params = filled(net, x, label)
     train = gradient(net, params, x, label)
-    with forward_mode():
-        plain = gradient(net, params, x, label)
+    monkeypatch.setattr(layers, "conv", xlas)
+    plain = gradient(net, params, x, label)
     assert "conv_general" in plain[2] and "conv_general" not in train[2]
     assert close(train[0], plain[0], 1e-5) and close(train[1], plain[1], 1e-4)
 
@@ -168,7 +168,7 @@ def test_the_first_output_is_zero():
 
 
 def test_embedding_at_known_points():
-    e = timestep_embedding(jnp.array([0.0, 0.5]), 5)
+    e = sinusoids(jnp.array([0.0, 0.5]), 5, cosines_first=True)
     np.testing.assert_allclose(e[0], [1, 1, 0, 0, 0], atol=1e-7)
     np.testing.assert_allclose(
         e[1], [np.cos(0.5), np.cos(0.005), np.sin(0.5), np.sin(0.005), 0], rtol=1e-6
@@ -187,7 +187,7 @@ def test_low_resolution_is_interpolated_between_centres():
 
 X, LABEL = jnp.zeros((2, 4, 4, 3)), jnp.zeros(2)
 REFUSED = {
-    "x must have": (MICRO.clone(dims=1), {}),
+    "x must be of shape": (MICRO.clone(dims=1), {}),
     "dims": (MICRO.clone(dims=4), {}),
     "divisible by (4, 4)": (MICRO.clone(channel_mult=(1, 1, 1)), {"x": jnp.zeros((2, 4, 6, 3))}),
     "dropout": (MICRO.clone(dropout=1.0), {}),
@@ -199,7 +199,7 @@ REFUSED = {
     "super_resolution": (MICRO, {"low_res": X}),
     "low_res must be": (MICRO.clone(super_resolution=True), {"low_res": X[:1]}),
     "num_classes": (MICRO.clone(num_classes=3), {}),
-    "label must have": (MICRO, {"label": jnp.zeros(3)}),
+    "noise_input must be of shape": (MICRO, {"noise_input": jnp.zeros(3)}),
 }  # fmt: skip
 
 
@@ -207,5 +207,7 @@ REFUSED = {
 def test_what_is_refused(what):
     net, inputs = REFUSED[what]
     with pytest.raises(ValueError) as error:
-        jax.eval_shape(lambda: net.init(jax.random.key(0), **({"x": X, "label": LABEL} | inputs)))
+        jax.eval_shape(
+            lambda: net.init(jax.random.key(0), **({"x": X, "noise_input": LABEL} | inputs))
+        )
     assert what in str(error.value)

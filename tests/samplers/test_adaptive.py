@@ -240,6 +240,7 @@ def test_a_tolerance_below_rounding_asks_for_no_more_than_rounding():
     np.testing.assert_allclose(fine.x, exact_flow(sde, z, 1.0, 1e-3), atol=5e-6)
 
 
+@pytest.mark.optimized  # equal to rounding
 def test_a_score_that_wiggles_in_time_is_followed():
     """Sines of 999 t, which networks are told: 159 periods that an error of 1e-4 has to resolve."""
     sde = VP()
@@ -264,6 +265,7 @@ def test_a_score_that_wiggles_in_time_is_followed():
     np.testing.assert_allclose(out.x[:, 0], truth, atol=2e-4)
 
 
+@pytest.mark.optimized  # equal to rounding
 def test_images_batches_of_batches_and_compiled_once():
     sde, traced = SubVP(), []
     score = isotropic(sde, MEAN, STD)

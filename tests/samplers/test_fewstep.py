@@ -280,6 +280,7 @@ def test_weights_integrate_polynomials_exactly(x64):
         assert np.sum(b * (f(places) - f(0.0))) == pytest.approx(want, rel=1e-9)
 
 
+@pytest.mark.optimized  # equal to rounding
 def test_what_the_solvers_have_in_common():
     """Each is the other where the papers say so, with the same key and so the same noise."""
     sde = SDES["vp"]

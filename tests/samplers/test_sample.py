@@ -48,6 +48,7 @@ def alone():
     return {k: draw(s, chunk=1, devices=jax.devices()[:1]) for k, s in SAMPLERS.items()}
 
 
+@pytest.mark.optimized  # equal to rounding
 @pytest.mark.parametrize("name", SAMPLERS)
 @pytest.mark.parametrize(("chunk", "count"), [(3, 1), (8, 1), (1, 2), (3, 2), (8, 2)])
 def test_the_key_alone_decides_the_picture(alone, name, chunk, count):

@@ -6,7 +6,10 @@ import scipy.linalg
 import scipy.stats
 
 from score_jax import metrics
+from tests.golden.make_metrics import features
+from tests.helpers import ROOT
 
+GOLDEN = np.load(ROOT / "tests" / "golden" / "metrics.npz")
 RNG = np.random.default_rng(0)
 
 
@@ -67,7 +70,63 @@ def test_wrong_use_is_named(a, b, named):
     for distance in (metrics.frechet, metrics.kid):
         with pytest.raises(ValueError, match=named):
             distance(a, b)
+    with pytest.raises(ValueError, match="size must be at most the number of points, 3"):
+        metrics.kid_subsets(np.zeros((3, 2)), np.zeros((5, 2)), size=4)
     with pytest.raises(ValueError, match="bandwidth"):
         metrics.mmd_rbf(np.zeros((3, 2)), np.zeros((3, 2)), bandwidth=0.0)
     with pytest.raises(ValueError, match="means must be"):
         metrics.frechet_distance(np.zeros(2), np.eye(2), np.zeros(3), np.eye(3))
+
+
+def test_published_programs_give_the_same_numbers():
+    """FID and KID of torch-fidelity, FID of ADM's evaluator, to 1e-6 (features drawn by name)."""
+    a, b = features("a", 400, 24), features("b", 300, 24)
+    assert metrics.frechet(a, b) == pytest.approx(float(GOLDEN["distance/fid"]), rel=1e-6)
+    assert metrics.frechet(a, b) == pytest.approx(float(GOLDEN["adm/fid"]), rel=1e-6)
+    found = metrics.kid_subsets(a, b, subsets=20, size=100)
+    np.testing.assert_allclose(found[:2], GOLDEN["distance/kid"], rtol=1e-6)
+    assert found.error == pytest.approx(found.std / 20**0.5)
+
+
+def test_frechet_of_streamed_moments_is_that_of_the_features():
+    a, b = features("a", 50, 8), features("b", 40, 8)
+    found = metrics.collect(({"f": v} for v in np.split(a, 5)), block=9)
+    want = metrics.frechet(a, b)
+    assert metrics.frechet(found["f"].moments, b) == pytest.approx(want, rel=1e-9)
+    assert metrics.frechet(b, found["f"].moments) == pytest.approx(want, rel=1e-9)
+
+
+@pytest.mark.parametrize("n", [2, 5])
+def test_frechet_of_fewer_points_than_features_is_exact(n):
+    """Singular covariances: rotating all points, or adding a constant feature, changes nothing."""
+    a, b = RNG.normal(size=(n, 3)), RNG.normal(size=(n, 3))
+    pad = lambda v: np.concatenate([v, np.ones((n, 5))], 1)
+    turn = np.linalg.qr(RNG.normal(size=(8, 8)))[0]
+    want = metrics.frechet(a, b)
+    assert want > 0
+    assert metrics.frechet(pad(a) @ turn, pad(b) @ turn) == pytest.approx(want, rel=1e-6)
+
+
+def test_kernel_distance_in_blocks_is_that_of_all_pairs(monkeypatch):
+    a, b = RNG.normal(size=(2, 30, 4))
+    want = metrics.kid(a, b)
+    monkeypatch.setattr("score_jax.metrics.distances.BLOCK", 7)
+    assert metrics.kid(a, b) == pytest.approx(want, rel=1e-12)
+
+
+def test_the_error_of_kid_is_that_of_repeated_draws():
+    """Subsets of a large set behave as new draws: the error covers the distance from the truth, 0."""
+    a, b = RNG.normal(size=(2, 3000, 2))
+    found = metrics.kid_subsets(a, b, subsets=30, size=100)
+    assert abs(found.value) < 4 * found.error
+    values = [metrics.kid(*RNG.normal(size=(2, 100, 2))) for _ in range(200)]
+    assert found.std == pytest.approx(np.std(values), rel=0.4)
+
+
+def test_the_jackknife_is_the_usual_error_of_a_mean():
+    """For a mean it is std / sqrt(n), and for parts of one point each exactly so."""
+    x = RNG.normal(size=(40, 1))
+    parts = [metrics.moments_of(v[None]) for v in x]
+    found = metrics.jackknife(parts, lambda m: float(m.mean[0]))
+    assert found.value == pytest.approx(x.mean())
+    assert found.error == pytest.approx(x.std(ddof=1) / np.sqrt(40))
