@@ -63,7 +63,6 @@ RENAMED: dict[str, dict[str, str]] = {
         "guided_mean": "score_jax.samplers.ancestral with gradient=",
         "guided_noise": "score_jax.guidance.classifier_guidance",
     },
-    "training": {"IndexSampler": "score_jax.types.IndexSampler"},
 }
 
 
