@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+Elementwise = Callable[[Float[Array, "..."]], Float[Array, "..."]]
+
 
 def bcast(a: Float[Array, "..."], x: Float[Array, "b *d"]) -> Float[Array, "..."]:
     """Give `a` (scalar or (b,)) trailing axes so that it multiplies `x` of shape (b, *d).
@@ -53,8 +55,10 @@ def as_time(t: float | Float[Array, "..."]) -> Float[Array, "..."]:
     return t if jnp.issubdtype(t.dtype, jnp.floating) else t.astype(jnp.zeros(0).dtype)
 
 
-def elementwise_grad(
-    f: Callable[[Float[Array, "..."]], Float[Array, "..."]],
-) -> Callable[[Float[Array, "..."]], Float[Array, "..."]]:
+def elementwise_grad(f: Elementwise) -> Elementwise:
     """d f(t) / dt of an elementwise function at every entry of t, by one jvp."""
-    return lambda t: jax.jvp(f, (t,), (jnp.ones_like(t),))[1]
+
+    def df(t: Float[Array, "..."]) -> Float[Array, "..."]:
+        return jax.jvp(f, (t,), (jnp.ones_like(t),))[1]
+
+    return df

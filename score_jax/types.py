@@ -196,6 +196,9 @@ class StepOut(NamedTuple):
 State = Any  # of a step: any tree of arrays
 
 
+Moved = tuple[StepOut, State]  # the result of an update
+
+
 class Step(NamedTuple):
     """A move of a sampler over the interval (t, t_next), and its cost.
 
@@ -219,7 +222,7 @@ class Step(NamedTuple):
     """
 
     init: Callable[[Data, Grid], State]
-    update: Callable[[PRNGKey, Data, Time, Time, State], tuple[StepOut, State]]
+    update: Callable[[PRNGKey, Data, Time, Time, State], Moved]
     nfe: int
     nfe_extra: int = 0
 
@@ -234,7 +237,7 @@ def stateless(update: Callable[[PRNGKey, Data, Time, Time], StepOut], nfe: int) 
         del x, grid
         return ()
 
-    def with_state(key: Any, x: Data, t: Time, t_next: Time, state: State) -> tuple[StepOut, State]:
+    def with_state(key: Any, x: Data, t: Time, t_next: Time, state: State) -> Moved:
         return update(key, x, t, t_next), state
 
     return Step(init, with_state, nfe)

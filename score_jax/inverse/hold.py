@@ -29,6 +29,7 @@ from score_jax.types import (
     SDE,
     Data,
     Grid,
+    Moved,
     PRNGKey,
     ScoreFn,
     State,
@@ -124,9 +125,7 @@ def replacement(
             start = hold.known(jnp.zeros_like(x), t, None)
             return step.init(x, grid), None if fresh else (x - start) / bcast(sde.std(t), x)
 
-        def update(
-            key: PRNGKey, x: Data, t: Time, t_next: Time, state: State
-        ) -> tuple[StepOut, State]:
+        def update(key: PRNGKey, x: Data, t: Time, t_next: Time, state: State) -> Moved:
             step_key, noise_key, correct_key = jax.random.split(key, 3)
             inside, kept = state
             out, inside = step.update(step_key, x, t, t_next, inside)

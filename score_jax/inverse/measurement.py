@@ -108,7 +108,6 @@ def measurement_logp(measurement: Measurement) -> Callable[[Data, Time], PerExam
         raise ValueError(f"noise_std must be > 0 for a likelihood, got {measurement.noise_std}")
 
     def logp(x0: Data, t: Time) -> PerExample:
-        del t
         return -0.5 * batch_sum(jnp.square(measurement.residual(x0) / measurement.noise_std))
 
     return logp

@@ -34,6 +34,7 @@ from score_jax.score import denoise
 from score_jax.types import (
     SDE,
     Data,
+    Moved,
     PerExample,
     PRNGKey,
     ScoreFn,
@@ -137,7 +138,6 @@ def no_longer(move: Data, reference: Data, limit: float) -> Data:
 
 def unconditional(sde: SDE, score: ScoreFn, measurement: Any) -> Conditional:
     """The score as it is: the measurement is ignored."""
-    del sde, measurement
     return Conditional(score)
 
 
@@ -241,9 +241,7 @@ def dps(sde: SDE, score: ScoreFn, measurement: Any, *, scale: float = 1.0) -> Co
         return bcast(1 / norms, x) * pull(jnp.ones_like(values))[0]
 
     def wrap(step: Step) -> Step:
-        def update(
-            key: PRNGKey, x: Data, t: Time, t_next: Time, state: State
-        ) -> tuple[StepOut, State]:
+        def update(key: PRNGKey, x: Data, t: Time, t_next: Time, state: State) -> Moved:
             move = scale * gradient(x, as_time(t))
             out, state = step.update(key, x, t, t_next, state)
             return StepOut(out.x - move, out.x_mean - move), state

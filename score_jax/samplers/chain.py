@@ -2,7 +2,7 @@
 
 import jax
 
-from score_jax.types import Data, Grid, PRNGKey, State, Step, StepOut, Time
+from score_jax.types import Data, Grid, Moved, PRNGKey, State, Step, StepOut, Time
 
 
 def chain(*steps: Step) -> Step:
@@ -15,9 +15,7 @@ def chain(*steps: Step) -> Step:
     def init(x: Data, grid: Grid) -> State:
         return tuple(step.init(x, grid) for step in steps)
 
-    def update(
-        key: PRNGKey, x: Data, t: Time, t_next: Time, states: State
-    ) -> tuple[StepOut, State]:
+    def update(key: PRNGKey, x: Data, t: Time, t_next: Time, states: State) -> Moved:
         out, kept = StepOut(x, x), []
         for i, (step, state) in enumerate(zip(steps, states, strict=True)):
             out, state = step.update(jax.random.fold_in(key, i), out.x, t, t_next, state)

@@ -26,6 +26,7 @@ from score_jax.types import (
     SDE,
     Data,
     Grid,
+    Moved,
     PRNGKey,
     Scalar,
     ScoreFn,
@@ -45,10 +46,7 @@ def _multistep(sde: SDE, score: ScoreFn, order: int, lower_at_end: bool) -> Step
     def init(x: Data, grid: Grid) -> ex.Past:
         return ex.no_past(x, grid, order - 1)
 
-    def update(
-        key: PRNGKey, x: Data, t: Time, t_next: Time, past: ex.Past
-    ) -> tuple[StepOut, ex.Past]:
-        del key
+    def update(key: PRNGKey, x: Data, t: Time, t_next: Time, past: ex.Past) -> Moved:
         clean = denoise(sde, score, x, t)
         move = ex.interval(sde, t, t_next)
         now = ex.order_at(past.i, past.n, order, lower_at_end)
@@ -86,7 +84,6 @@ def dpmpp_2s(sde: SDE, score: ScoreFn) -> Step:
     """
 
     def update(key: PRNGKey, x: Data, t: Time, t_next: Time) -> StepOut:
-        del key
         t, t_next = as_time(t), as_time(t_next)
         middle = sde.time_of_log_snr(0.5 * (sde.log_snr(t) + sde.log_snr(t_next)))
         half, whole = ex.interval(sde, t, middle), ex.interval(sde, t, t_next)
@@ -115,9 +112,7 @@ def sde_dpmpp_2m(sde: SDE, score: ScoreFn, *, order: int = 2, lower_at_end: bool
     def init(x: Data, grid: Grid) -> ex.Past:
         return ex.no_past(x, grid, order - 1)
 
-    def update(
-        key: PRNGKey, x: Data, t: Time, t_next: Time, past: ex.Past
-    ) -> tuple[StepOut, ex.Past]:
+    def update(key: PRNGKey, x: Data, t: Time, t_next: Time, past: ex.Past) -> Moved:
         clean = denoise(sde, score, x, t)
         move = ex.interval(sde, t, t_next)
         now = ex.order_at(past.i, past.n, order, lower_at_end)

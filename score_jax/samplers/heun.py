@@ -24,6 +24,7 @@ from score_jax.types import (
     SDE,
     Data,
     Grid,
+    Moved,
     PRNGKey,
     Scalar,
     ScoreFn,
@@ -54,7 +55,6 @@ def heun(sde: SDE, score: ScoreFn) -> Step:
     """
 
     def update(key: PRNGKey, x: Data, t: Time, t_next: Time) -> StepOut:
-        del key
         x = _heun(sde, score, x, as_time(t), as_time(t_next))
         return StepOut(x, x)
 
@@ -88,14 +88,11 @@ def edm(
         raise ValueError(f"s_noise must be finite and > 0, got {s_noise}")
 
     def init(x: Data, grid: Grid) -> Scalar:
-        del x
         # churn is that of a whole run, of which each step takes an equal part.
         n = grid.shape[0] - 1
         return jnp.asarray(min(churn / n, math.sqrt(2) - 1), grid.dtype)
 
-    def update(
-        key: PRNGKey, x: Data, t: Time, t_next: Time, gamma: Scalar
-    ) -> tuple[StepOut, Scalar]:
+    def update(key: PRNGKey, x: Data, t: Time, t_next: Time, gamma: Scalar) -> Moved:
         t, t_next = as_time(t), as_time(t_next)
         m, sigma = sde.mean_coeff(t), sde.std(t) / sde.mean_coeff(t)
         raised = sde.time_of_log_snr(-2 * jnp.log(sigma * (1 + gamma)))

@@ -32,6 +32,7 @@ from score_jax.types import (
     SDE,
     Data,
     Grid,
+    Moved,
     PerExample,
     PRNGKey,
     Scalar,
@@ -133,7 +134,6 @@ def langevin(
 
     >>> step = chain(langevin(sde, score, ratio=per_sample), reverse_diffusion(sde, score))
     """
-    del sde  # every SDE is corrected alike; the argument keeps the factories' form
     return corrector(score, n_steps, langevin_size(snr, ratio))
 
 
@@ -152,7 +152,6 @@ def at_next(step: Step) -> Step:
     """
 
     def update(key: PRNGKey, x: Data, t: Time, t_next: Time, state: State) -> tuple[StepOut, State]:
-        del t
         return step.update(key, x, t_next, t_next, state)
 
     return step._replace(update=update)
@@ -177,7 +176,6 @@ def langevin_dynamics(
 
     def moves_down_to(last: Scalar | float) -> Moves:
         def size(z: Data, gradient: Data, t: Time) -> Time:
-            del z, gradient
             scale = sde.std(t) / sde.std(last) if anneal else jnp.ones_like(t)
             return 0.5 * epsilon * jnp.square(scale)
 
@@ -186,12 +184,9 @@ def langevin_dynamics(
     moves_down_to(1.0)  # checks n_steps
 
     def init(x: Data, grid: Grid) -> Scalar:
-        del x
         return grid[-1]
 
-    def update(
-        key: PRNGKey, x: Data, t: Time, t_next: Time, last: Scalar
-    ) -> tuple[StepOut, Scalar]:
+    def update(key: PRNGKey, x: Data, t: Time, t_next: Time, last: Scalar) -> Moved:
         run = moves_down_to(last)
         here, there = jax.random.split(key)
         out = run(here, x, t)

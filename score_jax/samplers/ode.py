@@ -209,7 +209,6 @@ def _solve(
     direction, span = jnp.sign(t_to - t_from), jnp.abs(t_to - t_from)
 
     def forward(tau: Any, y: Any, args: Any) -> Any:
-        del args
         return jax.tree.map(
             lambda v: direction * v.astype(dtype), field(t_from + direction * tau, y)
         )

@@ -74,7 +74,6 @@ class Flow:
         save_every: int | None = None,
     ) -> SampleOut:
         """Take x (b, *d) from the first to the last time of the grid; the solver finds the rest."""
-        del key
         if save_every is not None:
             raise ValueError(
                 f"save_every must be None for an adaptive solver, which has its own times, got "

@@ -29,13 +29,11 @@ def tweedie(sde: SDE, score: ScoreFn) -> FinalDenoising:
 
 def last_mean(sde: SDE, score: ScoreFn) -> FinalDenoising:
     """The state without the noise of the last step, as in the authors' programs."""
-    del sde, score
     return lambda out, t: (out.x_mean, 0)
 
 
 def as_it_is(sde: SDE, score: ScoreFn) -> FinalDenoising:
     """The state itself, with noise of level t."""
-    del sde, score
     return lambda out, t: (out.x, 0)
 
 

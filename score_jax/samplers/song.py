@@ -140,7 +140,6 @@ def song_euler_maruyama(sde: SDE, score: ScoreFn, grid: SongGrid, *, ode: bool =
     """Euler-Maruyama with dt = 1/n wherever the times are, for any SDE. One evaluation."""
 
     def update(key: PRNGKey, x: Data, t: Time, t_next: Time) -> StepOut:
-        del t_next
         t = as_time(t)
         x_mean = x - grid.dt * reverse_drift(sde, score, x, t, ode=ode)
         if ode:
@@ -161,7 +160,6 @@ def song_reverse_diffusion(sde: SDE, score: ScoreFn, grid: SongGrid, *, ode: boo
         return song_euler_maruyama(sde, score, grid, ode=ode)
 
     def update(key: PRNGKey, x: Data, t: Time, t_next: Time) -> StepOut:
-        del t_next
         t = as_time(t)
         noise = _entry(entries.noise, grid, t, x)
         push = jnp.square(noise) * (0.5 if ode else 1.0) * score_at(score, x, t)
@@ -183,7 +181,6 @@ def song_ancestral(sde: SDE, score: ScoreFn, grid: SongGrid) -> Step:
         raise ValueError(f"the authors' ancestral sampling is for VP and VE only, got {sde!r}")
 
     def update(key: PRNGKey, x: Data, t: Time, t_next: Time) -> StepOut:
-        del t_next
         t = as_time(t)
         variance = _entry(np.square(entries.noise), grid, t, x)
         x_mean = _entry(entries.grow, grid, t, x) * (x + variance * score_at(score, x, t))

@@ -40,7 +40,6 @@ from score_jax.types import (
 
 def identity(sde: SDE | None = None, score: ScoreFn | None = None) -> Step:
     """The step that changes nothing and costs nothing: no predictor, or no corrector."""
-    del sde, score  # it has the form of the other factories
     return stateless(lambda key, x, t, t_next: StepOut(x, x), 0)
 
 

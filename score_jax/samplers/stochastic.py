@@ -99,12 +99,10 @@ def diffrax_sde(
         resolution = smallest / (2 if controller is None else 64)
 
     def drift(s: Any, y: Any, args: Any) -> Any:
-        del args
         moved = y.reshape(x.shape).astype(x.dtype)
         return -reverse_drift(sde, score, moved, grid[0] - s).astype(dtype).reshape(-1)
 
     def diffusion(s: Any, y: Any, args: Any) -> Any:
-        del args
         g = as_time(sde.diffusion(grid[0] - s)).astype(dtype)
         return lineax.DiagonalLinearOperator(jnp.broadcast_to(g, y.shape))
 

@@ -23,7 +23,7 @@ from jaxtyping import Array, Int
 
 from score_jax.samplers import exponential as ex
 from score_jax.score import denoise
-from score_jax.types import SDE, Data, Grid, PRNGKey, Scalar, ScoreFn, Step, StepOut, Time
+from score_jax.types import SDE, Data, Grid, Moved, PRNGKey, Scalar, ScoreFn, Step, StepOut, Time
 
 
 def bh1(h: Scalar) -> Scalar:
@@ -81,10 +81,7 @@ def unipc(
     def init(x: Data, grid: Grid) -> ex.Past:
         return ex.no_past(x, grid, order)
 
-    def update(
-        key: PRNGKey, x: Data, t: Time, t_next: Time, past: ex.Past
-    ) -> tuple[StepOut, ex.Past]:
-        del key
+    def update(key: PRNGKey, x: Data, t: Time, t_next: Time, past: ex.Past) -> Moved:
         clean = denoise(sde, score, x, t)
         before = ex.order_at(jnp.maximum(past.i - 1, 0), past.n, order, lower_at_end)
         x = x + _correction(sde, t, past, clean, before, b)

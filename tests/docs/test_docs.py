@@ -1,4 +1,4 @@
-"""The papers are true: their code runs, their links lead somewhere, every public name is explained."""
+"""The docs: their code runs, their links lead somewhere, and every public name has a docstring."""
 
 import json
 import pathlib
@@ -31,19 +31,23 @@ def run_blocks(path, folder, monkeypatch):
 PREPARED = {"weights.md"}  # reads files, which its own test lays out
 
 
+def pages():
+    """The Markdown files for users: README, CONTRIBUTING and the guides."""
+    return [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
 def with_code():
-    """The Markdown files that have Python in them: the README and the papers."""
-    papers = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+    """The pages that have Python in them."""
     return [
         p.relative_to(ROOT).as_posix()
-        for p in papers
+        for p in pages()
         if p.name not in PREPARED and blocks(p.read_text())
     ]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", with_code())
-def test_the_code_of_the_papers_runs(name, tmp_path, monkeypatch):
+def test_the_code_of_the_docs_runs(name, tmp_path, monkeypatch):
     run_blocks(ROOT / name, tmp_path, monkeypatch)
 
 

@@ -117,6 +117,15 @@ def test_commands_and_their_flags_exist(name):
     assert faults == []
 
 
+def test_flags_in_text_exist():
+    texts = {name: (ROOT / name).read_text() for name in GUIDES}
+    modules = {module for text in texts.values() for module, _ in commands(text)}
+    helps = [help_of(module, ()) for module in modules if module.startswith("experiments.")]
+    known = {flag for text in helps for flag in re.findall(r"--[\w.-]+", text)}
+    for name, text in texts.items():
+        assert set(re.findall(r"`(--[a-z][\w.-]*\w)", text)) <= known, name
+
+
 @pytest.mark.parametrize("name", GUIDES)
 def test_targets_of_make_exist(name):
     targets = set(re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.M))
