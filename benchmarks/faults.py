@@ -1,4 +1,4 @@
-"""Break runs in every way that is known, and look whether a bit is lost: the long fault test.
+"""Interrupt and damage runs in all known ways, and check that no bit is lost: the long fault test.
 
     python -m benchmarks.faults [--kills 20] [--range-bytes 64] [--rounds 4] [--only kills bytes hosts]
 

@@ -112,7 +112,7 @@ def distance(x, exact):
 def measure(sde, score, shape, budgets):
     """{(solver, grid): {budget: error}}, and the evaluations of the reference.
 
-    All budgets on the log-SNR grid, the one where they are judged on the others.
+    All budgets on the log-SNR grid, and the budget of the comparison on the other grids.
     """
     import diffrax
     import jax

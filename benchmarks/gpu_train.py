@@ -27,14 +27,16 @@ PRECISIONS = {
 
 def config_of(name, dtype, args):
     """The published preset at this batch and precision."""
+    import jax.numpy as jnp
+
     from experiments import presets
 
     config = presets.get(PRESETS[name])
-    net = dataclasses.replace(config.net, dtype=dtype)
+    net = config.net.clone(dtype={"bfloat16": jnp.bfloat16}.get(dtype))
     data = config.data
     if args.tiny:
         # The shapes stay those of CIFAR-10, the network does not.
-        net = dataclasses.replace(net, width=8, num_blocks=1, channel_mult=(1, 1))
+        net = net.clone(channels=8, num_blocks=1, channel_mult=(1, 1))
     train = dataclasses.replace(
         config.train, batch_size=args.batch, steps_per_call=args.steps_per_call,
         steps=args.steps_per_call * 10, log_every=args.steps_per_call,
@@ -55,19 +57,22 @@ def measure(name, precision, args):
 
     matmul, dtype = PRECISIONS[precision]
     with jax.default_matmul_precision(matmul):
-        exp = runs.build(config_of(name, dtype, args))
-        state = runs.initial_state(exp)
+        run = runs.build(config_of(name, dtype, args))
+        state = runs.initial_state(run)
         step = training.make_train_step(
-            exp.loss, exp.optimizer, ema_decay=exp.config.optim.ema_decay, prepare=exp.prepare
+            run.loss,
+            run.optimizer,
+            ema_decay=run.config.optim.ema_decay,
+            prepare=run.source.prepare,
         )
         mapped = training.jit_step(training.scan_steps(step, args.steps_per_call))
         rng = np.random.default_rng(0)
-        batch = {"x": rng.integers(0, 256, (args.batch, *exp.shape), np.uint8)}
+        batch = {"x": rng.integers(0, 256, (args.batch, *run.shape), np.uint8)}
         placed = jax.device_put(mapped.place([batch] * args.steps_per_call))
         clock = time.perf_counter()
         compiled = mapped.program.lower(state, placed).compile()
         seconds = time.perf_counter() - clock
-        _, lowered = dry_run.lower(exp, lambda key: runs.initial_state(exp, key))
+        _, lowered = dry_run.lower(run, lambda key: runs.initial_state(run, key))
         flops = (lowered.cost_analysis() or {}).get("flops") or float("nan")
         held = compiled.memory_analysis()
         state = mapped.enter(state)

@@ -21,7 +21,7 @@ from experiments.config import SampleConfig
 from experiments.parts import guiding, sampling
 from experiments.reports.features import feature_space
 from experiments.restore import data_stds
-from experiments.runs import Experiment
+from experiments.runs import Run
 from score_jax import inverse, metrics, viz
 from score_jax.samplers import ancestral, log_snr_grid
 
@@ -50,9 +50,9 @@ class Args:
     half_steps: int = 100
 
 
-def methods(exp: Experiment, operator: Any) -> dict[str, tuple[Any, dict[str, Any]]]:
+def methods(run: Run, operator: Any) -> dict[str, tuple[Any, dict[str, Any]]]:
     """The methods that are compared, and their options."""
-    stds = data_stds(exp, operator)
+    stds = data_stds(run, operator)
     return {
         "pigdm": (inverse.pigdm, {"data_std": stds}),
         "projection": (inverse.projection, {"data_std": stds}),
@@ -65,21 +65,23 @@ def methods(exp: Experiment, operator: Any) -> dict[str, tuple[Any, dict[str, An
 
 def by_scale(workdir: pathlib.Path, args: Args) -> dict[str, Any]:
     """Share of samples classified as asked, Frechet distance, spread within a class, by scale."""
-    exp, params, _ = runs.load(workdir)
-    space = feature_space(exp.train, exp.test)
+    run, params, _ = runs.load(workdir)
+    space = feature_space(run.source.train, run.source.test)
     assert space.classify is not None
     config = SampleConfig(sampler="dpmpp_2m", steps=args.steps)
     y = np.arange(args.num) % 10
     rows: dict[str, Any] = {"classifier_accuracy": space.accuracy}
     for scale in args.scales:
-        guide, both = guiding.make_guide(exp, params, workdir, scale=scale)
+        guide, both = guiding.make_guide(run, params, workdir, scale=scale)
         x = sampling.draw(
-            exp, both, jax.random.key(0), args.num, config, y=y, guide=guide, progress=False
+            run, both, jax.random.key(0), args.num, config, y=y, guide=guide, progress=False
         ).x
-        raw = exp.to_data(x)
+        raw = run.source.to_data(x)
         rows[f"{scale:g}"] = {
             "as_asked": float((space.classify(raw) == y).mean()),
-            "frechet": float(metrics.frechet(space.features(raw), space.features(exp.test.x))),
+            "frechet": float(
+                metrics.frechet(space.features(raw), space.features(run.source.test.x))
+            ),
             "spread": float(np.mean([x[y == k].std(axis=0).mean() for k in range(10)])),
         }
         print(workdir, scale, rows[f"{scale:g}"], flush=True)
@@ -88,33 +90,33 @@ def by_scale(workdir: pathlib.Path, args: Args) -> dict[str, Any]:
 
 def completed(workdir: pathlib.Path, args: Args, out: pathlib.Path) -> dict[str, Any]:
     """Accuracy and error of digits whose lower half was completed, beside a fill by the mean."""
-    exp, params, _ = runs.load(workdir)
-    space = feature_space(exp.train, exp.test)
+    run, params, _ = runs.load(workdir)
+    space = feature_space(run.source.train, run.source.test)
     assert space.classify is not None
-    truth = np.asarray(exp.on_levels(exp.test.x[: args.halves]), np.float32)
-    y = np.asarray(exp.test.y)[: args.halves]
+    truth = np.asarray(run.source.on_levels(run.source.test.x[: args.halves]), np.float32)
+    y = np.asarray(run.source.test.y)[: args.halves]
     mask = np.broadcast_to(np.arange(8)[:, None, None] < 4, (8, 8, 1))
     measurement = inverse.measure(jax.random.key(5), inverse.Mask(mask), truth)
-    mean = np.asarray(exp.on_levels(exp.train.x)).mean(axis=0)
+    mean = np.asarray(run.source.on_levels(run.source.train.x)).mean(axis=0)
     images = {"truth": truth, "filled by the mean": np.where(mask, truth, mean)}
-    score = sampling.make_score(exp, params, SampleConfig())
-    for name, (method, options) in methods(exp, measurement.operator).items():
+    score = sampling.make_score(run, params, SampleConfig())
+    for name, (method, options) in methods(run, measurement.operator).items():
         images[name] = inverse.posterior_sample(
-            jax.random.key(6), exp.sde, score, measurement, method, options=options,
-            grid=log_snr_grid(exp.sde, args.half_steps), sampler=ancestral, chunk=args.halves,
+            jax.random.key(6), run.sde, score, measurement, method, options=options, y={},
+            grid=log_snr_grid(run.sde, args.half_steps), sampler=ancestral, chunk=args.halves,
             progress=False,
         ).x  # fmt: skip
-        print(name, _judge(exp, space, images[name], truth, y), flush=True)
+        print(name, _judge(run, space, images[name], truth, y), flush=True)
     rows = np.stack([x[:12] for x in images.values()])
     viz.save_image(
         viz.image_grid(rows.reshape(-1, 8, 8, 1), columns=12, scale=6), out / "completed.png"
     )
-    return {name: _judge(exp, space, x, truth, y) for name, x in images.items()}
+    return {name: _judge(run, space, x, truth, y) for name, x in images.items()}
 
 
-def _judge(exp: Experiment, space: Any, x: Any, truth: Any, y: Any) -> dict[str, float]:
+def _judge(run: Run, space: Any, x: Any, truth: Any, y: Any) -> dict[str, float]:
     return {
-        "accuracy": float((space.classify(exp.to_data(x)) == y).mean()),
+        "accuracy": float((space.classify(run.source.to_data(x)) == y).mean()),
         "rms_error": float(np.sqrt(np.mean((x - truth)[:, 4:] ** 2))),
     }
 

@@ -37,7 +37,7 @@ from typing import Any, NamedTuple
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 COUNTED = ("score_jax", "experiments")
-START = ("--config", "digits_vp", "--net.kind", "mlp")
+START = ("--config", "digits_vp", "--net.kind", "MLP")
 SHAPES = {
     "Array", "Bool", "Complex", "Data", "Float", "Inexact", "Int", "Integer", "Key", "Num",
     "PerExample", "PRNGKey", "Real", "Scalar", "Shaped", "Time", "UInt8",

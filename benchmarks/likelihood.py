@@ -202,8 +202,8 @@ def networks(workdir, batch):
         from experiments.runs import load as restore
 
         exp, params, _ = restore(pathlib.Path(workdir))
-        x = exp.from_data(jax.random.key(0), exp.test.x[:batch])
-        made["network"] = exp.sde, exp.score_fn(params, None), x, exp.config.sde.t0
+        x = exp.source.from_data(jax.random.key(0), exp.source.test.x[:batch])
+        made["network"] = exp.sde, exp.score(params), x, exp.config.loss.t0
     for label, (sde, score, x, t0) in made.items():
         probe = jnp.asarray(rng.choice([-1.0, 1.0], size=x.shape), jnp.float32)
         made[label] = sde, score, x, probe, t0

@@ -104,14 +104,14 @@ def small_unet(batch_size, mapping, steps_per_call=1):
     config = presets.get("digits_vp")
     config = dataclasses.replace(
         config,
-        net=dataclasses.replace(config.net, width=16),
+        net=config.net.clone(channels=16),
         mesh=dataclasses.replace(config.mesh, mapping=mapping),
         train=dataclasses.replace(
             config.train, batch_size=batch_size, steps_per_call=steps_per_call
         ),
     )
     exp = runs.build(config)
-    batch = {"x": np.asarray(exp.train.x[:batch_size])}
+    batch = {"x": np.asarray(exp.source.train.x[:batch_size])}
     return train.mapped_step(exp), runs.initial_state(exp), batch, exp, jax
 
 
@@ -135,7 +135,7 @@ def data(args):
 
     size, calls = 64, 4
     mapped, state, batch, exp, jax = small_unet(size, "pmap", steps_per_call=10)
-    source = sd.batches(exp.train, size, seed=0)
+    source = sd.batches(exp.source.train, size, seed=0)
 
     def feed():
         for _ in range(20):

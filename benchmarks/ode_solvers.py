@@ -180,7 +180,7 @@ def digits(workdir, batch=16):
     from experiments.runs import load as restore
 
     exp, params, step = restore(pathlib.Path(workdir))
-    score, sde, t0 = exp.score_fn(params, None), exp.sde, 1e-3
+    score, sde, t0 = exp.score(params), exp.sde, 1e-3
     x = sde.prior_sample(jax.random.key(3), (batch, *exp.shape))
     ladder = 10.0 ** -np.arange(1.5, 5.1, 0.5)
     made = curves_of(sde, score, x, sde.t1, t0, ladder, 1e-6, everything=False)

@@ -3,7 +3,7 @@
     python -m benchmarks.overhead [--steps 50] [--rounds 7] [--batch 64 1024] [--unet-batch 64]
 
 For a small MLP in the plane and a U-Net of the size used for digits (a fifth of the steps). The call is
-timed in a chain of `--steps` calls, each fed the result of the one before and waited for at the end only;
+timed in a chain of `--steps` calls, each with the result of the one before and a wait only at the end;
 a sampler is one compiled scan of as many evaluations, or an adaptive solve of the probability flow with
 what it needs for a tolerance of 1e-5. Rounds alternate, and the ratio is that of the least times; on a
 busy machine only the second ratio, of processor time, can be trusted. Aims: 1.15 for the MLP and for the

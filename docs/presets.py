@@ -3,7 +3,7 @@
 import pathlib
 
 from experiments import presets
-from experiments.presets.published import PARAMETERS, PUBLISHED
+from experiments.presets.figures import PARAMETERS, PUBLISHED
 
 PAGE = pathlib.Path(__file__).with_name("weights.md")
 START, END = "<!-- presets -->", "<!-- end of presets -->"
@@ -31,7 +31,9 @@ def table() -> str:
         values = found[1:] if found else (None,) * 4
         where = source(name) + (f"; {found.source.split(',')[0].split(' ')[0]}" if found else "")
         figures = ["-" if v is None else f"{v:.2f}" for v in values]
-        rows.append((f"`{name}`", presets.get(name).net.kind, f"{size:,}", *figures, where))
+        rows.append(
+            (f"`{name}`", type(presets.get(name).net).__name__, f"{size:,}", *figures, where)
+        )
     return "\n".join("| " + " | ".join(row) + " |" for row in rows)
 
 

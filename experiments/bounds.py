@@ -1,7 +1,7 @@
-"""Compare the bounds of runs on beta tables: `python -m experiments.bounds --workdirs A B --out DIR`.
+"""Compare the bounds of runs on noise schedules: `python -m experiments.bounds --workdirs A B --out DIR`.
 
 The table and the curves of arXiv:2102.09672, section 3: bits per dimension with their parts, the terms
-of the bound and the errors of x0 and of the noise along the table. Runs that differ only in their seed
+of the bound and the errors of x0 and of the noise at each time. Runs that differ only in their seed
 are one row. With `--gradient` also what importance-sampled indices gain: the variance of the bound's
 gradient with uniform indices over that with the indices which the run has learned to draw.
 """
@@ -18,14 +18,14 @@ import numpy as np
 from experiments import cli, runs
 from experiments.config import Config
 from experiments.reports import bits, curves, tables
-from experiments.runs import Experiment
+from experiments.runs import Run
 from score_jax import checkpoints, losses, viz
 from score_jax._files import write_json, write_text
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Args:
-    """Table and curves of the variational bound of several runs on beta tables."""
+    """Table and curves of the variational bound of several runs on noise schedules."""
 
     # Folders of runs made by experiments.train.
     workdirs: tuple[str, ...]
@@ -35,7 +35,7 @@ class Args:
     split: bits.Split = "test"
     # Draws of the noise that are averaged.
     draws: int = 1
-    # Steps of the table that the bound is taken over (default: all of them).
+    # Steps that the bound is taken over (default: all of them).
     bound_steps: int | None = None
     # Draws of the gradient, for its variance (0: not measured).
     gradient: int = 0
@@ -46,39 +46,41 @@ class Args:
 
 
 def measure(
-    exp: Experiment, params: Any, folder: pathlib.Path, args: Args
+    run: Run, params: Any, folder: pathlib.Path, args: Args
 ) -> tuple[Any, dict[str, np.ndarray]]:
-    """(table, parts) of one run: total and prior (n,), the rest (n, steps)."""
-    if exp.process.diffusion is None:
-        raise ValueError(f"--workdirs: {str(folder)!r} is no run on a beta table")
+    """(times, parts) of one run: total and prior (n,), the rest (n, steps)."""
+    if not bits.by_bound(run):
+        raise ValueError(
+            f"--workdirs: {str(folder)!r} is not a run on a noise schedule, trained by its own objective"
+        )
     options = bits.Options(
         split=args.split, draws=args.draws, bound_steps=args.bound_steps, chunk=args.chunk
     )
-    table, parts, _ = bits.table_terms(exp, params, jax.random.key(args.seed), options)
-    return table, parts
+    indices, parts, _ = bits.schedule_terms(run, params, jax.random.key(args.seed), options)
+    return run.sde.times[indices], parts
 
 
-def gradient_factor(exp: Experiment, folder: pathlib.Path, args: Args) -> float | None:
+def gradient_factor(run: Run, folder: pathlib.Path, args: Args) -> float | None:
     """Variance of the gradient with uniform indices over that with learned ones; None without."""
-    learned = exp.process.index_sampler
+    learned = run.index_sampler
     if learned is None or not args.gradient:
         return None
-    template = jax.eval_shape(lambda: runs.initial_state(exp))
+    template = jax.eval_shape(lambda: runs.initial_state(run))
     with checkpoints.open_checkpoints(folder / runs.CHECKPOINTS, read_only=True) as store:
         found = store.restore_latest(template)
-    assert found is not None and exp.process.diffusion is not None
+    assert found is not None
     state = found.state
     prepare_key, key = jax.random.split(jax.random.key(args.seed))
-    b = exp.config.train.batch_size
-    raw = {"x": jnp.asarray(exp.train.x[:b])}
-    if exp.num_classes and exp.train.y is not None:
-        raw["y"] = jnp.asarray(exp.train.y[:b])
-    batch = exp.prepare(prepare_key, raw)
-    even = losses.uniform_indices(exp.process.diffusion.n)
+    b = run.config.train.batch_size
+    raw = {"x": jnp.asarray(run.source.train.x[:b])}
+    if run.num_classes and run.source.train.y is not None:
+        raw["y"] = jnp.asarray(run.source.train.y[:b])
+    batch = run.source.prepare(prepare_key, raw)
+    even = losses.uniform_indices(run.sde.n)
     # The loss of training: the other's convolutions are slow to differentiate inside a scan on a CPU.
     spread = [
         curves.gradient_variance(
-            exp.loss, state.ema_params, batch, sampler, s, key, draws=args.gradient
+            run.loss, state.ema_params, batch, sampler, s, key, draws=args.gradient
         )
         for sampler, s in ((even, even.init()), (learned, state.index_sampler))
     ]
@@ -143,11 +145,11 @@ def compare(args: Args) -> list[dict[str, Any]]:
     for name, folders in groups.items():
         measured, factors = [], []
         for folder in folders:
-            exp, params, _ = runs.load(folder)
-            measured.append(measure(exp, params, folder, args))
-            factors.append(gradient_factor(exp, folder, args))
+            run, params, _ = runs.load(folder)
+            measured.append(measure(run, params, folder, args))
+            factors.append(gradient_factor(run, folder, args))
         rows.append(row(name, [parts for _, parts in measured], factors))
-        times = measured[0][0].times
+        times = measured[0][0]
         for part in curves.PARTS:
             lines[part][name] = (
                 times,
@@ -156,7 +158,7 @@ def compare(args: Args) -> list[dict[str, Any]]:
     out = pathlib.Path(args.out)
     out.mkdir(parents=True, exist_ok=True)
     for part, label in curves.PARTS.items():
-        viz.save_image(curves.along_the_table(lines[part], label), out / f"{part}.png")
+        viz.save_image(curves.along_the_schedule(lines[part], label), out / f"{part}.png")
     write_json(out / "bounds.json", rows)
     write_text(out / "bounds.md", markdown(rows))
     return rows

@@ -1,27 +1,21 @@
-"""What the commands share: reading flags, one clear line for bad input, the run folder."""
+"""What the commands share: flags, exit codes, one clear line for bad input."""
 
 import dataclasses
 import os
 import pathlib
-import re
 import sys
 from collections.abc import Callable, Sequence
-from typing import Annotated, Any
+from typing import Annotated, Any, Generic, TypeVar
 
 import tyro
 
 from experiments import presets, runs
-from experiments.config import Config, SampleConfig, with_kinds
+from experiments.config import Config
+from experiments.parts import flags
 from score_jax import runtime, training
 
 INTERRUPTED = 75  # exit code: stopped by a signal, everything is saved; start again to go on
 NOT_FINITE = 77  # exit code: too many steps in a row were not finite
-SPLIT = (
-    "--config",
-    "--net.kind",
-    "--sde.kind",
-    "--loss.kind",
-)  # flags that choose what the others mean
 
 
 def start() -> None:
@@ -61,21 +55,18 @@ def parse(cls: Any, prog: str, argv: Sequence[str] | None = None) -> Any:
 class HostsConfig:
     """The processes of a run on several hosts; not part of its config."""
 
-    # Find out address, number and place from the scheduler: SLURM, Open MPI, Cloud TPU, Kubernetes.
+    # Find address, number and place from the scheduler: SLURM, Open MPI, Cloud TPU, Kubernetes.
     auto: bool = False
-    # Or host:port of the first process, the number of processes, and which one this is.
+    # Or host:port of the first process.
     coordinator: str | None = None
+    # The number of processes, with `coordinator`.
     count: int | None = None
+    # Which of them this is, from 0.
     index: int | None = None
-    # A step that takes longer ends the process with exit code 76: another host is gone.
+    # A step that takes longer ends the process with exit code 76: another host is lost.
     stall_seconds: float = 600.0
     # Seconds without a sign of life after which JAX takes a process for dead.
     heartbeat_seconds: int = 100
-
-    @property
-    def several(self) -> bool:
-        """Whether the run has more than one process."""
-        return self.auto or self.coordinator is not None
 
     def connect(self) -> None:
         """Join the other processes, if there are any; before JAX computes anything."""
@@ -88,8 +79,11 @@ class HostsConfig:
             )
 
 
+Flags = TypeVar("Flags")  # the generated dataclass of a config's flags
+
+
 @dataclasses.dataclass(frozen=True)
-class _Overrides:
+class Command(Generic[Flags]):
     """Flags of a command that starts from a preset."""
 
     # Preset; every other flag overrides a field of it.
@@ -101,36 +95,31 @@ class _Overrides:
     # Go on with a run although fields of its config have changed.
     allow_changes: bool
     hosts: HostsConfig
-    cfg: Annotated[Config, tyro.conf.arg(name=""), tyro.conf.AvoidSubcommands]
+    cfg: Annotated[Flags, tyro.conf.arg(name=""), tyro.conf.AvoidSubcommands]
 
 
-def parse_config(prog: str, description: str, argv: Sequence[str] | None = None) -> _Overrides:
-    """Read `--config NAME --workdir DIR --optim.lr 1e-4 ...`: (preset name, workdir, config).
+def parse_config(
+    prog: str, description: str, argv: Sequence[str] | None = None
+) -> tuple[Command[Any], Config]:
+    """Read `--config NAME --workdir DIR --optim.lr 1e-4 ...`.
 
     Raises ValueError listing the presets for an unknown one; unknown fields end the program with
     exit code 2 and the nearest known ones.
     """
-    given = list(sys.argv[1:] if argv is None else argv)
-    args = [
-        part
-        for a in given
-        for part in (a.split("=", 1) if a.split("=")[0] in SPLIT else [a])
-    ]  # fmt: skip
-    value = lambda flag, other: args[args.index(flag) + 1] if flag in args[:-1] else other
-    name = value("--config", presets.DEFAULT)
-    config = presets.get(name)
-    config = with_kinds(
-        config, {part: value(f"--{part}.kind", None) for part in ("sde", "net", "loss")}
+    first, rest = tyro.cli(
+        flags.first_flags(presets.DEFAULT), args=argv, return_unknown_args=True, add_help=False
     )
-    default = _Overrides(name, f"runs/{name}", False, False, HostsConfig(), config)
-    known = "presets: " + ", ".join(presets.CONFIGS)
-    return tyro.cli(
-        _Overrides,
-        default=default,
-        args=args,
+    kinds = {name: getattr(first, name).kind for name in flags.OBJECTS}
+    default = flags.config_flags(presets.get(first.config), kinds)
+    cls: Any = Command[type(default)]  # type: ignore[misc]
+    args = tyro.cli(
+        cls,
+        default=Command(first.config, f"runs/{first.config}", False, False, HostsConfig(), default),
+        args=rest,
         prog=f"python -m {prog}",
-        description=f"{description} ({known})",
+        description=f"{description} (presets: {', '.join(presets.CONFIGS)})",
     )
+    return args, flags.config_of(args.cfg)
 
 
 def parse_over_run(cls: Any, prog: str, argv: Sequence[str] | None = None) -> Any:
@@ -138,20 +127,15 @@ def parse_over_run(cls: Any, prog: str, argv: Sequence[str] | None = None) -> An
 
     The options of the sampler may also be written as in training, --sample.sampler for --sampler.
     """
-    given = list(sys.argv[1:] if argv is None else argv)
-    parts = [p for a in given for p in (a.split("=", 1) if a.startswith("--") else [a])]
-    parts = [re.sub(r"^--sample[.]", "--", p) for p in parts]
-    folder = pathlib.Path(parts[parts.index("--workdir") + 1] if "--workdir" in parts[:-1] else "")
+    given = sys.argv[1:] if argv is None else argv
+    args = [a.replace("--sample.", "--", 1) if a.startswith("--sample.") else a for a in given]
+    first = dataclasses.make_dataclass("First", [("workdir", str, "")])
+    named: Any
+    named, _ = tyro.cli(first, args=args, return_unknown_args=True, add_help=False)
+    default: dict[str, Any] = {}
     # That a folder holds no run is said later.
-    if (folder / runs.CONFIG_FILE).is_file():
-        cls = _starting_at(cls, runs.load_config(folder).sample)
-    return tyro.cli(cls, args=parts, prog=f"python -m {prog}", description=cls.__doc__)
-
-
-def _starting_at(cls: Any, sample: SampleConfig) -> Any:
-    """The same dataclass with another default of its field `sample`."""
-    field = next(f for f in dataclasses.fields(cls) if f.name == "sample")
-    new = (field.name, field.type, dataclasses.field(default=sample))
-    made = dataclasses.make_dataclass(cls.__name__, [new], bases=(cls,), frozen=True)
-    made.__doc__ = cls.__doc__
-    return made
+    if (pathlib.Path(named.workdir) / runs.CONFIG_FILE).is_file():
+        needed = [f.name for f in dataclasses.fields(cls) if f.default is dataclasses.MISSING]
+        sample = runs.load_config(pathlib.Path(named.workdir)).sample
+        default["default"] = cls(**dict.fromkeys(needed, tyro.MISSING) | {"sample": sample})
+    return tyro.cli(cls, args=args, prog=f"python -m {prog}", description=cls.__doc__, **default)

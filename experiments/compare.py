@@ -22,7 +22,7 @@ from experiments.config import SampleConfig
 from experiments.parts import samplers, sampling
 from experiments.reports import tables
 from experiments.reports.features import FeatureSpace, feature_space
-from experiments.runs import Experiment
+from experiments.runs import Run
 from score_jax import metrics, viz
 from score_jax._files import write_json, write_text
 from score_jax.samplers import Candidate, compare_samplers, flow, sample
@@ -57,7 +57,7 @@ class Args:
     out: str | None = None
 
 
-def candidates(exp: Experiment, base: SampleConfig, name: str, args: Args) -> dict[str, Candidate]:
+def candidates(run: Run, base: SampleConfig, name: str, args: Args) -> dict[str, Candidate]:
     """Make one sampler at all numbers of evaluations, or at all tolerances."""
     found = {}
     choice: Any = name
@@ -69,20 +69,20 @@ def candidates(exp: Experiment, base: SampleConfig, name: str, args: Args) -> di
     else:
         configs = {}
         for nfe in args.nfe:
-            steps = samplers.steps_within(named, exp.sde, nfe)
+            steps = samplers.steps_within(named, run.sde, nfe)
             configs[f"{steps} steps"] = dataclasses.replace(named, steps=steps)
     for how, c in configs.items():
-        made, grid = samplers.make(c), samplers.make_grid(c, exp.sde)
+        made, grid = samplers.make(c, run.model.variance), samplers.make_grid(c, run.sde)
         found[how] = Candidate(made, grid, samplers.deterministic(c))
     return found
 
 
-def distances(exp: Experiment, space: FeatureSpace) -> dict[str, Callable[[Any], float]]:
+def distances(run: Run, space: FeatureSpace) -> dict[str, Callable[[Any], float]]:
     """Make the distances of samples, in the network's range, to the test split."""
-    test = space.features(exp.test.x)
+    test = space.features(run.source.test.x)
 
     def measure(f: Callable[[Any, Any], float], x: Any) -> float:
-        return f(space.features(exp.to_data(x)), test)
+        return f(space.features(run.source.to_data(x)), test)
 
     return {
         "frechet": functools.partial(measure, metrics.frechet),
@@ -93,34 +93,31 @@ def distances(exp: Experiment, space: FeatureSpace) -> dict[str, Callable[[Any],
 def compare(workdir: pathlib.Path, args: Args) -> dict[str, Any]:
     """Compare the samplers on a run folder: what compare.json holds."""
     names = args.samplers or tuple(n for n in samplers.SAMPLERS if n not in LEFT_OUT)
-    exp, params, step = runs.load(workdir)
-    base = dataclasses.replace(exp.config.sample, grid="usual")
-    sampling.check_times(exp, base)
-    key, shape = jax.random.key(args.seed), (args.num, *exp.shape)
-    score = sampling.make_score(exp, params, base)
-    classes = None
-    if exp.num_classes:
-        classes = (np.arange(args.num) % exp.num_classes).astype(np.int32)
-    options: dict[str, Any] = {"y": classes, "chunk": args.chunk}
-    ends = [exp.sde.t1, base.t0]
+    run, params, step = runs.load(workdir)
+    base = dataclasses.replace(run.config.sample, grid="usual")
+    sampling.check_times(run, base)
+    key, shape = jax.random.key(args.seed), (args.num, *run.shape)
+    score = sampling.make_score(run, params, base)
+    options: dict[str, Any] = {"y": sampling.labels(run, args.num), "chunk": args.chunk}
+    ends = [run.sde.t1, base.t0]
+    final = samplers.FINAL_DENOISING[base.final_denoising]
     exact = sample(
-        key, exp.sde, score, shape,
-        sampler=flow(rtol=FINE, atol=FINE, final_denoising=samplers.FINISHES[base.finish]),
-        grid=ends, **options,
+        key, run.sde, score, shape,
+        sampler=flow(rtol=FINE, atol=FINE, final_denoising=final), grid=ends, **options,
     )  # fmt: skip
-    space = feature_space(exp.train, exp.test)
-    far = distances(exp, space)
+    space = feature_space(run.source.train, run.source.test)
+    far = distances(run, space)
     rows = []
     for name in names:
         found = compare_samplers(
-            key, exp.sde, score, shape, candidates(exp, base, name, args),
+            key, run.sde, score, shape, candidates(run, base, name, args),
             exact=exact.x, distances=far, repeats=args.repeats, **options,
         )  # fmt: skip
         for row in found:
             rows.append({"sampler": name, "how": row.name, **as_dict(row)})
             print(" ".join(cells(rows[-1], list(far))), flush=True)
-    index = np.random.default_rng(args.seed).permutation(len(exp.train.x))[: args.num]
-    real = exp.from_data(jax.random.key(args.seed), exp.train.x[index])
+    index = np.random.default_rng(args.seed).permutation(len(run.source.train.x))[: args.num]
+    real = run.source.from_data(jax.random.key(args.seed), run.source.train.x[index])
     return {
         "step": step,
         "num": args.num,

@@ -1,34 +1,315 @@
-"""A whole configuration, and which of its fields may change when a run goes on."""
+"""The configuration of a run: typed fields with a comment each, and the library's own objects.
+
+`net`, `sde` and `noise_input` are a module, an SDE and a noise input of score_jax, written by kind and
+fields of their own. Fields of a network that follow from the data or the process (`DERIVED`) are left
+out here and filled in by `experiments.runs.build`.
+"""
 
 import dataclasses
-import typing
+import math
 from dataclasses import field
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
-from experiments.parts import json_form
-from experiments.parts.fields import (
-    AnyLoss,
-    DataConfig,
-    LossConfig,
-    MeshConfig,
-    OptimConfig,
-    TableLossConfig,
-    TrainConfig,
-    check,
+import flax.linen as nn
+
+from experiments.parts.samplers import SAMPLERS
+from score_jax._check import check, check_count, check_positive
+from score_jax.convert import records
+from score_jax.nets import NCSNpp
+from score_jax.parametrization import (
+    NOISE,
+    IndexInput,
+    NoiseInput,
+    Parametrization,
+    TimeInput,
+    Variance,
 )
-from experiments.parts.nets import AnyNet, NCSNppConfig
-from experiments.parts.process import DiffusionConfig, ProcessConfig, SDEConfig
-from experiments.parts.sample_config import SampleConfig
+from score_jax.sde import VP, NoiseSchedule
+from score_jax.types import SDE
+
+if TYPE_CHECKING:
+    SamplerName = str
+else:
+    SamplerName = Literal[tuple(SAMPLERS)]
+# Fields of networks that `runs.build` fills in.
+DERIVED = (
+    "num_classes", "out_channels", "dims", "centered", "sigmas", "num_levels", "super_resolution",
+)  # fmt: skip
+SCHEDULE_OBJECTIVES = ("simple", "hybrid", "variational")
+
+
+@dataclasses.dataclass(frozen=True)
+class DataConfig:
+    """The data."""
+
+    # Which data: scikit-learn's 8x8 digits, the two moons in the plane, an array file, or images
+    # that tensorflow-datasets has prepared.
+    name: Literal["digits", "two_moons", "array", "tfds"] = "digits"
+    # For "array": a .npy or .npz file ("x", and "y" for labels); one in ten is kept for testing.
+    path: str | None = None
+    # For "tfds": the data set, as tensorflow-datasets calls it.
+    builder: str | None = None
+    # For "tfds": height and width of an image.
+    image_size: int = 32
+    # For "tfds": channels of an image.
+    channels: int = 3
+    # How many classes its labels have; none: labels are not used.
+    num_classes: int | None = None
+    # The interval that grey levels are scaled to; not used for data without levels.
+    range: tuple[float, float] = (-1.0, 1.0)
+    # Fill the cells of the grey levels with uniform noise in training (likelihoods always do).
+    dequantize: bool = True
+    # Mirror half of the images (never for digits).
+    flip: bool = False
+    # For "two_moons": the number of points.
+    num_points: int = 20_000
+    # For a super-resolution network: the factor between the image and the small one it is given.
+    low_res_factor: int | None = None
+
+    def __post_init__(self) -> None:
+        check("data.range", self.range, self.range[0] < self.range[1], "(low, high), low < high")
+        check_count(100, **{"data.num_points": self.num_points})
+        ok = self.name != "array" or bool(self.path)
+        check("data.path", self.path, ok, "given for array")
+        ok = self.name != "tfds" or bool(self.builder)
+        check("data.builder", self.builder, ok, "given for tfds")
+        check_count(**{"data.image_size": self.image_size, "data.channels": self.channels})
+        for name in ("num_classes", "low_res_factor"):
+            value = getattr(self, name)
+            check(f"data.{name}", value, value is None or value >= 1, "none or at least 1")
+
+
+@dataclasses.dataclass(frozen=True)
+class LossConfig:
+    """What is minimised."""
+
+    # Denoising score matching; or, on a noise schedule, the losses of Improved DDPM: mean squared
+    # error, that and a small part of the variational bound for the variance, or the bound.
+    objective: Literal["dsm", "simple", "hybrid", "variational"] = "dsm"
+    # For "dsm": equal weight in units of the noise, or g(t)^2, which bounds the likelihood.
+    weighting: Literal["noise", "likelihood"] = "noise"
+    # For "dsm": mean over the entries, or half their sum.
+    reduction: Literal["mean", "half_sum"] = "mean"
+    # Times of a batch: one in each n-th of the interval, independent, or drawn by importance for
+    # the likelihood weighting. With an index or a level as noise input: one of the timesteps.
+    times: Literal["stratified", "uniform", "importance"] = "stratified"
+    # For "hybrid": weight of n times a term of the bound.
+    weight: float = 1e-3
+    # On a noise schedule: indices in proportion to their last losses, instead of `times`.
+    indices: Literal["uniform", "loss_second_moment"] = "uniform"
+    # Fraction of the class labels that are hidden, so that the network learns the data without
+    # them too, as classifier-free guidance needs.
+    label_dropout: float = 0.0
+    # Smallest time in training and likelihood; the score is not learned below it.
+    t0: float = 1e-5
+
+    def __post_init__(self) -> None:
+        ok = self.times != "importance" or self.weighting == "likelihood"
+        check("loss.times", self.times, ok, "importance only with loss.weighting likelihood")
+        check_positive(**{"loss.weight": self.weight})
+        check("loss.label_dropout", self.label_dropout, 0 <= self.label_dropout < 1, "in [0, 1)")
+        check("loss.t0", self.t0, 0 < self.t0 < 1, "in (0, 1)")
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimConfig:
+    """The optimiser, its warm-up, and the averages of the parameters."""
+
+    # Adam, Adam with weight decay, or Lion (rates about ten times lower; beta2 0.99).
+    rule: Literal["adam", "adamw", "lion"] = "adam"
+    # Learning rate after the warm-up.
+    lr: float = 2e-3
+    # Steps over which the rate grows linearly from 0.
+    warmup: int = 200
+    # Largest global norm of the gradient; none: not clipped.
+    grad_clip: float | None = 1.0
+    # Decay of the mean of the gradients.
+    beta1: float = 0.9
+    # Decay of the mean of their squares.
+    beta2: float = 0.999
+    # Added to the root of that mean, for "adam" and "adamw".
+    eps: float = 1e-8
+    # Decay of the average, which itself warms up: min(this, (1 + n) / (10 + n)).
+    ema_decay: float = 0.999
+    # The rate stays, or goes to `final_lr` times itself by the last step, by optax's schedules.
+    schedule: Literal["constant", "cosine", "linear", "exponential", "polynomial", "one_cycle"] = (
+        "constant"
+    )
+    # The last rate as a fraction of the first.
+    final_lr: float = 0.0
+    # Of matrices and kernels, never of biases and norms; for "adamw" and "lion".
+    weight_decay: float = 0.0
+    # Decays of further averages.
+    averages: tuple[float, ...] = ()
+    # Relative widths of power-function averages (from 0.05 and 0.1 all others can be made, see
+    # train.snapshot_every).
+    power_averages: tuple[float, ...] = ()
+
+    def __post_init__(self) -> None:
+        at = lambda name, ok, allowed: check(f"optim.{name}", getattr(self, name), ok, allowed)
+        at("lr", math.isfinite(self.lr) and self.lr > 0, "finite and > 0")
+        at("warmup", self.warmup >= 0, "at least 0")
+        at("grad_clip", self.grad_clip is None or self.grad_clip > 0, "> 0 or none")
+        for name in ("ema_decay", "beta1", "beta2"):
+            at(name, 0 <= getattr(self, name) < 1, "in [0, 1)")
+        at("eps", self.eps > 0, "> 0")
+        ok = 0 < self.final_lr <= 1 or (self.final_lr == 0 and self.schedule != "exponential")
+        at("final_lr", ok, "in [0, 1], and > 0 for exponential")
+        ok = self.weight_decay == 0 or (self.weight_decay > 0 and self.rule != "adam")
+        at("weight_decay", ok, ">= 0, and 0 for optim.rule adam")
+        at("averages", all(0 <= d < 1 for d in self.averages), "decays in [0, 1)")
+        ok = all(0 < w < 0.28 for w in self.power_averages)
+        at("power_averages", ok, "widths in (0, 0.28)")
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+    """The training loop."""
+
+    # Parameter updates in all.
+    steps: int = 2_500
+    # Examples per update, over all devices.
+    batch_size: int = 64
+    # Updates compiled into one call.
+    steps_per_call: int = 10
+    # Updates between two lines of metrics.jsonl.
+    log_every: int = 50
+    # Updates between two pictures of samples.
+    sample_every: int = 1_250
+    # Updates between two checkpoints.
+    checkpoint_every: int = 500
+    # Newest checkpoints kept; the best is kept as well.
+    keep: int = 3
+    # Which checkpoint is the best: lowest loss since the last one, or lowest on held-out data.
+    checkpoint_metric: Literal["train_loss", "test_loss"] = "train_loss"
+    # Microbatches that a batch is divided into: less memory, the same update.
+    microbatches: int = 1
+    # Compute again in the backward pass, for less memory: nothing, every residual block, or all but
+    # what the blocks return.
+    remat: Literal["none", "blocks", "full"] = "none"
+    # Consecutive steps that are not finite, and therefore skipped, after which the run stops.
+    nonfinite_limit: int = 10
+    # What happens if a checkpoint cannot be written (a full disk).
+    save_error: Literal["stop", "continue"] = "stop"
+    # Updates between two snapshots of the further averages; none: no snapshots.
+    snapshot_every: int | None = None
+    # Calls whose batches are transferred to the devices early.
+    ahead: int = 2
+
+    def __post_init__(self) -> None:
+        given = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        for name, value in given.items():
+            if isinstance(value, int):
+                check(f"train.{name}", value, value >= 1, "at least 1")
+        for name in ("log_every", "sample_every", "checkpoint_every", "steps", "snapshot_every"):
+            ok = given[name] is None or given[name] % self.steps_per_call == 0
+            allowed = f"a multiple of train.steps_per_call={self.steps_per_call}"
+            check(f"train.{name}", given[name], ok, allowed)
+        ok = self.batch_size % self.microbatches == 0
+        check("train.microbatches", self.microbatches, ok, f"a divisor of {self.batch_size}")
+
+
+@dataclasses.dataclass(frozen=True)
+class MeshConfig:
+    """How a step is mapped over the devices; results depend on it only by rounding."""
+
+    # One program for each device by jax.pmap or jax.shard_map, or one program for all devices.
+    mapping: Literal["pmap", "shard_map", "jit"] = "pmap"
+    # Divide parameters, optimiser and averages over the devices (with mapping jit), or not.
+    shard: Literal["none", "fsdp"] = "none"
+
+    def __post_init__(self) -> None:
+        ok = self.shard == "none" or self.mapping == "jit"
+        check("mesh.shard", self.shard, ok, "'none' unless mesh.mapping is 'jit'")
+
+
+@dataclasses.dataclass(frozen=True)
+class SampleConfig:
+    """How samples are drawn, unless the command line says otherwise."""
+
+    # Which sampler: docs/samplers.md says what each is for.
+    sampler: SamplerName = "pc"
+    # For "pc" and "song" (the authors' program): the predictor.
+    predictor: Literal["reverse_diffusion", "euler_maruyama", "ancestral", "none"] = (
+        "reverse_diffusion"
+    )
+    # For "pc" and "song": the corrector, which runs before the predictor.
+    corrector: Literal["langevin", "annealed", "none"] = "langevin"
+    # Steps of the fixed-step samplers.
+    steps: int = 125
+    # How their times are spread; "usual" is each sampler's own.
+    grid: Literal["usual", "uniform", "quadratic", "log_snr", "karras", "song", "schedule"] = (
+        "usual"
+    )
+    # Signal-to-noise ratio of the Langevin corrector.
+    snr: float = 0.1
+    # Corrector moves per step ("langevin": moves at every level).
+    corrector_steps: int = 1
+    # Time at which sampling ends.
+    t0: float = 1e-3
+    # How the noise that is left there is removed: the mean of x0 given x (one evaluation more), the
+    # last step without its noise, or not at all.
+    final_denoising: Literal["tweedie", "mean", "none"] = "tweedie"
+    # Average the corrector's norms over the samples drawn at once, as the authors do, and take the
+    # same adaptive steps for all: samples then depend on the chunk.
+    together: bool = False
+    # Relative tolerance of the adaptive samplers.
+    rtol: float = 1e-3
+    # Absolute tolerance of the adaptive samplers.
+    atol: float = 1e-3
+    # Keep the estimate of x0 in the range of the data: not, by clipping, or by its own quantile.
+    threshold: Literal["none", "static", "dynamic"] = "none"
+    # For "ddim": 0 draws no noise, 1 as much as ancestral sampling.
+    eta: float = 0.0
+    # For "unipc": its order.
+    order: int = 2
+    # For "edm": S_churn of the paper, how much noise is added.
+    churn: float = 40.0
+    # For "edm": the lowest noise level at which noise is added.
+    s_min: float = 0.05
+    # For "edm": the highest noise level at which noise is added.
+    s_max: float = 50.0
+    # For "edm": standard deviation of the added noise.
+    s_noise: float = 1.003
+    # For "langevin": the step size at the last level.
+    epsilon: float = 2e-5
+
+    def __post_init__(self) -> None:
+        at = lambda name, ok, allowed: check(f"sample.{name}", getattr(self, name), ok, allowed)
+        for name in ("steps", "corrector_steps"):
+            at(name, getattr(self, name) >= 1, "at least 1")
+        at("t0", 0 < self.t0 < 1, "in (0, 1)")
+        at("eta", 0 <= self.eta <= 1, "in [0, 1]")
+        at("order", self.order in (1, 2, 3), "1, 2 or 3")
+        at("churn", self.churn >= 0, "at least 0")
+        at("s_min", 0 <= self.s_min <= self.s_max, f"in [0, s_max={self.s_max}]")
+        for name in ("snr", "rtol", "atol", "s_noise", "epsilon"):
+            at(name, getattr(self, name) > 0, "> 0")
 
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """Everything a run needs: saved in its folder as config.json."""
+    """Everything that a run needs: saved in its folder as config.json."""
 
     data: DataConfig = field(default_factory=DataConfig)
-    sde: ProcessConfig = field(default_factory=SDEConfig)
-    net: AnyNet = field(default_factory=NCSNppConfig)
-    loss: AnyLoss = field(default_factory=LossConfig)
+    # The network.
+    net: nn.Module = field(
+        default_factory=lambda: NCSNpp(
+            channels=32, channel_mult=(1, 2), num_blocks=1, attention=(4,), dropout=0.0
+        )
+    )
+    # The forward process.
+    sde: SDE = field(default_factory=VP)
+    # What the network is given of the time.
+    noise_input: NoiseInput = field(default_factory=TimeInput)
+    # What the network returns.
+    parametrization: Parametrization = NOISE
+    # Variance of the reverse steps of a noise schedule: the posterior's (small), beta (large), or
+    # learned by twice the channels.
+    variance: Variance | None = None
+    # Condition the network on the data's class labels.
+    class_conditional: bool = False
+    loss: LossConfig = field(default_factory=LossConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     sample: SampleConfig = field(default_factory=SampleConfig)
@@ -37,92 +318,79 @@ class Config:
     mesh: MeshConfig = field(default_factory=MeshConfig)
 
     def __post_init__(self) -> None:
-        check("config", self.seed >= 0, "seed", self.seed, "at least 0")
-        table = isinstance(self.sde, DiffusionConfig)
-        if table != isinstance(self.loss, TableLossConfig):
-            wanted = "table" if table else "dsm"
-            raise ValueError(
-                f"loss.kind must be {wanted!r} with sde.kind={self.sde.kind!r}, got {self.loss.kind!r}"
-            )
-        if not table and self.sample.t0 < self.sde.t0:
+        check("config.seed", self.seed, self.seed >= 0, "at least 0")
+        schedule, loss = isinstance(self.sde, NoiseSchedule), self.loss
+        kind = type(self.sde).__name__
+        for name, value, needs in (
+            ("loss.objective", loss.objective, loss.objective in SCHEDULE_OBJECTIVES),
+            ("loss.indices", loss.indices, loss.indices != "uniform"),
+            ("noise_input", self.noise_input, isinstance(self.noise_input, IndexInput)),
+        ):
+            if needs and not schedule:
+                raise ValueError(f"{name}={value!r} needs a noise schedule, got sde.kind={kind!r}")
+        if self.sample.t0 < loss.t0:
             # Said before training, not at its first picture.
             raise ValueError(
-                f"sample.t0 must be at least sde.t0={self.sde.t0}, where training ends, "
+                f"sample.t0 must be at least loss.t0={loss.t0}, where training ends, "
                 f"got {self.sample.t0}"
             )
-        if self.loss.label_dropout and not self.net.conditional:
+        if loss.label_dropout and not self.class_conditional:
             raise ValueError(
-                f"loss.label_dropout={self.loss.label_dropout} needs net.conditional: there are no "
-                "labels to hide"
-            )
-        indexed = isinstance(self.sde, DiffusionConfig) or self.sde.levels is not None
-        if indexed != (self.net.label == "index"):
-            wanted = "'index'" if indexed else "'time' or 'std'"
-            raise ValueError(
-                f"net.label must be {wanted} with sde.kind={self.sde.kind!r} and "
-                f"sde.levels={getattr(self.sde, 'levels', 'a table')}, got {self.net.label!r}"
+                f"loss.label_dropout={loss.label_dropout} needs class_conditional: otherwise there "
+                "are no labels to hide"
             )
 
+    @property
+    def learns_variance(self) -> bool:
+        """Whether the network returns the variance of a step too."""
+        return self.variance is not None and self.variance.learned
 
-# Fields that may differ when a run goes on: they change how long and what is written, not what is
-# computed at a step, or not more than its rounding (a schedule of the rate that knows the last step
-# is the exception, checked in `differences`).
+
+# Fields that may differ when a run goes on: they change how long it is and what is written, not what
+# is computed at a step, or only its rounding (a schedule of the rate that knows the last step is the
+# exception, checked in `differences`).
 RESUMABLE = (
-    "train.steps",
-    "train.log_every",
-    "train.sample_every",
-    "train.checkpoint_every",
-    "train.keep",
-    "train.score",
-    "train.accumulate",
-    "train.remat",
-    "train.bad_steps",
-    "train.save_error",
-    "train.snapshot_every",
-    "train.ahead",
-    "mesh.mapping",
-    "mesh.shard",
-    "net.remat",
-    *(f"sample.{f.name}" for f in dataclasses.fields(SampleConfig)),
-)
+    "train.steps", "train.log_every", "train.sample_every", "train.checkpoint_every", "train.keep",
+    "train.checkpoint_metric", "train.microbatches", "train.remat", "train.nonfinite_limit",
+    "train.save_error", "train.snapshot_every", "train.ahead", "mesh.mapping", "mesh.shard",
+    "net.remat", *(f"sample.{f.name}" for f in dataclasses.fields(SampleConfig)),
+)  # fmt: skip
 
-to_json = json_form.to_json
-flatten = json_form.flatten
+
+def to_record(config: Config) -> dict[str, Any]:
+    """A config as what JSON can hold."""
+    tree: dict[str, Any] = records.to_record(config, omit=DERIVED)
+    return tree
+
+
+def to_json(config: Config) -> str:
+    """A config as indented JSON."""
+    return records.to_json(config, omit=DERIVED)
 
 
 def from_json(text: str) -> Config:
     """Read a config written by `to_json`; ValueError for unknown fields or wrong types."""
-    config: Config = json_form.read(Config, text)
+    config: Config = records.read_json(Config, text)
     return config
 
 
-def differences(old: Any, new: Any) -> list[str]:
-    """Say where a run cannot go on from `old` with `new`: lines "optim.lr: 0.001 -> 0.0001"."""
-    free = set(RESUMABLE)
-    if new.optim.schedule != "constant":
-        free.discard("train.steps")
-    return json_form.changes(old, new, free)
+def flatten(config: Config) -> dict[str, Any]:
+    """All fields by their dotted names: {"optim.lr": 1e-3, ...}."""
+    flat: dict[str, Any] = {}
+    for name, value in to_record(config).items():
+        inner = value.items() if isinstance(value, dict) else ()
+        flat |= {f"{name}.{k}": v for k, v in inner} or {name: value}
+    return flat
 
 
-def with_kinds(config: Config, kinds: dict[str, str | None]) -> Config:
-    """Give the parts "net", "sde", "loss" the records of these kinds, keeping fields both have.
-
-    A kind of None, of the record that is there, or that no record has, changes nothing: what reads
-    the value then says which are known. A table of betas brings its loss and label with it.
-    """
-    new = {name: _of_kind(name, getattr(config, name), kind) for name, kind in kinds.items()}
-    process = new.get("sde", config.sde)
-    if isinstance(process, DiffusionConfig) and not isinstance(config.sde, DiffusionConfig):
-        if kinds.get("loss") is None:
-            new["loss"] = TableLossConfig()
-        new["net"] = dataclasses.replace(new.get("net", config.net), label="index")
-    return dataclasses.replace(config, **new)
-
-
-def _of_kind(name: str, old: Any, kind: str | None) -> Any:
-    known = json_form.kinds(typing.get_type_hints(Config)[name])
-    cls = known.get(kind or "", type(old))
-    if cls is type(old):
-        return old
-    shared = {f.name for f in dataclasses.fields(cls)} - {"kind"}
-    return cls(**{k: v for k, v in vars(old).items() if k in shared})
+def differences(old: Config, new: Config) -> list[str]:
+    """Where a run cannot go on from `old` with `new`: lines "optim.lr: 0.001 -> 0.0001"."""
+    free = set(RESUMABLE) - ({"train.steps"} if new.optim.schedule != "constant" else set())
+    a, b = flatten(old), flatten(new)
+    names = [*b, *(name for name in a if name not in b)]
+    show = lambda flat, name: repr(flat[name]) if name in flat else "absent"
+    return [
+        f"{name}: {show(a, name)} -> {show(b, name)}"
+        for name in names
+        if name not in free and (name not in a or name not in b or a[name] != b[name])
+    ]

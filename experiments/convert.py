@@ -17,10 +17,9 @@ from experiments import cli, presets, runs
 from experiments.config import Config, from_json
 from experiments.reports import dry_run
 from score_jax import convert
+from score_jax.sde import NoiseSchedule
 
 NOTE_FILE = "converted.json"
-# The predictions of diffusers by our names.
-PREDICTS = {"epsilon": "noise", "sample": "x0", "v_prediction": "v"}
 # Fields of a network that matter only at the start, in training or to the precision.
 FREE = {"dropout", "init_scale", "fourier_scale", "dtype", "remat", "parent", "name"}
 
@@ -55,17 +54,17 @@ def main(argv: Sequence[str] | None = None) -> None:
     workdir = pathlib.Path(args.workdir)
     runs.check_new("workdir", workdir)
     config = read_config(args.config)
-    exp = runs.build(config)
+    run = runs.build(config)
     path = pathlib.Path(args.file)
     if not path.exists():
         raise ValueError(f"--file {args.file!r} does not exist")
     cli.start()
-    params, info = READERS[args.source](exp, path, args.raw)
+    params, info = READERS[args.source](run, path, args.raw)
     # JSON and msgpack give numbers as Python's or NumPy's.
     step = int(info.get("step") or 0)
-    runs.write(workdir, exp, params, step, {NOTE_FILE: note(args, path)})
+    runs.write(workdir, run, params, step, {NOTE_FILE: note(args, path)})
     print(
-        f"wrote {workdir}: {config.net.kind} with {dry_run.count(params):,} parameters "
+        f"wrote {workdir}: {type(config.net).__name__} with {dry_run.count(params):,} parameters "
         f"of step {step} from {path}"
     )
 
@@ -84,68 +83,57 @@ def read_config(name: str) -> Config:
 
 
 def _score_sde(read: Callable[..., Any]) -> Callable[..., Any]:
-    def reader(exp: runs.Experiment, path: pathlib.Path, raw: bool) -> tuple[Any, Any]:
-        _, params, info = read(path, exp.net, exp.sde, ema=not raw, size=max(exp.shape[:2]))
+    def reader(run: runs.Run, path: pathlib.Path, raw: bool) -> tuple[Any, Any]:
+        size = max(run.shape[:2])
+        _, params, info = read(path, run.net, run.sde, ema=not raw, size=size)
         return params, info
 
     return reader
 
 
 def _openai(read: Callable[..., Any]) -> Callable[..., Any]:
-    def reader(exp: runs.Experiment, path: pathlib.Path, raw: bool) -> tuple[Any, Any]:
+    def reader(run: runs.Run, path: pathlib.Path, raw: bool) -> tuple[Any, Any]:
         if raw:
             raise ValueError("--raw is for files that have an average too: choose the file instead")
-        return read(path, exp.net, exp.sde)[1:]
+        return read(path, run.net, run.sde)[1:]
 
     return reader
 
 
-def _diffusers(exp: runs.Experiment, path: pathlib.Path, raw: bool) -> tuple[Any, Any]:
+def _diffusers(run: runs.Run, path: pathlib.Path, raw: bool) -> tuple[Any, Any]:
     if raw:
         raise ValueError("--raw is for files that have an average too")
-    _, params, info = convert.from_diffusers(path, exp.sde)
+    model, params, info = convert.from_diffusers(path, run.sde)
     net = info["module"]
-    if type(net) is not type(exp.net):
+    if type(net) is not type(run.net):
         raise ValueError(
             f"the network of {path} is a {type(net).__name__}, but the config's is a "
-            f"{type(exp.net).__name__}"
+            f"{type(run.net).__name__}"
         )
-    names = [field.name for field in dataclasses.fields(net) if field.name not in FREE]
-    pairs = [(name, getattr(net, name), getattr(exp.net, name)) for name in names]
-    sde = exp.config.sde
-    pairs += [
-        (name, info[name], getattr(sde, name))
-        for name in ("sigma_min", "sigma_max", "beta_min", "beta_max")
-        if name in info and hasattr(sde, name)
-    ]
+    fields = [field.name for field in dataclasses.fields(net) if field.name not in FREE]
+    pairs = [(name, getattr(net, name), getattr(run.net, name)) for name in fields]
+    given, wanted = model.parametrization.name, run.model.parametrization.name
+    pairs.append(("parametrization", given, wanted))
     wrong = [f"{name} {theirs!r}, not {ours!r}" for name, theirs, ours in pairs if theirs != ours]
-    if "betas" in info:
-        wrong += _other_table(exp, info)
+    wrong += _other_process(model.sde, run.sde)
     if wrong:
         raise ValueError(f"{path} does not fit the config: it has {'; '.join(wrong)}")
     return params, info
 
 
-def _other_table(exp: runs.Experiment, info: Any) -> list[str]:
-    """Say where the table of a file is not that of the config's process."""
-    c: Any = exp.config.sde
-    if exp.process.diffusion is not None:
-        betas, predicts = exp.process.diffusion.betas, c.predicts
-    elif c.kind == "vp" and c.levels is not None:
-        betas = np.linspace(c.beta_min / c.levels, c.beta_max / c.levels, c.levels)
-        predicts = exp.config.net.output
-    else:
-        return [f"a table of betas, not the SDE {c.kind!r}"]
-    theirs = info["betas"]
-    wrong = []
-    if theirs.shape != np.shape(betas) or not np.allclose(theirs, betas, rtol=1e-4):
-        wrong.append(f"another table of {len(theirs)} betas from {theirs[0]:g} to {theirs[-1]:g}")
-    if PREDICTS.get(info["prediction_type"]) != predicts:
-        wrong.append(f"prediction_type {info['prediction_type']!r}, not {predicts!r}")
-    return wrong
+def _other_process(theirs: Any, ours: Any) -> list[str]:
+    """Say where the process of a file is not that of the config."""
+    if not isinstance(theirs, NoiseSchedule):
+        return [] if theirs == ours else [f"the process {theirs}, not {ours}"]
+    if not isinstance(ours, NoiseSchedule):
+        return [f"a noise schedule, not the SDE {type(ours).__name__!r}"]
+    a, b = theirs.betas, ours.betas
+    if a.shape == b.shape and np.allclose(a, b, rtol=1e-4):
+        return []
+    return [f"another noise schedule of {len(a)} betas from {a[0]:g} to {a[-1]:g}"]
 
 
-READERS: dict[str, Callable[[runs.Experiment, pathlib.Path, bool], tuple[Any, Any]]] = {
+READERS: dict[str, Callable[[runs.Run, pathlib.Path, bool], tuple[Any, Any]]] = {
     "score_sde_pytorch": _score_sde(convert.from_score_sde_pytorch),
     "score_sde_jax": _score_sde(convert.from_score_sde_jax),
     "improved_diffusion": _openai(convert.from_improved_diffusion),

@@ -48,24 +48,24 @@ def main(argv: Sequence[str] | None = None) -> None:
     seconds["train"] = time.perf_counter() - clock - result.first_call_seconds
     pictures.save_loss(workdir / runs.METRICS, workdir / "loss.png")
 
-    exp, params, step = runs.load(workdir)
+    run, params, step = runs.load(workdir)
     drawn = {
-        "pc": _draw(exp, params, "pc", save_every=max(1, config.sample.steps // 50)),
-        "ode": _draw(exp, params, "ode", save_every=None),
+        "pc": _draw(run, params, "pc", save_every=max(1, config.sample.steps // 50)),
+        "ode": _draw(run, params, "ode", save_every=None),
     }
     seconds["compile (sampling)"] = sum(d.compile_seconds for d in drawn.values())
     seconds["sample"] = sum(d.seconds for d in drawn.values())
-    if len(exp.shape) == 3:
-        real = exp.from_data(jax.random.key(0), exp.test.x[:64])
+    if len(run.shape) == 3:
+        real = run.source.from_data(jax.random.key(0), run.source.test.x[:64])
         panels = {
             "predictor-corrector": drawn["pc"].x,
             "probability-flow ODE": drawn["ode"].x,
             "real (test split)": real,
         }
-        pictures.save_comparison(exp, panels, workdir / "samples.png")
-        pictures.save_strip(exp, drawn["pc"].trajectory, workdir / "noise_to_digit.png")
+        pictures.save_comparison(run, panels, workdir / "samples.png")
+        pictures.save_strip(run, drawn["pc"].trajectory, workdir / "noise_to_digit.png")
     else:
-        pictures.save_samples(exp, drawn["pc"].x, workdir / "samples.png")
+        pictures.save_samples(run, drawn["pc"].x, workdir / "samples.png")
 
     clock = time.perf_counter()
     judged = evaluate.evaluate(workdir, evaluate.Args(workdir=args.workdir, num=300))
@@ -80,10 +80,10 @@ def main(argv: Sequence[str] | None = None) -> None:
             print(f"  {workdir / name}")
 
 
-def _draw(exp: Any, params: Any, sampler: Any, save_every: int | None) -> sampling.Drawn:
-    config = dataclasses.replace(exp.config.sample, sampler=sampler)
-    key = jax.random.key(exp.config.seed + 2)
-    return sampling.draw(exp, params, key, 64, config, save_every=save_every)
+def _draw(run: Any, params: Any, sampler: Any, save_every: int | None) -> sampling.Drawn:
+    config = dataclasses.replace(run.config.sample, sampler=sampler)
+    key = jax.random.key(run.config.seed + 2)
+    return sampling.draw(run, params, key, 64, config, save_every=save_every)
 
 
 def _summary(

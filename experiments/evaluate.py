@@ -13,7 +13,7 @@ from experiments.parts import sampling
 from experiments.reports import bits, tables
 from experiments.reports.features import FeatureSpace, feature_space
 from experiments.reports.held_out import held_out_loss
-from experiments.runs import Experiment
+from experiments.runs import Run
 from score_jax import metrics
 from score_jax._files import write_json
 
@@ -51,32 +51,32 @@ def distances(space: FeatureSpace, x: np.ndarray, test: np.ndarray) -> dict[str,
 
 def evaluate(workdir: pathlib.Path, args: Args) -> dict[str, Any]:
     """Evaluate a run folder; the result is also written to its evaluation.json."""
-    exp, params, step = runs.load(workdir)
+    run, params, step = runs.load(workdir)
     keys = jax.random.split(jax.random.key(args.seed), 5)
-    result: dict[str, Any] = {"step": step, "test_examples": len(exp.test.x)}
+    result: dict[str, Any] = {"step": step, "test_examples": len(run.source.test.x)}
     if not args.bpd:
-        result["loss"] = held_out_loss(exp, params, keys[1], draws=8, chunk=args.chunk)
-    if args.draws and not args.bpd and bits.never_dequantised(exp, args):
+        result["loss"] = held_out_loss(run, params, keys[1], draws=8, chunk=args.chunk)
+    if args.draws and not args.bpd and bits.never_dequantised(run, args):
         result["no_bits_per_dim"] = (
             "no bits per dimension: trained on grey levels that were never dequantised "
             "(--allow-undequantised measures them all the same)"
         )
     elif args.draws:
-        result[bits.unit(exp)] = bits.measure(exp, params, keys[3], args, workdir)
+        result[bits.unit(run)] = bits.measure(run, params, keys[3], args, workdir)
     if args.num and not args.bpd:
-        result["distance"] = _distance(exp, params, keys, args)
+        result["distance"] = _distance(run, params, keys, args)
     write_json(workdir / (BPD_FILE if args.bpd else RESULT_FILE), result)
     return result
 
 
-def _distance(exp: Experiment, params: Any, keys: Any, args: Args) -> dict[str, Any]:
+def _distance(run: Run, params: Any, keys: Any, args: Args) -> dict[str, Any]:
     """Draw samples and compare them with the test split, beside a Gaussian and the training data."""
-    space = feature_space(exp.train, exp.test)
+    space = feature_space(run.source.train, run.source.test)
     given = {k: v for k in ("sampler", "steps") if (v := getattr(args, k)) is not None}
-    config = dataclasses.replace(exp.config.sample, **given)
-    drawn = sampling.draw(exp, params, keys[4], args.num, config)
-    compare = lambda x: distances(space, x, exp.test.x)
-    baseline = bits.Gaussian(exp, keys[0]).sample(args.seed, args.num, exp.shape)
+    config = dataclasses.replace(run.config.sample, **given)
+    drawn = sampling.draw(run, params, keys[4], args.num, config)
+    compare = lambda x: distances(space, x, run.source.test.x)
+    baseline = bits.Gaussian(run, keys[0]).sample(args.seed, args.num, run.shape)
     result: dict[str, Any] = {
         "space": space.name,
         "classifier_accuracy": space.accuracy,
@@ -84,13 +84,13 @@ def _distance(exp: Experiment, params: Any, keys: Any, args: Args) -> dict[str, 
         "sampler": config.sampler,
         "nfe": drawn.nfe,
         "seconds": drawn.seconds,
-        "model": compare(exp.to_data(drawn.x)),
-        "gaussian": compare(exp.to_data(baseline)),
-        "train_split": compare(exp.train.x[: args.num]),
+        "model": compare(run.source.to_data(drawn.x)),
+        "gaussian": compare(run.source.to_data(baseline)),
+        "train_split": compare(run.source.train.x[: args.num]),
     }
-    if exp.num_classes and space.classify is not None:
-        asked = np.arange(args.num) % exp.num_classes
-        right = float((space.classify(exp.to_data(drawn.x)) == asked).mean())
+    if run.num_classes and space.classify is not None:
+        asked = np.arange(args.num) % run.num_classes
+        right = float((space.classify(run.source.to_data(drawn.x)) == asked).mean())
         result["classified_as_asked"] = right
     return result
 

@@ -14,7 +14,7 @@ from PIL import Image
 from experiments import cli, runs
 from experiments.config import SampleConfig
 from experiments.parts import samplers, sampling
-from experiments.runs import Experiment
+from experiments.runs import Run
 from score_jax import inverse, viz
 from score_jax._files import write_json, write_npz
 
@@ -142,37 +142,37 @@ def make_operator(args: Args, shape: tuple[int, ...]) -> inverse.Operator:
     return operator
 
 
-def measured(args: Args, exp: Experiment, key: Any) -> tuple[inverse.Measurement, Any]:
+def measured(args: Args, run: Run, key: Any) -> tuple[inverse.Measurement, Any]:
     """(what was measured, the truth or None) of the images that the flags name."""
     given = {"--images": args.images, "--truth": args.truth, "--test": args.test}
     if sum(bool(v) for v in given.values()) != 1:
         raise ValueError("give the images by exactly one of --images, --truth and --test")
-    operator = make_operator(args, exp.shape)
-    low, high = exp.config.data.range
+    operator = make_operator(args, run.shape)
+    low, high = run.config.data.range
     if args.images:
-        out = operator.out_shape(exp.shape)
+        out = operator.out_shape(run.shape)
         y = np.stack([read_image(path, out, (low, high)) for path in args.images])
         return inverse.Measurement(operator, y, args.noise_std), None
     if args.test:
-        if args.test > len(exp.test.x):
-            raise ValueError(f"--test must be at most {len(exp.test.x)}, got {args.test}")
-        truth = np.asarray(exp.on_levels(exp.test.x[: args.test]), np.float32)
+        if args.test > len(run.source.test.x):
+            raise ValueError(f"--test must be at most {len(run.source.test.x)}, got {args.test}")
+        truth = np.asarray(run.source.on_levels(run.source.test.x[: args.test]), np.float32)
     else:
-        truth = np.stack([read_image(path, exp.shape, (low, high)) for path in args.truth])
+        truth = np.stack([read_image(path, run.shape, (low, high)) for path in args.truth])
     return inverse.measure(key, operator, truth, noise_std=args.noise_std), truth
 
 
-def data_stds(exp: Experiment, operator: Any) -> tuple[float, ...]:
+def data_stds(run: Run, operator: Any) -> tuple[float, ...]:
     """How far the data of a run vary in what is measured."""
-    return inverse.measured_stds(operator, exp.on_levels(exp.train.x[:1_000]))
+    return inverse.measured_stds(operator, run.source.on_levels(run.source.train.x[:1_000]))
 
 
-def make_method(args: Args, exp: Experiment, operator: Any) -> tuple[Any, dict[str, Any]]:
+def make_method(args: Args, run: Run, operator: Any) -> tuple[Any, dict[str, Any]]:
     """The method of a name, and its options."""
     # Made when asked for: only two of them have to look at the data.
     known: dict[str, Callable[[], tuple[Any, dict[str, Any]]]] = {
-        "pigdm": lambda: (inverse.pigdm, {"data_std": data_stds(exp, operator)}),
-        "projection": lambda: (inverse.projection, {"data_std": data_stds(exp, operator)}),
+        "pigdm": lambda: (inverse.pigdm, {"data_std": data_stds(run, operator)}),
+        "projection": lambda: (inverse.projection, {"data_std": data_stds(run, operator)}),
         "dps": lambda: (inverse.dps, {"scale": args.scale}),
         "replacement": lambda: (inverse.replacement, {"corrections": args.corrections}),
         "repaint": lambda: (inverse.repaint, {"resamplings": args.resamplings}),
@@ -180,49 +180,45 @@ def make_method(args: Args, exp: Experiment, operator: Any) -> tuple[Any, dict[s
     return known[args.method]()
 
 
-def _label(args: Args, exp: Experiment) -> int | None:
+def _label(args: Args, run: Run) -> int | None:
     """The class that the network is told, that of hidden labels if none is known."""
-    if not exp.num_classes:
+    if not run.num_classes:
         if args.label is not None:
             raise ValueError(f"--class given, but {args.workdir!r} was trained without classes")
         return None
     if args.label is None:
-        if exp.null_class is None:
+        if run.null_class is None:
             raise ValueError(f"{args.workdir!r} was trained with classes: give --class")
-        return exp.null_class
-    if not 0 <= args.label < exp.num_classes:
-        raise ValueError(f"--class must be in [0, {exp.num_classes}), got {args.label}")
+        return run.null_class
+    if not 0 <= args.label < run.num_classes:
+        raise ValueError(f"--class must be in [0, {run.num_classes}), got {args.label}")
     return args.label
 
 
-def restore(
-    args: Args, exp: Experiment, params: Any, measurement: inverse.Measurement
-) -> np.ndarray:
+def restore(args: Args, run: Run, params: Any, measurement: inverse.Measurement) -> np.ndarray:
     """Restorations in the network's range: (images, num, h, w, c)."""
-    sampling.check_times(exp, args.sample)
-    label, n = _label(args, exp), len(measurement.y)
-    method, options = make_method(args, exp, measurement.operator)
-    score = sampling.make_score(exp, params, args.sample)
+    sampling.check_times(run, args.sample)
+    label, n = _label(args, run), len(measurement.y)
+    method, options = make_method(args, run, measurement.operator)
+    score = sampling.make_score(run, params, args.sample)
     every = np.repeat(np.asarray(measurement.y), args.num, axis=0)
-    labels: dict[str, Any] = {}
-    if label is not None:
-        labels["y"] = np.full(n * args.num, label, np.int32)
+    y = None if label is None else np.full(n * args.num, label)
     out = inverse.posterior_sample(
         jax.random.key(args.seed),
-        exp.sde,
+        run.sde,
         score,
         inverse.Measurement(measurement.operator, every, measurement.noise_std),
         method,
-        sampler=samplers.make(args.sample),
-        grid=samplers.make_grid(args.sample, exp.sde),
+        sampler=samplers.make(args.sample, run.model.variance),
+        grid=samplers.make_grid(args.sample, run.sde),
         options=options,
         chunk=args.chunk,
         together=args.sample.together,
-        **labels,
+        y=sampling.labels(run, n * args.num, y),
     )
     if not np.isfinite(out.x).all():
         raise FloatingPointError(f"method {args.method!r} returned values that are not finite")
-    return out.x.reshape(n, args.num, *exp.shape)
+    return out.x.reshape(n, args.num, *run.shape)
 
 
 def as_picture(measurement: inverse.Measurement, shape: tuple[int, ...], middle: float) -> Any:
@@ -241,23 +237,23 @@ def main(argv: Sequence[str] | None = None) -> None:
     check(args)
     cli.start()
     workdir = pathlib.Path(args.workdir)
-    exp, params, step = runs.load(workdir)
-    measurement, truth = measured(args, exp, jax.random.key(args.seed + 1))
-    x = restore(args, exp, params, measurement)
-    low, high = exp.config.data.range
-    seen = as_picture(measurement, exp.shape, (low + high) / 2)
+    run, params, step = runs.load(workdir)
+    measurement, truth = measured(args, run, jax.random.key(args.seed + 1))
+    x = restore(args, run, params, measurement)
+    low, high = run.config.data.range
+    seen = as_picture(measurement, run.shape, (low + high) / 2)
     parts = [seen[:, None], x] + ([] if truth is None else [truth[:, None]])
     rows = np.concatenate(parts, axis=1)
     picture = viz.image_grid(
-        rows.reshape(-1, *exp.shape),
+        rows.reshape(-1, *run.shape),
         range=(low, high),
         columns=rows.shape[1],
-        scale=max(1, 96 // exp.shape[0]),
+        scale=max(1, 96 // run.shape[0]),
     )  # fmt: skip
     out = pathlib.Path(args.out) if args.out else workdir / "restored" / args.task
     out.parent.mkdir(parents=True, exist_ok=True)
     viz.save_image(picture, out.with_name(out.name + ".png"))
-    raw = exp.to_data(x.reshape(-1, *exp.shape)).reshape(x.shape)
+    raw = run.source.to_data(x.reshape(-1, *run.shape)).reshape(x.shape)
     write_npz(out.with_name(out.name + ".npz"), x=raw)
     flat = jnp.asarray(x[:, 0])
     facts = {"step": step, "residual": float(jnp.sqrt(jnp.mean(measurement.residual(flat) ** 2)))}

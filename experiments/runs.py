@@ -12,72 +12,83 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from experiments.config import Config, differences, from_json, to_json
-from experiments.parts import datasets
-from experiments.parts.networks import make_net
-from experiments.parts.processes import Process, make_process
-from score_jax import checkpoints, data, training
+from experiments.config import Config, differences, from_json, to_json, to_record
+from experiments.parts import datasets, upgrade
+from score_jax import checkpoints, losses, training
 from score_jax._files import replacing, write_json, write_text
-from score_jax.draws import draw_of
+from score_jax.convert.pretrained import CHECKPOINTS, MODEL_FILE
+from score_jax.convert.records import Ingredients
+from score_jax.convert.records import to_json as ingredients_to_json
+from score_jax.model import Model
 from score_jax.nets.layers import KEPT
-from score_jax.types import SDE, Loss, ScoreFn
+from score_jax.parametrization import LevelInput
+from score_jax.score import NetworkScore
+from score_jax.types import IndexSampler, Loss, Params, PRNGKey
 
 CONFIG_FILE = "config.json"
-CHECKPOINTS = "checkpoints"
 SNAPSHOTS = "averages"
 METRICS = "metrics.jsonl"
 
 
 @dataclasses.dataclass(frozen=True)
-class Experiment:
-    """All parts of a run, built from its config; the data are loaded when first asked for."""
+class Run:
+    """All parts of a run, built from its config."""
 
     config: Config
-    form: datasets.Form
-    process: Process
-    net: nn.Module
+    source: datasets.Source
+    ingredients: Ingredients
     optimizer: optax.GradientTransformation
 
+    @functools.cached_property
+    def model(self) -> Model:
+        """The network joined to its process."""
+        return self.ingredients.model()
+
     @property
-    def sde(self) -> SDE:
+    def net(self) -> Any:
+        """The network."""
+        return self.ingredients.net
+
+    @property
+    def sde(self) -> Any:
         """The forward process."""
-        return self.process.sde
+        return self.ingredients.sde
 
     @property
     def shape(self) -> tuple[int, ...]:
         """Shape of one example."""
-        return self.form.shape
-
-    @property
-    def levels(self) -> int | None:
-        """Grey levels of the data, or None where they are continuous."""
-        return self.form.levels
+        return self.source.shape
 
     @property
     def num_classes(self) -> int | None:
         """How many classes the network is conditioned on, or None."""
-        return self.form.num_classes if self.config.net.conditional else None
+        return self.source.num_classes if self.config.class_conditional else None
+
+    @property
+    def null_class(self) -> int | None:
+        """The class that stands for no label, of a network trained with hidden labels, or None."""
+        return self.num_classes if self.config.loss.label_dropout else None
 
     @functools.cached_property
-    def _splits(self) -> tuple[data.Dataset, data.Dataset]:
-        return datasets.load(self.config)
+    def decoder(self) -> losses.Decoder:
+        """The log-mass of a grey level, or the density of data without levels."""
+        levels, (low, high) = self.source.levels, self.config.data.range
+        if levels is None:
+            return losses.density_decoder
+        return losses.discretized_gaussian(levels, low=low, high=high)
 
-    @property
-    def train(self) -> data.Dataset:
-        """What is learned."""
-        return self._splits[0]
-
-    @property
-    def test(self) -> data.Dataset:
-        """What is kept for judging."""
-        return self._splits[1]
+    @functools.cached_property
+    def index_sampler(self) -> IndexSampler | None:
+        """What draws the indices of a noise schedule in training, or None."""
+        learned = self.config.loss.indices == "loss_second_moment"
+        return losses.loss_second_moment(self.sde.n) if learned else None
 
     @functools.cached_property
     def loss(self) -> Loss:
         """The loss in training, with dropout."""
         remat = self.config.train.remat
-        net: Any = self.net if remat == "none" else self.net.clone(remat=True)
-        loss = self.process.make_loss(net.apply, True)
+        net = self.net if remat == "none" else self.net.clone(remat=True)
+        loss = _make_loss(self, dataclasses.replace(self.model, apply=net.apply), train=True)
         if remat != "full":
             return loss
         # Of the whole network only what the blocks return is kept, not what is joined from it.
@@ -86,78 +97,92 @@ class Experiment:
     @functools.cached_property
     def test_loss(self) -> Loss:
         """The loss on held-out data."""
-        return self.process.make_loss(self.net.apply, False)
+        return _make_loss(self, self.model, train=False)
 
-    @property
-    def null_class(self) -> int | None:
-        """The class that stands for no label, of a network trained with hidden labels, or None."""
-        return self.num_classes if self.config.loss.label_dropout else None
-
-    def init_params(self, key: Any) -> Any:
+    def init_params(self, key: PRNGKey) -> Params:
         """Draw the parameters of the network."""
         y = jnp.zeros((1,), jnp.int32) if self.num_classes else None
         x = jnp.zeros((1, *self.shape))
-        small = {"low_res": self._reduced(x)} if self.reduces else {}
+        small = {"low_res": self.source.reduced(x)} if self.config.data.low_res_factor else {}
         return jax.jit(self.net.init)(key, x, jnp.ones((1,)), y, **small)
 
-    def score_fn(self, params: Any, y: Any = None) -> ScoreFn:
-        """Make the score of a set of parameters, with class labels closed over."""
-        if self.reduces:
+    def score(self, params: Params, y: Any = None) -> NetworkScore:
+        """The score of the parameters and class labels."""
+        if self.config.data.low_res_factor:
             raise ValueError(
-                "a network of super-resolution needs the small images: use score_jax.score.score_fn "
-                "or score_jax.discrete.reverse_fn with low_res=..."
+                "a super-resolution network needs the small images: use Model.score(low_res=...)"
             )
-        return self.process.make_score(self.net.apply, params, {} if y is None else {"y": y})
+        return self.model.score(params, y)
 
-    def prepare(self, key: Any, batch: Any) -> Any:
-        """Take a raw batch to what the loss sees."""
-        draw = draw_of(key, batch)
-        c = self.config.data
-        if self.levels is None or not c.dequantize:
-            x = self.on_levels(batch["x"])
-        else:
-            x = draw.fold(0).each(self.from_data, batch["x"])
-        if c.flip:
-            flip = lambda key, x: data.random_flip(key, x[None])[0]
-            x = draw.fold(1).each(flip, x)
-        ready = {"x": x} | ({"y": batch["y"]} if self.config.net.conditional else {})
-        return ready | ({"low_res": self._reduced(x)} if self.reduces else {})
 
-    def on_levels(self, x: Any) -> Any:
-        """Take data to points of the range, one a level, without dequantisation."""
-        if self.levels is None:
-            return jnp.asarray(x)
-        unit = jnp.asarray(x, jnp.float32) / (self.levels - 1)
-        return data.scale(unit, self.config.data.range)
+def build(config: Config) -> Run:
+    """Build every part of a run; ValueError where the config does not fit the data."""
+    source = datasets.source(config)
+    classes = source.num_classes if config.class_conditional else None
+    if classes is not None and config.loss.label_dropout:
+        classes += 1  # the class of hidden labels
+    ingredients = Ingredients(
+        _resolved(config, source, classes), config.sde, config.noise_input,
+        config.parametrization, config.variance,
+    )  # fmt: skip
+    return Run(config, source, ingredients, make_optimizer(config))
 
-    @property
-    def reduces(self) -> int | None:
-        """By how much images are reduced for a network of super-resolution, or None."""
-        return getattr(self.config.net, "super_resolution", None)
 
-    def _reduced(self, x: Any) -> Any:
-        """The images (b, h, w, c) that such a network sees: means of blocks."""
-        n = self.reduces or 1
-        b, h, w, c = x.shape
-        return x.reshape(b, h // n, n, w // n, n, c).mean(axis=(2, 4))
+def _resolved(config: Config, source: datasets.Source, classes: int | None) -> nn.Module:
+    """The network with the fields filled in that follow from the data and the process."""
+    net: Any = config.net
+    kind, known = type(net).__name__, {f.name for f in dataclasses.fields(net)}
+    if classes is not None and "num_classes" not in known:
+        raise ValueError(f"net.kind={kind!r} cannot be conditioned on classes")
+    if config.learns_variance and "out_channels" not in known:
+        raise ValueError(
+            f"variance={config.variance and config.variance.name!r} needs twice the channels, which "
+            f"net.kind={kind!r} cannot return: use net.kind 'UNet', or variance 'small' or 'large'"
+        )
+    values: dict[str, Any] = {
+        "num_classes": classes,
+        "out_channels": source.shape[-1] * (2 if config.learns_variance else 1),
+        "dims": len(source.shape) - 1,
+        "centered": config.data.range[0] < 0,
+        "super_resolution": config.data.low_res_factor is not None,
+    }
+    if isinstance(config.noise_input, LevelInput):
+        sde: Any = config.sde
+        values["num_levels"] = config.noise_input.n
+        if getattr(net, "scale_by_sigma", False):
+            values["sigmas"] = (sde.sigma_max, sde.sigma_min, config.noise_input.n)
+    elif "num_levels" in known:
+        raise ValueError(f"net.kind={kind!r} needs noise levels: use noise_input.kind 'LevelInput'")
+    return net.clone(**{k: v for k, v in values.items() if k in known})
 
-    def to_data(self, x: Any) -> np.ndarray:
-        """Take samples back to the data's own units: grey levels, or the numbers themselves."""
-        if self.levels is None:
-            return np.asarray(x)
-        c = self.config.data
-        if c.dequantize:
-            return np.asarray(data.quantize(jnp.asarray(x), levels=self.levels, range=c.range))
-        # The nearest level: without dequantisation the levels are points, not cells.
-        top = self.levels - 1
-        return np.clip(np.rint(np.asarray(data.unscale(x, c.range)) * top), 0, top).astype(np.uint8)
 
-    def from_data(self, key: Any, x: Any) -> Any:
-        """Take data to densities: dequantised and scaled where there are levels."""
-        x = jnp.asarray(x)
-        if self.levels is None:
-            return x
-        return data.dequantize(key, x, levels=self.levels, range=self.config.data.range)
+def _make_loss(run: Run, model: Model, *, train: bool) -> Loss:
+    """The loss of a config on a model."""
+    c, sde = run.config.loss, model.sde
+    weightings = {"noise": losses.noise_weighting, "likelihood": losses.likelihood_weighting}
+    reductions = {"mean": losses.mean_reduction, "half_sum": losses.half_sum_reduction}
+    weighting: losses.Weighting = weightings[c.weighting]
+    times = None
+    if c.times == "importance":
+        weighting, times = losses.importance_weighting(sde, c.t0), losses.log_snr_times(sde)
+    if isinstance(model.noise_input, LevelInput):
+        n = model.noise_input.n
+        times = losses.timesteps(np.arange(n) / (n - 1))
+    objectives = {
+        "dsm": lambda: losses.dsm(weighting=weighting, reduction=reductions[c.reduction]),
+        "simple": losses.simple,
+        "hybrid": lambda: losses.hybrid(weight=c.weight, decoder=run.decoder),
+        "variational": lambda: losses.variational(decoder=run.decoder),
+    }
+    return model.loss(
+        objectives[c.objective](),
+        times=times,
+        stratified=c.times != "uniform",
+        t0=c.t0,
+        label_dropout=c.label_dropout,
+        null_class=run.null_class,
+        train=train,
+    )
 
 
 def make_schedule(config: Config) -> Any:
@@ -190,52 +215,38 @@ def make_optimizer(config: Config) -> optax.GradientTransformation:
 
 
 def make_averages(config: Config) -> dict[str, training.Decay]:
-    """The averages beside the first: "0.9999" for a decay, "power_0.05" for a relative width."""
+    """The further averages: "0.9999" for a decay, "power_0.05" for a relative width."""
     decays = {f"{d:g}": training.exponential(d) for d in config.optim.averages}
     return decays | {f"power_{w:g}": training.power(w) for w in config.optim.power_averages}
 
 
-def make_step(exp: Experiment, axis_name: str | None = None) -> training.TrainStep:
+def make_step(run: Run, axis_name: str | None = None) -> training.TrainStep:
     """The training step of a run: for one device or global arrays, or mapped over an axis."""
     return training.make_train_step(
-        exp.loss,
-        exp.optimizer,
-        ema_decay=exp.config.optim.ema_decay,
-        prepare=exp.prepare,
+        run.loss,
+        run.optimizer,
+        ema_decay=run.config.optim.ema_decay,
+        prepare=run.source.prepare,
         axis_name=axis_name,
-        index_sampler=exp.process.index_sampler,
-        averages=make_averages(exp.config),
-        accumulate=exp.config.train.accumulate,
+        index_sampler=run.index_sampler,
+        averages=make_averages(run.config),
+        accumulate=run.config.train.microbatches,
     )
 
 
-def make_state(exp: Experiment, key: Any, params: Any) -> training.TrainState:
+def make_state(run: Run, key: PRNGKey, params: Params) -> training.TrainState:
     """The state of a run before its first step, from parameters that are given."""
+    averages = tuple(make_averages(run.config))
     return training.init_state(
-        key,
-        params,
-        exp.optimizer,
-        index_sampler=exp.process.index_sampler,
-        averages=tuple(make_averages(exp.config)),
+        key, params, run.optimizer, index_sampler=run.index_sampler, averages=averages
     )
 
 
-def build(config: Config) -> Experiment:
-    """Build every part of a run; ValueError where the config does not fit the data."""
-    form = datasets.form(config)
-    num_classes = form.num_classes if config.net.conditional else None
-    process = make_process(config, form.levels, num_classes)
-    if num_classes is not None and config.loss.label_dropout:
-        num_classes += 1  # the class of hidden labels
-    net = make_net(config, form.shape, num_classes)
-    return Experiment(config, form, process, net, make_optimizer(config))
-
-
-def initial_state(exp: Experiment, key: Any = None) -> training.TrainState:
+def initial_state(run: Run, key: PRNGKey | None = None) -> training.TrainState:
     """Draw the parameters and make the state of step 0; everything follows from config.seed."""
-    key = jax.random.key(exp.config.seed) if key is None else key
+    key = jax.random.key(run.config.seed) if key is None else key
     params_key, state_key = jax.random.split(key)
-    return make_state(exp, state_key, exp.init_params(params_key))
+    return make_state(run, state_key, run.init_params(params_key))
 
 
 def save_config(workdir: pathlib.Path, config: Config, *, allow_changes: bool = False) -> None:
@@ -260,45 +271,54 @@ def save_config(workdir: pathlib.Path, config: Config, *, allow_changes: bool = 
     write_text(path, to_json(config))
 
 
+def save(workdir: pathlib.Path, run: Run, *, allow_changes: bool = False) -> None:
+    """Write config.json, as `save_config`, and model.json, which `sj.load_pretrained` reads."""
+    save_config(workdir, run.config, allow_changes=allow_changes)
+    write_text(workdir / MODEL_FILE, ingredients_to_json(run.ingredients))
+
+
+def load_config(workdir: pathlib.Path) -> Config:
+    """Read the config of a run folder; ValueError that names the folder if there is none.
+
+    Those of versions before 0.2 are brought up to date.
+    """
+    path = workdir / CONFIG_FILE
+    if not path.is_file():
+        raise ValueError(f"workdir {str(workdir)!r} holds no run ({CONFIG_FILE} is missing)")
+    try:
+        return from_json(upgrade.upgraded(path.read_text()))
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+
+
 def check_new(name: str, folder: pathlib.Path) -> None:
     """Raise ValueError naming the argument if there is more than an empty folder at its path."""
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ValueError(f"{name} {str(folder)!r} exists already: choose another")
 
 
-def load_config(workdir: pathlib.Path) -> Config:
-    """Read the config of a run folder; ValueError that names the folder if there is none."""
-    path = workdir / CONFIG_FILE
-    if not path.is_file():
-        raise ValueError(f"workdir {str(workdir)!r} holds no run ({CONFIG_FILE} is missing)")
-    try:
-        return from_json(path.read_text())
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from None
-
-
-def load(workdir: pathlib.Path) -> tuple[Experiment, Any, int]:
-    """Read a run folder: (experiment, EMA parameters, step); it needs nothing but that folder."""
-    exp = build(load_config(workdir))
-    template = jax.eval_shape(exp.init_params, jax.random.key(0))
+def load(workdir: pathlib.Path) -> tuple[Run, Params, int]:
+    """Read a run folder: (run, EMA parameters, step); it needs nothing but that folder."""
+    run = build(load_config(workdir))
+    template = jax.eval_shape(run.init_params, jax.random.key(0))
     with checkpoints.open_checkpoints(workdir / CHECKPOINTS, read_only=True) as store:
         params, step = store.restore_params(template), store.latest_step()
     if params is None:
         raise ValueError(f"workdir {str(workdir)!r} holds no checkpoint: train it first")
-    return exp, params, int(step or 0)
+    return run, params, int(step or 0)
 
 
 def write(
-    workdir: pathlib.Path, exp: Experiment, params: Any, step: int, notes: dict[str, Any]
+    workdir: pathlib.Path, run: Run, params: Params, step: int, notes: dict[str, Any]
 ) -> None:
     """Write the folder of a run whose weights are given, whole or not at all.
 
     `notes`: JSON values by the names of the files that they go to.
     """
-    state = make_state(exp, jax.random.key(exp.config.seed), params)
+    state = make_state(run, jax.random.key(run.config.seed), params)
     with replacing(workdir) as part:
-        save_config(part, exp.config)
+        save(part, run)
         for name, value in notes.items():
             write_json(part / name, value)
         with checkpoints.open_checkpoints(part / CHECKPOINTS, keep=1) as store:
-            store.save(step, state, extra=dataclasses.asdict(exp.config))
+            store.save(step, state, extra=to_record(run.config))

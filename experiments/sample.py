@@ -13,7 +13,7 @@ from experiments import cli, runs
 from experiments.config import SampleConfig
 from experiments.parts import guiding, sampling
 from experiments.reports import pictures
-from experiments.runs import Experiment
+from experiments.runs import Run
 from score_jax._files import write_json, write_npz
 
 
@@ -60,13 +60,13 @@ def parse(argv: Sequence[str] | None = None) -> Args:
     return args
 
 
-def labels(args: Args, exp: Experiment) -> np.ndarray | None:
+def labels(args: Args, run: Run) -> np.ndarray | None:
     """Make the class of every sample, or None for all in turn."""
     if args.label is None:
         return None
-    classes = exp.form.num_classes if args.guidance is not None else exp.num_classes
+    classes = run.source.num_classes if args.guidance is not None else run.num_classes
     if not classes:
-        hint = " (with --guidance a classifier can guide it)" if exp.form.num_classes else ""
+        hint = " (with --guidance a classifier can guide it)" if run.source.num_classes else ""
         raise ValueError(f"--class given, but {args.workdir!r} was trained without classes{hint}")
     if not 0 <= args.label < classes:
         raise ValueError(f"--class must be in [0, {classes}), got {args.label}")
@@ -78,16 +78,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parse(argv)
     cli.start()
     workdir, config = pathlib.Path(args.workdir), args.sample
-    exp, params, step = runs.load(workdir)
-    key, y, guide = jax.random.key(args.seed), labels(args, exp), None
+    run, params, step = runs.load(workdir)
+    key, y, guide = jax.random.key(args.seed), labels(args, run), None
     if args.guidance is not None:
         options: dict[str, Any] = {"scale": args.guidance, "interval": args.guidance_interval}
-        guide, params = guiding.make_guide(exp, params, workdir, by=args.guidance_by, **options)
-    drawn = sampling.draw(exp, params, key, args.num, config, y=y, guide=guide, chunk=args.chunk)
+        guide, params = guiding.make_guide(run, params, workdir, by=args.guidance_by, **options)
+    drawn = sampling.draw(run, params, key, args.num, config, y=y, guide=guide, chunk=args.chunk)
     out = pathlib.Path(args.out) if args.out else workdir / "samples" / config.sampler
     out.parent.mkdir(parents=True, exist_ok=True)
-    write_npz(out.with_name(out.name + ".npz"), x=exp.to_data(drawn.x))
-    pictures.save_samples(exp, drawn.x[:256], out.with_name(out.name + ".png"))
+    write_npz(out.with_name(out.name + ".npz"), x=run.source.to_data(drawn.x))
+    pictures.save_samples(run, drawn.x[:256], out.with_name(out.name + ".png"))
     facts = {
         "step": step,
         "num": args.num,

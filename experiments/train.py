@@ -1,7 +1,6 @@
 """Train a score model: `python -m experiments.train --config digits_vp --workdir runs/x`."""
 
 import contextlib
-import dataclasses
 import functools
 import pathlib
 import sys
@@ -11,30 +10,30 @@ from typing import Any
 import jax
 
 from experiments import cli, runs
-from experiments.config import Config
+from experiments.config import Config, to_record
 from experiments.parts import sampling
 from experiments.reports import dry_run, pictures
 from experiments.reports.held_out import held_out_loss
 from score_jax import checkpoints, data, training
 
 
-def describe(exp: runs.Experiment) -> str:
+def describe(run: runs.Run) -> str:
     """One line of what is trained."""
-    shapes = jax.eval_shape(exp.init_params, jax.random.key(0))
+    shapes = jax.eval_shape(run.init_params, jax.random.key(0))
     devices = jax.devices()
     hosts = f" of {jax.process_count()} hosts" if training.several_hosts() else ""
     return (
-        f"{exp.config.net.kind} with {dry_run.count(shapes):,} parameters, "
-        f"{len(exp.train.x):,} examples of shape {exp.shape}, "
-        f"batch {exp.config.train.batch_size} on {len(devices)} {devices[0].platform} device(s){hosts}"
+        f"{type(run.net).__name__} with {dry_run.count(shapes):,} parameters, "
+        f"{len(run.source.train.x):,} examples of shape {run.shape}, "
+        f"batch {run.config.train.batch_size} on {len(devices)} {devices[0].platform} device(s){hosts}"
     )
 
 
-def mapped_step(exp: runs.Experiment) -> training.MappedStep:
+def mapped_step(run: runs.Run) -> training.MappedStep:
     """The training step of a run on all devices, as its config maps it."""
-    c = exp.config
+    c = run.config
     whole = c.mesh.mapping == "jit"
-    step = runs.make_step(exp, None if whole else "devices")
+    step = runs.make_step(run, None if whole else "devices")
     step = training.scan_steps(step, c.train.steps_per_call)
     divided = {"none": lambda: None, "fsdp": lambda: training.divided(training.make_mesh())}
     return {
@@ -45,10 +44,10 @@ def mapped_step(exp: runs.Experiment) -> training.MappedStep:
 
 
 def _check_devices(config: Config) -> None:
-    """Raise ValueError unless every device gets as many examples, a multiple of the parts."""
-    n, parts = len(jax.devices()), config.train.accumulate
-    if config.train.batch_size % (n * parts):
-        by = f"the {n} devices" + (f" times train.accumulate={parts}" if parts > 1 else "")
+    """Raise ValueError unless every device gets as many examples, a multiple of the microbatches."""
+    n, micro = len(jax.devices()), config.train.microbatches
+    if config.train.batch_size % (n * micro):
+        by = f"the {n} devices" + (f" times train.microbatches={micro}" if micro > 1 else "")
         raise ValueError(
             f"train.batch_size must be divisible by {by}, got {config.train.batch_size}"
         )
@@ -67,67 +66,61 @@ def train(
     Of several hosts the first reads and writes the folder. Raises ValueError for a config that does
     not fit the folder, unless `allow_changes`, and FolderLocked where another run has the folder.
     """
-    exp = runs.build(config)
+    run, c = runs.build(config), config.train
     _check_devices(config)
     first = training.is_first()
+    about = describe(run) if first else ""
     with contextlib.ExitStack() as stack:
         store, snapshots = None, None
         if first:
             if not workdir.is_file():
                 stack.enter_context(training.locked(workdir))
-            runs.save_config(workdir, config, allow_changes=allow_changes)
-            print(describe(exp))
-            store = stack.enter_context(
-                checkpoints.open_checkpoints(workdir / runs.CHECKPOINTS, keep=config.train.keep)
-            )
-            if config.train.snapshot_every is not None:
-                snapshots = stack.enter_context(
-                    checkpoints.open_checkpoints(workdir / runs.SNAPSHOTS, keep=None)
-                )
+            runs.save(workdir, run, allow_changes=allow_changes)
+            print(about)
+            opened = checkpoints.open_checkpoints(workdir / runs.CHECKPOINTS, keep=c.keep)
+            store = stack.enter_context(opened)
+            if c.snapshot_every is not None:
+                opened = checkpoints.open_checkpoints(workdir / runs.SNAPSHOTS, keep=None)
+                snapshots = stack.enter_context(opened)
         return training.fit(
-            runs.initial_state(exp),
-            mapped_step(exp),
-            _batches(exp),
-            steps=config.train.steps,
+            runs.initial_state(run),
+            mapped_step(run),
+            data.batches(
+                run.source.train,
+                c.batch_size,
+                seed=config.seed,
+                process_index=jax.process_index(),
+                process_count=jax.process_count(),
+            ),
+            steps=c.steps,
             hooks=[
-                *_hooks(exp, workdir, snapshots),
+                *_hooks(run, workdir, snapshots),
                 training.Progress(progress if first else False),
             ],
             checkpoints=training.SharedCheckpoints(store) if training.several_hosts() else store,
-            saving=_saving(exp),
-            nonfinite_limit=config.train.bad_steps,
-            ahead=config.train.ahead,
+            saving=_saving(run),
+            nonfinite_limit=c.nonfinite_limit,
+            ahead=c.ahead,
             stall_seconds=stall_seconds,
         )
 
 
-def _batches(exp: runs.Experiment) -> Any:
-    """This host's share of the batches."""
-    return data.batches(
-        exp.train,
-        exp.config.train.batch_size,
-        seed=exp.config.seed,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
-    )
-
-
-def _saving(exp: runs.Experiment) -> training.Saving:
+def _saving(run: runs.Run) -> training.Saving:
     """How the config says that checkpoints are saved; the first host computes their metric."""
-    c = exp.config.train
-    test_loss = training.is_first() and c.score == "test_loss"
+    c = run.config.train
+    test_loss = training.is_first() and c.checkpoint_metric == "test_loss"
     return training.Saving(
         c.checkpoint_every,
-        extra=dataclasses.asdict(exp.config),
-        metric=functools.partial(_test_loss, exp) if test_loss else None,
+        extra=to_record(run.config),
+        metric=functools.partial(_test_loss, run) if test_loss else None,
         stop_on_error=c.save_error == "stop",
     )
 
 
-def _hooks(exp: runs.Experiment, workdir: pathlib.Path, snapshots: Any) -> list[training.Hook]:
+def _hooks(run: runs.Run, workdir: pathlib.Path, snapshots: Any) -> list[training.Hook]:
     """What is done beside training; the first host writes the files."""
-    c, first = exp.config.train, training.is_first()
-    draw = functools.partial(_draw_pictures, exp, workdir) if first else None
+    c, first = run.config.train, training.is_first()
+    draw = functools.partial(_draw_pictures, run, workdir) if first else None
     return [
         training.MetricsFile(workdir / runs.METRICS if first else None, c.log_every),
         training.Snapshots(snapshots, c.snapshot_every, c.save_error == "stop"),
@@ -135,38 +128,35 @@ def _hooks(exp: runs.Experiment, workdir: pathlib.Path, snapshots: Any) -> list[
     ]
 
 
-def _test_loss(exp: runs.Experiment, step: int, state: Any) -> float:
+def _test_loss(run: runs.Run, step: int, state: Any) -> float:
     """The loss of the averaged parameters on held-out data, with the same noise at every step."""
     del step
-    key, c = jax.random.key(exp.config.seed), exp.config.train
-    # A part of a batch, as in training: what fits there fits here.
-    chunk = c.batch_size // c.accumulate
-    return held_out_loss(exp, state.ema_params, key, most=512, chunk=chunk)
+    key, c = jax.random.key(run.config.seed), run.config.train
+    # A microbatch at once, as in training: what fits there fits here.
+    chunk = c.batch_size // c.microbatches
+    return held_out_loss(run, state.ema_params, key, most=512, chunk=chunk)
 
 
-def _draw_pictures(exp: runs.Experiment, workdir: pathlib.Path, step: int, state: Any) -> None:
-    config = exp.config.sample
-    quick = sampling.quick(config)
-    drawn = sampling.draw(
-        exp, state.ema_params, jax.random.key(exp.config.seed + 1), 64, quick, progress=False
-    )
+def _draw_pictures(run: runs.Run, workdir: pathlib.Path, step: int, state: Any) -> None:
+    key, quick = jax.random.key(run.config.seed + 1), sampling.quick(run.config.sample)
+    drawn = sampling.draw(run, state.ema_params, key, 64, quick, progress=False)
     folder = workdir / "pictures"
     folder.mkdir(exist_ok=True)
-    pictures.save_samples(exp, drawn.x, folder / f"samples_{step:07d}.png")
+    pictures.save_samples(run, drawn.x, folder / f"samples_{step:07d}.png")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Entry point of `python -m experiments.train`."""
-    args = cli.parse_config("experiments.train", "Train a score model.", argv)
+    args, config = cli.parse_config("experiments.train", "Train a score model.", argv)
     args.hosts.connect()
     cli.start()
     if args.dry_run:
-        exp = runs.build(args.cfg)
-        dry_run.report(exp, functools.partial(runs.initial_state, exp))
+        run = runs.build(config)
+        dry_run.report(run, functools.partial(runs.initial_state, run))
         return
     workdir = pathlib.Path(args.workdir)
     result = train(
-        args.cfg,
+        config,
         workdir,
         allow_changes=args.allow_changes,
         stall_seconds=args.hosts.stall_seconds if training.several_hosts() else None,
@@ -174,9 +164,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     if training.is_first():
         pictures.save_loss(workdir / runs.METRICS, workdir / "loss.png")
         how = "stopped at" if result.interrupted else "trained to"
-        bad = f", {result.skipped} steps skipped" if result.skipped else ""
+        skipped = f", {result.skipped} steps skipped" if result.skipped else ""
         print(
-            f"{how} step {result.step} ({result.steps_per_second:.1f} steps a second{bad}): "
+            f"{how} step {result.step} ({result.steps_per_second:.1f} steps a second{skipped}): "
             f"{workdir}"
         )
     if result.interrupted:

@@ -31,26 +31,23 @@ class Args:
     )
 
 
-def prepare(exp: runs.Experiment) -> Any:
-    """Raw batches to what the loss sees, labels and all."""
-    plain = exp.prepare
-
-    def ready(key: Any, batch: Any) -> Any:
-        return plain(key, batch) | {"y": batch["y"]}
-
-    return ready
+def prepare(run: runs.Run) -> Any:
+    """Take raw batches to what the loss sees, with their labels."""
+    return dataclasses.replace(run.source, labelled=True).prepare
 
 
-def accuracies(exp: runs.Experiment, net: Any, params: Any, times: Sequence[float]) -> Any:
+def accuracies(run: runs.Run, net: Any, params: Any, times: Sequence[float]) -> Any:
     """The share of test examples that are classified right, at each of some times."""
-    x0 = exp.from_data(jax.random.key(0), exp.test.x)
-    y = np.asarray(exp.test.y)
+    x0 = run.source.from_data(jax.random.key(0), run.source.test.x)
+    y = np.asarray(run.source.test.y)
 
     @jax.jit
     def right(key: Any, t: Any) -> Any:
-        mean, std = exp.sde.marginal(x0, t)
+        mean, std = run.sde.marginal(x0, t)
         x = mean + std * jax.random.normal(key, x0.shape, x0.dtype)
-        logits = net.apply(params, x, jnp.broadcast_to(guiding.tell(exp)(t), (len(y),)))
+        logits = net.apply(
+            params, x, jnp.broadcast_to(guiding.noise_input(run)(run.sde, t), (len(y),))
+        )
         return (logits.argmax(axis=1) == y).mean()
 
     keys = jax.random.split(jax.random.key(1), len(times))
@@ -59,19 +56,19 @@ def accuracies(exp: runs.Experiment, net: Any, params: Any, times: Sequence[floa
 
 def fit(workdir: pathlib.Path, c: guiding.ClassifierConfig, progress: bool | None = None) -> Any:
     """Train the classifier of a run; (network, parameters, result of `training.fit`)."""
-    exp = runs.build(runs.load_config(workdir))
-    net = guiding.make_classifier(exp, c)
-    folder = guiding.classifier_folder(workdir)
+    run = runs.build(runs.load_config(workdir))
+    net = guiding.make_classifier(run, c)
+    folder = workdir / guiding.FOLDER
     folder.mkdir(exist_ok=True)
-    known = {**dataclasses.asdict(c), "num_classes": exp.form.num_classes}
+    known = {**dataclasses.asdict(c), "num_classes": run.source.num_classes}
     params_key, state_key = jax.random.split(jax.random.key(c.seed))
-    x = jnp.zeros((1, *exp.shape))
+    x = jnp.zeros((1, *run.shape))
     params = jax.jit(net.init)(params_key, x, jnp.zeros(1))
     optimizer = training.make_optimizer(learning_rate=c.lr, warmup=min(100, c.steps))
     loss = classifier_loss(
-        exp.sde, net.apply, noise_input=lambda sde, t: guiding.tell(exp)(t), t0=exp.config.sde.t0
+        run.sde, net.apply, noise_input=guiding.noise_input(run), t0=run.config.loss.t0
     )
-    step = training.make_train_step(loss, optimizer, prepare=prepare(exp))
+    step = training.make_train_step(loss, optimizer, prepare=prepare(run))
     steps = -(-c.steps // EVERY) * EVERY
     with (
         training.locked(folder),
@@ -81,13 +78,13 @@ def fit(workdir: pathlib.Path, c: guiding.ClassifierConfig, progress: bool | Non
         result = training.fit(
             training.init_state(state_key, params, optimizer),
             training.jit_step(training.scan_steps(step, EVERY)),
-            data.batches(exp.train, c.batch_size, seed=c.seed),
+            data.batches(run.source.train, c.batch_size, seed=c.seed),
             steps=steps,
             checkpoints=store,
             saving=training.Saving(max(EVERY, steps // (5 * EVERY) * EVERY)),
             hooks=[training.MetricsFile(folder / runs.METRICS), training.Progress(progress)],
         )
-    return exp, net, result
+    return run, net, result
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -95,16 +92,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = cli.parse(Args, "experiments.train_classifier", argv)
     cli.start()
     workdir = pathlib.Path(args.workdir)
-    exp, net, result = fit(workdir, args.classifier)
-    times = [share * exp.sde.t1 for share in (0.01, 0.1, 0.25, 0.5, 0.75)]
-    _, params = guiding.load_classifier(exp, workdir)
-    found = accuracies(exp, net, params, times)
+    run, net, result = fit(workdir, args.classifier)
+    times = [share * run.sde.t1 for share in (0.01, 0.1, 0.25, 0.5, 0.75)]
+    _, params = guiding.load_classifier(run, workdir)
+    found = accuracies(run, net, params, times)
     print(
         tables.table(
             [["t", *(f"{t:g}" for t in times)], ["accuracy", *(f"{a:.1%}" for a in found)]]
         )
     )
-    print(f"trained to step {result.step}: {guiding.classifier_folder(workdir)}")
+    print(f"trained to step {result.step}: {workdir / guiding.FOLDER}")
 
 
 if __name__ == "__main__":

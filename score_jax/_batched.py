@@ -79,7 +79,7 @@ def _run(static: _Static, mesh: Mesh, arrays: list[Any], index: Any, part: Any) 
         shared, function = _closed(jax.tree.unflatten(static.structure, eqx.combine(arrays, rest)))
         return function(shared, index, part)
 
-    # Loops of adaptive solvers start from values that are the same everywhere: no check of axes.
+    # Loops of adaptive solvers start from values that are the same on all devices: no check of axes.
     specs = (_EVERYWHERE, _DIVIDED, _DIVIDED)
     mapped = jax.shard_map(local, mesh=mesh, in_specs=specs, out_specs=_DIVIDED, check_vma=False)
     return mapped(arrays, index, part)
@@ -120,8 +120,8 @@ def in_chunks(
     index (c,) holds the numbers of the examples of a chunk that fall to one device, part is
     `take(index)`, a tree of arrays (c, ...), and the function returns a tree of arrays (c, ...). The
     last chunk is filled up with the numbers from n on, whose results are dropped. `shared` is the same
-    everywhere: a tree whose arrays are arguments of the program, while all else in it, such as
-    functions and records, decides which program it is. No device waits for another within a chunk.
+    on all devices: a tree whose arrays are arguments of the program, while everything else in it,
+    such as functions and records, selects the program. No device waits for another within a chunk.
 
     seconds is the time from the first dispatch to the last result, compile_seconds the time before.
 

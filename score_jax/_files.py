@@ -73,7 +73,7 @@ def locked(folder: PathLike, *, wait: bool = False) -> Iterator[None]:
     The operating system frees the lock (flock) when the process ends, so a killed run leaves none.
     On a file system without locks this is logged and the body runs.
 
-    Raises FolderLocked, naming the holder, unless told to `wait` for it, and OSError if the folder
+    Raises FolderLocked, naming the holder, unless `wait` is set, and OSError if the folder
     cannot be written.
 
     >>> with locked("runs/x"):

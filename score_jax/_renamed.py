@@ -1,4 +1,4 @@
-"""Old public names and the new ones, for the AttributeError of who uses an old one."""
+"""Old public names and the new ones, for the AttributeError that an old name raises."""
 
 from collections.abc import Callable
 from typing import NoReturn

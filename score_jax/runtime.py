@@ -10,7 +10,7 @@ import jaxlib
 
 FLAG = "xla_cpu_experimental_ynn_fusion_type"
 VALUE = "-individual_convolution"
-KNOWN_AS = "LIBRARY_FUSION_TYPE_INDIVIDUAL_CONVOLUTION"  # what VALUE names inside jaxlib
+KNOWN_AS = "LIBRARY_FUSION_TYPE_INDIVIDUAL_CONVOLUTION"  # the name of VALUE inside jaxlib
 
 
 def tune_cpu() -> bool:
@@ -19,7 +19,7 @@ def tune_cpu() -> bool:
     jaxlib 0.10 passes convolutions to a library that is slower for small networks; a flag in XLA_FLAGS
     turns that off. Call this before JAX computes anything, because JAX reads XLA_FLAGS once. The flag
     is set only if nobody has set it, if JAX_PLATFORMS names no platform without the CPU, and if this
-    jaxlib knows both flag and value, because an unknown flag would end the process.
+    jaxlib has both flag and value, because an unknown flag would end the process.
     """
     flags = os.environ.get("XLA_FLAGS", "")
     platforms = os.environ.get("JAX_PLATFORMS") or "cpu"

@@ -55,7 +55,7 @@ def score_out(score: ScoreFn, x: Any, t: Any) -> ScoreOut:
 
 
 def as_returned(out: ScoreOut) -> Any:
-    """What a wrapper of a score returns: the array alone where there is no learned variance."""
+    """The result of a wrapper of a score: the array alone if there is no learned variance."""
     return out.score if out.variance is None else out
 
 

@@ -41,6 +41,7 @@ EXTRA = {
     ("likelihood", "samplers"): "the probability flow is solved in one place",
     ("inverse", "samplers"): "methods wrap steps, and posterior samples are samples",
     ("metrics", "convert"): "published weights are read by the one reader that runs nothing",
+    ("convert", "checkpoints"): "load_pretrained reads run folders",
     ("convert", "nets"): "published weights are those of published networks",
     ("convert", "model"): "a published file becomes a model",
     ("convert", "parametrization"): "a published file becomes a model",

@@ -1,66 +1,140 @@
-"""The data of a config: what they look like, known without loading them, and the splits."""
+"""The data of a config: what they look like, how they are scaled, and the splits."""
 
 import dataclasses
-from typing import NamedTuple
+import functools
+from collections.abc import Callable
+from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 
-from experiments.config import Config
+from experiments.config import Config, DataConfig
 from score_jax import data
+from score_jax.draws import draw_of
+from score_jax.types import Batch, PRNGKey
+
+_Form = tuple[tuple[int, ...], int | None, int | None]  # shape, levels, num_classes
+_DEQUANTISE, _FLIP = range(2)  # the purposes of an example's draw
 
 
-class Form(NamedTuple):
-    """Shape of one example, grey levels (None: continuous), classes (None: no labels)."""
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """The data of a run; they are loaded when first used.
 
+    shape: of one example; levels: grey levels, None where data are continuous; num_classes: of the
+    labels, None without; labelled: whether batches for the loss have labels.
+    """
+
+    config: DataConfig
     shape: tuple[int, ...]
     levels: int | None
     num_classes: int | None
+    labelled: bool = False
+
+    @functools.cached_property
+    def _splits(self) -> tuple[data.Dataset, data.Dataset]:
+        return load(self)
+
+    @property
+    def train(self) -> data.Dataset:
+        """The training split."""
+        return self._splits[0]
+
+    @property
+    def test(self) -> data.Dataset:
+        """The held-out split."""
+        return self._splits[1]
+
+    def prepare(self, key: PRNGKey, batch: Batch) -> Batch:
+        """Take a raw batch to what the loss sees."""
+        draw, x = draw_of(key, batch), batch["x"]
+        if self.levels is None or not self.config.dequantize:
+            x = self.on_levels(x)
+        else:
+            x = draw.fold(_DEQUANTISE).each(self.from_data, x)
+        if self.config.flip:
+            x = draw.fold(_FLIP).each(lambda key, x: data.random_flip(key, x[None])[0], x)
+        ready = {"x": x} | ({"y": batch["y"]} if self.labelled else {})
+        return ready | ({"low_res": self.reduced(x)} if self.config.low_res_factor else {})
+
+    def on_levels(self, x: Any) -> Any:
+        """Take data to points of the range, one for each level, without dequantisation."""
+        if self.levels is None:
+            return jnp.asarray(x)
+        return data.scale(jnp.asarray(x, jnp.float32) / (self.levels - 1), self.config.range)
+
+    def from_data(self, key: PRNGKey, x: Any) -> Any:
+        """Take data to densities: dequantised and scaled where there are levels."""
+        x = jnp.asarray(x)
+        if self.levels is None:
+            return x
+        return data.dequantize(key, x, levels=self.levels, range=self.config.range)
+
+    def to_data(self, x: Any) -> np.ndarray:
+        """Take samples back to the data's own units: grey levels, or the numbers themselves."""
+        if self.levels is None:
+            return np.asarray(x)
+        if self.config.dequantize:
+            x = data.quantize(jnp.asarray(x), levels=self.levels, range=self.config.range)
+            return np.asarray(x)
+        # The nearest level: without dequantisation the levels are points, not cells.
+        top = self.levels - 1
+        x = np.rint(np.asarray(data.unscale(x, self.config.range)) * top)
+        return np.clip(x, 0, top).astype(np.uint8)
+
+    def reduced(self, x: Any) -> Any:
+        """The small images (b, h, w, c) of a super-resolution network: means of blocks."""
+        n = self.config.low_res_factor or 1
+        b, h, w, c = x.shape
+        return x.reshape(b, h // n, n, w // n, n, c).mean(axis=(2, 4))
 
 
-def form(config: Config) -> Form:
-    """What the data of a config look like; only an array file has to be read for it."""
+def source(config: Config) -> Source:
+    """The data of a config; only an array file has to be read for it.
+
+    Raises ValueError for a network conditioned on classes where there are no labels.
+    """
     c = config.data
-    makers = {
-        "digits": lambda: Form((8, 8, 1), 17, 10),
-        "two_moons": lambda: Form((2,), None, 2),
-        "array": lambda: _form_of(data.load_array(str(c.path))),
-        "tfds": lambda: Form((c.image_size, c.image_size, c.channels), 256, c.num_classes),
+    makers: dict[str, Callable[[], _Form]] = {
+        "digits": lambda: ((8, 8, 1), 17, 10),
+        "two_moons": lambda: ((2,), None, 2),
+        "array": lambda: _form(data.load_array(str(c.path))),
+        "tfds": lambda: ((c.image_size, c.image_size, c.channels), 256, c.num_classes),
     }
-    found = makers[c.name]()
-    if config.net.conditional and found.num_classes is None:
-        raise ValueError(f"net.conditional needs labels, and data.name={c.name!r} has none")
+    shape, levels, num_classes = makers[c.name]()
+    found = Source(c, shape, levels, num_classes, config.class_conditional)
+    if config.class_conditional and found.num_classes is None:
+        raise ValueError(f"class_conditional needs labels, and data.name={c.name!r} has none")
     return found
 
 
-def _form_of(dataset: data.Dataset) -> Form:
+def _form(dataset: data.Dataset) -> _Form:
     classes = None if dataset.y is None else int(dataset.y.max()) + 1
-    return Form(dataset.x.shape[1:], dataset.levels, classes)
+    return dataset.x.shape[1:], dataset.levels, classes
 
 
-def load(config: Config) -> tuple[data.Dataset, data.Dataset]:
-    """Load the (train, test) splits; ValueError if they are not of the form that the config says."""
-    c = config.data
+def load(source: Source) -> tuple[data.Dataset, data.Dataset]:
+    """Load the (train, test) splits; ValueError unless they look as the config says."""
+    c = source.config
     makers = {
         "digits": lambda: (data.load_digits("train"), data.load_digits("test")),
         "two_moons": lambda: (data.two_moons(c.num_points, seed=0), data.two_moons(2_000, seed=1)),
         "array": lambda: split(data.load_array(str(c.path))),
-        "tfds": lambda: (_prepared(config, "train"), _prepared(config, "test")),
+        "tfds": lambda: (_prepared(source, "train"), _prepared(source, "test")),
     }
-    train, test = makers[c.name]()
-    return train, test
+    return makers[c.name]()
 
 
-def _prepared(config: Config, name: str) -> data.Dataset:
-    c = config.data
+def _prepared(source: Source, name: str) -> data.Dataset:
+    c = source.config
     label_key = None if c.num_classes is None else "label"
     dataset = data.load_tfds(
         str(c.builder), name, data_dir=data.default_data_dir(), label_key=label_key
     )
-    shape = form(config).shape
-    if dataset.x.shape[1:] != shape:
+    if dataset.x.shape[1:] != source.shape:
         raise ValueError(
-            f"data.image_size and data.channels say images of shape {shape}, but {c.builder} holds "
-            f"{dataset.x.shape[1:]}: prepare them at this size, or give them by data.path"
+            f"data.image_size and data.channels say images of shape {source.shape}, but {c.builder} "
+            f"holds {dataset.x.shape[1:]}: prepare them at this size, or give them by data.path"
         )
     return dataset
 

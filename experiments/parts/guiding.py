@@ -9,11 +9,12 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from experiments.parts.fields import check
-from experiments.runs import Experiment
+from experiments.runs import Run
 from score_jax import checkpoints, guidance
+from score_jax._check import check_count, check_positive
 from score_jax.nets.classifier import EncoderUNet, MLPClassifier
-from score_jax.score import label_time
+from score_jax.parametrization import TimeInput
+from score_jax.types import Params, ScoreFn
 
 FOLDER = "classifier"
 CONFIG_FILE = "config.json"
@@ -36,19 +37,19 @@ class ClassifierConfig:
 
     def __post_init__(self) -> None:
         for name in ("width", "steps", "batch_size"):
-            check("classifier", getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
-        check("classifier", self.lr > 0, "lr", self.lr, "> 0")
+            check_count(**{f"classifier.{name}": getattr(self, name)})
+        check_positive(**{"classifier.lr": self.lr})
 
 
-def make_classifier(exp: Experiment, c: ClassifierConfig) -> nn.Module:
+def make_classifier(run: Run, c: ClassifierConfig) -> nn.Module:
     """The network; ValueError where the data have no classes or do not fit it."""
-    classes = exp.form.num_classes
+    classes = run.source.num_classes
     if classes is None:
         raise ValueError("a classifier needs labels, and the data of this run have none")
     if c.net == "mlp":
         return MLPClassifier(num_classes=classes, width=c.width)
-    if len(exp.shape) not in (2, 3, 4):
-        raise ValueError(f"net unet does not take examples of shape {exp.shape}: use mlp")
+    if len(run.shape) not in (2, 3, 4):
+        raise ValueError(f"net unet does not take examples of shape {run.shape}: use mlp")
     return EncoderUNet(
         channels=c.width,
         channel_mult=(1, 2),
@@ -56,28 +57,23 @@ def make_classifier(exp: Experiment, c: ClassifierConfig) -> nn.Module:
         attention_factors=(2,),
         num_head_channels=16,
         groups=min(32, c.width),
-        dims=len(exp.shape) - 1,
+        dims=len(run.shape) - 1,
         num_classes=classes,
         pool="adaptive",
     )
 
 
-def tell(exp: Experiment) -> Any:
-    """What the classifier is told of the time: 0 to 999 whatever the SDE."""
-    return label_time(999.0 / exp.sde.t1)
+def noise_input(run: Run) -> TimeInput:
+    """The noise input of the classifier: 0 to 999 whatever the SDE."""
+    return TimeInput(999.0 / run.sde.t1)
 
 
-def classifier_folder(workdir: pathlib.Path) -> pathlib.Path:
-    """Where the classifier of a run lies."""
-    return workdir / FOLDER
-
-
-def load_classifier(exp: Experiment, workdir: pathlib.Path) -> tuple[nn.Module, Any]:
+def load_classifier(run: Run, workdir: pathlib.Path) -> tuple[nn.Module, Params]:
     """(network, parameters) of the classifier of a run.
 
     Raises ValueError if there is none, or it knows other classes than the data of the run.
     """
-    folder = classifier_folder(workdir)
+    folder = workdir / FOLDER
     if not (folder / CONFIG_FILE).is_file():
         raise ValueError(
             f"workdir {str(workdir)!r} has no classifier: python -m experiments.train_classifier "
@@ -85,13 +81,13 @@ def load_classifier(exp: Experiment, workdir: pathlib.Path) -> tuple[nn.Module, 
         )
     saved = json.loads((folder / CONFIG_FILE).read_text())
     classes = saved.pop("num_classes", None)
-    if classes != exp.form.num_classes:
+    if classes != run.source.num_classes:
         raise ValueError(
             f"the classifier in {str(folder)!r} knows {classes} classes, but the data of the run have "
-            f"{exp.form.num_classes}: train it again"
+            f"{run.source.num_classes}: train it again"
         )
-    net = make_classifier(exp, ClassifierConfig(**saved))
-    x = jnp.zeros((1, *exp.shape))
+    net = make_classifier(run, ClassifierConfig(**saved))
+    x = jnp.zeros((1, *run.shape))
     template = jax.eval_shape(net.init, jax.random.key(0), x, jnp.zeros(1))
     with checkpoints.open_checkpoints(folder / "checkpoints", read_only=True) as store:
         params = store.restore_params(template)
@@ -102,7 +98,7 @@ def load_classifier(exp: Experiment, workdir: pathlib.Path) -> tuple[nn.Module, 
 
 @dataclasses.dataclass(frozen=True)
 class Guide:
-    """How samples are guided: scale (1: not more than the labels), when, and by which classifier.
+    """How samples are guided: scale (1: no more than the labels), when, and by which classifier.
 
     Without a classifier the network itself guides, which must have been trained with hidden labels.
     """
@@ -111,48 +107,26 @@ class Guide:
     interval: tuple[float, float] | None = None
     classifier: nn.Module | None = None
 
-    def score(self, exp: Experiment, params: Any, y: Any) -> Any:
+    def score(self, run: Run, params: Any, y: Any) -> ScoreFn:
         """The guided score for labels y; params are those of both networks with a classifier."""
+        options: dict[str, Any] = {"scale": self.scale, "interval": self.interval}
         if self.classifier is None:
-            maker = lambda y: exp.score_fn(params, y)
-            return guidance.classifier_free_doubled(
-                maker, y, exp.null_class, scale=self.scale, interval=self.interval
+            none = jnp.full_like(y, run.null_class or 0)
+            doubled = run.score(params, jnp.concatenate([y, none]))
+            return guidance.classifier_free(
+                run.score(params, y), run.score(params, none), both=doubled, **options
             )
         own, params = params
-        given = y if exp.num_classes else None
         classify = guidance.classifier_fn(
-            exp.sde, self.classifier.apply, params, noise_input=lambda sde, t: tell(exp)(t)
+            run.sde, self.classifier.apply, params, noise_input=noise_input(run)
         )
-        return guidance.classifier_guidance(
-            exp.sde, exp.score_fn(own, given), classify, y, scale=self.scale, interval=self.interval
-        )
-
-    def apply(self, exp: Experiment) -> Any:
-        """The network's apply for the chains of a table, guided inside if it guides itself."""
-        if self.classifier is not None:
-            return exp.net.apply
-        if self.interval is not None:
-            raise ValueError(
-                "a guidance interval needs a sampler in continuous time, not a table's"
-            )
-        return guidance.classifier_free_apply(exp.net.apply, exp.null_class or 0, scale=self.scale)
-
-    def reverse(self, exp: Experiment, table: Any, reverse: Any, params: Any, y: Any) -> Any:
-        """A table's reverse chain, guided by the classifier if there is one."""
-        if self.classifier is None:
-            return reverse
-        classify = guidance.classifier_fn(
-            exp.sde, self.classifier.apply, params, noise_input=lambda sde, t: tell(exp)(t)
-        )
-        times = jnp.asarray((table.index_map + 1.0) / table.n_original, jnp.float32)
-        logp = guidance.class_logp(lambda x, i: classify(x, times[i]), y)
-        gradient = guidance.gradient_of(logp, self.scale)
-        return guidance.guided_noise(table, reverse, gradient)
+        score = run.score(own, y if run.num_classes else None)
+        return guidance.classifier_guidance(run.sde, score, classify, y, **options)
 
 
 def make_guide(
-    exp: Experiment,
-    params: Any,
+    run: Run,
+    params: Params,
     workdir: pathlib.Path,
     *,
     scale: float,
@@ -161,9 +135,9 @@ def make_guide(
 ) -> tuple[Guide, Any]:
     """(guide, parameters of all networks) of a run: "free", by its "classifier", or what there is.
 
-    Raises ValueError where a run cannot be guided so.
+    Raises ValueError where a run cannot be guided in this way.
     """
-    knows_both = exp.null_class is not None
+    knows_both = run.null_class is not None
     if by == "free" or (by == "auto" and knows_both):
         if not knows_both:
             raise ValueError(
@@ -171,5 +145,5 @@ def make_guide(
                 "which guidance without a classifier needs"
             )
         return Guide(scale, interval), params
-    net, own = load_classifier(exp, workdir)
+    net, own = load_classifier(run, workdir)
     return Guide(scale, interval, net), (params, own)

@@ -1,100 +1,115 @@
-"""Samplers, grids and endings by name: what `--sampler`, `--grid` and `--finish` mean."""
+"""Samplers, grids and the final denoising by name: what --sampler, --grid and so on mean.
+
+To add a sampler: one entry in `SAMPLERS`. Functions here take the `SampleConfig` as `c`.
+"""
 
 import operator
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from experiments.config import SampleConfig
-from score_jax import discrete, samplers
-from score_jax.samplers import grids, song
-from score_jax.samplers.adaptive import adaptive_multistep
-from score_jax.samplers.ddim import ddim
-from score_jax.samplers.dpm import dpmpp_2m, dpmpp_2s, dpmpp_3m, sde_dpmpp_2m
-from score_jax.samplers.heun import edm, heun
-from score_jax.samplers.langevin import annealed_langevin, langevin, langevin_dynamics
-from score_jax.samplers.steps import ancestral, euler_maruyama, identity, reverse_diffusion
-from score_jax.samplers.threshold import dynamic, static, threshold
-from score_jax.samplers.unipc import unipc
-from score_jax.types import Step
+from score_jax import samplers
+from score_jax.convert.published import lookup
+from score_jax.parametrization import SMALL, Variance
+from score_jax.samplers import song_grid
+from score_jax.sde import NoiseSchedule, schedule_grid, spaced_indices
+from score_jax.types import SDE, Sampler, ScoreFn, Step
 
 
 class Known(NamedTuple):
-    """A sampler by name: how it is made, the grid it is usually given, whether it draws noise."""
+    """A sampler by name.
 
-    make: Callable[[SampleConfig], Any]
+    make: a factory of steps, or a solver of the probability flow if `adaptive`; grid: that usually
+    taken, "schedule" for any other SDE than a noise schedule meaning uniform; options: arguments of
+    `make` by name, as the value or a function of the config.
+    """
+
+    make: Callable[..., Any]
     grid: str = "uniform"
     deterministic: bool = False
     adaptive: bool = False
+    options: Mapping[str, Any] = MappingProxyType({})
 
 
-def lookup(kind: str, name: str, table: dict[str, Any]) -> Any:
-    """Return the entry of this name; ValueError listing the known ones if there is none."""
-    if name not in table:
-        raise ValueError(f"unknown {kind} {name!r}; known: {', '.join(table)}")
-    return table[name]
+def _fields(*names: str) -> dict[str, Callable[[Any], Any]]:
+    """Options of a sampler that are fields of the config by the same name."""
+    return {name: operator.attrgetter(name) for name in names}
 
 
-def _song_times(sde: Any, n: int, *, t0: float) -> Any:
-    return song.song_grid(n, t0, t1=sde.t1).times
+def _without(sde: SDE, score: ScoreFn, *grid: Any, **options: Any) -> Step:
+    """No predictor, or no corrector."""
+    return samplers.identity()
 
 
 PREDICTORS: dict[str, Callable[..., Step]] = {
-    "reverse_diffusion": reverse_diffusion,
-    "euler_maruyama": euler_maruyama,
-    "ancestral": ancestral,
-    "none": identity,
+    "reverse_diffusion": samplers.reverse_diffusion,
+    "euler_maruyama": samplers.euler_maruyama,
+    "ancestral": samplers.ancestral,
+    "none": _without,
 }
 CORRECTORS: dict[str, Callable[..., Step]] = {
-    "langevin": langevin,
-    "annealed": annealed_langevin,
-    "none": lambda sde, score, **options: identity(),
+    "langevin": samplers.langevin,
+    "annealed": samplers.annealed_langevin,
+    "none": _without,
 }
-FINISHES: dict[str, Any] = {
+SONG_PREDICTORS: dict[str, Callable[..., Step]] = {
+    "reverse_diffusion": samplers.song_reverse_diffusion,
+    "euler_maruyama": samplers.song_euler_maruyama,
+    "ancestral": samplers.song_ancestral,
+    "none": _without,
+}
+SONG_CORRECTORS: dict[str, Callable[..., Step]] = {
+    "langevin": samplers.song_langevin,
+    "annealed": samplers.song_annealed_langevin,
+    "none": _without,
+}
+FINAL_DENOISING: dict[str, Any] = {
     "tweedie": samplers.tweedie,
     "mean": samplers.last_mean,
     "none": samplers.as_it_is,
 }
-GRIDS: dict[str, Callable[..., Any]] = {
-    "uniform": grids.uniform_grid,
-    "quadratic": grids.quadratic_grid,
-    "log_snr": grids.log_snr_grid,
-    "karras": grids.karras_grid,
-    "song": _song_times,
-}
 THRESHOLDS: dict[str, Callable[..., Any] | None] = {
     "none": None,
-    "static": static,
-    "dynamic": dynamic,
+    "static": samplers.static,
+    "dynamic": samplers.dynamic,
+}
+
+
+def _song_times(sde: SDE, n: int, *, t0: float) -> Any:
+    return song_grid(n, t0, t1=sde.t1).times
+
+
+def _schedule_times(sde: SDE, n: int, *, t0: float) -> Any:
+    """The times of n indices of a noise schedule: n - 1 steps, and the final denoising."""
+    if not isinstance(sde, NoiseSchedule):
+        return samplers.uniform_grid(sde, n, t0=t0)
+    return schedule_grid(sde, spaced_indices(sde.n, min(n, sde.n)))
+
+
+GRIDS: dict[str, Callable[..., Any]] = {
+    "uniform": samplers.uniform_grid,
+    "quadratic": samplers.quadratic_grid,
+    "log_snr": samplers.log_snr_grid,
+    "karras": samplers.karras_grid,
+    "song": _song_times,
+    "schedule": _schedule_times,
 }
 
 
 def predictor_corrector(
-    sde: Any, score: Any, *, predictor: str, corrector: str, snr: float, corrector_steps: int
+    sde: SDE, score: ScoreFn, *, predictor: str, corrector: str, snr: float, corrector_steps: int
 ) -> Step:
-    """Make the step that corrects at t, then goes to t_next."""
-    correct = lookup("corrector", corrector, CORRECTORS)
-    predict = lookup("predictor", predictor, PREDICTORS)
+    """The step that corrects at t, then goes to t_next."""
+    correct = lookup(corrector, CORRECTORS, "corrector")
+    predict = lookup(predictor, PREDICTORS, "predictor")
     return samplers.chain(
         correct(sde, score, snr=snr, n_steps=corrector_steps), predict(sde, score)
     )
 
 
-SONG_PREDICTORS: dict[str, Callable[..., Step]] = {
-    "reverse_diffusion": song.song_reverse_diffusion,
-    "euler_maruyama": song.song_euler_maruyama,
-    "ancestral": song.song_ancestral,
-    "none": identity,
-}
-SONG_CORRECTORS: dict[str, Callable[..., Step]] = {
-    "langevin": song.song_langevin,
-    "annealed": song.song_annealed_langevin,
-    "none": lambda sde, score, grid, **options: identity(),
-}
-
-
 def song_predictor_corrector(
-    sde: Any,
-    score: Any,
+    sde: SDE,
+    score: ScoreFn,
     *,
     steps: int,
     t0: float,
@@ -103,130 +118,91 @@ def song_predictor_corrector(
     snr: float,
     corrector_steps: int,
 ) -> Step:
-    """Make the step of the authors' programs, with the tables and times of `steps` steps."""
-    grid = song.song_grid(steps, t0, t1=sde.t1)
-    correct = lookup("corrector", corrector, SONG_CORRECTORS)
-    predict = lookup("predictor", predictor, SONG_PREDICTORS)
-    tables = () if predict is identity else (grid,)
+    """The step of the authors' programs, with the coefficients and times of `steps` steps."""
+    grid = song_grid(steps, t0, t1=sde.t1)
+    correct = lookup(corrector, SONG_CORRECTORS, "corrector")
+    predict = lookup(predictor, SONG_PREDICTORS, "predictor")
     return samplers.chain(
-        correct(sde, score, grid, snr=snr, n_steps=corrector_steps), predict(sde, score, *tables)
+        correct(sde, score, grid, snr=snr, n_steps=corrector_steps), predict(sde, score, grid)
     )
-
-
-def _steps(make: Callable[..., Step], **fields: Any) -> Callable[[SampleConfig], Any]:
-    """Samplers of steps; each option is a value, or a function of the config."""
-
-    def made(c: SampleConfig) -> Any:
-        options = {k: v(c) if callable(v) else v for k, v in fields.items()}
-        return samplers.stepwise(make, final_denoising=FINISHES[c.finish], **options)
-
-    return made
-
-
-def _adaptive(c: SampleConfig) -> Any:
-    # The denoised state comes with the last step, at no further evaluation.
-    finish = samplers.last_mean if c.finish == "tweedie" else FINISHES[c.finish]
-    return samplers.flow(adaptive_multistep, final_denoising=finish, rtol=c.rtol, atol=c.atol)
-
-
-def _flow(solve: Callable[..., Any]) -> Callable[[SampleConfig], Any]:
-    return lambda c: samplers.flow(
-        solve, final_denoising=FINISHES[c.finish], rtol=c.rtol, atol=c.atol
-    )
-
-
-def _fields(*names: str) -> dict[str, Callable[[SampleConfig], Any]]:
-    """Options of a sampler that are fields of the config by the same name."""
-    return {name: operator.attrgetter(name) for name in names}
 
 
 _PC = _fields("predictor", "corrector", "snr", "corrector_steps")
+_SONG = _fields("steps", "t0") | _PC
+_LANGEVIN = {"epsilon": lambda c: c.epsilon, "n_steps": lambda c: c.corrector_steps}
+_EDM = _fields("churn", "s_min", "s_max", "s_noise")
+_TOLERANCES = _fields("rtol", "atol")
 
 SAMPLERS: dict[str, Known] = {
-    "pc": Known(_steps(predictor_corrector, **_PC)),
-    "song": Known(_steps(song_predictor_corrector, **_fields("steps", "t0"), **_PC), "song"),
-    "em": Known(_steps(euler_maruyama)),
-    "reverse_diffusion": Known(_steps(reverse_diffusion)),
-    "ancestral": Known(_steps(ancestral)),
-    "langevin": Known(
-        _steps(langevin_dynamics, epsilon=lambda c: c.epsilon, n_steps=lambda c: c.corrector_steps),
-        "log_snr",
-    ),
-    "euler": Known(_steps(euler_maruyama, ode=True), deterministic=True),
-    "ddim": Known(_steps(ddim, **_fields("eta")), "log_snr", True),
-    "heun": Known(_steps(heun), "karras", True),
-    "edm": Known(_steps(edm, **_fields("churn", "s_min", "s_max", "s_noise")), "karras"),
-    "dpmpp_2s": Known(_steps(dpmpp_2s), "log_snr", True),
-    "dpmpp_2m": Known(_steps(dpmpp_2m), "log_snr", True),
-    "dpmpp_3m": Known(_steps(dpmpp_3m), "log_snr", True),
-    "sde_dpmpp": Known(_steps(sde_dpmpp_2m), "log_snr"),
-    "unipc": Known(_steps(unipc, **_fields("order")), "log_snr", True),
-    "adaptive": Known(_adaptive, deterministic=True, adaptive=True),
-    "ode": Known(_flow(samplers.probability_flow), deterministic=True, adaptive=True),
+    "pc": Known(predictor_corrector, options=_PC),
+    "song": Known(song_predictor_corrector, "song", options=_SONG),
+    "em": Known(samplers.euler_maruyama),
+    "reverse_diffusion": Known(samplers.reverse_diffusion),
+    "ancestral": Known(samplers.ancestral, "schedule"),
+    "langevin": Known(samplers.langevin_dynamics, "log_snr", options=_LANGEVIN),
+    "euler": Known(samplers.euler_maruyama, deterministic=True, options={"ode": True}),
+    "ddim": Known(samplers.ddim, "log_snr", True, options=_fields("eta")),
+    "heun": Known(samplers.heun, "karras", True),
+    "edm": Known(samplers.edm, "karras", options=_EDM),
+    "dpmpp_2s": Known(samplers.dpmpp_2s, "log_snr", True),
+    "dpmpp_2m": Known(samplers.dpmpp_2m, "log_snr", True),
+    "dpmpp_3m": Known(samplers.dpmpp_3m, "log_snr", True),
+    "sde_dpmpp": Known(samplers.sde_dpmpp_2m, "log_snr"),
+    "unipc": Known(samplers.unipc, "log_snr", True, options=_fields("order")),
+    "adaptive": Known(samplers.adaptive_multistep, "uniform", True, True, _TOLERANCES),
+    "ode": Known(samplers.probability_flow, "uniform", True, True, _TOLERANCES),
 }
 
 
-TABLE_SAMPLERS: dict[str, Callable[[SampleConfig, Any], Any]] = {
-    "table_ancestral": lambda c, table: samplers.tablewise(samplers.table_ancestral, table),
-    "table_ddim": lambda c, table: samplers.tablewise(samplers.table_ddim, table, eta=c.eta),
-}
+def make(c: Any, variance: Variance | None = None) -> Sampler:
+    """The sampler of a config; `variance` is that of the model, for ancestral sampling."""
+    known = lookup(c.sampler, SAMPLERS, "sampler")
+    options = {k: v(c) if callable(v) else v for k, v in known.options.items()}
+    if known.make is samplers.ancestral:
+        options["variance"] = SMALL if variance is None else variance
+    final = FINAL_DENOISING[c.final_denoising]
+    if known.make is samplers.adaptive_multistep and c.final_denoising == "tweedie":
+        final = samplers.last_mean  # the denoised state comes with the last step, at no cost
+    wrap = samplers.flow if known.adaptive else samplers.stepwise
+    return wrap(known.make, final_denoising=final, **options)
 
 
-def respaced(c: SampleConfig, diffusion: Any) -> Any:
-    """Cut a beta table down to the steps of a config; ValueError for a sampler without a table."""
-    if diffusion is None:
-        raise ValueError(
-            f"sampler {c.sampler!r} needs a run on a beta table (sde.kind 'diffusion')"
-        )
-    return table_of(diffusion, c.steps)
+def grid_name(c: Any, sde: SDE) -> str:
+    """The name of the grid of a config: a noise schedule's own times for its own samplers."""
+    usual: str = lookup(c.sampler, SAMPLERS, "sampler").grid
+    if c.sampler == "ddim" and isinstance(sde, NoiseSchedule):
+        usual = "schedule"
+    return usual if c.grid == "usual" else str(c.grid)
 
 
-def table_of(diffusion: Any, steps: int | None) -> Any:
-    """The table itself, or `steps` of its steps where these are fewer."""
-    whole = steps is None or steps >= diffusion.n
-    return diffusion if whole else discrete.respace(diffusion, str(steps))
+def make_grid(c: Any, sde: SDE) -> Any:
+    """The grid of a config; an adaptive sampler uses only its ends."""
+    return lookup(grid_name(c, sde), GRIDS, "grid")(sde, c.steps, t0=c.t0)
 
 
-def make_table(c: SampleConfig, table: Any) -> tuple[Any, Any]:
-    """Make the sampler of a config on a table, and its grid."""
-    grid = samplers.table_grid(table.n_original, table.index_map)
-    return lookup("sampler", c.sampler, TABLE_SAMPLERS)(c, table), grid
-
-
-def make(c: SampleConfig) -> Any:
-    """Make the sampler of a config."""
-    return lookup("sampler", c.sampler, SAMPLERS).make(c)
-
-
-def make_grid(c: SampleConfig, sde: Any) -> Any:
-    """Make the grid of a config; an adaptive sampler uses only its ends."""
-    usual = lookup("sampler", c.sampler, SAMPLERS).grid
-    name = usual if c.grid == "usual" else c.grid
-    return lookup("grid", name, GRIDS)(sde, c.steps, t0=c.t0)
-
-
-def deterministic(c: SampleConfig) -> bool:
+def deterministic(c: Any) -> bool:
     """Whether all noise of a sample is in its latent."""
-    return lookup("sampler", c.sampler, SAMPLERS).deterministic and (
-        c.sampler != "ddim" or c.eta == 0
-    )
+    known = lookup(c.sampler, SAMPLERS, "sampler")
+    return known.deterministic and (c.sampler != "ddim" or c.eta == 0)
 
 
-def thresholded(c: SampleConfig, sde: Any, score: Any, low: float, high: float) -> Any:
-    """Keep what the score says of x0 within the range of the data, as the config says."""
-    rule = lookup("threshold", c.threshold, THRESHOLDS)
-    return score if rule is None else threshold(sde, score, rule(low=low, high=high))
+def threshold_rule(c: Any, low: float, high: float) -> Callable[[Any], Any] | None:
+    """How the estimate of x0 is kept within the range of the data, or None."""
+    rule = lookup(c.threshold, THRESHOLDS, "threshold")
+    return None if rule is None else rule(low=low, high=high)
 
 
-def evaluations(c: SampleConfig, sde: Any) -> tuple[int, int]:
-    """Evaluations a step, and what a run costs besides: (nfe, extra)."""
-    made = make(c)
-    # Never called: a step says what it costs without it.
+def evaluations(c: Any, sde: SDE) -> tuple[int, int]:
+    """(evaluations of a step, those of a run besides: negative where n times make n - 1 steps)."""
+    made: Any = make(c)
+    # The score is never called: a step says what it costs without it.
     step = made.make(sde, lambda x, t: x, **dict(made.options))
-    return step.nfe, step.nfe_extra + (c.finish == "tweedie")
+    extra = step.nfe_extra + (c.final_denoising == "tweedie")
+    on_schedule = isinstance(sde, NoiseSchedule) and grid_name(c, sde) == "schedule"
+    return step.nfe, extra - on_schedule * step.nfe
 
 
-def steps_within(c: SampleConfig, sde: Any, nfe: int) -> int:
+def steps_within(c: Any, sde: SDE, nfe: int) -> int:
     """How many steps of the sampler `nfe` evaluations allow, at least one."""
     each, extra = evaluations(c, sde)
     return max(1, (nfe - extra) // max(1, each))
@@ -235,4 +211,4 @@ def steps_within(c: SampleConfig, sde: Any, nfe: int) -> int:
 def check_names(names: Iterable[str]) -> None:
     """Raise ValueError for the first unknown sampler, listing the known ones."""
     for name in names:
-        lookup("sampler", name, SAMPLERS)
+        lookup(name, SAMPLERS, "sampler")

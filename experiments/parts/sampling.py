@@ -9,8 +9,9 @@ import numpy as np
 from experiments.config import SampleConfig
 from experiments.parts import samplers
 from experiments.parts.guiding import Guide
-from experiments.runs import Experiment
-from score_jax.samplers import sample
+from experiments.runs import Run
+from score_jax.samplers import sample, threshold
+from score_jax.types import Params, PRNGKey, ScoreFn
 
 
 class Drawn(NamedTuple):
@@ -23,81 +24,47 @@ class Drawn(NamedTuple):
     trajectory: np.ndarray | None  # (k, n, *d)
 
 
-def _of_class(
-    exp: Experiment, c: SampleConfig, guide: Guide | None, params: Any, y: Any = None
-) -> Any:
-    low, high = exp.config.data.range
-    score = exp.score_fn(params, y) if guide is None else guide.score(exp, params, y)
-    return samplers.thresholded(c, exp.sde, score, low, high)
+def _score(
+    run: Run, c: SampleConfig, guide: Guide | None, params: Any, given: dict[str, Any]
+) -> ScoreFn:
+    y = given.get("y")
+    score = run.score(params, y) if guide is None else guide.score(run, params, y)
+    rule = samplers.threshold_rule(c, *run.config.data.range)
+    return score if rule is None else threshold(run.sde, score, rule)
 
 
-def _plain(exp: Experiment, c: SampleConfig, params: Any, x: Any, t: Any) -> Any:
-    return _of_class(exp, c, None, params)(x, t)
-
-
-def make_score(exp: Experiment, params: Any, c: SampleConfig, guide: Guide | None = None) -> Any:
-    """Make what `score_jax.sample` takes: the score, or with classes the maker of one.
+def make_score(run: Run, params: Any, c: SampleConfig, guide: Guide | None = None) -> Any:
+    """The function of the labels {"y": (b,)}, or {} without, that `score_jax.sample` takes.
 
     The parameters are its arrays, so that one compiled program serves all of them. With a `guide`
     they are those that `guiding.make_guide` returned with it.
     """
     # Only what changes the score, for the sake of what was compiled.
     c = SampleConfig(threshold=c.threshold)
-    if exp.num_classes or guide is not None:
-        return jax.tree_util.Partial(_of_class, exp, c, guide, params)
-    return jax.tree_util.Partial(_plain, exp, c, params)
+    return jax.tree_util.Partial(_score, run, c, guide, params)
 
 
-def _reverse(
-    exp: Experiment, c: SampleConfig, guide: Guide | None, params: Any, y: Any = None
-) -> Any:
-    table = samplers.respaced(c, exp.process.diffusion)
-    low, high = exp.config.data.range
-    rule = samplers.lookup("threshold", c.threshold, samplers.THRESHOLDS)
-    clean = None if rule is None else rule(low=low, high=high)
-    assert exp.process.make_reverse is not None
-    classify = guide is not None and guide.classifier is not None
-    own, other = params if classify else (params, None)
-    kwargs = {} if y is None or not exp.num_classes else {"y": y}
-    apply = exp.net.apply if guide is None else guide.apply(exp)
-    reverse = exp.process.make_reverse(table, apply, own, kwargs, clean)
-    return reverse if guide is None else guide.reverse(exp, table, reverse, other, y)
+def labels(run: Run, num: int, y: Any = None, guide: Guide | None = None) -> dict[str, Any]:
+    """{"y": classes (num,)}, all in turn by default, or {} for a network without."""
+    classes = run.num_classes if guide is None else run.source.num_classes
+    if not classes:
+        return {}
+    y = np.arange(num) % classes if y is None else np.asarray(y)
+    return {"y": y.astype(np.int32)}
 
 
-def _plain_reverse(
-    exp: Experiment, c: SampleConfig, params: Any, x: Any, i: Any, i_next: Any = None
-) -> Any:
-    return _reverse(exp, c, None, params)(x, i, i_next)
-
-
-def make_parts(
-    exp: Experiment, params: Any, c: SampleConfig, guide: Guide | None = None
-) -> tuple[Any, Any, Any]:
-    """Make what `score_jax.sample` takes: (score or reverse chain, sampler, grid)."""
-    if c.sampler in samplers.TABLE_SAMPLERS:
-        table = samplers.respaced(c, exp.process.diffusion)
-        sampler, grid = samplers.make_table(c, table)
-        # Only what changes the chain, for the sake of what was compiled.
-        kept = SampleConfig(threshold=c.threshold, steps=c.steps, sampler=c.sampler)
-        if exp.num_classes or guide is not None:
-            return jax.tree_util.Partial(_reverse, exp, kept, guide, params), sampler, grid
-        return jax.tree_util.Partial(_plain_reverse, exp, kept, params), sampler, grid
-    check_times(exp, c)
-    return make_score(exp, params, c, guide), samplers.make(c), samplers.make_grid(c, exp.sde)
-
-
-def check_times(exp: Experiment, c: SampleConfig) -> None:
+def check_times(run: Run, c: SampleConfig) -> None:
     """Raise ValueError where sampling would end at a time for which no score was learned."""
-    if not exp.config.sde.t0 <= c.t0 < exp.sde.t1:
-        raise ValueError(
-            f"sample.t0 must be in [sde.t0={exp.config.sde.t0}, t1={exp.sde.t1}), got {c.t0!r}"
-        )
+    low, t1 = run.config.loss.t0, run.sde.t1
+    on_schedule = samplers.grid_name(c, run.sde) == "schedule"
+    if not on_schedule and not low <= c.t0 < t1:
+        raise ValueError(f"sample.t0 must be in [loss.t0={low}, t1={t1}), got {c.t0!r}")
 
 
 def draw(
-    exp: Experiment,
-    params: Any,
-    key: Any,
+    run: Run,
+    params: Params,
+    key: PRNGKey,
     num: int,
     c: SampleConfig,
     *,
@@ -114,19 +81,15 @@ def draw(
     """
     if num < 1:
         raise ValueError(f"num must be at least 1, got {num}")
-    score, sampler, grid = make_parts(exp, params, c, guide)
-    classes = exp.form.num_classes if guide is not None else exp.num_classes
-    if classes:
-        y = np.arange(num) % classes if y is None else np.asarray(y)
-        y = y.astype(np.int32)
+    check_times(run, c)
     out = sample(
         key,
-        exp.sde,
-        score,
-        (num, *exp.shape),
-        sampler=sampler,
-        grid=grid,
-        y=y,
+        run.sde,
+        make_score(run, params, c, guide),
+        (num, *run.shape),
+        sampler=samplers.make(c, run.model.variance),
+        grid=samplers.make_grid(c, run.sde),
+        y=labels(run, num, y, guide),
         chunk=chunk,
         save_every=save_every,
         together=c.together,

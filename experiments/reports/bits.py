@@ -11,14 +11,15 @@ import jax.numpy as jnp
 import numpy as np
 from sklearn.covariance import ledoit_wolf
 
-from experiments.parts import samplers
-from experiments.parts.networks import learns_variance
 from experiments.reports import curves
-from experiments.runs import Experiment
+from experiments.runs import Run
 from score_jax import likelihood, losses, viz
 from score_jax._batched import in_chunks
 from score_jax._files import write_npz
+from score_jax.parametrization import SMALL
 from score_jax.samplers import static
+from score_jax.sde import schedule_grid, spaced_indices
+from score_jax.types import Params, PRNGKey
 
 Split = Literal["test", "train"]
 GAPS = {"ignore": likelihood.IGNORE, "tweedie": likelihood.TWEEDIE, "offset": likelihood.OFFSET}
@@ -42,7 +43,7 @@ class Options:
     probes: int = 1
     # Also the SDE's variational bound, by so many draws of time (0: not).
     bound: int = 0
-    # On a beta table: steps of the table that the bound is taken over (default: all of them).
+    # On a noise schedule: steps that the bound is taken over (default: all of them).
     bound_steps: int | None = None
     # Examples handled at once.
     chunk: int = 300
@@ -60,22 +61,22 @@ class Options:
             raise ValueError(f"--bound-steps must be at least 1, got {self.bound_steps}")
 
 
-# What says how the flow's likelihood is computed, which a beta table's bound does not need.
+# What says how the flow's likelihood is computed, which the bound of a noise schedule does not need.
 _OF_THE_FLOW = ("importance", "tol", "gap", "probes", "bound")
 
 
-def unit(exp: Experiment) -> str:
+def unit(run: Run) -> str:
     """Name of what is counted: bits of integers, or of a density where data have no levels."""
-    return "bits_per_dim" if exp.levels else "bits_per_dim_of_density"
+    return "bits_per_dim" if run.source.levels else "bits_per_dim_of_density"
 
 
-def in_bits(exp: Experiment, logp: Any) -> np.ndarray:
+def in_bits(run: Run, logp: Any) -> np.ndarray:
     """Bits per dimension of log-densities in nats; of the data's own units without levels."""
-    if exp.levels is None:
-        return -np.asarray(logp) / (math.prod(exp.shape) * math.log(2))
+    if run.source.levels is None:
+        return -np.asarray(logp) / (math.prod(run.shape) * math.log(2))
     return np.asarray(
         likelihood.bits_per_dim(
-            jnp.asarray(logp), exp.shape, levels=exp.levels, range=exp.config.data.range
+            jnp.asarray(logp), run.shape, levels=run.source.levels, range=run.config.data.range
         )
     )
 
@@ -86,30 +87,30 @@ def mean_stderr(values: np.ndarray) -> dict[str, float]:
     return {"mean": float(values.mean()), "stderr": spread}
 
 
-def _estimate(exp: Experiment, args: Options, key: Any, params: Any, x: Any, y: Any) -> Any:
-    small = math.prod(exp.shape) <= likelihood.EXACT_UP_TO
+def _estimate(run: Run, args: Options, key: Any, params: Any, x: Any, y: Any) -> Any:
+    small = math.prod(run.shape) <= likelihood.EXACT_UP_TO
     divergence = None if small else likelihood.hutchinson(args.probes)
     return likelihood.log_likelihood(
-        key, exp.sde, exp.score_fn(params, y), x, t0=exp.config.sde.t0, gap=GAPS[args.gap],
+        key, run.sde, run.score(params, y), x, t0=run.config.loss.t0, gap=GAPS[args.gap],
         divergence=divergence, rtol=args.tol, atol=args.tol,
     )  # fmt: skip
 
 
-def _bound(exp: Experiment, args: Options, key: Any, params: Any, x: Any, y: Any) -> Any:
+def _bound(run: Run, args: Options, key: Any, params: Any, x: Any, y: Any) -> Any:
     return likelihood.variational_bound(
-        key, exp.sde, exp.score_fn(params, y), x, t0=exp.config.sde.t0, draws=args.bound
+        key, run.sde, run.score(params, y), x, t0=run.config.loss.t0, draws=args.bound
     )
 
 
-def _over(exp: Experiment, estimate: Any, params: Any, key: Any, args: Options) -> dict[str, Any]:
-    data = getattr(exp, args.split)
+def _over(run: Run, estimate: Any, params: Any, key: Any, args: Options) -> dict[str, Any]:
+    data = getattr(run.source, args.split)
     try:
         out = likelihood.over_dataset(
             key,
-            functools.partial(estimate, exp, args),
+            functools.partial(estimate, run, args),
             data.x,
-            y=data.y if exp.num_classes else None,
-            prepare=exp.from_data,
+            y=data.y if run.num_classes else None,
+            prepare=run.source.from_data,
             params=params,
             draws=args.draws,
             chunk=args.chunk,
@@ -123,115 +124,126 @@ def _over(exp: Experiment, estimate: Any, params: Any, key: Any, args: Options) 
             f"{args.tol}: choose a larger one, or see whether the score is finite"
         ) from None
     joined = likelihood.mean_over_draws(jnp.asarray(out.logp), importance=args.importance)
-    return mean_stderr(in_bits(exp, joined)) | {
+    return mean_stderr(in_bits(run, joined)) | {
         "nfe": float(out.nfe.mean()),
         "seconds": out.seconds,
         "compile_seconds": out.compile_seconds,
     }
 
 
-def table_terms(
-    exp: Experiment, params: Any, key: Any, args: Options
-) -> tuple[Any, dict[str, np.ndarray], dict[str, float]]:
-    """The bound of every example of a split, on a run's beta table: (table, parts, costs).
+def schedule_terms(
+    run: Run, params: Params, key: PRNGKey, args: Options
+) -> tuple[np.ndarray, dict[str, np.ndarray], dict[str, float]]:
+    """The bound of every example of a split, on a run's noise schedule: (indices, parts, costs).
 
-    parts: total and prior (n,), terms, x0_mse and noise_mse (n, steps), means over the draws.
+    indices (steps,), increasing; parts: total and prior (n,), terms, x0_mse and noise_mse (n, steps),
+    means over the draws.
     """
-    process, data = exp.process, getattr(exp, args.split)
-    table = samplers.table_of(process.diffusion, args.bound_steps)
-    grid = np.asarray(table.times[::-1])
-    low, high = exp.config.data.range
-    clean = None if exp.levels is None else static(low, high)
+    data, model, source = getattr(run.source, args.split), run.model, run.source
+    steps = min(args.bound_steps or run.sde.n, run.sde.n)
+    indices = np.array(spaced_indices(run.sde.n, steps))
+    clean = None if source.levels is None else static(*run.config.data.range)
     n = len(data.x)
 
     def take(index: np.ndarray) -> Any:
         part = {"x": data.x[index % n]}
-        return part | ({"y": data.y[index % n]} if exp.num_classes else {})
+        return part | ({"y": data.y[index % n]} if run.num_classes else {})
 
     def function(shared: Any, index: Any, part: Any) -> Any:
-        base, params = shared
-        model = process.make_model(exp.net.apply)
+        key, params = shared
         return losses.schedule_bound(
-            jax.random.fold_in(base, index[0]), model.sde, model.score(params, part.get("y")),
-            exp.on_levels(part["x"]), variance=model.variance, grid=jnp.asarray(grid),
-            decoder=process.decoder, clean=clean,
-        )._asdict()  # fmt: skip
+            jax.random.fold_in(key, index[0]),
+            run.sde,
+            run.score(params, part.get("y")),
+            source.on_levels(part["x"]),
+            variance=SMALL if model.variance is None else model.variance,
+            grid=schedule_grid(run.sde, indices),
+            decoder=run.decoder,
+            clean=clean,
+        )._asdict()
 
     done = in_chunks(function, (key, params), take, n * args.draws, chunk=args.chunk, desc="bound")
     parts = {
         name: v.reshape(args.draws, n, *v.shape[1:]).mean(axis=0) for name, v in done.out.items()
     }
     costs = {
-        "nfe": float(table.n),
+        "nfe": float(len(indices)),
         "seconds": done.seconds,
         "compile_seconds": done.compile_seconds,
     }
-    return table, parts, costs
+    return indices, parts, costs
 
 
-def measure_table(
-    exp: Experiment, params: Any, key: Any, args: Options, folder: pathlib.Path
+def measure_schedule(
+    run: Run, params: Params, key: PRNGKey, args: Options, folder: pathlib.Path
 ) -> dict[str, Any]:
-    """Bits per dimension of a split by the bound of a beta table; its curves go to the folder."""
+    """Bits per dimension of a split by the bound of a noise schedule; its curves go to the folder."""
     bound_key, picture_key = jax.random.split(key)
-    table, parts, costs = table_terms(exp, params, bound_key, args)
+    indices, parts, costs = schedule_terms(run, params, bound_key, args)
     curve = {name: parts[name].mean(axis=0) for name in curves.PARTS}
-    write_npz(folder / "bound.npz", index=table.index_map, **parts)
+    write_npz(folder / "bound.npz", index=indices, **parts)
     for name, label in curves.PARTS.items():
-        picture = curves.along_the_table({name: (table.times, curve[name])}, label)
+        line = (run.sde.times[indices], curve[name])
+        picture = curves.along_the_schedule({name: line}, label)
         viz.save_image(picture, folder / f"bound_{name}.png")
-    if learns_variance(exp.config) and not exp.num_classes:
-        assert exp.process.make_reverse is not None
-        reverse = exp.process.make_reverse(table, exp.net.apply, params, {}, None)
-        x0 = exp.on_levels(exp.test.x[:64])
-        picture = curves.learned_variance(table, reverse, picture_key, x0)
+    if run.config.learns_variance and not run.num_classes:
+        x0 = run.source.on_levels(run.source.test.x[:64])
+        picture = curves.learned_variance(run.model, params, picture_key, x0)
         viz.save_image(picture, folder / "learned_variance.png")
     return {
         "split": args.split,
         "examples": len(parts["total"]),
         "draws": args.draws,
-        "levels": exp.levels,
-        "steps": table.n,
+        "levels": run.source.levels,
+        "steps": len(indices),
         "model": mean_stderr(parts["total"]) | costs,
         "prior": mean_stderr(parts["prior"]),
         "terms": mean_stderr(parts["terms"].sum(axis=1)),
         "reconstruction": mean_stderr(parts["terms"][:, 0]),
         "x0_mse": float(curve["x0_mse"].mean()),
         "noise_mse": float(curve["noise_mse"].mean()),
-        "gaussian": _gaussian(exp, key, args),
+        "gaussian": _gaussian(run, key, args),
     }
 
 
-def _gaussian(exp: Experiment, key: Any, args: Options) -> dict[str, float]:
+def by_bound(run: Run) -> bool:
+    """Whether a run was trained for the bound of a noise schedule, by which it is then measured."""
+    return run.config.loss.objective != "dsm"
+
+
+def _gaussian(run: Run, key: Any, args: Options) -> dict[str, float]:
     """Bits per dimension of the same data under a plain Gaussian, dequantised."""
     fit_key, plain_key = jax.random.split(jax.random.fold_in(key, 1))
-    x = getattr(exp, args.split).x
-    plain = Gaussian(exp, fit_key)
-    draws = [exp.from_data(k, x) for k in jax.random.split(plain_key, args.draws)]
+    x = getattr(run.source, args.split).x
+    plain = Gaussian(run, fit_key)
+    draws = [run.source.from_data(k, x) for k in jax.random.split(plain_key, args.draws)]
     logp = np.stack([plain.logp(np.asarray(d, np.float64)) for d in draws])
-    return mean_stderr(in_bits(exp, logp.mean(axis=0)))
+    return mean_stderr(in_bits(run, logp.mean(axis=0)))
 
 
-def never_dequantised(exp: Experiment, args: Options) -> bool:
+def never_dequantised(run: Run, args: Options) -> bool:
     """Whether a run on an SDE learned bare grey levels, which have no density, and none is asked for."""
-    bare = bool(exp.levels) and not exp.config.data.dequantize
-    return exp.process.diffusion is None and bare and not args.allow_undequantised
+    bare = bool(run.source.levels) and not run.config.data.dequantize
+    return not by_bound(run) and bare and not args.allow_undequantised
 
 
-def _check_run(exp: Experiment, args: Options) -> None:
+def _check_run(run: Run, args: Options) -> None:
     """Raise ValueError where the flags do not fit the run."""
-    if exp.process.diffusion is not None:
+    if by_bound(run):
         defaults = {f.name: f.default for f in dataclasses.fields(Options)}
         given = [name for name in _OF_THE_FLOW if getattr(args, name) != defaults[name]]
         if given:
             raise ValueError(
-                f"--{given[0]} is for runs on an SDE; that of a beta table (sde.kind 'diffusion') is "
-                "judged by its own bound, with --draws, --bound-steps and --chunk"
+                f"--{given[0]} is for runs on an SDE; a run with loss.objective "
+                f"{run.config.loss.objective!r} is measured by its own bound, with --draws, "
+                "--bound-steps and --chunk"
             )
         return
     if args.bound_steps is not None:
-        raise ValueError("--bound-steps needs a run on a beta table (sde.kind 'diffusion')")
-    if never_dequantised(exp, args):
+        raise ValueError(
+            "--bound-steps needs a run on a noise schedule, trained by its own objective"
+        )
+    if never_dequantised(run, args):
         raise ValueError(
             "the run was trained on grey levels that were never dequantised (data.dequantize is "
             "false): it knows nothing of the density between them; --allow-undequantised measures "
@@ -239,29 +251,27 @@ def _check_run(exp: Experiment, args: Options) -> None:
         )
 
 
-def measure(
-    exp: Experiment, params: Any, key: Any, args: Options, folder: pathlib.Path
-) -> dict[str, Any]:
+def measure(run: Run, params: Any, key: Any, args: Options, folder: pathlib.Path) -> dict[str, Any]:
     """Bits per dimension of a whole split: of the model, its bound if asked, and a Gaussian."""
-    _check_run(exp, args)
-    if exp.process.diffusion is not None:
-        return measure_table(exp, params, key, args, folder)
+    _check_run(run, args)
+    if by_bound(run):
+        return measure_schedule(run, params, key, args, folder)
     model_key, bound_key = jax.random.split(key)
     result: dict[str, Any] = {
         "split": args.split,
-        "examples": len(getattr(exp, args.split).x),
+        "examples": len(getattr(run.source, args.split).x),
         "draws": args.draws,
-        "levels": exp.levels,
-        "t0": exp.config.sde.t0,
+        "levels": run.source.levels,
+        "t0": run.config.loss.t0,
         "gap": args.gap,
         "tol": args.tol,
         "probes": args.probes,
         "importance_weighted": args.importance,
-        "model": _over(exp, _estimate, params, model_key, args),
+        "model": _over(run, _estimate, params, model_key, args),
     }
     if args.bound:
-        result["bound"] = _over(exp, _bound, params, bound_key, args)
-    result["gaussian"] = _gaussian(exp, key, args)
+        result["bound"] = _over(run, _bound, params, bound_key, args)
+    result["gaussian"] = _gaussian(run, key, args)
     return result
 
 
@@ -272,8 +282,10 @@ class Gaussian:
     (Ledoit & Wolf 2004): that of the data has no inverse then.
     """
 
-    def __init__(self, exp: Experiment, key: Any):
-        x = np.asarray(exp.from_data(key, exp.train.x), np.float64).reshape(len(exp.train.x), -1)
+    def __init__(self, run: Run, key: Any):
+        x = np.asarray(run.source.from_data(key, run.source.train.x), np.float64).reshape(
+            len(run.source.train.x), -1
+        )
         self.mean = x.mean(axis=0)
         full = len(x) > x.shape[1]
         self.chol = np.linalg.cholesky(np.cov(x, rowvar=False) if full else ledoit_wolf(x)[0])

@@ -1,9 +1,7 @@
-"""The curves of Improved DDPM (arXiv:2102.09672, figures 1, 2, 5), and its gradient's variance.
+"""The curves of Improved DDPM (arXiv:2102.09672, figures 1, 2, 5), and the variance of its gradient.
 
-python -m experiments.reports.curves FOLDER draws those that need no network: the ratio of the two fixed
-variances, and the signal left by the linear and the cosine table. `along_the_table` draws the parts
-of the bound of trained networks, from `score_jax.losses.schedule_bound`, and `learned_variance` the
-variance that one has chosen between the fixed ones.
+`python -m experiments.reports.curves FOLDER` draws those that need no network: the ratio of the two
+fixed variances, and the signal left by the linear and the cosine schedule.
 """
 
 import pathlib
@@ -16,8 +14,10 @@ import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
-from score_jax import discrete, losses, viz
-from score_jax.types import Params
+from score_jax import losses, viz
+from score_jax.model import Model
+from score_jax.sde import CosineBetas, LinearBetas, NoiseSchedule, bridge
+from score_jax.types import Loss, Params, PRNGKey
 
 # The parts of a bound that have a value at every index, with what their axis says.
 PARTS = {
@@ -40,61 +40,72 @@ def _draw(lines: Mapping[str, tuple[Any, Any]], **axes_options: Any) -> Image.Im
     return viz.render(figure)
 
 
+def _small_and_large(schedule: NoiseSchedule) -> tuple[np.ndarray, np.ndarray]:
+    """The two fixed variances of the step to each time of a schedule from the second on: (n - 1,)."""
+    times = schedule.times
+    found = bridge(schedule, jnp.asarray(times[1:]), jnp.asarray(times[:-1]))
+    return np.exp(found.small), np.exp(found.large)
+
+
 def variance_ratio(steps: tuple[int, ...] = (100, 1000, 4000)) -> Image.Image:
-    """Figure 1: beta~_i / beta_i along the table: the small and the large variance nearly agree."""
+    """Figure 1: beta~_i / beta_i of a noise schedule; the small and the large variance nearly agree."""
     lines = {}
     for n in steps:
-        table = discrete.linear(n)
-        lines[f"{n} steps"] = (table.times[1:], (table.posterior_variance / table.betas)[1:])
-    return _draw(lines, xlabel="t = (i + 1)/N", ylabel="small / large variance", xscale="log")
+        schedule = LinearBetas(n)
+        small, large = _small_and_large(schedule)
+        lines[f"{n} steps"] = (schedule.times[1:], small / large)
+    return _draw(lines, xlabel="t = (i + 1)/n", ylabel="small / large variance", xscale="log")
 
 
 def signal(n: int = 1000) -> Image.Image:
-    """Figure 5 of the paper: alpha_bar of the linear and of the cosine table."""
-    tables = {"linear": discrete.linear(n), "cosine": discrete.cosine(n)}
-    lines = {name: (table.times, table.alpha_bar) for name, table in tables.items()}
-    return _draw(lines, xlabel="t = (i + 1)/N", ylabel="alpha_bar")
+    """Figure 5 of the paper: alpha_bar of the linear and of the cosine schedule."""
+    schedules = {"linear": LinearBetas(n), "cosine": CosineBetas(n)}
+    lines = {name: (schedule.times, schedule.alpha_bar) for name, schedule in schedules.items()}
+    return _draw(lines, xlabel="t = (i + 1)/n", ylabel="alpha_bar")
 
 
-def learned_variance(
-    diffusion: discrete.Diffusion, reverse: discrete.ReverseFn, key: Any, x0: Any
-) -> Image.Image:
-    """The mean variance a network has learned along the table, between the two fixed ones.
+def learned_variance(model: Model, params: Params, key: PRNGKey, x0: Any) -> Image.Image:
+    """The mean variance that a network has learned, between the two fixed ones.
 
-    All relative to beta; `reverse` is `reverse_fn(diffusion, ...)`, x0 (b, *d) data.
+    All relative to the large one, at the times of the model's noise schedule; x0 (b, *d) is data.
     """
+    schedule: Any = model.sde
 
-    def at(i: Any) -> Any:
+    def at(place: Any) -> Any:
+        i, t, t_next = place
         z = jax.random.normal(jax.random.fold_in(key, i), x0.shape, x0.dtype)
-        return reverse(discrete.q_sample(diffusion, x0, i, z), i).log_variance.mean()
+        mean, std = schedule.marginal(x0, t)
+        return model.reverse(params)(mean + std * z, t, t_next).log_variance.mean()
 
-    chosen = np.asarray(jax.jit(lambda: jax.lax.map(at, jnp.arange(diffusion.n)))())
-    small = np.exp(diffusion.posterior_log_variance)
-    lines = {"large": diffusion.betas, "learned": np.exp(chosen), "small": small}
-    lines = {name: (diffusion.times, value / diffusion.betas) for name, value in lines.items()}
+    times = jnp.asarray(schedule.times, x0.dtype)
+    places = (jnp.arange(1, schedule.n), times[1:], times[:-1])
+    chosen = np.exp(jax.jit(lambda: jax.lax.map(at, places))())
+    small, large = _small_and_large(schedule)
+    lines = {"large": large, "learned": chosen, "small": small}
+    lines = {name: (schedule.times[1:], value / large) for name, value in lines.items()}
     return _draw(
-        lines, xlabel="t = (i + 1)/N", ylabel="variance / beta", xscale="log", yscale="log"
+        lines, xlabel="t = (i + 1)/n", ylabel="variance / large", xscale="log", yscale="log"
     )
 
 
-def along_the_table(lines: Mapping[str, tuple[Any, Any]], ylabel: str) -> Image.Image:
-    """Figure 2: a part of the bound along the table, of one or more networks, by name.
+def along_the_schedule(lines: Mapping[str, tuple[Any, Any]], ylabel: str) -> Image.Image:
+    """Figure 2: a part of the bound at each time, of one or more networks, by name.
 
-    Each line is (times (n,), values (n,)): `Diffusion.times`, and the mean over the examples of
+    Each line is (times (n,), values (n,)): the times of the bound, and the mean over the examples of
     `terms`, `x0_mse` or `noise_mse` of a `ScheduleBound`.
     """
     # A term may be zero, or less by rounding, which a logarithm does not take.
     shown = {name: (t, np.maximum(np.asarray(v), 1e-9)) for name, (t, v) in lines.items()}
-    return _draw(shown, xlabel="t = (i + 1)/N", ylabel=ylabel, xscale="log", yscale="log")
+    return _draw(shown, xlabel="t = (i + 1)/n", ylabel=ylabel, xscale="log", yscale="log")
 
 
 def gradient_variance(
-    loss: Any,
+    loss: Loss,
     params: Params,
     batch: Mapping[str, Any],
     sampler: losses.IndexSampler,
     state: Any,
-    key: Any,
+    key: PRNGKey,
     *,
     draws: int = 100,
 ) -> float:

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
 
 from experiments import runs
-from experiments.runs import Experiment
+from experiments.runs import Run
 from score_jax import training
 
 
@@ -32,22 +32,22 @@ def human(value: float, unit: str) -> str:
     return f"{value:.3g} {' kMGTPE'[power].strip()}{unit}"
 
 
-def _batch(exp: Experiment) -> dict[str, Any]:
-    n = exp.config.train.batch_size
-    kind = jnp.float32 if exp.levels is None else jnp.uint8
-    batch = {"x": jax.ShapeDtypeStruct((n, *exp.shape), kind)}
-    if exp.num_classes:
+def _batch(run: Run) -> dict[str, Any]:
+    n = run.config.train.batch_size
+    kind = jnp.float32 if run.source.levels is None else jnp.uint8
+    batch = {"x": jax.ShapeDtypeStruct((n, *run.shape), kind)}
+    if run.num_classes:
         batch["y"] = jax.ShapeDtypeStruct((n,), jnp.int32)
     return batch
 
 
-def lower(exp: Experiment, make_state: Callable[[Any], Any]) -> tuple[Any, Any]:
+def lower(run: Run, make_state: Callable[[Any], Any]) -> tuple[Any, Any]:
     """Trace one training step on one device: (shapes of the state, the lowered program)."""
     state = jax.eval_shape(make_state, jax.random.key(0))
-    return state, jax.jit(runs.make_step(exp)).lower(state, _batch(exp))
+    return state, jax.jit(runs.make_step(run)).lower(state, _batch(run))
 
 
-def _on_the_mesh(exp: Experiment, state: Any) -> None:
+def _on_the_mesh(run: Run, state: Any) -> None:
     """Print what each device holds when the state is divided over all of them, by XLA's analysis."""
     mesh = training.make_mesh()
     rows = NamedSharding(mesh, PartitionSpec(*mesh.axis_names))
@@ -59,9 +59,9 @@ def _on_the_mesh(exp: Experiment, state: Any) -> None:
             lambda s, lies=lies: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=lies(s)), state
         )
         batch = jax.tree.map(
-            lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=rows), _batch(exp)
+            lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=rows), _batch(run)
         )
-        program = training.global_step(runs.make_step(exp), sharding_of=lies).program
+        program = training.global_step(runs.make_step(run), sharding_of=lies).program
         memory = program.lower(placed, batch).compile().memory_analysis()
         if memory is not None:
             print(
@@ -72,19 +72,19 @@ def _on_the_mesh(exp: Experiment, state: Any) -> None:
             )
 
 
-def report(exp: Experiment, make_state: Callable[[Any], Any]) -> None:
+def report(run: Run, make_state: Callable[[Any], Any]) -> None:
     """Print parameters, state, FLOPs and, after compiling for this machine, memory of one step."""
-    c = exp.config.train
-    state, lowered = lower(exp, make_state)
+    c = run.config.train
+    state, lowered = lower(run, make_state)
     print(
-        f"{exp.config.net.kind}: {count(state.params):,} parameters\n"
+        f"{type(run.net).__name__}: {count(state.params):,} parameters\n"
         f"state (parameters, EMA, optimiser): {human(size(state), 'B')}",
         flush=True,
     )
     flops = (lowered.cost_analysis() or {}).get("flops")
     if flops:
         print(
-            f"one step of {c.batch_size} examples of shape {exp.shape}: {human(flops, 'FLOP')} "
+            f"one step of {c.batch_size} examples of shape {run.shape}: {human(flops, 'FLOP')} "
             f"(counted before the compiler's work; {c.steps:,} steps: "
             f"{human(flops * c.steps, 'FLOP')})",
             flush=True,
@@ -97,5 +97,5 @@ def report(exp: Experiment, make_state: Callable[[Any], Any]) -> None:
             f"memory of one step on one {platform}: {human(held, 'B')}, "
             f"of it {human(memory.temp_size_in_bytes, 'B')} for intermediate values"
         )
-    if exp.config.mesh.shard != "none":
-        _on_the_mesh(exp, state)
+    if run.config.mesh.shard != "none":
+        _on_the_mesh(run, state)

@@ -6,32 +6,32 @@ from typing import Any
 
 import numpy as np
 
-from experiments.runs import Experiment
+from experiments.runs import Run
 from score_jax import viz
 
 
-def save_samples(exp: Experiment, x: Any, path: pathlib.Path) -> None:
+def save_samples(run: Run, x: Any, path: pathlib.Path) -> None:
     """Draw samples: a grid of images, or points of the plane over the test data."""
-    if len(exp.shape) == 3:
-        viz.save_image(viz.image_grid(np.asarray(x), range=exp.config.data.range, scale=4), path)
-    elif exp.shape == (2,):
-        viz.save_image(viz.scatter_2d(np.asarray(x), exp.test.x[:2_000]), path)
+    if len(run.shape) == 3:
+        viz.save_image(viz.image_grid(np.asarray(x), range=run.config.data.range, scale=4), path)
+    elif run.shape == (2,):
+        viz.save_image(viz.scatter_2d(np.asarray(x), run.source.test.x[:2_000]), path)
 
 
-def save_comparison(exp: Experiment, panels: dict[str, Any], path: pathlib.Path) -> None:
+def save_comparison(run: Run, panels: dict[str, Any], path: pathlib.Path) -> None:
     """Draw grids of images beside each other with their titles."""
     grids = [
-        viz.image_grid(np.asarray(x), range=exp.config.data.range, columns=8, scale=5)
+        viz.image_grid(np.asarray(x), range=run.config.data.range, columns=8, scale=5)
         for x in panels.values()
     ]
     viz.save_image(viz.side_by_side(grids, list(panels)), path)
 
 
-def save_strip(exp: Experiment, trajectory: Any, path: pathlib.Path, rows: int = 6) -> None:
+def save_strip(run: Run, trajectory: Any, path: pathlib.Path, rows: int = 6) -> None:
     """Draw some samples of a trajectory (k, b, h, w, c) as rows from noise to data."""
     keep = np.linspace(0, len(trajectory) - 1, min(12, len(trajectory))).round().astype(int)
     frames = np.asarray(trajectory)[keep, :rows]
-    viz.save_image(viz.strip(frames, range=exp.config.data.range, scale=6), path)
+    viz.save_image(viz.strip(frames, range=run.config.data.range, scale=6), path)
 
 
 def read_metrics(path: pathlib.Path) -> list[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""One kind of error, of one line, for the many that Orbax raises and logs."""
+"""One kind of error with a one-line message for the many that Orbax raises and logs."""
 
 import gc
 import inspect

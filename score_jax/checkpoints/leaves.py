@@ -73,7 +73,7 @@ def check_layout(abstract: Any, saved: Layout, where: str) -> None:
     wanted = named(abstract)
     for name, leaf in wanted.items():
         if name not in saved:
-            raise ValueError(f"{where} has no leaf {name!r}, which the template asks for")
+            raise ValueError(f"{where} has no leaf {name!r} of the template")
         shape, dtype = tuple(saved[name]["shape"]), saved[name]["dtype"]
         if (shape, dtype) != (leaf.shape, str(leaf.dtype)):
             raise ValueError(

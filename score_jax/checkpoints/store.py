@@ -67,7 +67,7 @@ class _NewestAndBest(preservation_policy.PreservationPolicy):
 
 
 def _own_process() -> Any:
-    """Options by which Orbax waits for no other process: one host saves (`SharedCheckpoints`)."""
+    """Options with which Orbax waits for no other process: one host saves (`SharedCheckpoints`)."""
     if jax.process_count() == 1:
         return ocp.options.MultiprocessingOptions()
     own = jax.process_index()
@@ -275,7 +275,7 @@ class Checkpoints:
         if content["format_version"] > FORMAT_VERSION:
             raise ValueError(
                 f"{where} has format {content['format_version']}, written by score_jax "
-                f"{content['package_version']}; this is {__version__}, which knows "
+                f"{content['package_version']}; this is {__version__}, which reads up to "
                 f"{FORMAT_VERSION}: install a newer score_jax"
             )
         return content

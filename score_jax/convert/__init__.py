@@ -5,6 +5,9 @@ from score_jax.convert.diffusers import read_safetensors as read_safetensors
 from score_jax.convert.flax_file import read_flax_msgpack as read_flax_msgpack
 from score_jax.convert.openai import from_guided_diffusion as from_guided_diffusion
 from score_jax.convert.openai import from_improved_diffusion as from_improved_diffusion
+from score_jax.convert.pretrained import load_pretrained as load_pretrained
+from score_jax.convert.published import PUBLISHED as PUBLISHED
+from score_jax.convert.records import Ingredients as Ingredients
 from score_jax.convert.score_sde import default_model as default_model
 from score_jax.convert.score_sde import from_score_sde_jax as from_score_sde_jax
 from score_jax.convert.score_sde import from_score_sde_pytorch as from_score_sde_pytorch

@@ -87,7 +87,7 @@ def _list(names: Collection[Any]) -> str:
 def _moved(move: Move, tensor: np.ndarray) -> np.ndarray | None:
     try:
         return move(tensor)
-    except ValueError:  # it has not the axes that should be moved
+    except ValueError:  # the tensor does not have the axes to move
         return None
 
 
@@ -100,16 +100,16 @@ def assemble(
 ) -> Tree:
     """Put tensors where the plan says: {"params": tree} in float32.
 
-    Raises ValueError, naming file and tensor, for a tensor that is missing, of another shape than the
-    network's, no floating-point numbers, or of no use and not among the known `unused` ones, and for
-    parameters of the network that no tensor fills.
+    Raises ValueError, naming file and tensor, for a tensor that is missing, has another shape than the
+    network's or holds no floating-point numbers, for a tensor that the network does not use unless it
+    is in `unused`, and for parameters without a tensor.
     """
     missing = [name for name in plan if name not in weights]
     if missing:
         raise ValueError(f"{where} lacks tensors that the network needs: {_list(missing)}")
     extra = [name for name in weights if name not in plan and name not in unused]
     if extra:
-        raise ValueError(f"{where} has tensors for which the network has no use: {_list(extra)}")
+        raise ValueError(f"{where} has tensors that the network does not use: {_list(extra)}")
     wanted = leaves(shapes)
     empty = set(wanted) - {slot.path for slot in plan.values()}
     if empty:

@@ -1,6 +1,6 @@
 """Folders of diffusers' `UNet2DModel`: NCSN++ (`google/ncsnpp-*`) and DDPM (`google/ddpm-*`).
 
-NCSN++ is there with skips between images of all sizes (`SkipDownBlock2D`), as published for 256 and
+NCSN++ has skips between images of all sizes (`SkipDownBlock2D`), as published for 256 and
 1024 pixels. DDPM is the first one, with attention after every block on the way up.
 """
 
@@ -48,7 +48,7 @@ ATTENTION = (
     Part("group_norm", NORM, "norm"), Part("to_q", MAP, "query"), Part("to_k", MAP, "key"),
     Part("to_v", MAP, "value"), Part("to_out.0", MAP, "out"),
 )  # fmt: skip
-# Names of versions before 0.17, in which the published files are.
+# Names of versions before 0.17, which the published files use.
 RENAMED = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 
 DEFAULTS = {
@@ -84,7 +84,7 @@ SKIP, PLAIN = KINDS
 
 
 def _check_fields(config: Mapping[str, Any], path: Path) -> tuple[str, ...]:
-    """The names of the network's kinds of blocks; ValueError for fields that ours does not have."""
+    """The names of the network's kinds of blocks; ValueError for fields that they do not have here."""
     types = {*config.get("down_block_types", ()), *config.get("up_block_types", ())}
     names = next((names for names in KINDS if types and types <= set(names)), None)
     if names is None:
@@ -232,7 +232,7 @@ def _read_weights(folder: Path) -> tuple[Path, dict[str, Any]]:
     for name, value in READERS[found[0].name](found[0]).items():
         parts = [RENAMED.get(part, part) for part in name.split(".")]
         weights[".".join(parts)] = value
-    # Of the frequencies there may be two names, of one tensor.
+    # The frequencies may have two names for one tensor.
     double = weights.pop("time_proj.W", None)
     if double is not None and not np.array_equal(
         weights.setdefault("time_proj.weight", double), double
@@ -245,7 +245,7 @@ def _read_json(path: Path) -> dict[str, Any]:
     try:
         found = json.loads(path.read_text())
     except ValueError as error:
-        raise ValueError(f"{path} is no JSON: {error}") from None
+        raise ValueError(f"{path} is not JSON: {error}") from None
     if not isinstance(found, dict):
         raise ValueError(f"{path} must hold an object, got {type(found).__name__}")
     return found

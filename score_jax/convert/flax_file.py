@@ -2,7 +2,7 @@
 
 The bytes are msgpack with three extensions: 1 an array, 2 a complex number, 3 a NumPy scalar; an array
 is (shape, name of the dtype, bytes), and one of more than 1 GiB is cut into flat chunks. Records such
-as the `flax.optim` optimisers of 2021 are dictionaries there, so that their module is not needed.
+as the `flax.optim` optimisers of 2021 are stored as dictionaries, so that module is not needed.
 """
 
 import math
@@ -84,4 +84,4 @@ def read_flax_msgpack(path: str | Path) -> Any:
             return _restore(tree)
         except (ValueError, TypeError, KeyError, msgpack.UnpackException, RecursionError) as error:
             reason = f"{type(error).__name__}: {error}"
-            raise ValueError(f"{path} is no Flax checkpoint that can be read ({reason})") from error
+            raise ValueError(f"{path} is not a readable Flax checkpoint ({reason})") from error

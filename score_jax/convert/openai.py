@@ -38,14 +38,14 @@ MOVES: dict[str, Move] = {
 
 
 def _kernel(here: int, there: int) -> Move:
-    """How a kernel goes from so many axes there to so many here."""
+    """The move of a kernel with `there` axes in the file to `here` axes in the network."""
     if there == here:
         return transposed if here == 2 else outward
     return pointwise
 
 
 def _plan(shapes: Tree, weights: Mapping[str, Any]) -> dict[str, Slot]:
-    """Where every tensor goes: names are equal but for dots, underscores and the last part."""
+    """Where every tensor goes: names differ only in dots, underscores and the last part."""
     wanted = leaves(shapes)
     places = {"_".join(path[:-1]) + "." + path[-1]: path for path in wanted}
     plan: dict[str, Slot] = {}
@@ -60,10 +60,12 @@ def _plan(shapes: Tree, weights: Mapping[str, Any]) -> dict[str, Slot]:
 
 
 def _shapes(module: Any, weights: Mapping[str, Any], path: str | Path) -> Tree:
-    """The network's parameters for the number of axes and channels that the file's are made for."""
+    """The shapes of the network's parameters for the number of axes and channels of the file."""
     shape = np.shape(weights.get(FIRST, 0))
     if len(shape) < 3:
-        raise ValueError(f"{path} has no tensor {FIRST!r}, so it is no network of these programs")
+        raise ValueError(
+            f"{path} has no tensor {FIRST!r}, so it is not a network of these programs"
+        )
     dims, channels = len(shape) - 2, shape[1]
     if dims != module.dims:
         raise ValueError(

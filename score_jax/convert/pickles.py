@@ -1,8 +1,9 @@
 """Pickles read as data: an interpreter of the few opcodes that containers of tensors need.
 
 A pickle is a program for a small stack machine, and Python's own machine will import and call whatever
-the file names. This one knows numbers, strings, containers, and a table of names handed to it;
-`pickletools` only splits the bytes into opcodes and executes nothing. All else is refused by name.
+the file names. This one accepts numbers, strings, containers and the names of a given table;
+`pickletools` only splits the bytes into opcodes and executes nothing. Everything else raises an error
+that names it.
 """
 
 import collections
@@ -12,16 +13,16 @@ import pickletools
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
-Table = Mapping[str, Any]  # "module.name" -> a function of ours, or a plain value
+Table = Mapping[str, Any]  # "module.name" -> a function that checks its arguments, or a plain value
 PLAIN_KEYS = (str, bytes, int, float, bool, type(None))
 
 
 class Refused(ValueError):
-    """The pickle asks for something other than plain containers and the names of the table."""
+    """The pickle contains something other than plain containers and the names of the table."""
 
 
 class Built:
-    """An object of ours whose state comes in a second step, by `build`, which must check it."""
+    """An object of the table whose state is set in a second step by `build`, which must check it."""
 
     def build(self, state: Any) -> None:
         """Take the state; raises Refused unless it is as expected."""
@@ -55,7 +56,7 @@ class _Machine:
     def find(self, name: str) -> Any:
         """What a name stands for; Refused if it is not in the table."""
         if name not in self.table:
-            raise Refused(f"it asks for {name}, which is neither a tensor nor a plain container")
+            raise Refused(f"it contains {name}, which is neither a tensor nor a plain container")
         found = self.table[name]
         return _Call(name, found) if callable(found) else found
 
@@ -155,7 +156,7 @@ def _stack_global(m: _Machine, arg: Any) -> None:
 
 def _instance(m: _Machine, arg: Any) -> None:
     name = ".".join(arg.split(" ", 1))
-    raise Refused(f"it asks for an instance of {name}")
+    raise Refused(f"it contains an instance of {name}")
 
 
 def _reduce(m: _Machine, arg: Any) -> None:
@@ -164,7 +165,7 @@ def _reduce(m: _Machine, arg: Any) -> None:
 
 
 def _build(m: _Machine, arg: Any) -> None:
-    # PyTorch hangs the versions of the modules on its state dicts, and nothing else on anything.
+    # PyTorch sets the versions of the modules on its state dicts, and nothing else.
     state, obj = m.stack.pop(), m.stack[-1]
     if isinstance(obj, Built):
         obj.build(state)
@@ -175,7 +176,7 @@ def _build(m: _Machine, arg: Any) -> None:
 
 def _persistent(m: _Machine, arg: Any) -> None:
     if m.persistent is None:
-        raise Refused("it asks for an object kept outside of the pickle")
+        raise Refused("it refers to an object outside of the pickle")
     m.stack.append(m.persistent(m.stack.pop()))
 
 
@@ -228,8 +229,8 @@ def read_pickle(
 ) -> Any:
     """Read one pickle from where `source` stands to its end, executing nothing but `table`.
 
-    `table` maps "module.name" to functions of ours (called with the arguments that the pickle gives,
-    which they must check) or to plain values; `persistent` is given the persistent ids. Raises
+    `table` maps "module.name" to functions (called with the arguments that the pickle gives, which
+    they must check) or to plain values; `persistent` is given the persistent ids. Raises
     Refused, a ValueError, for everything else, naming it, and ValueError for a damaged pickle.
 
     >>> read_pickle(io.BytesIO(b"(K\\x01K\\x02t."))

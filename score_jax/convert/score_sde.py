@@ -1,8 +1,8 @@
 """Weights of score_sde (arXiv:2011.13456), of its PyTorch and of its JAX program, for our networks.
 
 PyTorch keeps the modules in a list (`all_modules.7.Conv_0.weight`); Flax counts those of a class
-(`ResnetBlockBigGANpp_2/Conv_0/kernel`), also those without weights. Both orders are that in which the
-program makes them, so that one list of modules serves both.
+(`ResnetBlockBigGANpp_2/Conv_0/kernel`), also those without weights. Both are in the order in which
+the program makes them, so that one list of modules serves both.
 """
 
 import math
@@ -88,7 +88,7 @@ FIR = Layer(CONV.torch, (Leaf("weight", ("kernel",)), BIAS))
 NORM = Layer((Leaf("weight", ("scale",)), BIAS), (Leaf("scale", ("scale",)), BIAS))
 FOURIER = Layer((Leaf("W", ("frequency",)),), (Leaf("W", ("frequency",)),))
 NIN = Layer(*((Leaf("W", ("map", "kernel")), Leaf("b", ("map", "bias"))),) * 2)
-ONE = Layer(  # a convolution of size 1, for which we have a linear map
+ONE = Layer(  # a convolution of size 1, which is a linear map here
     (Leaf("weight", ("map", "kernel"), pointwise), Leaf("bias", ("map", "bias"))),
     (Leaf("kernel", ("map", "kernel"), inner), Leaf("bias", ("map", "bias"))),
 )
@@ -179,7 +179,7 @@ def _flax_names(entries: Iterable[Entry]) -> Iterator[tuple[str, Entry]]:
 
 
 class Dialect(NamedTuple):
-    """How one of the two programs names and lays out its tensors."""
+    """The names and the layout of the tensors of one of the two programs."""
 
     names: Callable[[Iterable[Entry]], Iterator[tuple[str, Entry]]]
     leaves: Callable[[Layer], tuple[Leaf, ...]]
@@ -208,7 +208,7 @@ def make_plan(dialect: Dialect, module: Any, shapes: Tree) -> tuple[dict[str, Sl
 
 
 def _sizes(module: Any) -> list[int]:
-    """Image sizes that differ in where there is attention; a file does not say its size."""
+    """Image sizes with different levels of attention; a file does not contain the size."""
     levels = range(len(module.channel_mult))
     step = 2 ** levels[-1]
     sizes = {size << level for size in module.attention for level in levels}
@@ -217,7 +217,7 @@ def _sizes(module: Any) -> list[int]:
 
 
 def _misfits(plan: Mapping[str, Slot], shapes: Tree, weights: Mapping[str, Any]) -> int:
-    """How many of the tensors have another number of values than the plan has room for."""
+    """The number of tensors whose size is not that of the plan."""
     wanted = leaves(shapes)
     return sum(
         np.size(weights[name]) != math.prod(wanted[slot.path].shape)
@@ -289,7 +289,7 @@ def _entry(tree: Any, names: tuple[str, ...], path: str | Path) -> Any:
 def _averaged(file: Any, weights: dict[str, Any], path: str | Path) -> dict[str, Any]:
     """The weights with the averaged ones in their place: a list in the order of the parameters."""
     shadows = _entry(file, ("ema", "shadow_params"), path)
-    # Buffers and what has no gradient, the random frequencies, are not averaged.
+    # Buffers and the random frequencies, which have no gradient, are not averaged.
     fixed = {"sigmas", *(n for n in weights if n.endswith(".W") and n.count(".") == 2)}
     names = [name for name in weights if name not in fixed]
     if len(shadows) != len(names):
@@ -372,6 +372,6 @@ def _convert(
     size: int | None,
 ) -> Tree:
     if not channels:
-        raise ValueError(f"{path} has no convolution, so it is no network of score_sde")
+        raise ValueError(f"{path} has no convolution, so it is not a network of score_sde")
     plan, unused, shapes = _best_plan(dialect, module, weights, channels, size, path)
     return assemble(shapes, plan, weights, path, unused)

@@ -68,7 +68,7 @@ def _whole(value: Any, what: str) -> int:
 
 def _wholes(values: Any, what: str) -> tuple[int, ...]:
     if not isinstance(values, tuple | list):
-        raise Refused(f"{what} that are no tuple: {values!r}")
+        raise Refused(f"{what} that are not a tuple: {values!r}")
     return tuple(_whole(v, what) for v in values)
 
 
@@ -94,7 +94,7 @@ def _tensor(storage: Any, offset: Any, size: Any, stride: Any, *flags: Any) -> n
 
 def _parameter(data: Any, *flags: Any) -> np.ndarray:
     if not isinstance(data, np.ndarray):
-        raise Refused("a parameter that is no tensor")
+        raise Refused("a parameter that is not a tensor")
     return data
 
 
@@ -115,7 +115,7 @@ TABLE: dict[str, Any] = {
 
 
 def _values(raw: Any, dtype: np.dtype, little: bool) -> np.ndarray:
-    """The numbers in a buffer of a given order of bytes."""
+    """The numbers in a buffer with the given byte order."""
     if little != (sys.byteorder == "little") and dtype.itemsize > 1:
         part = dtype.itemsize // (2 if np.issubdtype(dtype, np.complexfloating) else 1)
         raw = np.frombuffer(raw, np.uint8).reshape(-1, part)[:, ::-1].tobytes()
@@ -125,7 +125,7 @@ def _values(raw: Any, dtype: np.dtype, little: bool) -> np.ndarray:
 def _storage_id(pid: Any) -> tuple[np.dtype, str, int, tuple[Any, ...]]:
     """(dtype, key, length, the rest) of a persistent id ("storage", kind, key, device, length)."""
     if not isinstance(pid, tuple) or len(pid) < 5 or not isinstance(pid[1], _Kind):
-        raise Refused(f"it asks for an object kept outside of the pickle: {str(pid)[:80]}")
+        raise Refused(f"it refers to an object outside of the pickle: {str(pid)[:80]}")
     return pid[1].dtype, str(pid[2]), _whole(pid[4], "a length of a storage"), pid[5:]
 
 
@@ -156,7 +156,7 @@ def _read_zip(path: Path) -> Any:
         if len(pickles) != 1:
             raise ValueError("it is a zip, but not of torch.save (one FOLDER/data.pkl is expected)")
         folder = pickles[0].removesuffix("data.pkl")
-        # Sizes are claims of the file; torch.save does not compress, so that they can be checked.
+        # The sizes that the file states can be checked, because torch.save does not compress.
         for info in records.values():
             if info.compress_type != zipfile.ZIP_STORED:
                 raise ValueError(f"its record {info.filename!r} is compressed")
@@ -206,7 +206,7 @@ def _read_legacy(path: Path) -> Any:
 
 
 def _storage_kinds(data: mmap.mmap) -> dict[str, np.dtype]:
-    """The types of the storages of an older file, which only its pickle tells; passes over that."""
+    """The types of the storages of an older file, which are in its pickle; skips the pickle."""
     kinds: dict[str, np.dtype] = {}
 
     def note(pid: Any) -> None:
@@ -243,8 +243,8 @@ def read_torch(path: str | Path) -> Any:
     torch.Size (a tuple) and torch dtypes are all that is accepted besides. Nothing of the file is
     executed.
 
-    Raises ValueError, naming the file, for anything else that it asks for (naming it), for damaged
-    or truncated files, and for sizes that the file does not have; OSError if it cannot be read.
+    Raises ValueError, naming the file, for any other content (naming it), for damaged or
+    truncated files, and for sizes that the file does not have; OSError if it cannot be read.
 
     >>> weights = read_torch("checkpoint_8.pth")["model"]
     """

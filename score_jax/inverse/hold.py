@@ -92,10 +92,10 @@ def replacement(
 ) -> Conditional:
     """After each step the measured part is replaced, noised to the level after it: eq. (1).
 
-    Works with any step, also with few of them and without noise: with `fresh` False the known part
+    Works with any step, also with few steps and steps without noise: with `fresh` False the known part
     keeps the noise of the start, as the probability flow would. `corrections` Langevin moves of the
-    unknown part at the new level, of step size 2 (snr s)^2, bring it to agree with the known one (at
-    the price of an evaluation each); `strength` below 1 goes only part of the way
+    unknown part at the new level, of step size 2 (snr s)^2, make it agree with the known one, at one
+    evaluation each; `strength` below 1 goes only part of the way
     (arXiv:2111.08005). A noisy measurement needs a `SpectralOperator`, and a step that draws noise for
     the spread of the known part to be right.
 
@@ -147,12 +147,12 @@ def repaint(
     resamplings: int = 10,
     jump: int = 1,
 ) -> Conditional:
-    """RePaint: every interval is walked `resamplings` times, noised up again in between.
+    """RePaint: every interval is traversed `resamplings` times, with noise added in between.
 
     Each interval of the grid is cut into `jump` equal steps, each followed by replacement with fresh
-    noise; all but the last time the state is taken back up by the forward transition, so that known
-    and unknown part come to agree. arXiv:2201.09865 with its jump length `jump` (its grid of n steps is
-    one of n / jump intervals here). Costs resamplings * jump times the evaluations. For steps
+    noise; all but the last time the state is taken back up by the forward transition, so that the
+    known and the unknown part agree better. arXiv:2201.09865 with its jump length `jump` (its grid of
+    n steps is one of n / jump intervals here). Costs resamplings * jump times the evaluations. For steps
     without a state and measurements without noise.
 
     Raises ValueError for an operator that does not fit, noise, numbers below 1, a step with a state.
@@ -177,7 +177,7 @@ def repaint(
             def once(i: Any, out: StepOut) -> StepOut:
                 step_key, noise_key = jax.random.split(jax.random.fold_in(key, i))
                 here, there = (t + (t_next - t) * ((i + k) / jump) for k in (0, 1))
-                # The last one ends where the interval does, to the bit.
+                # The last one ends exactly at the end of the interval.
                 there = jnp.where(i == jump - 1, t_next, there)
                 out, _ = step.update(step_key, out.x, here, there, ())
                 z = jax.random.normal(noise_key, x.shape, x.dtype)

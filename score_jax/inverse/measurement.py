@@ -1,4 +1,4 @@
-"""A measurement with its operator and noise, and what follows from it alone."""
+"""A measurement with its operator and noise, and functions of it alone."""
 
 import dataclasses
 import math
@@ -134,9 +134,9 @@ def exact_posterior(mixture: Mixture, measurement: Measurement) -> Mixture:
 
 
 def consistent(measurement: Measurement, x0: Data) -> Data:
-    """x0 moved by as little as it takes to agree with a noiseless linear measurement: (b, *d).
+    """The nearest x0 that agrees with a noiseless linear measurement: (b, *d).
 
-    x0 + A^+ (y - A x0); with noise, or an operator that is not linear, x0 as it is.
+    x0 + A^+ (y - A x0); with noise, or a nonlinear operator, x0 unchanged.
     """
     if measurement.noise_std > 0 or not isinstance(measurement.operator, LinearOperator):
         return x0

@@ -7,7 +7,7 @@ x0 = (x + s^2 score) / m and r^2 = s^2 tau^2 / (m^2 tau^2 + s^2), the variance o
 standard deviation tau:
 
     pigdm        score + J^T A^T (r^2 A A^T + sigma^2)^-1 (y - A x0),  J = dx0/dx     Song et al. 2023
-    projection   the same with J = m r^2 / s^2, what it is on average: no backward pass  arXiv:2212.00490
+    projection   the same with J = m r^2 / s^2, its average: no backward pass     arXiv:2212.00490
     dps          a step, then -scale grad ||y - A x0||^2 / ||y - A x0||              arXiv:2209.14687
     replacement  after a step to t, A x is set to the measurement noised to t        arXiv:2011.13456
 
@@ -150,7 +150,7 @@ def pigdm(
     scale: float = 1.0,
     limit: float = 3.0,
 ) -> Conditional:
-    """Pseudo-inverse guidance: p(x0 | x) is taken as N(x0, r^2 I), the likelihood of y under it exact.
+    """Pseudo-inverse guidance: the exact likelihood of y if p(x0 | x) is approximated by N(x0, r^2 I).
 
     Exact for normal data of standard deviation `data_std` in every direction. For data whose spread
     depends on the direction, such as images, pass those of the measured part (k,), see `measured_stds`:
@@ -158,7 +158,7 @@ def pigdm(
     and 1 / m magnifies the error, so x0 is corrected by at most `limit` times the correction of
     `projection` (math.inf: no limit). With or without noise, any linear operator; one evaluation and
     one backward pass. `scale` multiplies the guidance. Song, Vahdat, Mardani & Kautz, ICLR 2023, eq. 7
-    with r^2 of its appendix, as a score instead of a DDIM step; the limit is ours.
+    with r^2 of its appendix, as a score instead of a DDIM step; the limit is an addition.
 
     Raises ValueError for an operator that is not linear or does not fit, data_std, scale or limit <= 0.
 
@@ -193,7 +193,7 @@ def projection(
 
     Without noise that is x0 + A^+ (y - A x0), the projection on what was measured (arXiv:2212.00490,
     DDNM); with noise the measurement counts for less while r^2 is small. One evaluation, no backward
-    pass. Known entries come out right; they reach the unknown ones through the network alone.
+    pass. Known entries are reproduced; only the network couples the unknown entries to them.
 
     `data_std` as in `pigdm`. Raises ValueError for an operator that is not linear or does not fit, or
     data_std <= 0.
@@ -216,7 +216,7 @@ def projection(
 
 
 def dps(sde: SDE, score: ScoreFn, measurement: Any, *, scale: float = 1.0) -> Conditional:
-    """Diffusion posterior sampling: after each step, down the gradient of the residual at its start.
+    """Diffusion posterior sampling: after each step x descends the gradient of the residual at its start.
 
     x - scale grad ||y - A(x0)||^2 / ||y - A(x0)||, arXiv:2209.14687 algorithm 1 with its step size
     scale / ||y - A(x0)||. Any differentiable operator. Costs one evaluation and one backward pass a

@@ -45,7 +45,7 @@ def record(*meta: str) -> Callable[[Any], Any]:
 
 
 def known(value: object) -> bool:
-    """Whether a field holds an array of known values, not what a transformation puts there."""
+    """Whether a field holds an array of known values, not a placeholder of a transformation."""
     return isinstance(value, np.ndarray | jax.Array) and not isinstance(value, jax.core.Tracer)
 
 
@@ -181,7 +181,7 @@ class Mask(SpectralOperator):
 @record("matrix")
 @dataclasses.dataclass(frozen=True)
 class ChannelMix(SpectralOperator):
-    """Every place shows mixes of its channels, x @ matrix (c, q): `grayscale` for colorization.
+    """Every place has mixes of its channels, x @ matrix (c, q): `grayscale` for colorization.
 
     Methods use the orthonormal axes of the matrix, as in arXiv:2011.13456 app. I.2: the mixes are known,
     the rest is free. Raises ValueError unless matrix is (c, q) with q <= c.
@@ -220,7 +220,7 @@ class ChannelMix(SpectralOperator):
 
 
 def grayscale(channels: int = 3) -> ChannelMix:
-    """The mean of the channels, as arXiv:2011.13456 app. I.2 has it: (..., c) -> (..., 1)."""
+    """The mean of the channels, as in arXiv:2011.13456 app. I.2: (..., c) -> (..., 1)."""
     return ChannelMix(np.full((channels, 1), 1 / channels))
 
 
@@ -291,7 +291,7 @@ class Linear(LinearOperator):
 @record("shape", "function")
 @dataclasses.dataclass(frozen=True)
 class Nonlinear(Operator):
-    """Any differentiable function (b, *shape) -> (b, *out): for `dps` alone.
+    """Any differentiable function (b, *shape) -> (b, *out); only for `dps`.
 
     >>> magnitude = Nonlinear(lambda x: jnp.abs(jnp.fft.fft(x)), (100,))
     """

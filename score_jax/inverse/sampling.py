@@ -1,7 +1,7 @@
 r"""Draws of p(x0 | y) in one line, with any method and any sampler.
 
 `posterior_sample` is `score_jax.samplers.sample` with a measurement for every sample: the same chunks,
-devices and keys, so sample i is the same whatever else is drawn. `edit` is SDEdit (arXiv:2108.01073):
+devices and keys, so sample i does not depend on the other samples. `edit` is SDEdit (arXiv:2108.01073):
 it starts from given data noised to the first time of the grid; `from_time` cuts a grid for it.
 """
 
@@ -86,7 +86,7 @@ def _around(sampler: Any, conditional: Conditional) -> Any:
 def _given(
     score: Any, operator: Any, noise_std: float, labelled: bool, part: dict[str, Any]
 ) -> _Given:
-    """The chunk's part of what is given."""
+    """The part of the arguments that belongs to a chunk."""
     scores = score(part["labels"]) if labelled else score
     observed = part.get("observed")
     measurement = None if observed is None else Measurement(operator, observed, noise_std)
@@ -106,7 +106,7 @@ def _draw(
 
 
 def _entries(name: str, value: Any, num: int | None) -> np.ndarray:
-    """One entry a sample: as they are, or the one there is `num` times."""
+    """One entry a sample: the entries themselves, or the only one `num` times."""
     value = np.asarray(value)
     if value.ndim < 1 or len(value) < 1 or (num is not None and len(value) not in (1, num)):
         raise ValueError(

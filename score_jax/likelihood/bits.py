@@ -15,7 +15,7 @@ def check_dequantized(x: ArrayLike, *, levels: int, range: tuple[float, float]) 
     """Raise ValueError for data without a density: integers, or floats that all lie on the grid.
 
     On a grid of grey levels, k/L or k/(L - 1) of the range, a model can reach any density, and bits
-    per dimension mean nothing: add uniform noise first (`score_jax.data.dequantize`). x must be known
+    per dimension are meaningless: add uniform noise first (`score_jax.data.dequantize`). x must be known
     values, not traced ones.
     """
     x = np.asarray(x)

@@ -40,9 +40,9 @@ def over_dataset(
 ) -> DatasetLogLik:
     """Apply an estimate of the log density to all n examples of x, `draws` times: `DatasetLogLik`.
 
-    `estimate(key, params, x, y)` returns what has the fields logp, stderr (b,) and nfe: a
+    `estimate(key, params, x, y)` returns a record with the fields logp, stderr (b,) and nfe: a
     `log_likelihood` or `variational_bound` with the score of those parameters. `prepare(key, x)`
-    takes raw data to what has a density, by dequantisation for instance; every draw makes its own.
+    takes raw data to data with a density, for instance by dequantisation, once for every draw.
     `y` (n,) are labels or None. The last partial chunk is not dropped. Noise is keyed by the number of
     the first example of each chunk on each device. The arrays of `params`, and of an `estimate` that is
     a tree such as `jax.tree_util.Partial`, are arguments of the program, and a second call with the same

@@ -28,7 +28,7 @@ from score_jax.likelihood.gap import IGNORE, Gap
 from score_jax.samplers.ode import IN_TIME, Coordinate, flow_ends, solve_forward, with_first
 from score_jax.types import SDE, ScoreFn, score_at
 
-EXACT_UP_TO = 8  # dimensions: up to here all columns cost about as much as a few probes
+EXACT_UP_TO = 8  # dimensions: below, all columns cost about as much as a few probes
 
 
 class LogLik(NamedTuple):
@@ -103,7 +103,7 @@ def log_likelihood(
     the divergence alone.
 
     The result is a log density only if the score is the gradient of one density at every t. A guided
-    score is not: its result belongs to the flow that draws from it.
+    score is not: its result is the density of its own flow.
 
     Half precision is computed and returned in single. Raises ValueError unless 0 < t0 < t1 and x is
     floating point.

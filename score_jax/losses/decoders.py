@@ -18,13 +18,13 @@ _FAR = 1e3  # standard deviations: the edge of an open cell
 def gaussian_kl(mean1: Any, log_variance1: Any, mean2: Any, log_variance2: Any) -> Any:
     """KL(N(mean1, exp(log_variance1)) || N(mean2, exp(log_variance2))) of every entry, in nats."""
     gap = log_variance1 - log_variance2
-    # expm1(gap) - gap: nothing is lost where the variances nearly agree.
+    # expm1(gap) - gap keeps its digits where the variances nearly agree.
     spread = jnp.expm1(gap) - gap
     return 0.5 * (spread + jnp.square(mean1 - mean2) * jnp.exp(-log_variance2))
 
 
 def _tanh(u: Any) -> Any:
-    """tanh to the last digit near 1, where the mass of a far cell is a difference of such digits.
+    """tanh exact to the last digit near 1, where the mass of a far cell is a difference of such values.
 
     XLA's own is less exact; published bounds then differ in their fifth digit.
     """
@@ -61,7 +61,7 @@ def discretized_gaussian(
 ) -> Decoder:
     """A decoder for data on `levels` equal levels from low to high: a Gaussian's mass in their cells.
 
-    The first and the last cell reach to infinity, so the masses sum to one. arXiv:2006.11239
+    The first and the last cell extend to infinity, so the masses sum to one. arXiv:2006.11239
     eq. 13.
 
     Raises ValueError unless levels >= 2 and low < high.

@@ -61,7 +61,7 @@ def record(state: LossHistory, index: Int[Array, " b"], losses: Float[Array, " b
     rank = (same & (earlier[None, :] < earlier[:, None])).sum(axis=1, dtype=jnp.int32)
     times = same.sum(axis=1, dtype=jnp.int32)
     slot = (state.count[index] + rank) % history
-    # Only the last `history` of the losses at one index stay: no slot is written twice.
+    # Only the last `history` losses of an index are kept, so no slot is written twice.
     row = jnp.where(rank >= times - history, index, n)
     kept = state.losses.at[row, slot].set(losses.astype(state.losses.dtype), mode="drop")
     return LossHistory(kept, state.count.at[index].add(1))

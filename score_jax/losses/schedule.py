@@ -83,7 +83,7 @@ def _schedule(sde: SDE) -> NoiseSchedule:
 def simple(*, weighting: Weighting | None = None) -> Objective:
     """The mean squared error of what the network predicts: (b,), with "mse".
 
-    A network with a learned variance has the second half of its channels ignored.
+    For a network with a learned variance the second half of the channels is ignored.
     """
 
     def objective(s: Sample) -> tuple[PerExample, dict[str, PerExample]]:

@@ -39,7 +39,7 @@ from score_jax.types import SDE, Apply, Batch, Data, Loss, Metrics, Params, PerE
 
 
 class Sample(NamedTuple):
-    """What an objective sees: a network's output `value` at x, and where x came from.
+    """The arguments of an objective: a network's output `value` at x, and the data and noise of x.
 
     value (b, *d), with twice the channels for a learned variance; x0, x, z (b, *d) and t (b,).
     """
@@ -194,7 +194,7 @@ def training_loss(
     schedule and uniform times of any other SDE; stratified: over the whole batch, or independent;
     t0: the smallest time; train: the network gets train=True and a key for dropout.
 
-    Raises ValueError unless 0 < t0 < t1, for a dropout of labels without null class and, when
+    Raises ValueError unless 0 < t0 < t1, for label dropout without a null class and, when
     traced, for integer data.
 
     >>> loss = training_loss(CosineBetas(), net.apply, hybrid(), noise_input=IndexInput(),

@@ -54,7 +54,7 @@ class DINOv2(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w 3"]) -> dict[str, Float[Array, "b c"]]:
-        """Map normalized images, of sides that 14 divides, to the class token after the last norm."""
+        """Map normalized images, with sides divisible by 14, to the class token after the last norm."""
         patches = nn.Conv(
             self.width, (PATCH, PATCH), PATCH, "VALID", dtype=self.dtype, precision=_HIGHEST,
             name="patch_embed",

@@ -21,7 +21,7 @@ class Features:
     """A map from bytes to named features, and the protocol that decides their values.
 
     `apply(params, images)` takes uint8 (b, h, w, 3) and returns a dict of float32 (b, k). `protocol`
-    (network, weights' SHA-256, resizing, type) belongs into every record of a result.
+    (network, weights' SHA-256, resizing, type) belongs in every record of a result.
     """
 
     apply: Callable[[Any, Any], dict[str, Any]]
@@ -77,7 +77,7 @@ def dinov2_features(
 
 
 def function_features(function: Callable[[Any], Any], name: str) -> Features:
-    """Features of the user's: a traceable function of uint8 images that returns (b, k)."""
+    """Features of your own: a traceable function of uint8 images that returns (b, k)."""
     apply = lambda params, images: {name: function(images)}
     return Features(jax.jit(apply), protocol={"network": name})
 
@@ -85,8 +85,8 @@ def function_features(function: Callable[[Any], Any], name: str) -> Features:
 def check_images(images: Any) -> np.ndarray:
     """Images (b, h, w, 1 or 3) of bytes as (b, h, w, 3).
 
-    Raises ValueError for another type or shape: floats must be rounded to bytes first, by the one
-    rule of `viz.to_uint8`, because a network of bytes sees the difference.
+    Raises ValueError for another type or shape: floats must be rounded to bytes first, as in
+    `viz.to_uint8`, because the rounding changes the features.
     """
     images = np.asarray(images)
     ok = images.ndim == 4 and images.shape[-1] in {1, 3}

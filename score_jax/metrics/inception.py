@@ -27,7 +27,7 @@ Out = Float[Array, "b i j k"]
 
 
 def _average(x: Maps) -> Maps:
-    """3x3 average with stride 1 over what lies inside of the map, one axis after the other."""
+    """3x3 average with stride 1 over the entries inside the map, one axis after the other."""
     for axis in (1, 2):
         size = x.shape[axis]
         padded = jnp.pad(x, [(1, 1) if i == axis else (0, 0) for i in range(4)])
@@ -39,7 +39,7 @@ def _average(x: Maps) -> Maps:
 
 
 def _max(x: Maps, strides: int = 2) -> Out:
-    """3x3 maximum, inside of the map with stride 2, padded with stride 1; slices, as they are faster."""
+    """3x3 maximum, inside the map with stride 2, padded with stride 1; slices, as they are faster."""
     for axis in (1, 2):
         if strides == 1:
             pad = [(1, 1) if i == axis else (0, 0) for i in range(4)]
@@ -194,7 +194,7 @@ class BlockE(Block):
 
 
 class Inception(nn.Module):
-    """The network of the FID; `outputs` are names of `WIDTHS`, and only what they need is computed."""
+    """The network of the FID; `outputs` are names of `WIDTHS`; only the layers they need run."""
 
     outputs: tuple[str, ...] = (POOL,)
     dtype: Any = jnp.float32

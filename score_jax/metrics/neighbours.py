@@ -32,7 +32,7 @@ class DensityCoverage(NamedTuple):
 class Memorization(NamedTuple):
     """Median distance of samples to the training set over that of held-out data to it, and the former.
 
-    A ratio well below 1 says that samples lie closer to the training data than new data do.
+    A ratio well below 1 means that samples lie closer to the training data than new data do.
     `distance` (n,) and `where` (n,) are those of the nearest training point of each sample.
     """
 
@@ -78,7 +78,7 @@ def precision_recall(reference: Any, samples: Any, *, k: int = 3) -> PrecisionRe
     """Improved precision and recall of samples (m, d) against a reference (n, d), k neighbours.
 
     A point on the surface of a ball counts (as in ADM and torch-fidelity). ADM's protocol: 10,000
-    reference features against 50,000 samples. Both depend on n and m: compare equal ones.
+    reference features against 50,000 samples. Both depend on n and m: compare only equal numbers.
 
     Raises ValueError unless both sets have more than k points.
     """

@@ -1,12 +1,12 @@
-"""Files of reference statistics: every layout that is published, and our own.
+"""Files of reference statistics: all published layouts, and that of this library.
 
 | file | arrays |
 |---|---|
 | TTUR, pytorch-fid, EDM | `mu`, `sigma` |
 | score_sde, score_flow | `pool_3` (n, 2048), features |
-| EDM2 | a pickle of `fid` and `fd_dinov2`, each `mu` and `sigma`, which is read, not run |
+| EDM2 | a pickle of `fid` and `fd_dinov2`, each `mu` and `sigma`, which is read and not executed |
 | ADM | `arr_0` (n, h, w, 3) uint8, with or without `mu`, `sigma`, `mu_s`, `sigma_s` (sFID) |
-| ours | `mu`, `sigma`, and `mu_s`, `sigma_s`, `reservoir`, `n`, `protocol` (JSON) |
+| score_jax | `mu`, `sigma`, and `mu_s`, `sigma_s`, `reservoir`, `n`, `protocol` (JSON) |
 """
 
 import io
@@ -37,10 +37,10 @@ FLOATS, LITTLE = ("f8", "f4", "<f8", "<f4"), ("<", "=")  # types and orders of b
 
 @dataclass(frozen=True)
 class Reference:
-    """What a file of reference statistics holds, by names of features; `sha256` is that of the file.
+    """The contents of a file of reference statistics by names of features; `sha256` is that of the file.
 
-    `images` says that the file has images, which `read_samples` reads. `protocol` is what the file
-    says of how it was made, empty for those of others.
+    `images` is whether the file has images, which `read_samples` reads. `protocol` describes how the
+    file was made; it is empty for files of other programs.
     """
 
     sha256: str
@@ -145,11 +145,11 @@ def _open(path: PathLike) -> Any:
 def read_reference(path: PathLike, *, resizing: str | None = None) -> Reference:
     """Read reference statistics of any layout above: `Reference`.
 
-    `resizing` is the name of the one in use; if the file was made with another, this is warned of.
-    Most files do not say.
+    `resizing` is the name of the one in use; a file made with another one gives a warning. Most files
+    do not state it.
 
     Raises FileNotFoundError, or ValueError for a file without statistics, a hostile pickle (nothing
-    in it is run), and arrays of wrong shapes.
+    in it is executed), and arrays of wrong shapes.
 
     >>> reference = read_reference("cifar10-32x32.npz").moments["pool"]
     """

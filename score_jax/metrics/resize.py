@@ -28,7 +28,7 @@ Matrix = Callable[[int, int], np.ndarray]  # (from, to) -> (to, from)
 
 
 class Resizing(NamedTuple):
-    """A name for the records, and the map from bytes (b, h, w, 3) to what the network takes."""
+    """A name for the records, and the map from bytes (b, h, w, 3) to the input of the network."""
 
     name: str
     apply: Callable[[Any], Any]

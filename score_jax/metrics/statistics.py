@@ -1,7 +1,7 @@
-"""Mean and covariance of features that pass by, in float64 on the host, and samples of them.
+"""Mean and covariance of streamed features, in float64 on the host, and samples of them.
 
-JAX computes in float32 unless told otherwise, so these are NumPy's. Sums are of centered values,
-since those of raw ones cancel: two sets are joined by (Chan, Golub and LeVeque, 1979)
+JAX computes in float32 by default, so these use NumPy. Sums are of centered values, because those of
+raw values cancel. Two sets are joined by (Chan, Golub and LeVeque, 1979)
 
     mean = (n1 m1 + n2 m2) / n,    S = S1 + S2 + (n1 n2 / n) (m1 - m2)(m1 - m2)^T
 """
@@ -19,7 +19,7 @@ from score_jax._check import check, check_count
 
 @dataclass(frozen=True)
 class Moments:
-    """Mean (k,) and covariance (k, k, with n - 1) of n vectors; n is None where a file does not say."""
+    """Mean (k,) and covariance (k, k, with n - 1) of n vectors; n is None if a file does not state it."""
 
     mean: np.ndarray
     covariance: np.ndarray
@@ -30,8 +30,8 @@ class Moments:
 class Reservoir:
     """A random choice of `size` vectors: their numbers (m,) and values (m, k).
 
-    The choice depends on `seed` and the numbers alone, not on batches or hosts: kept are the vectors
-    whose numbers have the smallest hashes.
+    The choice depends on `seed` and the numbers alone, not on batches or hosts: the vectors whose
+    numbers have the smallest hashes are kept.
     """
 
     size: int
@@ -42,7 +42,7 @@ class Reservoir:
 
 @dataclass(frozen=True)
 class Summary:
-    """What is kept of the features that passed by."""
+    """The summary of streamed features."""
 
     moments: Moments
     reservoir: Reservoir
@@ -130,7 +130,7 @@ def collect(
     seed: int = 0,
     block: int = 2048,
 ) -> dict[str, Summary]:
-    """Summarize features that pass by, in the memory of `block + keep` vectors and one covariance.
+    """Summarize streamed features in the memory of `block + keep` vectors and one covariance.
 
     `batches` are dicts of features (b, k), as of `extract`; `first` is the number of the first vector
     (of this host's part), `keep` the size of the reservoir.
@@ -168,7 +168,7 @@ def collect(
 def merge_hosts(summaries: Mapping[str, Summary]) -> dict[str, Summary]:
     """Join the summaries of all processes, the same on each; on one process the argument.
 
-    Their arrays travel as bytes, because JAX would round float64 to float32.
+    Their arrays are sent as bytes, because JAX would round float64 to float32.
     """
     if jax.process_count() == 1:
         return dict(summaries)

@@ -1,4 +1,4 @@
-"""Weights of the feature networks, from the files that people have, executing nothing in them."""
+"""Weights of the feature networks, read from published files without executing anything in them."""
 
 import hashlib
 from collections.abc import Mapping
@@ -17,7 +17,7 @@ _WITH_POOL = {
     "5": ("branch1x1", "branch5x5_1", "branch3x3dbl_1", "branch_pool"),
     "6": ("branch1x1", "branch7x7_1", "branch7x7dbl_1", "branch_pool"),
 }
-# The 1x1 convolutions that our network runs as one, by block.
+# The 1x1 convolutions that `Inception` joins, by block.
 POINTWISE = {
     **{f"Mixed_5{b}": _WITH_POOL["5"] for b in "bcd"},
     **{f"Mixed_6{b}": _WITH_POOL["6"] for b in "bcde"},
@@ -28,7 +28,7 @@ POINTWISE = {
 
 
 class WeightFile(NamedTuple):
-    """A published file: its names, size, SHA-256 (None if not known), and where it is found."""
+    """A published file: its names, size, SHA-256 (None if not known), and source."""
 
     names: tuple[str, ...]
     size: int
@@ -36,7 +36,7 @@ class WeightFile(NamedTuple):
     source: str
 
     def __str__(self) -> str:
-        """One line that tells a user which file is wanted."""
+        """One line that describes the file."""
         known = f", sha256 {self.sha256}" if self.sha256 else ""
         return f"{' or '.join(self.names)} ({self.size:,} bytes{known}) from {self.source}"
 
@@ -115,7 +115,7 @@ class _Taken:
         return value
 
     def finish(self) -> None:
-        """ValueError unless all that is left is of no use."""
+        """ValueError unless the features use none of the remaining entries."""
         left = sorted(n for n in self.state if not n.endswith(IGNORED))
         if left:
             raise ValueError(f"{self.path} has arrays of another network, such as {left[0]!r}")
@@ -164,9 +164,10 @@ def read_inception(path: PathLike, *, any_file: bool = False) -> Weights:
     """Read the weights of the FID Inception (`INCEPTION_FILE`): `Weights`.
 
     Size and SHA-256 must be those of the published file, unless `any_file`: then a number computed
-    with it is not an FID. A pickle that runs code and a TorchScript archive are refused.
+    with it is not an FID. A pickle that executes code and a TorchScript archive raise an
+    error.
 
-    Raises FileNotFoundError or ValueError, which name the file that is wanted.
+    Raises FileNotFoundError or ValueError, which name the required file.
 
     >>> weights = read_inception("pt_inception-2015-12-05-6726825d.pth")
     """

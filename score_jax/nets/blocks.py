@@ -58,7 +58,7 @@ ADM_NAMES = Names(
 
 @dataclasses.dataclass(frozen=True)
 class Style:
-    """What all layers of a network share; it makes them. `ADM` and the defaults are the two families."""
+    """What all layers of a network share, with their constructors; `ADM` and the defaults exist."""
 
     names: Names = SCORE_SDE_NAMES
     groups: int | None = None  # of the norms; None: `default_groups`
@@ -92,8 +92,8 @@ class Style:
     ) -> Float[Array, "b width"]:
         """Two dense layers of the noise input's embedding, plus the embedding of the classes.
 
-        They are parts of the module that calls, and computed in float32: it costs little, and times
-        stay apart.
+        They belong to the calling module and are computed in float32, which costs little and keeps
+        neighbouring times distinct.
         """
         h = self.dense(emb, width, self.names.embed0)
         emb = self.dense(nn.silu(h), width, self.names.embed1)

@@ -23,7 +23,7 @@ KEPT = "block"  # the name of what `kept` marks, for `jax.checkpoint_policies`
 
 def default_init(scale: float = 1.0) -> Init:
     """Uniform, variance `scale` over the average of fan-in and fan-out (the authors' choice)."""
-    # A scale of exactly zero would make the variance-scaling initialiser divide by zero.
+    # With a scale of exactly zero the variance-scaling initialiser divides by zero.
     return nn.initializers.variance_scaling(max(scale, 1e-10), "fan_avg", "uniform")
 
 
@@ -98,7 +98,7 @@ def sinusoids(
     """
     half = dim // 2
     last = half if cosines_first else max(half - 1, 1)
-    # In NumPy: a rounding error of a frequency is seen at noise inputs of a thousand.
+    # In NumPy, because a noise input of a thousand amplifies rounding errors of the frequencies.
     step = np.float32(-math.log(10_000)) / np.float32(last)
     angle = (
         at_least_float32(noise_input)[:, None]
@@ -244,7 +244,7 @@ def attend(
     """softmax(q k^T / sqrt(c)) v for every head: (b, n, heads, c) -> the same; arXiv:1706.03762."""
     if q.dtype != jnp.float64:
         return jax.nn.dot_product_attention(q, k, v)
-    # That function takes its softmax in float32 whatever comes in.
+    # That function computes its softmax in float32 for every dtype.
     weights = jax.nn.softmax(jnp.einsum("bnhc,bmhc->bhnm", q, k) / math.sqrt(q.shape[3]))
     return jnp.einsum("bhnm,bmhc->bnhc", weights, v)
 
@@ -269,7 +269,7 @@ def split_heads(
 
 
 def kept(x: Float[Array, "..."]) -> Float[Array, "..."]:
-    """Mark the output of a block: all that need be kept of it where the rest is computed again."""
+    """Mark the output of a block: all that is kept of it if the rest is computed again."""
     return checkpoint_name(x, KEPT)
 
 

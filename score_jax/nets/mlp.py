@@ -50,7 +50,7 @@ class MLP(nn.Module):
         flat = x.reshape(x.shape[0], -1)
         h = dense(self.width)(flat)
 
-        # A function of the module, not a module: the names of the parameters are its own.
+        # A function and not a module, so that the parameters have the module's own names.
         def block(_: nn.Module, h: Array, emb: Array) -> Array:
             scale, shift = jnp.split(dense(2 * self.width)(emb), 2, axis=1)
             z = nn.LayerNorm(use_bias=False, use_scale=False, dtype=self.dtype)(h)

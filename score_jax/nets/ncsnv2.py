@@ -1,7 +1,7 @@
 r"""NCSN (arXiv:1907.05600) and NCSNv2 (arXiv:2006.09011): RefineNets with dilated convolutions.
 
-As the JAX program of arXiv:2011.13456 defines them or, `original`, as the papers' own PyTorch programs
-do. Modules in order, with the names of the latter in brackets:
+The networks are those of the JAX program of arXiv:2011.13456 or, with `original`, of the papers' own
+PyTorch programs. Modules in order, with the names of the latter in brackets:
 
     first         (begin_conv)
     res{n}_{i}    (res{n}.{i})      i = 0, 1; n = 1, 2, 3, (31,) 4, (5) from fine to coarse
@@ -56,7 +56,7 @@ STAGES: dict[int, tuple[tuple[tuple[str, int, int], ...], tuple[tuple[str, int],
 
 
 def _refinenet(net: Any, style: Style, x: Image, index: Array | None) -> Image:
-    """The network without the division by sigma; its modules belong to the module that calls."""
+    """The network without the division by sigma; its modules belong to the calling module."""
     res: Any = RefineResBlock
     refine: Any = RefineBlock
     if net.remat:

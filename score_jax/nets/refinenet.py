@@ -30,10 +30,10 @@ Index = Int[Array, " b"] | None
 class Style:
     """What all parts share, passed from one to the next as one field.
 
-    `levels` is the number of noise levels that the norms distinguish, or None. `original` does what
-    the papers' PyTorch programs do where the JAX program of arXiv:2011.13456 does otherwise: corners
-    are aligned in bilinear resizing, the variance of the channels' means is the unbiased one, and the
-    third refining block of the smallest network is half as wide.
+    `levels` is the number of noise levels that the norms distinguish, or None. `original` selects
+    the papers' PyTorch programs where the JAX program of arXiv:2011.13456 differs: corners are aligned
+    in bilinear resizing, the variance of the channels' means is unbiased, and the third refining block
+    of the smallest network is half as wide.
     """
 
     activation: Callable[[Any], Any]
@@ -94,8 +94,8 @@ class InstanceNormPlus(nn.Module):
 def resize_weights(old: int, new: int, aligned: bool) -> np.ndarray:
     """Weights (new, old) of linear interpolation along one axis.
 
-    Output i is seen at (i + 1/2) old/new - 1/2, or, `aligned`, at i (old - 1)/(new - 1); what would
-    lie outside is seen at the edge.
+    Output i is at (i + 1/2) old/new - 1/2, or, `aligned`, at i (old - 1)/(new - 1); positions outside
+    are moved to the edge.
     """
     i = np.arange(new)
     at = i * (old - 1) / max(new - 1, 1) if aligned else (i + 0.5) * old / new - 0.5

@@ -4,10 +4,9 @@ The FIR forms are StyleGAN2's (arXiv:1912.04958): with separable taps k, normali
 
     up    y = FIR(zeros between the entries of x, 4 k)        down   y = every second entry of FIR(x, k)
 
-Written as sums of shifted slices, one axis after the other; in `up` every second output sees every
-second tap, so that the zeros are never made. On a CPU this takes 1/15 to 1/250 of the time of one
-grouped convolution (doubling (16, 32, 32, 32): 2.5 ms instead of 286, the gradient 9 instead of 329),
-in loops too, and every derivative of it is of the same kind.
+They are sums of shifted slices, one axis after the other. In `up` every second output uses every
+second tap, so the zeros are never stored. On a CPU this takes 1/15 to 1/250 of the time of a grouped
+convolution, in loops too, and all derivatives are of the same kind (docs/adr/0010).
 """
 
 import jax.numpy as jnp
@@ -21,7 +20,7 @@ DEFAULT_KERNEL = (1, 3, 3, 1)
 
 
 def normalised(taps: tuple[int, ...], gain: float) -> list[float]:
-    """The taps in the order of correlation, with sum `gain`; ValueError if that cannot be."""
+    """The taps in the order of correlation, with sum `gain`; ValueError if that is impossible."""
     if len(taps) < 2 or sum(taps) == 0:
         raise ValueError(f"FIR taps must be two or more, of sum not 0, got {taps}")
     return [t / sum(taps) * gain for t in reversed(taps)]

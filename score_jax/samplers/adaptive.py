@@ -40,16 +40,16 @@ from score_jax.types import SDE, Data, Number, Scalar, ScoreFn, score_at
 
 # Chosen on mixtures other than those of benchmarks/ode_solvers.py: see docs/adr/0009. None is sharp.
 _ACCEPT, _SAFETY, _GROW = 4.0, 0.8, 4.0
-_HALF, _SHRINK = 0.5, 0.2  # the least factors after a rejection and after a step accepted
-_TREND, _LEAST = 0.15, 1e-2  # the controller's proportional part, and an error that is as good as 0
+_HALF, _SHRINK = 0.5, 0.2  # the smallest factors after a rejection and after an accepted step
+_TREND, _LEAST = 0.15, 1e-2  # the controller's proportional part, and an error that counts as 0
 _SHARE, _FELT, _FELT_MOST = 0.5, 7.0, 0.8  # see `_doubt`
-_WIDEST = 0.35  # in the angle: beyond, the estimates are too hopeful
-_LONGEST = 4.0  # in lambda: beyond, the weights are no longer exact
+_WIDEST = 0.35  # in the angle: for longer turns the estimates are too small
+_LONGEST = 4.0  # in lambda: for longer steps the weights are not exact
 _BROKEN = 8  # rejections in a row by a score that is not finite, each for a fifth of the step
 
 
 class AdaptiveOut(NamedTuple):
-    """The state at the end, the denoised state that came with it, and what it cost.
+    """The state at the end, the denoised state there, and the cost.
 
     x, denoised: (b, *d), where denoised is E[x0 | x] at the last time, at no further evaluation;
     nfe, accepted, rejected: scalars, or (b,) under per-sample control.
@@ -75,7 +75,7 @@ class _Flow(NamedTuple):
 class _State(NamedTuple):
     """What the loop carries.
 
-    lam, v: where it stands. values (k, b, *d), nodes (k,): a ring of predictions and of their lambdas;
+    lam, v: the position. values (k, b, *d), nodes (k,): a ring of predictions and of their lambdas;
     `slot` is the place of the next one, which after a rejection (`ahead`) holds the rejected one, and
     `known` how many of the others are there. order, turn: of the next step, in the angle. error: of the
     last accepted step, relative to the allowed one. broken: consecutive rejections by a nonfinite score.
@@ -152,7 +152,7 @@ def _first_turn(flow: _Flow, rtol: Any, atol: Any) -> Any:
 
 
 def _stretch(lam: Any, turn: Any) -> Any:
-    """By how much lambda changes when phi turns by `turn`, at most _LONGEST.
+    """The change of lambda when phi turns by `turn`, at most _LONGEST.
 
     From tan(phi + turn) by the addition theorem: exact for turns that are short compared with phi and
     with the rest of the right angle.
@@ -172,10 +172,10 @@ def _combine(weights: Any, values: Any) -> Any:
 def _doubt(new: Any, a: Any) -> Any:
     """The corrector's error over what separates it from the predictor, for orders 1 to k - 1: (k - 1,).
 
-    new (k,) are the correctors' weights of the new prediction. The next higher order takes back a share
-    of it, which is the corrector's own error over the predictor's. And the new prediction was made at
-    the predicted state, whose error it feels, the more the longer the step; _FELT also stands for what
-    it does to later steps, that build on it.
+    new (k,) are the correctors' weights of the new prediction. The next higher order removes a share of
+    the difference, which is the corrector's own error over the predictor's. The new prediction was made
+    at the predicted state and inherits its error, more so in longer steps; _FELT includes the effect on
+    later steps.
     """
     share = jnp.abs(1 - new[:-1] / new[1:]) ** _SHARE
     felt = jnp.minimum(_FELT * a * jnp.abs(new[:-1]), _FELT_MOST)
@@ -187,7 +187,7 @@ def _attempt(flow: _Flow, state: _State, scaled: Callable[[Any, Any], Any]) -> _
     k = state.nodes.shape[0]
     rest = flow.end - state.lam
     half = angle_between((flow.end + state.lam) / 2, rest) / 2
-    # A step that nearly arrives arrives; two equal turns rather than a long one and a crumb.
+    # Extend a step that nearly reaches the end; split the rest evenly rather than leave a tiny step.
     far = _stretch(state.lam, state.turn)
     last = jnp.abs(far) >= jnp.abs(rest) * (1 - 1e-3)
     near = _stretch(state.lam, jnp.sign(half) * jnp.minimum(jnp.abs(half), jnp.abs(state.turn)))
@@ -221,7 +221,7 @@ def _attempt(flow: _Flow, state: _State, scaled: Callable[[Any, Any], Any]) -> _
 
 
 def _factor(error: Any, order: Any) -> Any:
-    """By what the step may be multiplied, before the limits; never a tracer of the state."""
+    """The factor of the step, before the limits; never a tracer of the state."""
     return _SAFETY * jnp.maximum(error, 1e-10) ** (-1.0 / (order + 1))
 
 
@@ -249,7 +249,7 @@ def _advance(state: _State, tried: _Attempt) -> _State:
 
     pick = lambda yes, no: jnp.where(kept, yes, no)
     turn = jnp.clip(tried.turn * pick(onward, back), -_WIDEST, _WIDEST)
-    # What is not a number must not become a node, nor stay in the ring.
+    # A NaN must not become a node or stay in the ring.
     values = jnp.where(finite, tried.values, state.values)
     return _State(
         lam=pick(tried.lam, state.lam),
@@ -270,7 +270,7 @@ def _advance(state: _State, tried: _Attempt) -> _State:
 
 
 def _start(flow: _Flow, v: Any, order: int, rtol: Any, atol: Any) -> _State:
-    """Where the loop begins: the first prediction is made, at one evaluation."""
+    """The start of the loop, with the first prediction: one evaluation."""
     first = flow.predict(v, flow.t_from)
     return _State(
         lam=flow.start,
@@ -339,7 +339,7 @@ def adaptive_multistep(
     flow = _flow(sde, score, t_from, t_to)
 
     def scaled(error: Any, size: Any) -> Any:
-        # Every step is rounded: its error need not be less than that.
+        # An error below the rounding of a step is not needed.
         rounding = jnp.finfo(dtype).eps * batch_rms(size)
         return jax.lax.stop_gradient(norm(error / (atol + rtol * size + rounding)))
 

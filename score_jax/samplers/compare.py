@@ -64,8 +64,8 @@ def compare_samplers(
 ) -> list[Row]:
     """Draw with every candidate from the same latents and measure: one `Row` each, in order.
 
-    `exact` (num, *d) are the right ends of the latents of `key`: `sample(key, ...)` by a sampler
-    that is much finer, or a closed form; the errors of the deterministic candidates are measured
+    `exact` (num, *d) are the exact results for the latents of `key`: `sample(key, ...)` by a much
+    finer sampler, or a closed form; the errors of the deterministic candidates are measured
     against them. `distances` are functions of samples (num, *d) that return a number, such as
     `functools.partial(sliced_wasserstein, data)`; they are measured on `repeats` draws of `shape`,
     numbered on from the first (`first` of `sample`). `options` go to `sample`: y, chunk, devices.

@@ -40,9 +40,9 @@ def _move(
     move = interval(sde, t, t_next)
     clean = denoise(sde, score, x, t)
     fresh = (1 - move.ratio) * (1 + move.ratio)
-    # Eta 0 may go from data to noise, where `fresh` is negative: nothing of it may be left.
+    # With eta 0 the step may go from data to noise, where `fresh` is negative and must not remain.
     share = jnp.sqrt(1 - eta**2 * fresh) if eta > 0 else jnp.ones_like(fresh)
-    # eps_hat put in: both terms stay small where m is.
+    # With eps_hat inserted, both terms stay small where m is small.
     x_mean = bcast(share * move.keep, x) * x + bcast(move.m * (1 - share * move.ratio), x) * clean
     sd = eta * move.s * jnp.sqrt(jnp.maximum(fresh, 0)) if eta > 0 else None
     return x_mean, sd
@@ -69,7 +69,7 @@ def ddim(sde: SDE, score: ScoreFn, *, eta: float = 0.0) -> Step:
 
 
 def ddim_encode(sde: SDE, score: ScoreFn, x: Shaped[Array, "b *d"], grid: GridLike) -> EncodeOut:
-    """DDIM with eta 0 from data to noise: `grid` is a sampler's, and is walked backwards.
+    """DDIM with eta 0 from data to noise: `grid` is a sampler's and is traversed backwards.
 
     x (b, *d) is data at the last time of the grid; `simulate(ddim(sde, score), ...)` from the latent
     gives it back up to O(1/n). For exact codes use `probability_flow`. arXiv:2010.02502 section 4.3.

@@ -13,7 +13,7 @@ half-log-SNR and r_k = (earlier interval k) / h, and the algebra of `exponential
 
 Multistep methods (M) begin with the lower orders. That costs no accuracy while D hardly changes near t1:
 under VE with sigma_max only 13 times the data's std 3M shows the h^2 of its first step at errors below
-1e-5. The authors' program halves the second difference in 3M; here it is what the integral says.
+1e-5. The authors' program halves the second difference in 3M; here it follows from the integral.
 """
 
 import jax
@@ -90,7 +90,7 @@ def dpmpp_2s(sde: SDE, score: ScoreFn) -> Step:
         clean = denoise(sde, score, x, t)
         there = ex.exponential_step(x, half, clean, 0.0)
         later = denoise(sde, score, there, middle)
-        # As exact as the inverse of the SNR: where it rounds, r is not quite one half.
+        # As exact as the inverse of the SNR: with its rounding r is not exactly one half.
         weight = 0.5 * first_weight(whole.h) * whole.h / half.h
         x = ex.exponential_step(x, whole, clean, ex.weighted([weight], [later], clean, whole.m))
         return StepOut(x, x)

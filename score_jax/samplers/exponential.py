@@ -32,7 +32,7 @@ _TERMS = 18
 
 
 class Interval(NamedTuple):
-    """What a move from t to t_next needs, all scalars: m', s', s'/s, exp(-h) and h of eq. (2)."""
+    """Scalar coefficients of a move from t to t_next: m', s', s'/s, exp(-h) and h of eq. (2)."""
 
     m: Scalar
     s: Scalar
@@ -117,7 +117,7 @@ class Past(NamedTuple):
 
 def no_past(x: Data, grid: Grid, count: int) -> Past:
     """The state before the first step of a method that needs `count` earlier predictions."""
-    one = jnp.ones((), grid.dtype)  # of an interval that never was; its weight is zero
+    one = jnp.ones((), grid.dtype)  # of an interval before the first; its weight is zero
     n = jnp.asarray(grid.shape[0] - 1, jnp.int32)
     return Past(jnp.zeros((), jnp.int32), n, (jnp.zeros_like(x),) * count, (one,) * count)
 
@@ -132,7 +132,7 @@ def advanced(past: Past, clean: Data, h: Scalar) -> Past:
 def order_at(
     i: Int[Array, ""], n: Int[Array, ""], order: int, lower_at_end: bool
 ) -> Int[Array, ""]:
-    """The order of step i of n: as many predictions as there are, and at the end as steps left."""
+    """The order of step i of n: at most the number of predictions, and at the end of the steps left."""
     now = jnp.minimum(i + 1, order)
     return jnp.minimum(now, n - i) if lower_at_end else now
 

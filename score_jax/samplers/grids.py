@@ -32,7 +32,7 @@ def check_grid(grid: object, t1: float | None = None) -> Float[Array, " n"]:
         array = array.astype(jnp.zeros(0).dtype)
     if values is None:
         return array
-    # Rounded as the sampler will see them: two times may become one.
+    # In the precision of the sampler: two times may become equal.
     values = values.astype(array.dtype)
     if not np.isfinite(values).all():
         raise ValueError(f"grid must be finite, got {values[~np.isfinite(values)][0]}")
@@ -50,7 +50,7 @@ def check_grid(grid: object, t1: float | None = None) -> Float[Array, " n"]:
 
 
 def check_array(name: str, value: object) -> None:
-    """Raise ValueError for a list or tuple in the place of an array."""
+    """Raise ValueError for a list or tuple instead of an array."""
     if isinstance(value, list | tuple):
         raise ValueError(f"{name} must be an array, got a {type(value).__name__}: use jnp.asarray")
 
@@ -115,8 +115,8 @@ def log_snr_grid(sde: SDE, n: int, *, t0: float = 1e-3) -> Float[Array, " m"]:
 def karras_grid(sde: SDE, n: int, *, t0: float = 1e-3, rho: float = 7.0) -> Float[Array, " m"]:
     """n steps equal in (s/m)^(1/rho), from t1 to t0: (n + 1,); EDM's grid, arXiv:2206.00364 eq. 5.
 
-    The paper's N steps end with one from its smallest sigma to 0: that is `karras_grid(sde, N - 1)` and
-    Tweedie's formula at its end.
+    The paper's N steps end with one from its smallest sigma to 0: that is `karras_grid(sde, N - 1)` with
+    Tweedie's formula as final denoising.
 
     >>> karras_grid(LinearVE(), 2, t0=0.002)
     Array([8.000e+01, 2.515e+00, 2.000e-03], dtype=float32)

@@ -97,7 +97,7 @@ def edm(
         m, sigma = sde.mean_coeff(t), sde.std(t) / sde.mean_coeff(t)
         raised = sde.time_of_log_snr(-2 * jnp.log(sigma * (1 + gamma)))
         acts = (gamma > 0) & (s_min <= sigma) & (sigma <= s_max)
-        # Where nothing is added the time itself, not the inverse of its own SNR.
+        # Without added noise use the time itself, not the inverse of its SNR.
         t_hat = jnp.where(acts, jnp.clip(raised, t, sde.t1), t)
         m_hat, sigma_hat = sde.mean_coeff(t_hat), sde.std(t_hat) / sde.mean_coeff(t_hat)
         added = jnp.sqrt(jnp.maximum((sigma_hat - sigma) * (sigma_hat + sigma), 0))

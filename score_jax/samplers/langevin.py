@@ -10,7 +10,7 @@ A corrector's e follows from a signal-to-noise ratio snr (arXiv:2011.13456, algo
     annealed_langevin    e = 2 (snr s(t))^2
 
 without the factor alpha that the authors' programs put there for VP, which depends on a number of
-steps (`score_jax.samplers.song` has it); so every SDE is corrected alike. The norms' ratio is a
+steps (`score_jax.samplers.song` has it); so all SDEs have the same corrector. The norms' ratio is a
 function: `per_batch`, `per_sample`, `root_dim`, or any other of (z, score).
 
 A corrector in a chain moves before the predictor, at t; `at_next` moves it after it, to t_next:

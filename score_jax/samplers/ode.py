@@ -1,4 +1,4 @@
-r"""The probability-flow ODE (arXiv:2011.13456 eq. 13) by diffrax's adaptive solvers, both ways.
+r"""The probability-flow ODE (arXiv:2011.13456 eq. 13) by diffrax's adaptive solvers, in both directions.
 
     (1)  dx/dt = f(x, t) - g(t)^2 score(x, t) / 2
 
@@ -47,7 +47,7 @@ class _Counting(diffrax.AbstractStepSizeController):
     """A controller that also counts the attempts for which a first-same-as-last solver has no slope.
 
     These are all attempts until the first accepted step, and those after a jump. `num_rejected_steps`
-    does not tell a rejection at the start, which costs one evaluation more, from a later one.
+    does not distinguish a rejection at the start, which costs one more evaluation, from a later one.
     """
 
     inner: diffrax.AbstractStepSizeController
@@ -74,7 +74,7 @@ def evaluations(solver: diffrax.AbstractSolver, attempts: Cost, fresh: Cost | in
     """Vector-field evaluations of an explicit Runge-Kutta solve with `attempts` tried steps.
 
     A first-same-as-last method saves one a step, except in `fresh` attempts. An implicit method iterates
-    to convergence: its count is not known, and -1 says so.
+    to convergence: its count is unknown and given as -1.
     """
     if not isinstance(solver, diffrax.AbstractERK | diffrax.Euler):
         return jnp.full_like(attempts, -1)
@@ -139,8 +139,8 @@ def batch_rms(error: PyTree[Float[Array, "..."]]) -> Scalar:
 def worst_sample(error: PyTree[Float[Array, "..."]]) -> Scalar:
     """The largest root mean square of a sample in a scaled error: (b, *d), or a tree of such.
 
-    The error of no sample is averaged away: half as many evaluations more, for errors of the worst
-    samples that are ten times smaller (measured on a mixture).
+    No error of a sample is averaged out. On a mixture this needs 1.5 times the evaluations, for ten
+    times smaller errors of the worst samples.
     """
     leaves = jax.tree.leaves(error)
     total = sum(batch_sum(jnp.square(v)) for v in leaves)
@@ -171,8 +171,8 @@ def check_tolerances(rtol: Number, atol: Number) -> None:
 def _controller(rtol: Any, atol: Any, norm: Any, controller: Any) -> Any:
     check_tolerances(rtol, atol)
     if controller is None:
-        # With a proportional part, by measurement (docs/samplers.md): a tenth fewer evaluations than
-        # the plain controller, since fewer steps are refused.
+        # With a proportional part (docs/benchmarks.md): a tenth fewer evaluations than
+        # the plain controller, because fewer steps are rejected.
         return diffrax.PIDController(
             rtol=rtol, atol=atol, norm=norm or batch_rms, pcoeff=0.4, icoeff=0.4
         )
@@ -201,8 +201,8 @@ def _solve(
     controller = _controller(rtol, atol, norm, controller)
     check_count(max_steps=max_steps)
     solver = diffrax.Dopri5() if solver is None else solver
-    # At least single precision: a tolerance means nothing in half. Times have the state's precision,
-    # since diffrax would otherwise raise the state to theirs.
+    # At least single precision, because tolerances are meaningless in half. Times have the state's
+    # precision, because diffrax would otherwise raise the state to theirs.
     dtype = jnp.promote_types(jnp.result_type(*jax.tree.leaves(start)), jnp.float32)
     start = jax.tree.map(lambda v: v.astype(dtype), start)
     t_from, t_to = jnp.asarray(t_from, dtype), jnp.asarray(t_to, dtype)
@@ -218,7 +218,7 @@ def _solve(
     counted = bool(reuses) and not fixed  # fixed steps are never rejected
     first = None if dt0 is None else jnp.asarray(dt0, dtype)
     if dt0 is None and not isinstance(controller, diffrax.StepTo):
-        # Given, because a solver that guesses it evaluates the network uncounted.
+        # Given, because a solver that estimates it makes evaluations that are not counted.
         first = 0.01 * span
 
     solution = diffrax.diffeqsolve(
@@ -275,7 +275,7 @@ def flow_ends(sde: SDE, x: Data, t_from: Number, t_to: Number, coordinate: Coord
     times = [jnp.asarray(t, dtype) for t in (t_from, t_to)]
     clocks = [coordinate.clock(sde, t).astype(dtype) for t in times]
     scales = [coordinate.scale(sde, t).astype(dtype) for t in times]
-    # Half a unit of log(s/m): of that length are the features of the flow, whatever the clock.
+    # Half a unit of log(s/m), the length of the flow's features in every coordinate.
     way = jnp.sign(times[1] - times[0])
     near = sde.time_of_log_snr(sde.log_snr(times[0]) - way).astype(dtype)
     first, span = jnp.abs(coordinate.clock(sde, near) - clocks[0]), jnp.abs(clocks[1] - clocks[0])
@@ -307,14 +307,14 @@ def probability_flow(
     From t1 to t0 latents become samples, from t0 to t1 samples their latents. `coordinate` is IN_TIME,
     eq. (1) of this module, IN_LOG_NOISE, eq. (2), or IN_ANGLE, eq. (3). Options:
 
-    - `solver` and `controller`, any of diffrax's. The default is Dopri5, by measurement
-      (docs/samplers.md): on mixtures it needs as many evaluations as Tsit5 and a third fewer than
-      Dopri8 for an error of 1e-3, and with a small network it was faster than Tsit5. Or `rtol`, `atol`
-      and `norm`: the error is that of the whole batch (`batch_rms`, the default), of its worst sample
-      (`worst_sample`), or any function of a scaled error. With `per_sample` it is that of each sample
-      alone: slower, but no sample depends on its neighbours.
+    - `solver` and `controller`, any of diffrax's. The default is Dopri5 (docs/benchmarks.md):
+      on mixtures it needs as many evaluations as Tsit5 and a third fewer than Dopri8 for an error of
+      1e-3, and with a small network it is faster than Tsit5. Or `rtol`, `atol` and `norm`: the error is
+      that of the whole batch (`batch_rms`, the default), of its worst sample (`worst_sample`), or any
+      function of a scaled error. With `per_sample` it is that of each sample alone, which is slower,
+      but no sample depends on its neighbours.
     - `dt0`, the first step or, with a constant step size, all of them (default half a unit of
-      log(s/m), but 1 to 10 % of the way); `max_steps`. The solver's own time runs from 0 to
+      log(s/m), within 1 to 10 % of the way); `max_steps`. The solver's own time runs from 0 to
       |u_to - u_from|, u the coordinate's clock, and so do the places of `diffrax.StepTo`.
     - `adjoint`, any of diffrax's: by default reverse mode goes through the steps as they were taken
       (`RecursiveCheckpointAdjoint`), with respect to x, to what the score closes over, and to the two
@@ -354,7 +354,7 @@ def probability_flow(
 class FlowPath:
     """A solved flow, with x at every time between its ends; a tree, which passes through `jit`.
 
-    x (b, *d) is the state at the end, nfe what the path cost; looking at it costs nothing.
+    x (b, *d) is the state at the end, nfe the evaluations of the path; evaluating it costs none.
     """
 
     x: Data
@@ -383,7 +383,7 @@ def probability_path(
     max_steps: int = 256,
     **options: Any,
 ) -> FlowPath:
-    """Carry x (b, *d) as `probability_flow` does and keep the whole way: FlowPath.
+    """Carry x (b, *d) as `probability_flow` does and keep the whole path: FlowPath.
 
     The steps' own polynomials are evaluated (dense output): for encodings at many times from one
     solve. The memory is that of `max_steps` steps, however many are taken. Options and errors as for

@@ -2,11 +2,11 @@ r"""Any number of samples in one line: chunked, spread over the devices, the sam
 
 Sample number i has its own key, `fold_in(key, i)`, and is simulated by itself as a batch of one;
 `jax.vmap` over the numbers makes a batch of it again. The time and the parameters are not mapped, so a
-network still sees one batch and computes its embedding of the time once. No sample depends on its
-neighbours: not its noise, not the norms of a Langevin corrector, not the steps of an adaptive solver. So
-the same key gives the same pictures for any chunk and any number of devices, and sample 7 alone is
-sample 7 of 1,000: equal up to the rounding of a matrix product or convolution, which differs with the
-size of the batch.
+network still sees one batch and computes its embedding of the time once. The noise of a
+sample, the norms of a Langevin corrector and the steps of an adaptive solver do not depend on its
+neighbours. The same key therefore gives the same samples for any chunk and any number of devices, and
+sample 7 alone is sample 7 of 1,000, up to the rounding of matrix products and convolutions, which
+differs with the size of the batch.
 
 A `Sampler` is a record that goes from a latent to a sample: `stepwise` makes one of a factory of
 `Step`s, `flow` one of a solver of the probability flow. They compare by value, so that equal samplers
@@ -94,7 +94,7 @@ def stepwise(
 ) -> Stepwise:
     """Make a `Sampler` of a factory of steps, `make(sde, score, **options) -> Step`.
 
-    `final_denoising` decides what becomes of the noise that is left at the last time: `tweedie`
+    `final_denoising` treats the noise that is left at the last time: `tweedie`
     removes it with one more evaluation, `last_mean` omits the noise of the last step, `as_it_is`
     keeps it; or any factory of the same form.
 
@@ -111,9 +111,9 @@ def flow(
 ) -> Flow:
     """Make a `Sampler` of a solver `solve(sde, score, x, *, t_from, t_to, **options)` of the flow.
 
-    The solver returns what has the fields x and nfe, as `ODEOut`. One that also returns the state
-    denoised, such as `adaptive_multistep`, is best used with `last_mean`, which takes it at no cost.
-    Only the first and the last time of the grid are used: `[sde.t1, 1e-3]` will do.
+    The solver returns a record with the fields x and nfe, such as `ODEOut`. One that also returns the
+    denoised state, such as `adaptive_multistep`, is best used with `last_mean`, which costs nothing.
+    Only the first and the last time of the grid are used, so `[sde.t1, 1e-3]` is enough.
 
     >>> sampler = flow(rtol=1e-4, atol=1e-4)
     """
@@ -154,7 +154,7 @@ def sample(
     """Draw shape[0] samples of shape shape[1:], `chunk` at a time over all devices: `Samples`.
 
     `sampler` is a `Sampler` (`stepwise`, `flow`) or a factory of steps such as `reverse_diffusion`,
-    with Tweedie's formula as the final denoising. `grid` holds the times from sde.t1 to where to stop.
+    with Tweedie's formula as the final denoising. `grid` holds the times from sde.t1 to the last one.
     With `y`, labels or any tree of arrays with one entry a sample, `score` is a function of the chunk's
     part (b, ...) of it that returns a `ScoreFn`.
 
@@ -162,12 +162,12 @@ def sample(
     arguments of the program: other parameters need no other program. The arrays that a plain closure
     holds are constants of its program, which is kept as long as the closure.
 
-    The same key gives the same sample number i (up to rounding, see the module) whatever `chunk`,
+    The same key gives the same sample number i (up to rounding, see the module) for any `chunk`,
     `shape[0]` and `devices` (default: all of this process). Samples are numbered from `first`: draw
     more later, or on another process, with the same key. With `together` the samples that share a
     device and a chunk are simulated as one batch, as the authors do: a Langevin corrector then
     averages its norms over them, an adaptive solver takes the same steps for all, which is faster,
-    and the pictures depend on `chunk` and `devices`. The bar is shown in terminals, or as
+    and the samples depend on `chunk` and `devices`. The bar is shown in terminals, or as
     `progress` says.
 
     A second call with equal arguments, and another key, grid of the same length, parameters or labels,
@@ -212,7 +212,7 @@ class _Drawing(NamedTuple):
 
 
 def _check_order(key: object, sde: object, score: object, sampler: object) -> None:
-    """Raise ValueError for arguments of another kind, and say what was meant."""
+    """Raise ValueError, with the intended kind, for arguments of another kind."""
     order = "the order is sample(key, sde, score, shape, *, sampler, grid)"
     typed = isinstance(key, jax.Array) and jax.dtypes.issubdtype(key.dtype, jax.dtypes.prng_key)
     if not typed or key.ndim:  # type: ignore[attr-defined]
@@ -233,7 +233,7 @@ def _check_order(key: object, sde: object, score: object, sampler: object) -> No
 
 
 def check_score(score: object) -> None:
-    """Raise ValueError for a network's apply in the place of a score."""
+    """Raise ValueError for a network's apply instead of a score."""
     if inspect.ismethod(score) and score.__name__ == "apply":
         raise ValueError(
             f"score must be a function (x, t) -> array, got {type(score.__self__).__name__}.apply, "
@@ -267,7 +267,7 @@ def _draw(drawing: _Drawing, index: Any, y: Any) -> Any:
 
     def batch(key: Any, y: Any, size: int) -> Any:
         prior_key, step_key = jax.random.split(key)
-        # Checked here: a score of y that returns no score would fail far from its cause.
+        # Checked here, because a wrong result of a score of y would fail far from its cause.
         score = drawing.score(y) if drawing.conditional else drawing.score
         if not callable(score):
             raise ValueError(f"with y, score must return a ScoreFn for its part, got {score!r}")

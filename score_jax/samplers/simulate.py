@@ -63,8 +63,8 @@ def simulate(
     """Run `step` over every interval of `grid`, starting at x (b, *d): one scan, jitted by the caller.
 
     `final_denoising`, such as `tweedie(sde, score)`, is applied at the last time. Without it x keeps
-    the noise of the last step, and x_mean is the authors' "mean of the last step". `save_every`
-    keeps the state after every so many steps.
+    the noise of the last step, and x_mean is the authors' "mean of the last step". The state is kept
+    every `save_every` steps.
 
     Raises ValueError for a grid that does not decrease strictly inside (0, inf), save_every < 1, or
     x that is not floating point.

@@ -2,11 +2,10 @@ r"""The authors' own predictor-corrector sampler, number for number, for parity 
 
 Song et al. (arXiv:2011.13456) discretise an SDE with N steps twice: the network is evaluated at N
 times from t1 to t0, both included, while the coefficients are those of steps of length dt = 1/N, from
-a table entered at the index trunc(t (N - 1) / t1) in float32. The two clocks agree only when t0 is
-1/N: with N = 2000 and t0 = 1e-3 a thousand steps take the entry of a neighbour. So `song_grid` keeps
-all three, times, indices and dt, and the steps of this module read them there. Anything that is not
-meant to reproduce these programs is better served by `score_jax.samplers.steps`, whose coefficients
-are those of the interval.
+a table entered at the index trunc(t (N - 1) / t1) in float32. The two agree only for t0 =
+1/N: with N = 2000 and t0 = 1e-3 a thousand steps take the entry of a neighbour. `song_grid` therefore
+keeps times, indices and dt, which the steps of this module read. Use `score_jax.samplers.steps`, whose
+coefficients are those of the interval, unless you reproduce these programs.
 
     table of VP      beta_i = linspace(beta_min, beta_max, N)_i / N,  alpha_i = 1 - beta_i
     table of VE      sigma_i = sigma_min (sigma_max/sigma_min)^(i / (N - 1)),  sigma_{-1} = 0
@@ -137,7 +136,7 @@ def _entry(values: np.ndarray, grid: SongGrid, t: Time, x: Data) -> Float[Array,
 
 
 def song_euler_maruyama(sde: SDE, score: ScoreFn, grid: SongGrid, *, ode: bool = False) -> Step:
-    """Euler-Maruyama with dt = 1/n wherever the times are, for any SDE. One evaluation."""
+    """Euler-Maruyama with dt = 1/n at any times, for any SDE. One evaluation."""
 
     def update(key: PRNGKey, x: Data, t: Time, t_next: Time) -> StepOut:
         t = as_time(t)
@@ -201,7 +200,7 @@ def song_langevin(
 ) -> Step:
     """The Langevin corrector with the authors' factor alpha of the table: 1 for VE.
 
-    For sub-VP, where their programs fail for want of a table, alpha is that of VP with the same betas.
+    For sub-VP, for which their programs have no table and fail, alpha is that of VP with the same betas.
 
     Raises ValueError for an SDE without the tables, and as `langevin`.
     """

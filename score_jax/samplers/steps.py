@@ -10,8 +10,8 @@ and every linear SDE has it. With z unit noise the predictors are
     reverse diffusion    (2 - a) x + G^2 score + G z                arXiv:2011.13456 eq. 46
     ancestral            (x + G^2 score) / a + G s(t_next)/s(t) z   arXiv:2006.11239 eq. 7, 11
 
-The paper writes the reverse diffusion for three discretisations; with a and G of the interval all are
-one: a = sqrt(1 - beta) for VP, G^2 the difference of sigma^2 for VE, and it holds for any SDE. The
+The paper writes the reverse diffusion for three discretisations; with a and G of the interval they are
+one: a = sqrt(1 - beta) for VP, G^2 the difference of sigma^2 for VE, and the same form for any SDE. The
 ancestral step draws from the posterior p(x_{t_next} | x_t, x0) at the denoised x0: in DDPM's words
 G^2 is beta and the variance beta-tilde, for VE it is arXiv:2011.13456 eq. 47.
 """

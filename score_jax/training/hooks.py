@@ -83,7 +83,7 @@ class Every(Hook):
 
 @dataclass
 class Progress(Hook):
-    """A bar on a terminal, and a plain line now and then elsewhere.
+    """A bar on a terminal, and a plain line from time to time elsewhere.
 
     show: None for that, True for the bar everywhere, False for nothing.
     """
@@ -203,7 +203,7 @@ class MetricsFile(Hook):
 class Saving:
     """How `fit` saves checkpoints.
 
-    every: when a multiple of so many steps is passed (None: only at the end); extra: a JSON value
+    every: the steps between two saves (None: only at the end); extra: a JSON value
     saved with each, such as a config; metric(step, state): which checkpoint is the best, lower is
     better (by default the mean loss since the last one); stop_on_error: whether a checkpoint that
     cannot be written ends the run. If not, the error is logged; the last one must be written.

@@ -24,7 +24,7 @@ from score_jax._check import check
 from score_jax.types import CheckpointStore, Restored
 
 # Platforms on which a cached program may communicate in another order than one just compiled, so that
-# hosts exchange wrong numbers or wait for ever (XLA's CPU programs with gloo, jaxlib 0.10.2).
+# hosts exchange wrong numbers or hang (XLA's CPU programs with gloo, jaxlib 0.10.2).
 _CACHE_LESS = frozenset({"cpu"})
 STALLED = 76  # exit code: no progress, most often because another host is gone; start again
 
@@ -97,7 +97,7 @@ def when_a_host_is_lost() -> Iterator[None]:
 
 
 def leave_at_once(code: int, message: str) -> None:
-    """Print why and end the process now: an orderly exit would wait for the lost hosts."""
+    """Print the reason and end the process now, because an orderly exit would wait for the lost hosts."""
     print(message, file=sys.stderr, flush=True)
     sys.stdout.flush()
     os._exit(code)

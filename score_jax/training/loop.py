@@ -1,6 +1,6 @@
 """The loop around a mapped training step: calls, hooks between them, exact resume, signals.
 
-The loop knows no device and no network. It drives a `MappedStep`. To keep the devices busy between
+The loop depends on no device and no network. It drives a `MappedStep`. To keep the devices busy between
 calls it reads the metrics of one call after it has dispatched the next, and places the batches of
 later calls ahead.
 """
@@ -73,8 +73,8 @@ def fit(
     first, which compiles) is ended with a message and exit code 76, because a lost host leaves the
     others waiting in calls that cannot return.
 
-    SIGTERM or SIGINT lets the call under way finish, saves, and returns with `interrupted`; a second
-    one raises KeyboardInterrupt. A signal to one of several hosts stops all of them at one step.
+    After SIGTERM or SIGINT the current call is completed and saved, and `interrupted` is set; a second
+    signal raises KeyboardInterrupt. A signal to one of several hosts stops all of them at one step.
 
     Raises NonFiniteLoss, ValueError for counts out of range or batches that end, what `checkpoints`
     and hooks raise, and LostHost when another host cannot be reached.
@@ -131,7 +131,7 @@ def _run(run: Run, mapped: Any, signals: "Signals", watchdog: Watchdog) -> FitRe
     """The calls from the start to the end or a signal, and the hooks between them."""
     step_fn, together = run.step_fn, several_hosts()
     began, paused = time.monotonic(), 0.0
-    # Several hosts stop together, in the call in which all of them learn of the signal.
+    # Several hosts stop together, in the call that brings the signal to all of them.
     stopped = lambda: run.stop if together else signals.caught is not None
     while run.step < run.steps and not stopped():
         batch = run.feed.next(run.step)
@@ -215,7 +215,7 @@ class _Feed:
 
 
 class Signals:
-    """Catch the first SIGTERM or SIGINT, so that the call under way can finish and be saved."""
+    """Catch the first SIGTERM or SIGINT, so that the current call can be completed and saved."""
 
     def __init__(self) -> None:
         self.caught: int | None = None

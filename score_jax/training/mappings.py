@@ -5,10 +5,10 @@
 | `jit_step` | on one device | the whole batch |
 | `pmap_step` | a copy on every device | its share, by `jax.pmap` |
 | `shard_map_step` | replicated over a mesh | its share, by `jax.shard_map` |
-| `global_step` | replicated, or divided over the mesh | what XLA gives it of the whole step |
+| `global_step` | replicated, or divided over the mesh | the part of the whole step that XLA assigns |
 
-All but the first take devices of several hosts (`score_jax.training.hosts`): each host then places
-its own part of every batch, and all learn in the same call that one of them was asked to stop.
+All but the first support devices of several hosts (`score_jax.training.hosts`). Each host then places
+its own part of every batch, and a stop request to one host reaches all hosts in the same call.
 """
 
 from collections.abc import Callable, Sequence
@@ -68,7 +68,7 @@ def _mapped(
     read: Callable[[Any], dict[str, np.ndarray]] = _read,
     **ways: Callable[..., Any],
 ) -> MappedStep:
-    """The program as a `MappedStep`; over several hosts `wishes` is how they tell who is to stop."""
+    """The program as a `MappedStep`; over several hosts `wishes` makes the stop requests."""
 
     def alone(state: Any, batch: Any, stop: bool = False) -> Any:
         return program(state, batch)
@@ -76,7 +76,7 @@ def _mapped(
     def together(state: Any, batch: Any, stop: bool = False) -> Any:
         assert wishes is not None
         out = program(state, batch, wishes(np.full(_ours(devices), stop, np.int32)))
-        # gloo waits for ever if two programs that communicate are under way at once.
+        # gloo hangs if two programs that communicate overlap.
         return jax.block_until_ready(out) if devices[0].platform in _ONE_AT_A_TIME else out
 
     call = together if _several_hosts(devices) else alone
@@ -88,14 +88,14 @@ def _several_hosts(devices: Sequence[jax.Device]) -> bool:
 
 
 def _ours(devices: Sequence[jax.Device]) -> int:
-    """How many of the devices are this host's."""
+    """The number of devices of this host."""
     return sum(device.process_index == jax.process_index() for device in devices)
 
 
 def _stoppable(
     train_step: TrainStep, devices: Sequence[jax.Device], highest: Callable[[Any], Any]
 ) -> Callable[..., Any]:
-    """The step; over several hosts it also takes who is to stop, and has the metric "stop"."""
+    """The step; over several hosts it also takes the stop requests and has the metric "stop"."""
     if not _several_hosts(devices):
         return train_step.run
 
@@ -237,7 +237,7 @@ def _placer(train_step: TrainStep, mesh: Mesh) -> Callable[[Sequence[Batch]], An
 
 
 def _wishes(mesh: Mesh) -> Callable[[np.ndarray], Any]:
-    """Whether this host is to stop, for each of its devices -> the array for all devices."""
+    """This host's stop request, one entry per device -> the array of all devices."""
     sharding = NamedSharding(mesh, PartitionSpec(*mesh.axis_names))
     return lambda own: jax.make_array_from_process_local_data(sharding, own, (mesh.size,))
 

@@ -51,7 +51,7 @@ class Run:
     first_call_seconds: float = 0.0
     last: dict[str, float] = field(default_factory=dict)
     pending: tuple[int, Any] | None = None  # a step, and the metrics of the call after it
-    stop: bool = False  # some host was asked to stop
+    stop: bool = False  # a host has a stop request
 
     def __post_init__(self) -> None:
         self.step, self.n_steps = self.start, self.step_fn.n_steps

@@ -16,7 +16,7 @@ from score_jax.types import Batch, IndexSampler, Loss, Metrics, Params, PRNGKey,
 
 Prepare = Callable[[PRNGKey, Batch], Batch]  # run inside the jitted step
 
-# What the key of a step is folded with for each purpose.
+# The number that the key of a step is folded with, for each purpose.
 _PREPARE, _LOSS, _DRAW, _INDEX = range(4)
 
 

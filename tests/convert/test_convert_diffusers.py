@@ -87,7 +87,7 @@ def test_files_of_torch_and_names_of_old_versions_are_the_same(tmp_path):
 KEY = "mid_block.resnets.0.conv1.bias"
 WRONG = {
     f"lacks tensors that the network needs: {KEY}": {"weights": {KEY: None}},
-    "for which the network has no use: extra": {"weights": {"extra": np.ones(2, "f4")}},
+    "that the network does not use: extra": {"weights": {"extra": np.ones(2, "f4")}},
     rf"{KEY} of .* has shape \(3,\), which does not fit mid0/conv0/bias of shape \(32,\)": {
         "weights": {KEY: np.ones(3, "f4")}
     },
@@ -126,7 +126,7 @@ def test_folders_without_weights_or_with_half_of_them(tmp_path):
     with pytest.raises(ValueError, match=f"has none of .*{WEIGHTS}"):
         from_diffusers(path)
     (path / "config.json").write_text("{")
-    with pytest.raises(ValueError, match=r"config\.json is no JSON"):
+    with pytest.raises(ValueError, match=r"config\.json is not JSON"):
         from_diffusers(path)
     (path / "config.json").unlink()
     with pytest.raises(OSError, match=r"config\.json"):

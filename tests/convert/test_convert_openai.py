@@ -58,12 +58,12 @@ def test_every_tensor_has_its_place(name, convert, tmp_path):
 FIRST = "input_blocks.0.0.weight"
 WRONG = {
     "has no tensors for parameters of the network: out_2/bias": {"out.2.bias": None},
-    "for which the network has no use: out.3.bias": {"out.3.bias": np.ones(3, "f4")},
+    "that the network does not use: out.3.bias": {"out.3.bias": np.ones(3, "f4")},
     r"out.2.bias of .* has shape \(4,\), which does not fit out_2/bias of shape \(3,\)": {
         "out.2.bias": np.ones(4, "f4")
     },
     "out.2.bias of .* must be a floating-point tensor, got int64": {"out.2.bias": np.ones(3, int)},
-    f"has no tensor '{FIRST}', so it is no network of these programs": {FIRST: None},
+    f"has no tensor '{FIRST}', so it is not a network of these programs": {FIRST: None},
     f"{FIRST} of .* has 2 spatial axes, but module.dims=1": {FIRST: np.ones((32, 3, 3, 3), "f4")},
 }  # fmt: skip
 

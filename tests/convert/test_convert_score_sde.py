@@ -126,7 +126,7 @@ def changed(**tensors):
 LAST = "all_modules.0.weight"
 WRONG = {
     f"lacks tensors that the network needs: {LAST}": lambda: changed(**{LAST: None}),
-    "for which the network has no use: all_modules.99.weight": lambda: changed(
+    "that the network does not use: all_modules.99.weight": lambda: changed(
         **{"all_modules.99.weight": np.ones(3, "f4")}
     ),
     rf"{LAST} of .* has shape \(3, 4\), which does not fit embed0/kernel": lambda: changed(
@@ -174,7 +174,7 @@ def test_other_files_and_networks_are_refused(tmp_path):
     with pytest.raises(ValueError, match=r"has no 'model'; it holds \['weights'\]"):
         from_score_sde_pytorch(path, net, VP())
     write_torch(path, {"model": {"a": np.ones(2, "f4")}})
-    with pytest.raises(ValueError, match="no convolution, so it is no network of score_sde"):
+    with pytest.raises(ValueError, match="no convolution, so it is not a network of score_sde"):
         from_score_sde_pytorch(path, net, VP(), ema=False)
     with pytest.raises(ValueError, match="must be an NCSNpp or a DDPM, got MLP"):
         from_score_sde_pytorch(path, MLP(), VP())
@@ -259,7 +259,7 @@ def test_checkpoints_of_the_jax_program_that_do_not_fit(tmp_path):
     without = lambda flat: {k: v for k, v in flat.items() if k != kernel}
     for change, named in [
         (without, f"lacks tensors that the network needs: {kernel}"),
-        (lambda flat: flat | {"Conv_77/bias": np.ones(2, "f4")}, "no use: Conv_77/bias"),
+        (lambda flat: flat | {"Conv_77/bias": np.ones(2, "f4")}, "does not use: Conv_77/bias"),
         (lambda flat: flat | {kernel: np.ones((3, 3), "f4")}, f"{kernel} of .* has shape"),
     ]:
         flax_file(path, "residuals", change)

@@ -18,7 +18,7 @@ def small():
     config = presets.get("two_moons_vp")
     return dataclasses.replace(
         config,
-        net=dataclasses.replace(config.net, width=8, num_blocks=1),
+        net=config.net.clone(width=8, num_blocks=1),
         optim=dataclasses.replace(config.optim, power_averages=tuple(WIDTHS.values())),
         train=dataclasses.replace(config.train, snapshot_every=50),
     )

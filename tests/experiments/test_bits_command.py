@@ -35,7 +35,7 @@ def test_bad_flags_end_with_one_line_and_exit_code_2(flags, named, capsys):
 @pytest.mark.parametrize(
     ("preset", "options", "named"),
     [
-        ("digits_vp", {"bound_steps": 10}, "--bound-steps needs a run on a beta table"),
+        ("digits_vp", {"bound_steps": 10}, "--bound-steps needs a run on a noise schedule"),
         ("digits_iddpm", {"gap": "tweedie"}, "--gap is for runs on an SDE"),
         ("digits_iddpm", {"probes": 4}, "--probes is for runs on an SDE"),
         ("raw", {}, "never dequantised"),

@@ -11,25 +11,24 @@ from experiments import cli, convert, runs
 from experiments.config import (
     Config,
     DataConfig,
-    DiffusionConfig,
     LossConfig,
-    NCSNppConfig,
     SampleConfig,
-    SDEConfig,
     to_json,
 )
-from experiments.parts.fields import TableLossConfig
-from experiments.parts.nets import DDPMConfig, UNetConfig
 from score_jax.convert import from_diffusers, from_score_sde_pytorch
-from score_jax.sde import VP
+from score_jax.nets import DDPM, NCSNpp, UNet
+from score_jax.parametrization import SCORE, SMALL, IndexInput, StdInput, TimeInput
+from score_jax.sde import VE, VP, CosineBetas, LinearBetas
 from tests.convert.test_convert_score_sde import flax_file
 from tests.experiments.test_experiments import call, run
 from tests.helpers import port_unet
 from tests.helpers.convert_files import unpacked, write_torch
 
-DDPMPP = NCSNppConfig(width=16, channel_mult=(1, 2), num_blocks=1, attention=(4,))
-TABLE = {"sde": DiffusionConfig(schedule="linear", variance="small"), "loss": TableLossConfig(
-    objective="simple")}  # fmt: skip
+DDPMPP = NCSNpp(channels=16, channel_mult=(1, 2), num_blocks=1, attention=(4,))
+SCHEDULE = {
+    "sde": LinearBetas(), "noise_input": IndexInput(), "variance": SMALL,
+    "loss": LossConfig(objective="simple"),
+}  # fmt: skip
 RGB = DataConfig(name="tfds", builder="cifar10", image_size=8)
 
 
@@ -96,8 +95,9 @@ def test_raw_weights_on_request(tmp_path):
 
 def test_checkpoints_of_the_jax_program(tmp_path):
     fields = {"progressive": "residual", "progressive_input": "residual", "embedding": "fourier"}
-    net = dataclasses.replace(DDPMPP, width=8, fir=True, label="std", output="score", **fields)
-    config = Config(data=dataclasses.replace(RGB, range=(0, 1)), sde=SDEConfig(kind="ve"), net=net)
+    net = DDPMPP.clone(channels=8, fir=True, scale_by_sigma=True, **fields)
+    data = dataclasses.replace(RGB, range=(0, 1))
+    config = Config(data, net, VE(), StdInput(), SCORE)
     file = flax_file(tmp_path / "checkpoint_8", "residuals")
     _, _, step = made(tmp_path, "score_sde_jax", file, config)
     assert step == 1_300_000
@@ -108,29 +108,30 @@ def test_files_of_improved_diffusion(source, tmp_path):
     name = "iddpm_unet_additive"
     _, params, _, _ = port_unet.load(name)
     state = {k: np.asarray(v, "f4") for k, v in port_unet.read(name)[1].items()}
-    net = UNetConfig(
-        width=32, channel_mult=(1.0, 1.0), scale_shift=False, label="index", output="noise"
-    )
-    config = Config(data=RGB, net=net, **TABLE)
+    net = UNet(
+        channels=32, channel_mult=(1.0, 1.0), num_blocks=1, attention_factors=(2,),
+        scale_shift_norm=False,
+    )  # fmt: skip
+    config = Config(data=RGB, net=net, **SCHEDULE)
     file = write_torch(tmp_path / "ema_0.9999_500000.pt", state)
     assert equal(made(tmp_path, source, file, config)[1], params)
 
 
 def ddpm_config():
     """A config of the small diffusers folder."""
-    net = DDPMConfig(
-        width=32, channel_mult=(1, 1), num_blocks=1, attention=(8,), label="index",
-        attend_every_block=True,
-    )  # fmt: skip
-    return Config(data=dataclasses.replace(RGB, image_size=16), net=net, **TABLE)
+    net = DDPM(
+        channels=32, channel_mult=(1, 1), num_blocks=1, attention=(8,), attend_every_block=True
+    )
+    return Config(data=dataclasses.replace(RGB, image_size=16), net=net, **SCHEDULE)
 
 
 def test_folders_of_diffusers(tmp_path):
-    """Its table of betas is compared with that of the process, whichever form that has."""
+    """Its noise schedule is compared with that of the process, whichever form that has."""
     folder, config = unpacked("diffusers_ddpm"), ddpm_config()
     _, params, _ = made(tmp_path, "diffusers", folder, config)
     assert equal(params, from_diffusers(folder)[1])
-    levels = dataclasses.replace(config, sde=SDEConfig(kind="vp", levels=1_000), loss=LossConfig())
+    rounded = IndexInput(rounded=True)
+    levels = dataclasses.replace(config, noise_input=rounded, variance=None, loss=LossConfig())
     (tmp_path / "b").mkdir()
     assert equal(made(tmp_path / "b", "diffusers", folder, levels)[1], params)
 
@@ -138,24 +139,23 @@ def test_folders_of_diffusers(tmp_path):
 # Refusals, and nothing is left behind.
 
 
-def wrong_table(config):
-    return dataclasses.replace(config, sde=dataclasses.replace(config.sde, schedule="cosine"))
+def wrong_schedule(config):
+    return dataclasses.replace(config, sde=CosineBetas())
 
 
 def wrong_net(**fields):
-    return lambda config: dataclasses.replace(config, net=dataclasses.replace(config.net, **fields))
+    return lambda config: dataclasses.replace(config, net=config.net.clone(**fields))
 
 
 def continuous(config):
-    net = dataclasses.replace(config.net, label="time")
-    return dataclasses.replace(config, sde=SDEConfig(), loss=LossConfig(), net=net)
+    return dataclasses.replace(config, sde=VP(), noise_input=TimeInput(), loss=LossConfig())
 
 
 @pytest.mark.parametrize(
     ("change", "named"),
     [
-        (wrong_table, "another table of 1000 betas from 0.0001 to 0.02"),
-        (continuous, "a table of betas, not the SDE 'vp'"),
+        (wrong_schedule, "another noise schedule of 1000 betas from 0.0001 to 0.02"),
+        (continuous, "a noise schedule, not the SDE 'VP'"),
         (wrong_net(attend_every_block=False), "attend_every_block True, not False"),
         (wrong_net(attention=(16,)), r"attention \(8,\), not \(16,\)"),
     ],
@@ -172,7 +172,7 @@ def test_a_folder_of_another_process_or_network_is_refused(change, named, tmp_pa
         ({"--config": "cifar10_ddpmp"}, "unknown config 'cifar10_ddpmp'"),
         ({"--config": "nowhere.json"}, "'nowhere.json' is not a file"),
         ({"--file": "nowhere.pth"}, "'nowhere.pth' does not exist"),
-        ({"--from": "score_sde_jax"}, "no Flax checkpoint that can be read"),
+        ({"--from": "score_sde_jax"}, "not a readable Flax checkpoint"),
         ({"--from": "improved_diffusion"}, "must be a UNet, got NCSNpp"),
         ({"--config": "cifar10_ddpmpp_continuous"}, "lacks tensors that the network needs"),
     ],

@@ -10,13 +10,13 @@ from experiments.reports.dry_run import human
 
 
 def test_a_run_is_described_and_not_started(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(datasets, "load", lambda config: pytest.fail("data were loaded"))
+    monkeypatch.setattr(datasets, "load", lambda source: pytest.fail("data were loaded"))
     monkeypatch.setattr(cli, "start", lambda: None)  # the compiler's options stay as they are
     work = tmp_path / "run"
     given = ["--config", "two_moons_vp", "--workdir", str(work), "--train.batch-size", "100"]
     train.main([*given, "--net.width", "64", "--net.num-blocks", "1", "--dry-run"])
     out = capsys.readouterr().out
-    count = int(re.search(r"mlp: ([\d,]+) parameters", out)[1].replace(",", ""))
+    count = int(re.search(r"MLP: ([\d,]+) parameters", out)[1].replace(",", ""))
     # float32, four times: parameters, their average and Adam's two moments.
     size = float(re.search(r"state .*: ([\d.]+) kB", out)[1])
     assert size == pytest.approx(16 * count / 1000, rel=0.02)

@@ -23,8 +23,8 @@ LOOP = [
     "--train.sample-every", "20", "--train.checkpoint-every", "10", "--train.batch-size", "32",
     "--sample.steps", "5", "--sample.sampler", "ddim",
 ]  # fmt: skip
-UNET = ["--net.width", "8", "--net.num-blocks", "1", "--net.channel-mult", "1", *LOOP]
-MLP = ["--net.kind", "mlp", "--net.width", "16", *LOOP]
+UNET = ["--net.channels", "8", "--net.num-blocks", "1", "--net.channel-mult", "1", *LOOP]
+MLP = ["--net.kind", "MLP", "--net.width", "16", *LOOP]
 
 
 def run(command, *args, check=None, env=None):
@@ -78,7 +78,7 @@ def test_differences_name_what_changed_and_let_a_run_be_longer():
     ("text", "named"),
     [
         ("{", "not JSON"),
-        ('{"sde": {"kind": "vpp"}}', "config.sde.kind must be one of"),
+        ('{"sde": {"kind": "VPP"}}', "config.sde.kind must be one of"),
         ('{"optim": {"lrr": 1}}', "unknown fields"),
         ('{"train": {"steps": "many"}}', "config.train.steps must be int"),
         ('{"train": {"steps": -10}}', "train.steps must be at least 1"),
@@ -175,7 +175,7 @@ def test_a_finished_run_is_not_trained_again(quick):
 BAD = [
     (["train", "--config", "digits_vq"], "unknown config 'digits_vq' (did you mean"),
     (["train", "--config", "digits_vp", "--optim.lrr", "1"], "--optim.lr"),
-    (["train", "--config", "digits_vp", "--sde.kind", "vpp"], "subvp"),
+    (["train", "--config", "digits_vp", "--sde.kind", "VPP"], "SubVP"),
     (["train", "--config", "digits_vp", "--train.steps", "-10"], "train.steps must be at least 1"),
     (["train", "--data.name", "array", "--data.path", "missing.npy"], "missing.npy"),
     (["sample", "--workdir", "no_such_run"], "holds no run"),
@@ -230,11 +230,11 @@ def test_every_preset_fits_its_data_and_network(name):
     import jax.numpy as jnp
 
     exp = runs.build(presets.get(name))
-    batch = {"x": jnp.asarray(exp.train.x[:8]), "y": jnp.asarray(exp.train.y[:8])}
+    batch = {"x": jnp.asarray(exp.source.train.x[:8]), "y": jnp.asarray(exp.source.train.y[:8])}
 
     def gradient(key):
         params = exp.init_params(key)
-        loss = lambda p: exp.loss(p, key, exp.prepare(key, batch))[0]
+        loss = lambda p: exp.loss(p, key, exp.source.prepare(key, batch))[0]
         return jax.grad(loss)(params)
 
     with jax.debug_key_reuse(False):  # one key for all: nothing is drawn
@@ -272,7 +272,7 @@ def test_killed_training_ends_with_the_same_bits(workdir, tmp_path):
 
 def test_sampling_cannot_end_before_training_does():
     config = presets.get("digits_subvp_likelihood")
-    assert config.sample.t0 == config.sde.t0
+    assert config.sample.t0 == config.loss.t0
     early = dataclasses.replace(config.sample, t0=1e-3)
-    with pytest.raises(ValueError, match=r"sample\.t0 must be at least sde\.t0=0\.025"):
+    with pytest.raises(ValueError, match=r"sample\.t0 must be at least loss\.t0=0\.025"):
         dataclasses.replace(config, sample=early)

@@ -9,14 +9,13 @@ import pytest
 from PIL import Image
 
 from experiments import cli, presets, restore, runs, sample, train, train_classifier
-from experiments.config import SampleConfig, TrainConfig
+from experiments.config import LossConfig, SampleConfig, TrainConfig
 from experiments.parts import guiding, sampling
-from experiments.parts.fields import LossConfig
-from experiments.parts.nets import MLPConfig
+from score_jax.nets import MLP
 
 TINY = dataclasses.replace(
     presets.get("digits_vp"),
-    net=MLPConfig(width=8),
+    net=MLP(width=8, num_blocks=1),
     train=TrainConfig(
         steps=10,
         steps_per_call=5,
@@ -50,7 +49,7 @@ def conditional(tmp_path_factory):
     folder = tmp_path_factory.mktemp("conditional")
     config = dataclasses.replace(
         TINY,
-        net=dataclasses.replace(TINY.net, conditional=True),
+        class_conditional=True,
         loss=LossConfig(label_dropout=0.5),
     )
     train.train(config, folder, progress=False)
@@ -194,5 +193,5 @@ def test_wrong_use_is_named(plain, conditional, tmp_path):
 
 
 def test_hidden_labels_need_labels():
-    with pytest.raises(ValueError, match=r"label_dropout=0\.1 needs net\.conditional"):
+    with pytest.raises(ValueError, match=r"label_dropout=0\.1 needs class_conditional"):
         dataclasses.replace(TINY, loss=LossConfig(label_dropout=0.1))

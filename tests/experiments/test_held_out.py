@@ -15,7 +15,7 @@ from score_jax import training
 
 def small(name, **net):
     config = presets.get(name)
-    return runs.build(dataclasses.replace(config, net=dataclasses.replace(config.net, **net)))
+    return runs.build(dataclasses.replace(config, net=config.net.clone(**net)))
 
 
 @pytest.fixture(scope="module")
@@ -39,17 +39,22 @@ def test_the_value_does_not_depend_on_chunks_and_is_that_of_the_whole_batch(moon
     params = jax.tree.map(lambda p: p + 0.3, params)
     found = [held_out_loss(exp, params, key, most=101, chunk=c) for c in (8, 300)]
     np.testing.assert_allclose(found, found[0], rtol=1e-5)
-    prepare_key, loss_key = jax.random.split(key)
-    ready = exp.prepare(prepare_key, {"x": jnp.asarray(exp.test.x[:101])})
+    prepare_key, loss_key = (jax.random.fold_in(key, i) for i in range(2))
+    ready = exp.source.prepare(prepare_key, {"x": jnp.asarray(exp.source.test.x[:101])})
     np.testing.assert_allclose(found[0], exp.test_loss(params, loss_key, ready)[0], rtol=1e-5)
 
 
 def test_labels_and_grey_levels_go_along(key):
     """Traced only."""
-    exp = small("digits_vp_conditional", width=8, num_blocks=1, channel_mult=(1,), attention=())
+    exp = small("digits_vp_conditional", channels=8, num_blocks=1, channel_mult=(1,), attention=())
     params = jax.eval_shape(exp.init_params, key)
-    part = {"x": jnp.asarray(exp.test.x[:6]), "y": jnp.asarray(exp.test.y[:6])}
-    losses = jax.eval_shape(_function(exp, 6), (key, params), jnp.arange(6, dtype=jnp.uint32), part)
+    part = {"x": jnp.asarray(exp.source.test.x[:6]), "y": jnp.asarray(exp.source.test.y[:6])}
+    losses = jax.eval_shape(
+        _function(exp, 6),
+        (tuple(jax.random.split(key)), params),
+        jnp.arange(6, dtype=jnp.uint32),
+        part,
+    )
     assert losses.shape == (6,) and losses.dtype == jnp.float32
 
 

@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import pytest
 
 from experiments import presets, runs
-from experiments.presets.published import PARAMETERS, PUBLISHED
+from experiments.presets.figures import PARAMETERS, PUBLISHED
+from score_jax.convert.published import ALIASES
 
 # On the embedded data: pinned, to notice a change.
 OURS = {
@@ -24,7 +25,7 @@ SIZES = PARAMETERS | {name: size for size, names in OURS.items() for name in nam
 def network(name):
     """The network of a preset and what its parameters depend on."""
     exp = runs.build(presets.get(name))
-    return exp, (exp.net, exp.shape, exp.num_classes, exp.reduces)
+    return exp, (exp.net, exp.shape, exp.num_classes, exp.config.data.low_res_factor)
 
 
 def one_of_each():
@@ -55,7 +56,7 @@ def test_every_published_preset_has_a_size_and_the_39_runs_are_there():
     assert set(PARAMETERS) == published
     assert sum(name.startswith(("vp_", "subvp_", "ve_")) for name in published) == 39
     assert {name for names in OURS.values() for name in names} <= set(presets.CONFIGS) - published
-    assert set(presets.ALIASES.values()) <= published
+    assert set(ALIASES.values()) <= published
 
 
 def test_published_figures_are_of_presets():

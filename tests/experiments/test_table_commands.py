@@ -1,17 +1,19 @@
-"""The commands on beta tables: train, resume, sample, evaluate and compare the three presets."""
+"""The commands on noise schedules: train, resume, sample, evaluate and compare the three presets."""
 
 import json
 
 import numpy as np
 import pytest
 
-from tests.experiments.test_experiments import checksums, run
+from tests.experiments.test_experiments import call as run
+from tests.experiments.test_experiments import checksums
 
 pytestmark = pytest.mark.slow
 
 TINY = [
-    "--net.width", "8", "--net.groups", "4", "--net.channel-mult", "1", "--net.attention",
-    "--sde.steps", "40", "--train.steps-per-call", "5", "--train.log-every", "5",
+    "--net.channels", "8", "--net.groups", "4", "--net.channel-mult", "1",
+    "--net.attention-factors",
+    "--sde.n", "40", "--train.steps-per-call", "5", "--train.log-every", "5",
     "--train.sample-every", "1000", "--train.checkpoint-every", "5", "--train.batch-size", "16",
     "--sample.steps", "5",
 ]  # fmt: skip
@@ -42,7 +44,7 @@ def test_resumed_runs_keep_the_history_of_their_losses(runs, tmp_path):
     assert any("index_sampler" in name for name in whole)
 
 
-@pytest.mark.parametrize("sampler", ["table_ancestral", "table_ddim", "dpmpp_2m"])
+@pytest.mark.parametrize("sampler", ["ancestral", "ddim", "dpmpp_2m"])
 def test_they_sample(runs, sampler):
     folder = runs["digits_iddpm_vlb"]
     run("sample", "--workdir", folder, "--sampler", sampler, "--num", 4, check=0)
@@ -79,7 +81,7 @@ def test_they_are_compared(runs, tmp_path):
     assert (tmp_path / "b" / "terms.png").stat().st_size > 1_000
 
 
-def test_a_continuous_run_has_no_table(tmp_path):
+def test_a_continuous_run_has_no_noise_schedule(tmp_path):
     from experiments import presets, runs
 
     runs.save_config(tmp_path / "vp", presets.get("digits_vp"))

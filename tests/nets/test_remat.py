@@ -14,9 +14,10 @@ from experiments import presets, runs
 def loss_of(name, remat, **net):
     """(the loss of a small network of a preset as a function of the parameters, the parameters)."""
     config = presets.get(name)
+    net |= {"dropout": 0.1} if hasattr(config.net, "dropout") else {}
     config = dataclasses.replace(
         config,
-        net=dataclasses.replace(config.net, dropout=0.1, **net),
+        net=config.net.clone(**net),
         train=dataclasses.replace(config.train, remat=remat),
     )
     exp = runs.build(config)
@@ -38,9 +39,9 @@ def kept_bytes(loss, params):
 @pytest.mark.parametrize(
     ("name", "net"),
     [
-        ("digits_vp", {"width": 8, "num_blocks": 2}),
-        ("digits_iddpm", {"width": 32, "num_blocks": 2}),
-        ("ve_ncsnv2_cifar10", {"width": 8}),
+        ("digits_vp", {"channels": 8, "num_blocks": 2}),
+        ("digits_iddpm", {"channels": 32, "num_blocks": 2}),
+        ("ve_ncsnv2_cifar10", {"channels": 8}),
     ],
 )
 def test_less_is_kept_of_blocks_and_least_of_the_whole(name, net):

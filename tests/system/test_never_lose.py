@@ -190,10 +190,10 @@ def test_one_run_in_one_folder(tmp_path):
 def test_a_change_is_shown_and_can_be_allowed(tmp_path, capsys):
     runs.save_config(tmp_path, presets.get("digits_vp"))
     other = presets.get("digits_subvp")
-    with pytest.raises(ValueError, match=r"sde.kind: 'vp' -> 'subvp'.*--allow-changes"):
+    with pytest.raises(ValueError, match=r"sde.kind: 'VP' -> 'SubVP'.*--allow-changes"):
         runs.save_config(tmp_path, other)
     runs.save_config(tmp_path, other, allow_changes=True)
-    assert "changed: sde.kind: 'vp' -> 'subvp'" in capsys.readouterr().err
+    assert "changed: sde.kind: 'VP' -> 'SubVP'" in capsys.readouterr().err
     assert runs.load_config(tmp_path) == other
 
 

@@ -39,7 +39,7 @@ PUBLISHED: dict[str, Figures] = {
 }
 
 # Numbers of parameters, counted in the authors' own modules built from their own configurations:
-# NCSN++, DDPM++ and DDPM in their PyTorch program; NCSN, NCSNv2 and the DDPM that is not told the
+# NCSN++, DDPM++ and DDPM in their PyTorch program; NCSN, NCSNv2 and the DDPM that is not given the
 # time, which that program cannot build, in their JAX program; Improved DDPM by
 # `tests/golden/make_unet.py counts`.
 _SIZES: dict[int, tuple[str, ...]] = {

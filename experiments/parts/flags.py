@@ -1,0 +1,111 @@
+"""Flags for the objects in a config: generated from the fields of a network, an SDE or a noise input.
+
+The kind of an object (`--net.kind UNet`) decides which other flags there are (`--net.channels 64`).
+Fields that two kinds share keep their value when the kind changes.
+"""
+
+import dataclasses
+import inspect
+import re
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Literal
+
+import tyro
+
+from experiments.config import DERIVED, Config
+from score_jax.convert import records
+
+Precision = Literal["float32", "bfloat16"] | None
+FIELDS = {f.name: f for f in dataclasses.fields(Config)}
+OBJECTS = tuple(name for name, f in FIELDS.items() if f.type in records.KINDS)
+
+
+def choices(name: str) -> tuple[str, ...]:
+    """The kinds of an object of the config that flags can describe."""
+    known = records.KINDS[FIELDS[name].type]
+    return tuple(kind for kind, cls in known.items() if None not in _hints(cls).values())
+
+
+def first_flags(default: str) -> Any:
+    """The dataclass of the flags that decide what the others mean: --config and --net.kind etc."""
+    made: list[Any] = [("config", str, default)]
+    for name in OBJECTS:
+        cls = dataclasses.make_dataclass(name, [("kind", Literal[choices(name)] | None, None)])
+        made.append((name, cls, dataclasses.field(default_factory=cls)))
+    return dataclasses.make_dataclass("First", made)
+
+
+def config_flags(config: Config, kinds: Mapping[str, str | None]) -> Any:
+    """A dataclass with a field for every flag of a config, whose values are the defaults.
+
+    kinds: by name of the object, the kind that was chosen, or None to keep that of the config.
+    """
+    made: list[Any] = []
+    for name, help in _help(Config).items():
+        hint, value = FIELDS[name].type, getattr(config, name)
+        if name in OBJECTS:
+            cls = records.KINDS[hint][kinds[name] or type(value).__name__]
+            hint, value = _flags(cls, choices(name), value)
+        else:
+            for kind, known in records.NAMED.items():
+                if hint in (kind, kind | None):
+                    some: Any = Literal[tuple(known)]
+                    hint, value = some if hint is kind else some | None, records.to_record(value)
+        made.append((name, Annotated[hint, tyro.conf.arg(help=help)], value))
+    cls = dataclasses.make_dataclass("Config", [part[:2] for part in made], frozen=True)
+    return cls(*(part[2] for part in made))
+
+
+def config_of(flags: Any) -> Config:
+    """The config that flags describe; ValueError for values that the objects do not allow."""
+    objects = (*OBJECTS, "parametrization", "variance")
+    values = {name: getattr(flags, name) for name in FIELDS}
+    for name in objects:
+        tree = dataclasses.asdict(values[name]) if name in OBJECTS else values[name]
+        values[name] = records.from_record(FIELDS[name].type, tree, name)
+    return Config(**values)
+
+
+def _hints(cls: type) -> dict[str, Any]:
+    """The types of the flags of a class, None for what has no flag."""
+    fields = {k: f.type for k, f in records.fields_of(cls).items() if k not in DERIVED}
+    return {k: {"dtype": Precision}.get(k) if v is Any else v for k, v in fields.items()}
+
+
+def _flags(cls: Any, kinds: Sequence[str], old: Any) -> tuple[Any, Any]:
+    """A dataclass of flags for the fields of `cls`, and its defaults, which `old` has or the class."""
+    helps, fields = _help(cls), records.fields_of(cls)
+    made: list[Any] = [("kind", Literal[tuple(kinds)])]
+    values: list[Any] = [cls.__name__]
+    for name, hint in _hints(cls).items():
+        made.append((name, Annotated[hint, tyro.conf.arg(help=helps[name])]))
+        missing = fields[name].default is dataclasses.MISSING
+        value = getattr(old, name, tyro.MISSING if missing else fields[name].default)
+        value = value if value is tyro.MISSING else records.to_record(value)
+        values.append(tuple(value) if isinstance(value, list) else value)
+    new = dataclasses.make_dataclass(cls.__name__, made, frozen=True)
+    new.__doc__ = (cls.__doc__ or "").split("\n\n")[0]
+    return new, new(*values)
+
+
+def _help(cls: type) -> dict[str, str]:
+    """What the source of a class says of its fields, in the order of the fields.
+
+    In comments above or beside a field, or in a line `field: text` of the class's docstring.
+    """
+    found = dict.fromkeys(records.fields_of(cls), "")
+    for base in reversed(cls.__mro__):
+        if not found.keys() & vars(base).get("__annotations__", {}).keys():
+            continue
+        above: list[str] = []
+        for line in inspect.getsource(base).splitlines():
+            comment = re.fullmatch(r"    # (.*)", line)
+            field = re.match(r"    (\w+): (?:.*  # (.*))?", line)
+            listed = re.match(r"      ((?:\w+, )*\w+): (.*)", line)
+            if field and field[1] in found:
+                text = " ".join([*above, field[2] or ""]).strip()
+                found[field[1]] = text or found[field[1]]
+            elif listed:
+                found |= {name: listed[2] for name in listed[1].split(", ") if name in found}
+            above = [*above, comment[1]] if comment else []
+    return found

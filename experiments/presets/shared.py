@@ -1,0 +1,15 @@
+"""What presets take from the published runs of the library."""
+
+import dataclasses
+from typing import Any
+
+from experiments.config import DERIVED
+from score_jax.convert.published import PUBLISHED
+
+
+def published(name: str) -> dict[str, Any]:
+    """Network and process of a published run as fields of a config."""
+    found = {f.name: getattr(PUBLISHED[name], f.name) for f in dataclasses.fields(PUBLISHED[name])}
+    net = found["net"]
+    fields = {f.name: f.default for f in dataclasses.fields(net) if f.name in DERIVED}
+    return found | {"net": net.clone(**fields)}

@@ -1,0 +1,66 @@
+"""A trained model in one line: from a run folder, a published file, or a diffusers folder."""
+
+from pathlib import Path
+
+from score_jax import checkpoints
+from score_jax.convert.diffusers import from_diffusers
+from score_jax.convert.openai import from_improved_diffusion
+from score_jax.convert.published import PUBLISHED, lookup
+from score_jax.convert.records import Ingredients, read_json
+from score_jax.convert.score_sde import from_score_sde_jax, from_score_sde_pytorch
+from score_jax.model import Model
+from score_jax.nets import UNet
+from score_jax.types import Params
+
+MODEL_FILE = "model.json"  # of a run folder: the ingredients of its model
+CHECKPOINTS = "checkpoints"
+FIELDS = {True: "ema_params", False: "params"}
+# Program that wrote a file of score_sde, by the ending of the file.
+SCORE_SDE = {".pth": from_score_sde_pytorch, ".pt": from_score_sde_pytorch}
+
+
+def load_pretrained(
+    path: str | Path, preset: str | None = None, *, ema: bool = True
+) -> tuple[Model, Params]:
+    """A trained model and its parameters, ready for sampling: (model, params).
+
+    Args:
+      path: the folder of a run of `experiments.train`; the folder of a diffusers `UNet2DModel`; or,
+        with a preset, a file of score_sde, improved-diffusion or guided-diffusion.
+      preset: name of the published run, such as "cifar10_ncsnpp_continuous"
+        (`score_jax.convert.published`).
+      ema: the averaged weights, or those of the last step. Files of improved-diffusion and diffusers
+        hold one of them and do not say which.
+
+    Raises ValueError for an unknown preset, a preset with a folder, a file without one, and weights
+    that do not fit; OSError for files that cannot be opened.
+
+    >>> model, params = load_pretrained("runs/digits_vp")
+    >>> out = sample(key, model.sde, model.score(params), (16, 8, 8, 1), sampler=heun, grid=grid)
+    """
+    path = Path(path)
+    if path.is_dir():
+        if preset is not None:
+            raise ValueError(f"preset must be None for the folder {str(path)!r}, got {preset!r}")
+        return _of_run(path, ema) if (path / CHECKPOINTS).is_dir() else from_diffusers(path)[:2]
+    if preset is None:
+        raise ValueError(f"preset must name the network of the file {str(path)!r}, got None")
+    ingredients = lookup(preset, PUBLISHED)
+    if isinstance(ingredients.net, UNet):
+        params = from_improved_diffusion(path, ingredients.net, ingredients.sde)[1]
+    else:
+        read = SCORE_SDE.get(path.suffix, from_score_sde_jax)
+        params = read(path, ingredients.net, ingredients.sde, ema=ema)[1]
+    return ingredients.model(), params
+
+
+def _of_run(path: Path, ema: bool) -> tuple[Model, Params]:
+    file = path / MODEL_FILE
+    if not file.is_file():
+        raise ValueError(
+            f"{file} is missing: the run was made by score_jax 0.1, and repeating its command of "
+            "experiments.train writes the file"
+        )
+    ingredients: Ingredients = read_json(Ingredients, file.read_text(encoding="utf-8"), str(file))
+    params = checkpoints.restore_params(path / CHECKPOINTS, field=FIELDS[ema])
+    return ingredients.model(), params
