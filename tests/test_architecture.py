@@ -249,8 +249,6 @@ def channels(source):
 
 @pytest.mark.parametrize("path", LIBRARY, ids=name_of)
 def test_what_is_needed_is_an_argument(path):
-    if name_of(path) in SHIMS:
-        return
     found = [f for f in channels(path.read_text()) if CHANNELS[f[0]] != name_of(path)]
     assert found == []
 
