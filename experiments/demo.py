@@ -1,4 +1,4 @@
-"""`make demo`: train on real digits, sample two ways, evaluate, and say where the pictures are."""
+"""`make demo`: train on digits, sample with two methods, evaluate, and print where the pictures are."""
 
 import dataclasses
 import pathlib
@@ -20,7 +20,7 @@ from score_jax._files import write_json, write_text
 class Args:
     """Train digits_vp on this machine, sample by predictor-corrector and by the ODE, evaluate."""
 
-    # Folder of the run; a second call goes on from what is there.
+    # Folder of the run; a second call resumes it.
     workdir: str = "runs/demo"
     # Preset to show.
     config: str = presets.DEFAULT
