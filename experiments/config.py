@@ -347,8 +347,8 @@ class Config:
 
 
 # Fields that may differ when a run resumes: they change how long it is and what is written, not what
-# is computed at a step, or only its rounding (a schedule of the rate that knows the last step is the
-# exception, checked in `differences`).
+# is computed at a step, or only its rounding (a learning-rate schedule that depends on the last step is
+# the exception, checked in `differences`).
 RESUMABLE = (
     "train.steps", "train.log_every", "train.sample_every", "train.checkpoint_every", "train.keep",
     "train.checkpoint_metric", "train.microbatches", "train.remat", "train.nonfinite_limit",

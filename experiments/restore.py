@@ -260,10 +260,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     if truth is not None:
         facts["rms_error"] = float(np.sqrt(np.mean((x - truth[:, None]) ** 2)))
     write_json(out.with_name(out.name + ".json"), facts | dataclasses.asdict(args))
-    told = "" if truth is None else f", {facts['rms_error']:.3f} from the truth"
+    distance = "" if truth is None else f", {facts['rms_error']:.3f} from the truth"
     print(
         f"{len(x)} images restored {args.num} times by {args.method}: {facts['residual']:.2g} (rms) "
-        f"from what was measured{told}\nwrote {out}.png, {out}.npz and {out}.json"
+        f"from the measurements{distance}\nwrote {out}.png, {out}.npz and {out}.json"
     )
 
 

@@ -83,7 +83,7 @@ def load_classifier(run: Run, workdir: pathlib.Path) -> tuple[nn.Module, Params]
     classes = saved.pop("num_classes", None)
     if classes != run.source.num_classes:
         raise ValueError(
-            f"the classifier in {str(folder)!r} knows {classes} classes, but the data of the run have "
+            f"the classifier in {str(folder)!r} has {classes} classes, but the data of the run have "
             f"{run.source.num_classes}: train it again"
         )
     net = make_classifier(run, ClassifierConfig(**saved))

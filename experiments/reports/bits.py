@@ -246,8 +246,8 @@ def _check_run(run: Run, args: Options) -> None:
     if never_dequantised(run, args):
         raise ValueError(
             "the run was trained on grey levels that were never dequantised (data.dequantize is "
-            "false): it knows nothing of the density between them; --allow-undequantised measures "
-            "it all the same, --draws 0 leaves likelihoods out"
+            "false), so its density between them is arbitrary; --allow-undequantised measures it "
+            "nevertheless, --draws 0 omits likelihoods"
         )
 
 
