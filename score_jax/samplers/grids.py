@@ -25,6 +25,8 @@ def check_grid(grid: object, t1: float | None = None) -> Float[Array, " n"]:
     known = not any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(grid))
     # Inside jit a list would become a traced array, whose values are not known.
     values = np.asarray(grid) if known else None
+    if values is not None and values.dtype.kind in "USO":
+        raise ValueError(f"grid must be a list of times, as of uniform_grid, got {grid!r:.60}")
     array = jnp.asarray(grid if values is None else values)
     if array.ndim != 1 or array.shape[0] < 2:
         raise ValueError(f"grid must be a list of at least two times, got shape {array.shape}")
@@ -47,12 +49,6 @@ def check_grid(grid: object, t1: float | None = None) -> Float[Array, " n"]:
     if t1 is not None and values[0] > t1 * (1 + 1e-6):
         raise ValueError(f"grid must not start above t1={t1}, got {values[0]}")
     return array
-
-
-def check_array(name: str, value: object) -> None:
-    """Raise ValueError for a list or tuple instead of an array."""
-    if isinstance(value, list | tuple):
-        raise ValueError(f"{name} must be an array, got a {type(value).__name__}: use jnp.asarray")
 
 
 def _check(sde: SDE, n: int, t0: float) -> None:
