@@ -13,7 +13,7 @@ COLUMNS = ("preset", "network", "parameters", "FID", "IS", "FID (ODE)", "bits/di
 
 
 def source(name: str) -> str:
-    """The place where the authors give the run: a file of score_sde, or the README of improved-diffusion."""
+    """The source of the run: a file of score_sde, or the README of improved-diffusion."""
     for folder in FOLDERS:
         if name.startswith(f"{folder}_"):
             rest = name.removeprefix(f"{folder}_")
