@@ -189,7 +189,7 @@ def test_other_files_and_networks_are_refused(tmp_path):
 
 
 def test_noise_levels_must_be_those_of_the_network(tmp_path):
-    """A network told an index divides by its own table: it must be that of the weights."""
+    """A network given an index divides by its own noise levels, which must be those of the weights."""
     net, _, _, size = case("ve_ncsnpp_discrete")
     path = write_torch(tmp_path / "x.pth", checkpoint("ve_ncsnpp_discrete"))
     largest, smallest, number = net.sigmas

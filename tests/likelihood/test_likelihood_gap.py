@@ -17,7 +17,7 @@ DATA = random_normal(3)
 
 
 def errors(name, gap, n=16, draws=1):
-    """Error of log p_0 of n points, the mean over so many draws, but for the prior's mismatch: (n,)."""
+    """Mean error of log p_0 of n points over the draws, without the prior's mismatch: (n,)."""
     sde = SDES[name]
     x = DATA.sample(n)
     score = DATA.score_fn(sde)

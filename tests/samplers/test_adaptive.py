@@ -242,7 +242,7 @@ def test_a_tolerance_below_rounding_asks_for_no_more_than_rounding():
 
 @pytest.mark.optimized  # equal to rounding
 def test_a_score_that_wiggles_in_time_is_followed():
-    """Sines of 999 t, which networks are told: 159 periods that an error of 1e-4 has to resolve."""
+    """Sines of 999 t, a network's noise input: 159 periods, which an error of 1e-4 has to resolve."""
     sde = VP()
     wiggle = lambda t, s, sin: 0.02 * sin(999 * t) / s
 

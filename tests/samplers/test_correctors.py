@@ -100,7 +100,7 @@ def test_per_sample_does_not_see_the_neighbours():
 
 @pytest.mark.parametrize("name", SDES)
 def test_annealed_langevin_reaches_its_stationary_law(name):
-    """N(m mean, v) but for the bias of the step: variance v / (1 - e / (2 v)) of the linear chain."""
+    """N(m mean, v) with the bias of the step: variance v / (1 - e / (2 v)) of the linear chain."""
     sde = SDES[name]
     m, s = float(sde.mean_coeff(T)), float(sde.std(T))
     v = m**2 * 0.5**2 + s**2

@@ -267,7 +267,7 @@ def test_moments_are_exact(h, x64):
 
 
 def test_weights_integrate_polynomials_exactly(x64):
-    """Through three nodes and 0 any cubic is integrated exactly, by quadrature as the judge."""
+    """Through three nodes and 0 any cubic is integrated exactly, compared with quadrature."""
     rng = np.random.default_rng(0)
     for h in (0.01, 0.7, 4.0):
         c = rng.normal(size=4)

@@ -279,7 +279,7 @@ def test_from_linear_betas_tends_to_vp():
 
 @pytest.mark.parametrize("n", [1000, 4000])
 def test_cosine_vp_is_the_limit_of_the_papers_table(n):
-    """alpha_bar of the authors' table at its own times, but for the end, where theirs is clipped."""
+    """alpha_bar of the authors' schedule at its own times, except at the end, where theirs is clipped."""
     betas = golden("iddpm_process")[f"betas/cosine/{n}"]
     t = (np.arange(n) + 1) / n
     want = np.cumprod(1 - betas)
