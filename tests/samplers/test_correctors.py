@@ -151,6 +151,7 @@ def want_noise(want, anneal):
     return 1e-2 * 2 * (111 if anneal else 3)
 
 
+@pytest.mark.slow
 def test_langevin_dynamics_samples_the_ncsn_way():
     """From the prior of a VE to Gaussian data through 10 levels, with epsilon as NCSN scales it."""
     sde = VE(0.05, 5.0)

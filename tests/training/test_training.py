@@ -190,6 +190,7 @@ def test_optimizer_refuses(bad):
         make_optimizer(**bad)
 
 
+@pytest.mark.slow
 def test_scanned_steps_are_the_single_steps(problem):
     optimizer = make_optimizer(learning_rate=0.05)
     step = make_train_step(noisy, optimizer)
