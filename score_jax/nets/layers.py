@@ -97,13 +97,14 @@ def sinusoids(
     Improved DDPM, `cosines_first`, ends one step before it. An odd `dim` ends with a zero.
     """
     half = dim // 2
-    last = half if cosines_first else max(half - 1, 1)
-    # In NumPy, because a noise input of a thousand amplifies rounding errors of the frequencies.
-    step = np.float32(-math.log(10_000)) / np.float32(last)
-    angle = (
-        at_least_float32(noise_input)[:, None]
-        * jnp.asarray(np.exp(np.arange(half, dtype=np.float32) * step))[None]
-    )
+    # As the references of each family round them: an error of one rounding in a frequency is seen at
+    # noise inputs of a thousand.
+    places, log = np.arange(half, dtype=np.float32), -math.log(10_000)
+    if cosines_first:
+        frequency = jnp.asarray(np.exp(places * np.float32(log) / np.float32(half)))
+    else:
+        frequency = jnp.exp(jnp.asarray(places * np.float32(log / max(half - 1, 1))))
+    angle = at_least_float32(noise_input)[:, None] * frequency[None]
     parts = [jnp.sin(angle), jnp.cos(angle)]
     embedding = jnp.concatenate(parts[::-1] if cosines_first else parts, axis=1)
     return jnp.pad(embedding, ((0, 0), (0, dim % 2)))

@@ -61,7 +61,7 @@ def made(tmp_path, source, file, config, *more):
 
 @pytest.mark.slow
 def test_a_checkpoint_of_the_authors_is_sampled_and_evaluated(tmp_path):
-    """The whole way, every command in a process of its own, on colour images from a file."""
+    """The whole way on colour images from a file; `convert` in a process of its own."""
     x = np.random.default_rng(0).integers(0, 256, (40, 8, 8, 3), np.uint8)
     np.save(tmp_path / "x.npy", x)
     config = Config(
@@ -77,11 +77,11 @@ def test_a_checkpoint_of_the_authors_is_sampled_and_evaluated(tmp_path):
     assert "parameters of step 1234" in out.stdout
     out = call("convert", *options, check=2)
     assert "exists already" in out.stderr and "Traceback" not in out.stderr
-    run("sample", "--workdir", work, "--num", 4, check=0)
+    call("sample", "--workdir", work, "--num", 4, check=0)
     (samples,) = (work / "samples").glob("*.npz")
     with np.load(samples) as file:
         assert file["x"].shape == (4, 8, 8, 3) and file["x"].dtype == np.uint8
-    run("evaluate", "--workdir", work, "--num", 4, "--tol", "1e-1", check=0)
+    call("evaluate", "--workdir", work, "--num", 4, "--tol", "1e-1", check=0)
     result = json.loads((work / "evaluation.json").read_text())
     assert result["step"] == 1234 and np.isfinite(result["loss"])
 
