@@ -23,7 +23,7 @@ from scipy.integrate import solve_ivp
 
 from benchmarks.fewstep import runner
 from score_jax import samplers as sm
-from score_jax.score import label_time
+from score_jax.parametrization import TimeInput
 from score_jax.sde import VE, VP, SubVP, reverse_drift
 
 SDES = {"vp": (VP(), 1e-3), "subvp": (SubVP(), 1e-3), "ve": (VE(), 1e-5)}
@@ -202,7 +202,7 @@ def trained_mlp(sde, label, steps, batch=1024):
     import flax.linen as nn
     import optax
 
-    from score_jax.score import NOISE, score_fn
+    from score_jax.score import score_fn
 
     class Net(nn.Module):
         @nn.compact
@@ -225,7 +225,7 @@ def trained_mlp(sde, label, steps, batch=1024):
         t = jax.random.uniform(times, (batch,), minval=1e-3, maxval=1.0)
         z = jax.random.normal(noise, x0.shape)
         x = sde.mean_coeff(t)[:, None] * x0 + sde.std(t)[:, None] * z
-        return jnp.mean(jnp.square(net.apply(params, x, label(t)) - z))
+        return jnp.mean(jnp.square(net.apply(params, x, label(sde, t)) - z))
 
     @jax.jit
     def train(params):
@@ -238,7 +238,7 @@ def trained_mlp(sde, label, steps, batch=1024):
         keys = jax.random.split(jax.random.key(1), steps)
         return jax.lax.scan(step, (params, optimizer.init(params)), keys)[0][0]
 
-    return score_fn(sde, net.apply, train(params), label=label, output=NOISE)
+    return score_fn(sde, net.apply, train(params), noise_input=label)
 
 
 def seconds(function):
@@ -299,7 +299,7 @@ def wall(rounds, mlp_steps):
     score = mixture_score(sde, 2, 5, 1.5, 0.3, 1, jnp.float32)
     wall_of("mixture", sde, score, x, 1e-3, (1e-3, 1e-4), rounds)
     smooth = trained_mlp(sde, told_log_noise(sde), mlp_steps)
-    rough = trained_mlp(sde, label_time(), mlp_steps)
+    rough = trained_mlp(sde, TimeInput(), mlp_steps)
     wall_of("mlp, log(s/m)/4", sde, smooth, x, 1e-3, (1e-3, 1e-4), rounds)
     wall_of("mlp, 999 t", sde, rough, x, 1e-3, (1e-2,), rounds)
 

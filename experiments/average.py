@@ -12,7 +12,7 @@ NOTE_FILE = "averaged.json"
 
 @dataclasses.dataclass(frozen=True)
 class Args:
-    """Make the power-function average of another relative width, as a run folder of its own."""
+    """Make a run folder with the power-function average of another relative width."""
 
     # Folder of a run trained with optim.power-averages and train.snapshot-every.
     workdir: str
@@ -20,14 +20,14 @@ class Args:
     std: float = 0.1
     # The step it ends at; none: the last snapshot.
     step: int | None = None
-    # Folder to write, which sample and evaluate take; none: WORKDIR/std_0.1 and so on.
+    # Folder to write, which sample and evaluate accept; none: WORKDIR/std_0.1 and so on.
     out: str | None = None
 
 
 def average(args: Args) -> pathlib.Path:
     """Write the folder, whole or not at all, with the average as its weights, and return it.
 
-    Raises ValueError where the run has no such snapshots or the folder is there already.
+    Raises ValueError if the run has no such snapshots or the folder exists.
     """
     workdir = pathlib.Path(args.workdir)
     config = runs.load_config(workdir)

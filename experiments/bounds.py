@@ -2,8 +2,8 @@
 
 The table and the curves of arXiv:2102.09672, section 3: bits per dimension with their parts, the terms
 of the bound and the errors of x0 and of the noise at each time. Runs that differ only in their seed
-are one row. With `--gradient` also what importance-sampled indices gain: the variance of the bound's
-gradient with uniform indices over that with the indices which the run has learned to draw.
+are one row. `--gradient` adds the gain of importance-sampled indices: the variance of the bound's
+gradient with uniform indices, divided by that with the indices that the run has learned to draw.
 """
 
 import dataclasses
@@ -31,11 +31,11 @@ class Args:
     workdirs: tuple[str, ...]
     # Where bounds.json, bounds.md and the pictures go.
     out: str
-    # What is coded.
+    # The split of the data.
     split: bits.Split = "test"
-    # Draws of the noise that are averaged.
+    # Draws of the noise to average.
     draws: int = 1
-    # Steps that the bound is taken over (default: all of them).
+    # Steps of the bound (default: all timesteps).
     bound_steps: int | None = None
     # Draws of the gradient, for its variance (0: not measured).
     gradient: int = 0
@@ -77,7 +77,7 @@ def gradient_factor(run: Run, folder: pathlib.Path, args: Args) -> float | None:
         raw["y"] = jnp.asarray(run.source.train.y[:b])
     batch = run.source.prepare(prepare_key, raw)
     even = losses.uniform_indices(run.sde.n)
-    # The loss of training: the other's convolutions are slow to differentiate inside a scan on a CPU.
+    # The loss of training, with dropout.
     spread = [
         curves.gradient_variance(
             run.loss, state.ema_params, batch, sampler, s, key, draws=args.gradient
@@ -88,7 +88,7 @@ def gradient_factor(run: Run, folder: pathlib.Path, args: Args) -> float | None:
 
 
 def grouped(folders: Sequence[pathlib.Path]) -> dict[str, list[pathlib.Path]]:
-    """Folders of the same config but for the seed, by the name of the first."""
+    """Folders whose configs differ only in the seed, by the name of the first."""
     found: list[tuple[Config, list[pathlib.Path]]] = []
     for folder in folders:
         config = dataclasses.replace(runs.load_config(folder), seed=0)

@@ -1,4 +1,4 @@
-"""What the commands share: flags, exit codes, one clear line for bad input."""
+"""Shared by the commands: flags, exit codes, one-line messages for bad input."""
 
 import dataclasses
 import os
@@ -55,17 +55,17 @@ def parse(cls: Any, prog: str, argv: Sequence[str] | None = None) -> Any:
 class HostsConfig:
     """The processes of a run on several hosts; not part of its config."""
 
-    # Find address, number and place from the scheduler: SLURM, Open MPI, Cloud TPU, Kubernetes.
+    # Take address, number and index from the scheduler: SLURM, Open MPI, Cloud TPU, Kubernetes.
     auto: bool = False
     # Or host:port of the first process.
     coordinator: str | None = None
     # The number of processes, with `coordinator`.
     count: int | None = None
-    # Which of them this is, from 0.
+    # The index of this process, from 0.
     index: int | None = None
     # A step that takes longer ends the process with exit code 76: another host is lost.
     stall_seconds: float = 600.0
-    # Seconds without a sign of life after which JAX takes a process for dead.
+    # Seconds without a heartbeat after which JAX considers a process dead.
     heartbeat_seconds: int = 100
 
     def connect(self) -> None:
@@ -92,7 +92,7 @@ class Command(Generic[Flags]):
     workdir: str
     # Print what would be built and stop.
     dry_run: bool
-    # Go on with a run although fields of its config have changed.
+    # Continue a run although fields of its config have changed.
     allow_changes: bool
     hosts: HostsConfig
     cfg: Annotated[Flags, tyro.conf.arg(name=""), tyro.conf.AvoidSubcommands]
@@ -133,7 +133,7 @@ def parse_over_run(cls: Any, prog: str, argv: Sequence[str] | None = None) -> An
     named: Any
     named, _ = tyro.cli(first, args=args, return_unknown_args=True, add_help=False)
     default: dict[str, Any] = {}
-    # That a folder holds no run is said later.
+    # A folder without a run raises its error later.
     if (pathlib.Path(named.workdir) / runs.CONFIG_FILE).is_file():
         needed = [f.name for f in dataclasses.fields(cls) if f.default is dataclasses.MISSING]
         sample = runs.load_config(pathlib.Path(named.workdir)).sample

@@ -1,11 +1,11 @@
 """The sampler card of a run: `python -m experiments.compare --workdir runs/x --nfe 10 20 50`.
 
-Every sampler draws from the same latents with about the same number of network evaluations. Written are
-compare.json (all numbers), compare.md (a table) and compare.png (two plots against the evaluations):
+Every sampler draws from the same latents with about the same number of network evaluations. The command
+writes compare.json (all numbers), compare.md (a table) and compare.png (two plots against evaluations):
 
     error      of deterministic samplers, root mean square to a fine solution of the probability flow
-    distance   of the samples to the test split, mean and spread over repeated draws, beside that of
-               as many training examples, which no sampler is expected to beat
+    distance   of the samples to the test split, mean and spread over repeated draws, and the distance
+               of as many training examples, which no sampler is expected to beat
 """
 
 import dataclasses

@@ -237,7 +237,7 @@ class SampleConfig:
     corrector: Literal["langevin", "annealed", "none"] = "langevin"
     # Steps of the fixed-step samplers.
     steps: int = 125
-    # How their times are spread; "usual" is each sampler's own.
+    # Their grid of times; "usual" is the default of the sampler.
     grid: Literal["usual", "uniform", "quadratic", "log_snr", "karras", "song", "schedule"] = (
         "usual"
     )
@@ -247,8 +247,8 @@ class SampleConfig:
     corrector_steps: int = 1
     # Time at which sampling ends.
     t0: float = 1e-3
-    # How the noise that is left there is removed: the mean of x0 given x (one evaluation more), the
-    # last step without its noise, or not at all.
+    # Removal of the noise that is left there: the mean of x0 given x (one more evaluation), the last
+    # step without its noise, or none.
     final_denoising: Literal["tweedie", "mean", "none"] = "tweedie"
     # Average the corrector's norms over the samples drawn at once, as the authors do, and take the
     # same adaptive steps for all: samples then depend on the chunk.
@@ -257,7 +257,7 @@ class SampleConfig:
     rtol: float = 1e-3
     # Absolute tolerance of the adaptive samplers.
     atol: float = 1e-3
-    # Keep the estimate of x0 in the range of the data: not, by clipping, or by its own quantile.
+    # Keep the estimate of x0 in the range of the data: none, by clipping, or by its own quantile.
     threshold: Literal["none", "static", "dynamic"] = "none"
     # For "ddim": 0 draws no noise, 1 as much as ancestral sampling.
     eta: float = 0.0
@@ -329,7 +329,7 @@ class Config:
             if needs and not schedule:
                 raise ValueError(f"{name}={value!r} needs a noise schedule, got sde.kind={kind!r}")
         if self.sample.t0 < loss.t0:
-            # Said before training, not at its first picture.
+            # Checked before training rather than at its first picture.
             raise ValueError(
                 f"sample.t0 must be at least loss.t0={loss.t0}, where training ends, "
                 f"got {self.sample.t0}"
@@ -346,9 +346,9 @@ class Config:
         return self.variance is not None and self.variance.learned
 
 
-# Fields that may differ when a run goes on: they change how long it is and what is written, not what
-# is computed at a step, or only its rounding (a schedule of the rate that knows the last step is the
-# exception, checked in `differences`).
+# Fields that may differ when a run resumes: they change how long it is and what is written, not what
+# is computed at a step, or only its rounding (a learning-rate schedule that depends on the last step is
+# the exception, checked in `differences`).
 RESUMABLE = (
     "train.steps", "train.log_every", "train.sample_every", "train.checkpoint_every", "train.keep",
     "train.checkpoint_metric", "train.microbatches", "train.remat", "train.nonfinite_limit",
@@ -358,7 +358,7 @@ RESUMABLE = (
 
 
 def to_record(config: Config) -> dict[str, Any]:
-    """A config as what JSON can hold."""
+    """A config as a JSON value."""
     tree: dict[str, Any] = records.to_record(config, omit=DERIVED)
     return tree
 
@@ -384,7 +384,7 @@ def flatten(config: Config) -> dict[str, Any]:
 
 
 def differences(old: Config, new: Config) -> list[str]:
-    """Where a run cannot go on from `old` with `new`: lines "optim.lr: 0.001 -> 0.0001"."""
+    """Changes with which a run of `old` cannot resume as `new`: lines "optim.lr: 0.001 -> 0.0001"."""
     free = set(RESUMABLE) - ({"train.steps"} if new.optim.schedule != "constant" else set())
     a, b = flatten(old), flatten(new)
     names = [*b, *(name for name in a if name not in b)]

@@ -1,4 +1,4 @@
-"""Make a run folder of published weights, that sample and evaluate take like one trained here:
+"""Make a run folder of published weights, for sampling, evaluation and further training:
 
 python -m experiments.convert --from score_sde_pytorch --file checkpoint_8.pth \
     --config cifar10_ncsnpp_continuous --workdir runs/ncsnpp
@@ -32,8 +32,8 @@ Source = Literal[
 class Args:
     """Make a run folder of published weights, for experiments.sample and experiments.evaluate.
 
-    The folder's config is the one given, and the optimiser starts anew, so that training can go on
-    from the weights too.
+    The folder has the given config and a new optimiser state, so training can continue from the
+    weights too.
     """
 
     # Which program wrote them.
@@ -44,7 +44,7 @@ class Args:
     config: str
     # Folder to make.
     workdir: str
-    # The weights of the last step rather than their average, where the file has both.
+    # The weights of the last step rather than their average, if the file has both.
     raw: bool = False
 
 
@@ -122,7 +122,7 @@ def _diffusers(run: runs.Run, path: pathlib.Path, raw: bool) -> tuple[Any, Any]:
 
 
 def _other_process(theirs: Any, ours: Any) -> list[str]:
-    """Say where the process of a file is not that of the config."""
+    """Print the differences between the process of a file and that of the config."""
     if not isinstance(theirs, NoiseSchedule):
         return [] if theirs == ours else [f"the process {theirs}, not {ours}"]
     if not isinstance(ours, NoiseSchedule):

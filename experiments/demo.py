@@ -1,4 +1,4 @@
-"""`make demo`: train on real digits, sample two ways, evaluate, and say where the pictures are."""
+"""`make demo`: train on digits, sample with two methods, evaluate, and print where the pictures are."""
 
 import dataclasses
 import pathlib
@@ -20,7 +20,7 @@ from score_jax._files import write_json, write_text
 class Args:
     """Train digits_vp on this machine, sample by predictor-corrector and by the ODE, evaluate."""
 
-    # Folder of the run; a second call goes on from what is there.
+    # Folder of the run; a second call resumes it.
     workdir: str = "runs/demo"
     # Preset to show.
     config: str = presets.DEFAULT
@@ -68,9 +68,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         pictures.save_samples(run, drawn["pc"].x, workdir / "samples.png")
 
     clock = time.perf_counter()
-    judged = evaluate.evaluate(workdir, evaluate.Args(workdir=args.workdir, num=300))
+    found = evaluate.evaluate(workdir, evaluate.Args(workdir=args.workdir, num=300))
     seconds["evaluate"] = time.perf_counter() - clock
-    text = _summary(config, step, judged, drawn, seconds)
+    text = _summary(config, step, found, drawn, seconds)
     write_text(workdir / "summary.txt", text)
     write_json(workdir / "seconds.json", seconds)
     print("\n" + text)
@@ -89,7 +89,7 @@ def _draw(run: Any, params: Any, sampler: Any, save_every: int | None) -> sampli
 def _summary(
     config: Config,
     step: int,
-    judged: dict[str, Any],
+    found: dict[str, Any],
     drawn: dict[str, sampling.Drawn],
     seconds: dict[str, float],
 ) -> str:
@@ -100,7 +100,7 @@ def _summary(
     times = [["stage", "seconds"], *([k, f"{v:.1f}"] for k, v in seconds.items())]
     total = np.sum(list(seconds.values()))
     return (
-        f"step {step} of {config.train.steps}\n{evaluate.report(judged)}\n\n"
+        f"step {step} of {config.train.steps}\n{evaluate.report(found)}\n\n"
         f"{tables.table(samplers)}\n\n{tables.table([*times, ['in all', f'{total:.1f}']])}\n"
     )
 

@@ -1,4 +1,4 @@
-"""Judge a trained run on held-out data: `python -m experiments.evaluate --workdir runs/x`."""
+"""Evaluate a trained run on held-out data: `python -m experiments.evaluate --workdir runs/x`."""
 
 import dataclasses
 import pathlib
@@ -23,7 +23,7 @@ BPD_FILE = "bits_per_dim.json"
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Args(bits.Options):
-    """Held-out loss, bits per dimension and sample distance of a run, beside a fitted Gaussian."""
+    """Held-out loss, bits per dimension and sample distance of a run and of a fitted Gaussian."""
 
     # Folder of a run made by experiments.train.
     workdir: str
@@ -70,7 +70,7 @@ def evaluate(workdir: pathlib.Path, args: Args) -> dict[str, Any]:
 
 
 def _distance(run: Run, params: Any, keys: Any, args: Args) -> dict[str, Any]:
-    """Draw samples and compare them with the test split, beside a Gaussian and the training data."""
+    """Compare samples, a fitted Gaussian and the training data with the test split."""
     space = feature_space(run.source.train, run.source.test)
     given = {k: v for k in ("sampler", "steps") if (v := getattr(args, k)) is not None}
     config = dataclasses.replace(run.config.sample, **given)

@@ -25,8 +25,8 @@ MASKS = ("center", "border", "left", "right", "top", "bottom", "random")
 class Args:
     """Restore images: fill in what is missing, colour, enlarge or sharpen.
 
-    Give the pictures to restore by --images, or clean ones by --truth or --test, which are then
-    damaged first and shown beside. Options left out are those of the run's config.
+    Give the pictures to restore by --images, or clean ones by --truth or --test, which are damaged
+    first and shown for comparison. Options left out are those of the run's config.
     """
 
     # Folder of a run made by experiments.train.
@@ -37,18 +37,18 @@ class Args:
     images: tuple[str, ...] = ()
     # Clean pictures, to be damaged here.
     truth: tuple[str, ...] = ()
-    # So many images of the run's test split as clean pictures.
+    # Number of images of the run's test split to use as clean pictures.
     test: int = 0
     # For inpaint, what is missing: the middle, all but the middle, a half, half of the pixels at
     # random, or the black part of a picture of the same size.
     mask: str = "center"
-    # For superres: pixels of an image for one of the picture, along each axis.
+    # For superres: the factor between the sizes of the result and the picture.
     factor: int = 2
     # For deblur: standard deviation of the blur in pixels.
     blur: float = 0.8
     # Standard deviation of the noise in the pictures, in units of the data's range (-1 to 1: 2).
     noise_std: float = 0.0
-    # How: docs/guidance.md says which is for what.
+    # The method; docs/guidance.md explains the choice.
     method: Literal["pigdm", "projection", "dps", "replacement", "repaint"] = "pigdm"
     # Restorations of each image.
     num: int = 4
@@ -126,7 +126,7 @@ def known_pixels(args: Args, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def make_operator(args: Args, shape: tuple[int, ...]) -> inverse.Operator:
-    """The operator of a task on images (h, w, c); ValueError where they do not go together."""
+    """The operator of a task on images (h, w, c); ValueError if they do not match."""
     if len(shape) != 3 or shape[-1] not in (1, 3):
         raise ValueError(f"restore is for images, and this run has examples of shape {shape}")
     if args.task == "colorize" and shape[-1] == 1:
@@ -143,7 +143,7 @@ def make_operator(args: Args, shape: tuple[int, ...]) -> inverse.Operator:
 
 
 def measured(args: Args, run: Run, key: Any) -> tuple[inverse.Measurement, Any]:
-    """(what was measured, the truth or None) of the images that the flags name."""
+    """(the measurements, the truth or None) of the images that the flags name."""
     given = {"--images": args.images, "--truth": args.truth, "--test": args.test}
     if sum(bool(v) for v in given.values()) != 1:
         raise ValueError("give the images by exactly one of --images, --truth and --test")
@@ -163,13 +163,13 @@ def measured(args: Args, run: Run, key: Any) -> tuple[inverse.Measurement, Any]:
 
 
 def data_stds(run: Run, operator: Any) -> tuple[float, ...]:
-    """How far the data of a run vary in what is measured."""
+    """Standard deviations of the data of a run in the measured directions."""
     return inverse.measured_stds(operator, run.source.on_levels(run.source.train.x[:1_000]))
 
 
 def make_method(args: Args, run: Run, operator: Any) -> tuple[Any, dict[str, Any]]:
     """The method of a name, and its options."""
-    # Made when asked for: only two of them have to look at the data.
+    # Made on demand, because only two of them need the data.
     known: dict[str, Callable[[], tuple[Any, dict[str, Any]]]] = {
         "pigdm": lambda: (inverse.pigdm, {"data_std": data_stds(run, operator)}),
         "projection": lambda: (inverse.projection, {"data_std": data_stds(run, operator)}),
@@ -181,7 +181,7 @@ def make_method(args: Args, run: Run, operator: Any) -> tuple[Any, dict[str, Any
 
 
 def _label(args: Args, run: Run) -> int | None:
-    """The class that the network is told, that of hidden labels if none is known."""
+    """The class that the network is given; that of hidden labels if it is unknown."""
     if not run.num_classes:
         if args.label is not None:
             raise ValueError(f"--class given, but {args.workdir!r} was trained without classes")
@@ -222,7 +222,7 @@ def restore(args: Args, run: Run, params: Any, measurement: inverse.Measurement)
 
 
 def as_picture(measurement: inverse.Measurement, shape: tuple[int, ...], middle: float) -> Any:
-    """What was measured, as images of the full size (b, h, w, c)."""
+    """The measurements as images of the full size (b, h, w, c)."""
     y = np.asarray(measurement.y)
     if isinstance(measurement.operator, inverse.Mask):
         return np.where(np.asarray(measurement.operator.mask)[None], y, middle)
@@ -260,10 +260,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     if truth is not None:
         facts["rms_error"] = float(np.sqrt(np.mean((x - truth[:, None]) ** 2)))
     write_json(out.with_name(out.name + ".json"), facts | dataclasses.asdict(args))
-    told = "" if truth is None else f", {facts['rms_error']:.3f} from the truth"
+    distance = "" if truth is None else f", {facts['rms_error']:.3f} from the truth"
     print(
         f"{len(x)} images restored {args.num} times by {args.method}: {facts['residual']:.2g} (rms) "
-        f"from what was measured{told}\nwrote {out}.png, {out}.npz and {out}.json"
+        f"from the measurements{distance}\nwrote {out}.png, {out}.npz and {out}.json"
     )
 
 

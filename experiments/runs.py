@@ -79,7 +79,7 @@ class Run:
 
     @functools.cached_property
     def index_sampler(self) -> IndexSampler | None:
-        """What draws the indices of a noise schedule in training, or None."""
+        """The sampler of the indices of a noise schedule in training, or None."""
         learned = self.config.loss.indices == "loss_second_moment"
         return losses.loss_second_moment(self.sde.n) if learned else None
 
@@ -91,7 +91,7 @@ class Run:
         loss = _make_loss(self, dataclasses.replace(self.model, apply=net.apply), train=True)
         if remat != "full":
             return loss
-        # Of the whole network only what the blocks return is kept, not what is joined from it.
+        # Only the outputs of the blocks are kept, not the values computed from them.
         return jax.checkpoint(loss, policy=jax.checkpoint_policies.save_only_these_names(KEPT))
 
     @functools.cached_property
@@ -280,7 +280,7 @@ def save(workdir: pathlib.Path, run: Run, *, allow_changes: bool = False) -> Non
 def load_config(workdir: pathlib.Path) -> Config:
     """Read the config of a run folder; ValueError that names the folder if there is none.
 
-    Those of versions before 0.2 are brought up to date.
+    A config of version 0.1 is converted.
     """
     path = workdir / CONFIG_FILE
     if not path.is_file():

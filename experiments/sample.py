@@ -30,13 +30,13 @@ class Args:
     num: int = 64
     # Class to draw, for networks that are conditioned on it or guided (default: all in turn).
     label: Annotated[int | None, tyro.conf.arg(aliases=("--class",))] = None
-    # Scale of the guidance towards the class: 1 is the class as it was learned, larger is surer and
-    # less diverse (default: not guided).
+    # Scale of the guidance towards the class: 1 is the class as it was learned, larger scales give
+    # more typical and less diverse samples (default: no guidance).
     guidance: float | None = None
-    # Times between which there is guidance, lowest and highest (default: always).
+    # Interval of times with guidance, lowest and highest (default: all times).
     guidance_interval: tuple[float, float] | None = None
-    # What guides: the network itself, trained with hidden labels (loss.label_dropout), or the
-    # classifier of experiments.train_classifier; auto: the first that there is.
+    # The source of the guidance: the network itself, trained with hidden labels (loss.label_dropout),
+    # or the classifier of experiments.train_classifier; auto: the first that exists.
     guidance_by: Literal["auto", "free", "classifier"] = "auto"
     # Samples drawn at once; the pictures do not depend on it.
     chunk: int = 256

@@ -18,7 +18,7 @@ from score_jax import checkpoints, data, training
 
 
 def describe(run: runs.Run) -> str:
-    """One line of what is trained."""
+    """A one-line description of the training."""
     shapes = jax.eval_shape(run.init_params, jax.random.key(0))
     devices = jax.devices()
     hosts = f" of {jax.process_count()} hosts" if training.several_hosts() else ""
@@ -61,7 +61,7 @@ def train(
     allow_changes: bool = False,
     stall_seconds: float | None = None,
 ) -> training.FitResult:
-    """Train, or go on with, the run in `workdir`; returns the result of `training.fit`.
+    """Train or resume the run in `workdir`; returns the result of `training.fit`.
 
     Of several hosts the first reads and writes the folder. Raises ValueError for a config that does
     not fit the folder, unless `allow_changes`, and FolderLocked where another run has the folder.
@@ -106,7 +106,7 @@ def train(
 
 
 def _saving(run: runs.Run) -> training.Saving:
-    """How the config says that checkpoints are saved; the first host computes their metric."""
+    """The `Saving` of a config; the first host computes the checkpoint metric."""
     c = run.config.train
     test_loss = training.is_first() and c.checkpoint_metric == "test_loss"
     return training.Saving(
@@ -118,7 +118,7 @@ def _saving(run: runs.Run) -> training.Saving:
 
 
 def _hooks(run: runs.Run, workdir: pathlib.Path, snapshots: Any) -> list[training.Hook]:
-    """What is done beside training; the first host writes the files."""
+    """The hooks of a config; the first host writes the files."""
     c, first = run.config.train, training.is_first()
     draw = functools.partial(_draw_pictures, run, workdir) if first else None
     return [
@@ -132,7 +132,7 @@ def _test_loss(run: runs.Run, step: int, state: Any) -> float:
     """The loss of the averaged parameters on held-out data, with the same noise at every step."""
     del step
     key, c = jax.random.key(run.config.seed), run.config.train
-    # A microbatch at once, as in training: what fits there fits here.
+    # A microbatch at once, as in training, so that it fits in memory.
     chunk = c.batch_size // c.microbatches
     return held_out_loss(run, state.ema_params, key, most=512, chunk=chunk)
 

@@ -32,12 +32,12 @@ class Args:
 
 
 def prepare(run: runs.Run) -> Any:
-    """Take raw batches to what the loss sees, with their labels."""
+    """Prepare raw batches for the loss, with their labels."""
     return dataclasses.replace(run.source, labelled=True).prepare
 
 
 def accuracies(run: runs.Run, net: Any, params: Any, times: Sequence[float]) -> Any:
-    """The share of test examples that are classified right, at each of some times."""
+    """The fraction of test examples that are classified correctly, at each of some times."""
     x0 = run.source.from_data(jax.random.key(0), run.source.test.x)
     y = np.asarray(run.source.test.y)
 

@@ -39,8 +39,6 @@ from score_jax.samplers import simulate as simulate
 from score_jax.samplers import stepwise as stepwise
 from score_jax.samplers import uniform_grid as uniform_grid
 from score_jax.score import denoise as denoise
-from score_jax.score import label_std as label_std  # shim: remove at the end
-from score_jax.score import label_time as label_time  # shim: remove at the end
 from score_jax.score import reverse_fn as reverse_fn
 from score_jax.score import score_fn as score_fn
 from score_jax.sde import VE as VE

@@ -42,6 +42,27 @@ RENAMED: dict[str, dict[str, str]] = {
         "dropout_streams": 'rngs={"dropout": key}',
         "with_memory": "Step, whose update always has a state; stateless() lifts a simple one",
     },
+    "samplers": {
+        "transition": "the method sde.transition(t, t_next)",
+        "table_grid": "score_jax.sde.schedule_grid",
+        "even_indices": "score_jax.sde.spaced_indices",
+        "table_ancestral": "score_jax.samplers.ancestral with variance=",
+        "table_ddim": "score_jax.samplers.ddim",
+        "ddim_move": "score_jax.samplers.ddim",
+        "table_encode": "score_jax.samplers.ddim_encode",
+        "table_denoise": "score_jax.samplers.tweedie",
+        "table_score": "score_jax.score.score_fn, or Model.score(params)",
+        "tablewise": "score_jax.samplers.stepwise",
+        "Tablewise": "score_jax.samplers.stepwise",
+    },
+    "guidance": {
+        "Mixture": "score_jax.analytic.Mixture",
+        "gaussian": "score_jax.analytic.gaussian",
+        "classifier_free_doubled": "score_jax.guidance.classifier_free with both=",
+        "classifier_free_apply": "score_jax.guidance.classifier_free with both=",
+        "guided_mean": "score_jax.samplers.ancestral with gradient=",
+        "guided_noise": "score_jax.guidance.classifier_guidance",
+    },
 }
 
 

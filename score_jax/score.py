@@ -84,11 +84,9 @@ def score_fn(
     apply: Apply,
     params: Params,
     *,
-    noise_input: NoiseInput | None = None,
+    noise_input: NoiseInput,
     parametrization: Parametrization = NOISE,
     variance: Variance | None = None,
-    label: Callable[[Any], Any] | None = None,  # shim: remove at the end
-    output: Parametrization | None = None,  # shim: remove at the end
     **kwargs: Any,
 ) -> NetworkScore:
     """Make a `ScoreFn` of a network: (x: (b, *d), t: () or (b,)) -> grad_x log p_t(x): (b, *d).
@@ -103,11 +101,6 @@ def score_fn(
     >>> score = score_fn(VP(), net.apply, params, noise_input=TimeInput())
     >>> score(x, jnp.asarray(0.5))
     """
-    parametrization = parametrization if output is None else output
-    if noise_input is None:
-        if label is None:
-            raise ValueError("noise_input must be given, such as TimeInput() or StdInput()")
-        noise_input = _Told(label)
     if not isinstance(parametrization, Parametrization):
         raise ValueError(
             "parametrization must be a Parametrization such as NOISE or V (the former output=), "
@@ -210,34 +203,6 @@ def reverse_fn(
         return reverse_moments(sde, x0, out.variance, x, t, t_next, variance=variance, first=first)
 
     return reverse
-
-
-# shim: remove at the end. The names of the version before; `_Told` lifts label(t) to (sde, t).
-from score_jax.parametrization import DENOISED as DENOISED  # noqa: E402
-from score_jax.parametrization import PARAMETRIZATIONS as _ALL  # noqa: E402
-from score_jax.parametrization import SCALED_SCORE as SCALED_SCORE  # noqa: E402
-from score_jax.parametrization import V as V  # noqa: E402
-
-Output = Parametrization
-OUTPUTS = _ALL[:5]
-
-
-@dataclasses.dataclass(frozen=True)
-class _Told:
-    label: Any
-
-    def __call__(self, sde: SDE, t: Any) -> Any:
-        return self.label(t)
-
-
-def label_time(scale: float = 999.0) -> Callable[[Any], Any]:
-    """Shim of `TimeInput`."""
-    return lambda t: t * scale
-
-
-def label_std(sde: SDE) -> Callable[[Any], Any]:
-    """Shim of `StdInput`."""
-    return lambda t: sde.std(t)
 
 
 __getattr__ = renamed(__name__)

@@ -17,7 +17,6 @@ BASE = {"types", "_math", "_check", "_files", "_renamed", "draws", "runtime", "_
 MODELS = {
     "analytic",
     "sde",
-    "discrete",
     "score",
     "nets",
     "data",
@@ -236,8 +235,6 @@ def test_imports_are_safe_and_public_names_documented(path):
     assert undocumented(source) == []
 
 
-SHIMS = {"_xla.py", "samplers/table.py"}  # shim: remove at the end
-
 # Attributes that would be hidden channels, and the one file that may have them.
 CHANNELS = {"ContextVar": "", "default_backend": "runtime.py"}
 
@@ -252,15 +249,12 @@ def channels(source):
 
 @pytest.mark.parametrize("path", LIBRARY, ids=name_of)
 def test_what_is_needed_is_an_argument(path):
-    if name_of(path) in SHIMS:
-        return
     found = [f for f in channels(path.read_text()) if CHANNELS[f[0]] != name_of(path)]
     assert found == []
 
 
 def test_public_functions_give_their_types():
-    shims = {ROOT / "score_jax" / name for name in SHIMS}
-    for path in {*LIBRARY, *EXPERIMENTS} - shims:
+    for path in {*LIBRARY, *EXPERIMENTS}:
         assert "ignore[no-untyped-def]" not in path.read_text(), path
 
 

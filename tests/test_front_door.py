@@ -22,8 +22,6 @@ OLD = [(module, name) for module, names in RENAMED.items() for name in names]
 def test_an_old_name_gives_the_new_one(module, name):
     """And the new one, where it is a dotted name, exists."""
     home = importlib.import_module(f"score_jax.{module}".rstrip("."))
-    if name in vars(home):
-        pytest.skip("a shim")  # shim: remove at the end
     new = RENAMED[module][name]
     with pytest.raises(AttributeError, match="has no attribute") as error:
         getattr(home, name)

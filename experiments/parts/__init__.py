@@ -1,1 +1,1 @@
-"""The parts of a run: what the names in a config stand for."""
+"""The parts of a run: the objects that the names in a config stand for."""

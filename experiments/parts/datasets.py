@@ -1,4 +1,4 @@
-"""The data of a config: what they look like, how they are scaled, and the splits."""
+"""The data of a config: their form, their scaling, and the splits."""
 
 import dataclasses
 import functools
@@ -46,7 +46,7 @@ class Source:
         return self._splits[1]
 
     def prepare(self, key: PRNGKey, batch: Batch) -> Batch:
-        """Take a raw batch to what the loss sees."""
+        """Prepare a raw batch for the loss."""
         draw, x = draw_of(key, batch), batch["x"]
         if self.levels is None or not self.config.dequantize:
             x = self.on_levels(x)
@@ -114,7 +114,7 @@ def _form(dataset: data.Dataset) -> _Form:
 
 
 def load(source: Source) -> tuple[data.Dataset, data.Dataset]:
-    """Load the (train, test) splits; ValueError unless they look as the config says."""
+    """Load the (train, test) splits; ValueError unless they match the config."""
     c = source.config
     makers = {
         "digits": lambda: (data.load_digits("train"), data.load_digits("test")),

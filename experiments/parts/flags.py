@@ -1,6 +1,6 @@
 """Flags for the objects in a config: generated from the fields of a network, an SDE or a noise input.
 
-The kind of an object (`--net.kind UNet`) decides which other flags there are (`--net.channels 64`).
+The kind of an object (`--net.kind UNet`) decides the other flags (`--net.channels 64`).
 Fields that two kinds share keep their value when the kind changes.
 """
 
@@ -27,7 +27,7 @@ def choices(name: str) -> tuple[str, ...]:
 
 
 def first_flags(default: str) -> Any:
-    """The dataclass of the flags that decide what the others mean: --config and --net.kind etc."""
+    """The dataclass of the flags that decide the others: --config, --net.kind and so on."""
     made: list[Any] = [("config", str, default)]
     for name in OBJECTS:
         cls = dataclasses.make_dataclass(name, [("kind", Literal[choices(name)] | None, None)])
@@ -89,7 +89,7 @@ def _flags(cls: Any, kinds: Sequence[str], old: Any) -> tuple[Any, Any]:
 
 
 def _help(cls: type) -> dict[str, str]:
-    """What the source of a class says of its fields, in the order of the fields.
+    """The help texts of a class's fields in its source, in the order of the fields.
 
     In comments above or beside a field, or in a line `field: text` of the class's docstring.
     """

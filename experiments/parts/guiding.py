@@ -1,4 +1,4 @@
-"""Guidance of a run by flags: without a classifier, or by the one that `train_classifier` trained."""
+"""Guidance of a run by flags: classifier-free, or by the classifier of `train_classifier`."""
 
 import dataclasses
 import json
@@ -64,14 +64,14 @@ def make_classifier(run: Run, c: ClassifierConfig) -> nn.Module:
 
 
 def noise_input(run: Run) -> TimeInput:
-    """The noise input of the classifier: 0 to 999 whatever the SDE."""
+    """The noise input of the classifier: 0 to 999 for every SDE."""
     return TimeInput(999.0 / run.sde.t1)
 
 
 def load_classifier(run: Run, workdir: pathlib.Path) -> tuple[nn.Module, Params]:
     """(network, parameters) of the classifier of a run.
 
-    Raises ValueError if there is none, or it knows other classes than the data of the run.
+    Raises ValueError if there is none, or if its classes are not those of the data of the run.
     """
     folder = workdir / FOLDER
     if not (folder / CONFIG_FILE).is_file():
@@ -83,7 +83,7 @@ def load_classifier(run: Run, workdir: pathlib.Path) -> tuple[nn.Module, Params]
     classes = saved.pop("num_classes", None)
     if classes != run.source.num_classes:
         raise ValueError(
-            f"the classifier in {str(folder)!r} knows {classes} classes, but the data of the run have "
+            f"the classifier in {str(folder)!r} has {classes} classes, but the data of the run have "
             f"{run.source.num_classes}: train it again"
         )
     net = make_classifier(run, ClassifierConfig(**saved))
@@ -98,7 +98,7 @@ def load_classifier(run: Run, workdir: pathlib.Path) -> tuple[nn.Module, Params]
 
 @dataclasses.dataclass(frozen=True)
 class Guide:
-    """How samples are guided: scale (1: no more than the labels), when, and by which classifier.
+    """How samples are guided: scale (1: the labels alone), interval, and classifier.
 
     Without a classifier the network itself guides, which must have been trained with hidden labels.
     """

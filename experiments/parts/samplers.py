@@ -1,4 +1,4 @@
-"""Samplers, grids and the final denoising by name: what --sampler, --grid and so on mean.
+"""Samplers, grids and the final denoising by name: the values of --sampler, --grid and so on.
 
 To add a sampler: one entry in `SAMPLERS`. Functions here take the `SampleConfig` as `c`.
 """
@@ -195,7 +195,7 @@ def threshold_rule(c: Any, low: float, high: float) -> Callable[[Any], Any] | No
 def evaluations(c: Any, sde: SDE) -> tuple[int, int]:
     """(evaluations of a step, those of a run besides: negative where n times make n - 1 steps)."""
     made: Any = make(c)
-    # The score is never called: a step says what it costs without it.
+    # The score is never called, because a step states its evaluations without it.
     step = made.make(sde, lambda x, t: x, **dict(made.options))
     extra = step.nfe_extra + (c.final_denoising == "tweedie")
     on_schedule = isinstance(sde, NoiseSchedule) and grid_name(c, sde) == "schedule"
@@ -203,7 +203,7 @@ def evaluations(c: Any, sde: SDE) -> tuple[int, int]:
 
 
 def steps_within(c: Any, sde: SDE, nfe: int) -> int:
-    """How many steps of the sampler `nfe` evaluations allow, at least one."""
+    """The number of steps of the sampler that `nfe` evaluations allow, at least one."""
     each, extra = evaluations(c, sde)
     return max(1, (nfe - extra) // max(1, each))
 

@@ -1,4 +1,4 @@
-"""Drawing any number of samples from a trained network, with what they cost."""
+"""Drawing any number of samples from a trained network, with their cost."""
 
 import dataclasses
 from typing import Any, NamedTuple
@@ -39,7 +39,7 @@ def make_score(run: Run, params: Any, c: SampleConfig, guide: Guide | None = Non
     The parameters are its arrays, so that one compiled program serves all of them. With a `guide`
     they are those that `guiding.make_guide` returned with it.
     """
-    # Only what changes the score, for the sake of what was compiled.
+    # Only fields that change the score, so that compiled programs are reused.
     c = SampleConfig(threshold=c.threshold)
     return jax.tree_util.Partial(_score, run, c, guide, params)
 
@@ -54,7 +54,7 @@ def labels(run: Run, num: int, y: Any = None, guide: Guide | None = None) -> dic
 
 
 def check_times(run: Run, c: SampleConfig) -> None:
-    """Raise ValueError where sampling would end at a time for which no score was learned."""
+    """Raise ValueError if sampling would end at a time for which no score was learned."""
     low, t1 = run.config.loss.t0, run.sde.t1
     on_schedule = samplers.grid_name(c, run.sde) == "schedule"
     if not on_schedule and not low <= c.t0 < t1:
@@ -76,7 +76,7 @@ def draw(
 ) -> Drawn:
     """Draw `num` samples with the sampler of `c`, `chunk` at a time; `y` (num,) are classes.
 
-    The key decides the samples, whatever the chunk and the devices (unless `c.together`). `params`
+    The samples depend on the key and not on the chunk and the devices (unless `c.together`). `params`
     and `guide` may be those of `guiding.make_guide`.
     """
     if num < 1:

@@ -1,4 +1,4 @@
-"""The config.json of version 0.1, whose fields had names of their own, in today's form."""
+"""The config.json of version 0.1, whose fields had other names, in the present form."""
 
 import json
 from typing import Any
@@ -30,7 +30,7 @@ RENAMED = {
 
 
 def upgraded(text: str) -> str:
-    """The text of a config, in today's form if it is of version 0.1."""
+    """The text of a config, converted to the present form if it is of version 0.1."""
     try:
         tree = json.loads(text)
         old = tree["sde"]["kind"] in {*SDES, "diffusion"} and "label" in tree["net"]

@@ -19,10 +19,10 @@ _digits = Config()
 
 
 def _for_likelihood(sde: SDE, t0: float) -> Config:
-    """For bits per dimension (arXiv:2101.09258): weighted by g(t)^2, times in proportion to it.
+    """For bits per dimension (arXiv:2101.09258): weight g(t)^2, and times drawn in proportion to it.
 
-    At t0 the noise is a tenth of a grey level's width. Below it there is nothing to learn but uniform
-    cells, and down to t = 1e-5 a fifth (VP) or half (sub-VP) of every batch would lie there.
+    At t0 the noise is a tenth of a grey level's width. Below it the network would only
+    learn uniform cells, with a fifth (VP) or half (sub-VP) of every batch down to t = 1e-5.
     """
     return dataclasses.replace(
         _digits,
@@ -50,7 +50,7 @@ PRESETS: dict[str, Config] = {
         parametrization=SCORE,
     ),
     "digits_vp_conditional": dataclasses.replace(
-        # Some labels are hidden, so that it can be guided without a classifier.
+        # Some labels are hidden, for classifier-free guidance.
         _digits,
         class_conditional=True,
         loss=LossConfig(label_dropout=0.1),

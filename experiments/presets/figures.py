@@ -1,4 +1,4 @@
-"""What the authors report for their runs, and how large their networks are, by preset: data for docs."""
+"""The authors' figures for their runs and the sizes of their networks, by preset: data for docs."""
 
 from typing import NamedTuple
 

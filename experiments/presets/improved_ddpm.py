@@ -29,7 +29,7 @@ _SAMPLE = SampleConfig(sampler="ancestral", steps=250, threshold="static")
 
 # On the digits: a small U-Net, at one budget. A hundred steps, because the first noise should be about
 # as wide as a bin (section 3.2 of the paper), and 17 levels have wide bins: with a thousand steps half
-# of the bound is spent on rounding to the nearest level (docs/improved_ddpm.md).
+# of the bound is spent on rounding to the nearest level (docs/benchmarks.md).
 _digits = Config(
     data=DataConfig(dequantize=False),
     net=UNet(channels=32, channel_mult=(1.0, 2.0), num_blocks=1, attention_factors=(2,)),

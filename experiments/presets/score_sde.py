@@ -1,7 +1,7 @@
 """The 39 runs of score_sde (arXiv:2011.13456), of which NCSN, NCSNv2 and DDPM are repetitions.
 
 Facts of github.com/yang-song/score_sde_pytorch/tree/main/configs, whose paths are the names here with
-"_" for "/". Where a file there cannot be run as it stands, the note beside it says what was meant.
+"_" for "/". If a file there cannot be run as it is, a comment states the intended value.
 `figures` holds the figures of the paper.
 """
 
@@ -31,7 +31,7 @@ _FFHQ = _replace(_BEDROOM, builder="ffhq")
 
 
 def _uncentered(data: DataConfig) -> DataConfig:
-    """VE sees data in [0, 1], and the network centres them itself."""
+    """VE has data in [0, 1], which the network centres."""
     return _replace(data, range=(0.0, 1.0))
 
 
@@ -115,7 +115,7 @@ def _large_ddpm(name: str, data: DataConfig) -> tuple[str, Config]:
 def _ncsn(
     name: str, data: DataConfig, levels: int, snr: float, moves: int, *, ema: float
 ) -> tuple[str, Config]:
-    """Annealed Langevin dynamics on noise levels, with so many moves at each."""
+    """Annealed Langevin dynamics on noise levels, with `moves` moves at each."""
     optim = _replace(_OPTIM_NCSN, ema_decay=ema)
     train = _CIFAR10_TRAIN if data is _CIFAR10 else _CELEBA_TRAIN
     return _config(name, _uncentered(data), _SUM, optim, train, _ald(snr, moves, levels))

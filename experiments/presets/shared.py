@@ -1,4 +1,4 @@
-"""What presets take from the published runs of the library."""
+"""Fields of presets from the published runs of the library."""
 
 import dataclasses
 from typing import Any

@@ -1,1 +1,1 @@
-"""What is reported of a run: pictures, tables, curves, and the figures in them."""
+"""Reports of a run: pictures, tables, curves, and their figures."""

@@ -29,7 +29,7 @@ GAPS = {"ignore": likelihood.IGNORE, "tweedie": likelihood.TWEEDIE, "offset": li
 class Options:
     """How bits per dimension are measured."""
 
-    # Which data they are of.
+    # The split of the data.
     split: Split = "test"
     # Dequantisation draws per example (0: no likelihood).
     draws: int = 1
@@ -37,13 +37,13 @@ class Options:
     importance: bool = False
     # Tolerance of the likelihood's ODE.
     tol: float = 1e-4
-    # How the density at t0 stands for that of the data at 0.
+    # The relation of the density at t0 to that of the data at 0.
     gap: Literal["ignore", "tweedie", "offset"] = "ignore"
     # Hutchinson probes of the divergence (few dimensions: it is exact).
     probes: int = 1
-    # Also the SDE's variational bound, by so many draws of time (0: not).
+    # Also the SDE's variational bound, by this number of draws of time (0: none).
     bound: int = 0
-    # On a noise schedule: steps that the bound is taken over (default: all of them).
+    # On a noise schedule: steps of the bound (default: all timesteps).
     bound_steps: int | None = None
     # Examples handled at once.
     chunk: int = 300
@@ -51,7 +51,7 @@ class Options:
     allow_undequantised: bool = False
 
     def check(self) -> None:
-        """Raise ValueError naming the first flag whose value makes no sense."""
+        """Raise ValueError naming the first flag with an invalid value."""
         for name, least in (("draws", 0), ("chunk", 1), ("probes", 1), ("bound", 0)):
             if getattr(self, name) < least:
                 raise ValueError(f"--{name} must be at least {least}, got {getattr(self, name)}")
@@ -61,12 +61,12 @@ class Options:
             raise ValueError(f"--bound-steps must be at least 1, got {self.bound_steps}")
 
 
-# What says how the flow's likelihood is computed, which the bound of a noise schedule does not need.
+# Flags of the flow's likelihood, which the bound of a noise schedule does not use.
 _OF_THE_FLOW = ("importance", "tol", "gap", "probes", "bound")
 
 
 def unit(run: Run) -> str:
-    """Name of what is counted: bits of integers, or of a density where data have no levels."""
+    """Name of the quantity: bits of integers, or of a density if the data have no levels."""
     return "bits_per_dim" if run.source.levels else "bits_per_dim_of_density"
 
 
@@ -116,7 +116,7 @@ def _over(run: Run, estimate: Any, params: Any, key: Any, args: Options) -> dict
             chunk=args.chunk,
         )
     except (RuntimeError, ValueError) as error:
-        # What diffrax says, in the middle of a long message of the device.
+        # The message of diffrax, in the middle of a long one of the device.
         if "maximum number of solver steps" not in str(error):
             raise
         raise ValueError(
@@ -222,7 +222,7 @@ def _gaussian(run: Run, key: Any, args: Options) -> dict[str, float]:
 
 
 def never_dequantised(run: Run, args: Options) -> bool:
-    """Whether a run on an SDE learned bare grey levels, which have no density, and none is asked for."""
+    """Whether a run on an SDE was trained on plain grey levels, which have no density."""
     bare = bool(run.source.levels) and not run.config.data.dequantize
     return not by_bound(run) and bare and not args.allow_undequantised
 
@@ -246,8 +246,8 @@ def _check_run(run: Run, args: Options) -> None:
     if never_dequantised(run, args):
         raise ValueError(
             "the run was trained on grey levels that were never dequantised (data.dequantize is "
-            "false): it knows nothing of the density between them; --allow-undequantised measures "
-            "it all the same, --draws 0 leaves likelihoods out"
+            "false), so its density between them is arbitrary; --allow-undequantised measures it "
+            "nevertheless, --draws 0 omits likelihoods"
         )
 
 

@@ -1,6 +1,6 @@
 """The curves of Improved DDPM (arXiv:2102.09672, figures 1, 2, 5), and the variance of its gradient.
 
-`python -m experiments.reports.curves FOLDER` draws those that need no network: the ratio of the two
+`python -m experiments.reports.curves FOLDER` draws the curves that need no network: the ratio of the two
 fixed variances, and the signal left by the linear and the cosine schedule.
 """
 
@@ -19,7 +19,7 @@ from score_jax.model import Model
 from score_jax.sde import CosineBetas, LinearBetas, NoiseSchedule, bridge
 from score_jax.types import Loss, Params, PRNGKey
 
-# The parts of a bound that have a value at every index, with what their axis says.
+# The parts of a bound that have a value at every index, with the label of their axis.
 PARTS = {
     "terms": "term (bits/dim)",
     "x0_mse": "mean squared error of x0",
@@ -112,7 +112,7 @@ def gradient_variance(
     """Sum over the parameters of the variance of the gradient of `loss` on one batch.
 
     Over `draws` of the indices (by `sampler` in `state`) and of the noise. The ratio of that of
-    `uniform_indices` to that of a filled `loss_second_moment` is what importance sampling gains.
+    `uniform_indices` to that of a filled `loss_second_moment` is the gain of importance sampling.
     """
     b = batch["x"].shape[0]
 
@@ -140,7 +140,7 @@ def gradient_variance(
 
 
 def main(folder: pathlib.Path) -> None:
-    """Draw what needs no network into `folder`."""
+    """Draw the curves that need no network into `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, image in {"iddpm_variance": variance_ratio(), "iddpm_signal": signal()}.items():
         viz.save_image(image, folder / f"{name}.png")

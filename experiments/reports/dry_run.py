@@ -1,4 +1,4 @@
-"""What a run would cost, without its data and without a step: `experiments.train --dry-run`."""
+"""The cost of a run, without its data and without a step: `experiments.train --dry-run`."""
 
 import math
 from collections.abc import Callable
@@ -14,7 +14,7 @@ from score_jax import training
 
 
 def count(tree: Any) -> int:
-    """Number of numbers in a tree of arrays or their shapes."""
+    """Number of entries in a tree of arrays or their shapes."""
     return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree))
 
 
@@ -48,7 +48,7 @@ def lower(run: Run, make_state: Callable[[Any], Any]) -> tuple[Any, Any]:
 
 
 def _on_the_mesh(run: Run, state: Any) -> None:
-    """Print what each device holds when the state is divided over all of them, by XLA's analysis."""
+    """Print the memory of each device if the state is divided over all of them, by XLA's analysis."""
     mesh = training.make_mesh()
     rows = NamedSharding(mesh, PartitionSpec(*mesh.axis_names))
     for name, lies in (

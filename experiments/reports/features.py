@@ -1,8 +1,8 @@
 """A feature space in which samples and data are compared: a small classifier of the labels.
 
-scikit-learn trains it once on the training split (seconds), never on the data it judges; it is cached
-as plain arrays in $SCORE_JAX_CACHE or ~/.cache/score_jax, and its last hidden layer is
-the feature. Data without labels, such as points of a file, are compared as they are.
+scikit-learn trains it once on the training split (seconds), never on the data that it assesses. It
+is cached as plain arrays in $SCORE_JAX_CACHE or ~/.cache/score_jax, and its last hidden layer gives
+the features. Data without labels, such as points of a file, are compared as they are.
 """
 
 import contextlib
@@ -83,7 +83,7 @@ def _read(path: pathlib.Path) -> dict[str, np.ndarray] | None:
 
 
 def _write(path: pathlib.Path, arrays: dict[str, np.ndarray]) -> None:
-    # A read-only or full disk costs the cache, not the evaluation.
+    # On a read-only or full disk only the cache is lost.
     with contextlib.suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
         write_npz(path, **arrays)

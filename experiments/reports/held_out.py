@@ -18,7 +18,7 @@ def held_out_loss(
 ) -> float:
     """Mean loss over the test split, at `draws` times and noises an example, `chunk` at once.
 
-    most: the largest number of examples. The key decides what is drawn, whatever chunk and devices.
+    most: the largest number of examples. The draws depend on the key, not on the chunk or the devices.
     """
     data = run.source.test
     n = len(data.x) if most is None else min(len(data.x), most)

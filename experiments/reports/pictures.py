@@ -1,4 +1,4 @@
-"""Pictures of a run: samples, the loss curve, the way from noise to data."""
+"""Pictures of a run: samples, the loss curve, trajectories from noise to data."""
 
 import json
 import pathlib
@@ -19,7 +19,7 @@ def save_samples(run: Run, x: Any, path: pathlib.Path) -> None:
 
 
 def save_comparison(run: Run, panels: dict[str, Any], path: pathlib.Path) -> None:
-    """Draw grids of images beside each other with their titles."""
+    """Draw grids of images side by side with their titles."""
     grids = [
         viz.image_grid(np.asarray(x), range=run.config.data.range, columns=8, scale=5)
         for x in panels.values()

@@ -20,7 +20,9 @@ def scale(x: Array | np.ndarray, range: Interval = (-1.0, 1.0)) -> Float[Array, 
     return range[0] + (range[1] - range[0]) * jnp.asarray(x)
 
 
-def unscale(x: Float[Array, "..."], range: Interval = (-1.0, 1.0)) -> Float[Array, "..."]:
+def unscale(
+    x: Float[Array | np.ndarray, "..."], range: Interval = (-1.0, 1.0)
+) -> Float[Array | np.ndarray, "..."]:
     """Take the range to [0, 1]."""
     return (x - range[0]) / (range[1] - range[0])
 

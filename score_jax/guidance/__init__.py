@@ -3,20 +3,17 @@
 The result is a score again, which every sampler and the likelihood accept.
 """
 
+from score_jax._renamed import renamed as _renamed
 from score_jax.guidance.classes import Classifier as Classifier
 from score_jax.guidance.classes import check_classes as check_classes
 from score_jax.guidance.classes import class_logp as class_logp
 from score_jax.guidance.classes import classifier_fn as classifier_fn
 from score_jax.guidance.classes import classifier_free as classifier_free
 from score_jax.guidance.classes import classifier_guidance as classifier_guidance
-
-# shim: remove at the end
-from score_jax.guidance.tables import classifier_free_apply as classifier_free_apply
-from score_jax.guidance.tables import classifier_free_doubled as classifier_free_doubled
-from score_jax.guidance.tables import guided_mean as guided_mean
-from score_jax.guidance.tables import guided_noise as guided_noise
 from score_jax.guidance.terms import Term as Term
 from score_jax.guidance.terms import gradient_of as gradient_of
 from score_jax.guidance.terms import guide as guide
 from score_jax.guidance.terms import on_x as on_x
 from score_jax.guidance.terms import on_x0 as on_x0
+
+__getattr__ = _renamed(__name__)

@@ -1,5 +1,6 @@
 """Samplers: grids, steps, the scan that runs them, and the probability-flow ODE."""
 
+from score_jax._renamed import renamed as _renamed
 from score_jax.samplers.adaptive import AdaptiveOut as AdaptiveOut
 from score_jax.samplers.adaptive import adaptive_multistep as adaptive_multistep
 from score_jax.samplers.chain import chain as chain
@@ -59,16 +60,6 @@ from score_jax.samplers.steps import identity as identity
 from score_jax.samplers.steps import reverse_diffusion as reverse_diffusion
 from score_jax.samplers.stochastic import StochasticOut as StochasticOut
 from score_jax.samplers.stochastic import diffrax_sde as diffrax_sde
-
-# shim: remove at the end
-from score_jax.samplers.table import Tablewise as Tablewise
-from score_jax.samplers.table import ddim_move as ddim_move
-from score_jax.samplers.table import table_ancestral as table_ancestral
-from score_jax.samplers.table import table_ddim as table_ddim
-from score_jax.samplers.table import table_denoise as table_denoise
-from score_jax.samplers.table import table_grid as table_grid
-from score_jax.samplers.table import table_score as table_score
-from score_jax.samplers.table import tablewise as tablewise
 from score_jax.samplers.threshold import dynamic as dynamic
 from score_jax.samplers.threshold import no_threshold as no_threshold
 from score_jax.samplers.threshold import static as static
@@ -80,3 +71,5 @@ from score_jax.sde import schedule_grid as schedule_grid
 from score_jax.sde import spaced_indices as spaced_indices
 from score_jax.types import SampleOut as SampleOut
 from score_jax.types import Sampler as Sampler
+
+__getattr__ = _renamed(__name__)

@@ -23,7 +23,5 @@ from score_jax.sde.schedules import from_alpha_bar as from_alpha_bar
 from score_jax.sde.schedules import from_betas as from_betas
 from score_jax.sde.schedules import schedule_grid as schedule_grid
 from score_jax.sde.schedules import spaced_indices as spaced_indices
-from score_jax.sde.signal import log_snr as log_snr  # shim: remove at the end
-from score_jax.sde.signal import time_of_log_snr as time_of_log_snr  # shim: remove at the end
 
 __getattr__ = _renamed(__name__)

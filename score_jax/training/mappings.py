@@ -64,18 +64,18 @@ def _mapped(
     train_step: TrainStep,
     program: Callable[..., Any],
     devices: Sequence[jax.Device] = (),
-    wishes: Callable[[np.ndarray], Any] | None = None,
+    stops: Callable[[np.ndarray], Any] | None = None,
     read: Callable[[Any], dict[str, np.ndarray]] = _read,
     **ways: Callable[..., Any],
 ) -> MappedStep:
-    """The program as a `MappedStep`; over several hosts `wishes` makes the stop requests."""
+    """The program as a `MappedStep`; over several hosts `stops` makes the stop requests."""
 
     def alone(state: Any, batch: Any, stop: bool = False) -> Any:
         return program(state, batch)
 
     def together(state: Any, batch: Any, stop: bool = False) -> Any:
-        assert wishes is not None
-        out = program(state, batch, wishes(np.full(_ours(devices), stop, np.int32)))
+        assert stops is not None
+        out = program(state, batch, stops(np.full(_ours(devices), stop, np.int32)))
         # gloo hangs if two programs that communicate overlap.
         return jax.block_until_ready(out) if devices[0].platform in _ONE_AT_A_TIME else out
 
@@ -99,9 +99,9 @@ def _stoppable(
     if not _several_hosts(devices):
         return train_step.run
 
-    def run(state: Any, batch: Batch, wishes: Any) -> tuple[Any, Metrics]:
+    def run(state: Any, batch: Batch, stops: Any) -> tuple[Any, Metrics]:
         state, metrics = train_step.run(state, batch)
-        return state, {**metrics, "stop": highest(wishes)}
+        return state, {**metrics, "stop": highest(stops)}
 
     return run
 
@@ -198,7 +198,7 @@ def pmap_step(train_step: TrainStep, *, devices: Sequence[jax.Device] | None = N
     """
     name = _axis(train_step, "pmap_step", mapped=True)
     devices = list(jax.devices() if devices is None else devices)
-    run = _stoppable(train_step, devices, lambda wish: jax.lax.pmax(wish, name))
+    run = _stoppable(train_step, devices, lambda stop: jax.lax.pmax(stop, name))
     # All devices of several hosts are the default, which must not be named.
     named = None if _several_hosts(devices) else devices
     axis = 0 if train_step.n_steps is None else 1
@@ -206,7 +206,7 @@ def pmap_step(train_step: TrainStep, *, devices: Sequence[jax.Device] | None = N
         train_step,
         jax.pmap(run, axis_name=name, devices=named, donate_argnums=0),
         devices,
-        wishes=lambda own: own,
+        stops=lambda own: own,
         enter=lambda state: replicate(state, devices, name),
         leave=unreplicate,
         place=lambda batches: split_batch(_stack(train_step, batches), _ours(devices), axis=axis),
@@ -236,7 +236,7 @@ def _placer(train_step: TrainStep, mesh: Mesh) -> Callable[[Sequence[Batch]], An
     return lambda batches: jax.tree.map(put, _stack(train_step, batches))
 
 
-def _wishes(mesh: Mesh) -> Callable[[np.ndarray], Any]:
+def _stops(mesh: Mesh) -> Callable[[np.ndarray], Any]:
     """This host's stop request, one entry per device -> the array of all devices."""
     sharding = NamedSharding(mesh, PartitionSpec(*mesh.axis_names))
     return lambda own: jax.make_array_from_process_local_data(sharding, own, (mesh.size,))
@@ -276,7 +276,7 @@ def shard_map_step(
     name = _axis(train_step, "shard_map_step", mapped=True)
     mesh = make_mesh(devices, name)
     devices = list(mesh.devices.flat)
-    run = _stoppable(train_step, devices, lambda wish: jax.lax.pmax(jnp.max(wish), name))
+    run = _stoppable(train_step, devices, lambda stop: jax.lax.pmax(jnp.max(stop), name))
     whole, shared = PartitionSpec(), PartitionSpec(name)
     rows = shared if train_step.n_steps is None else PartitionSpec(None, name)
     specs = (whole, rows, shared) if _several_hosts(devices) else (whole, rows)
@@ -286,7 +286,7 @@ def shard_map_step(
         train_step,
         jax.jit(body, donate_argnums=0),
         devices,
-        wishes=_wishes(mesh),
+        stops=_stops(mesh),
         enter=_enter(lambda leaf: NamedSharding(mesh, whole)),
         leave=_first_copy,
         place=_placer(train_step, mesh),
@@ -352,7 +352,7 @@ def global_step(
         train_step,
         jax.jit(constrained, donate_argnums=0),
         devices,
-        wishes=_wishes(mesh),
+        stops=_stops(mesh),
         enter=_enter(lies),
         leave=_first_copy if sharding_of is None else _gather(mesh),
         place=_placer(train_step, mesh),

@@ -9,6 +9,7 @@ import types
 import pytest
 
 from docs import build, checks
+from score_jax._renamed import RENAMED
 from tests.helpers import ROOT
 
 
@@ -143,6 +144,12 @@ def test_outputs_and_large_files_are_found(tmp_path, monkeypatch):
     pathlib.Path("large.bin").write_bytes(bytes(checks.LARGEST + 1))
     found = checks.check([pathlib.Path(n) for n in sorted([*names, "broken.ipynb", "large.bin"])])
     assert [f.split(":")[0] for f in found] == ["broken.ipynb", "full.ipynb", "large.bin"]
+
+
+def test_the_changelog_has_every_old_name():
+    text = (ROOT / "CHANGELOG.md").read_text()
+    old = [name for names in RENAMED.values() for name in names]
+    assert [name for name in old if not re.search(rf"\b{name}\b", text)] == []
 
 
 def test_every_decision_is_listed():

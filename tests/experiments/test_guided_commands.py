@@ -187,7 +187,7 @@ def test_wrong_use_is_named(plain, conditional, tmp_path):
     path = guiding.classifier_folder(plain) / guiding.CONFIG_FILE
     text = path.read_text()
     path.write_text(json.dumps({**json.loads(text), "num_classes": 7}))
-    with pytest.raises(ValueError, match="knows 7 classes, but the data of the run have 10"):
+    with pytest.raises(ValueError, match="has 7 classes, but the data of the run have 10"):
         sample.main(["--workdir", str(plain), "--guidance", "2"])
     path.write_text(text)
 

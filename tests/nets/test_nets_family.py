@@ -166,7 +166,7 @@ def test_classes_of_zero_embedding_are_no_classes(micro):
 def test_mlp_starts_at_zero_and_differentiates_both_ways():
     net = MLP(width=8, num_blocks=1, num_classes=2)
     x, label, y = jnp.ones((3, 2, 2)), jnp.array([1.0, 50.0, 999.0]), jnp.array([0, 1, 1])
-    params = net.init(jax.random.key(0), x, label, y)
+    params = jax.jit(net.init)(jax.random.key(0), x, label, y)
     np.testing.assert_array_equal(net.apply(params, x, label, y), jnp.zeros_like(x))
     params = jax.tree.map(lambda p: p + 0.1 * jnp.cos(jnp.arange(p.size)).reshape(p.shape), params)
     f = lambda x: net.apply(params, x, label, y)
