@@ -7,7 +7,7 @@ Fields that two kinds share keep their value when the kind changes.
 import dataclasses
 import inspect
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 import tyro
@@ -20,17 +20,26 @@ FIELDS = {f.name: f for f in dataclasses.fields(Config)}
 OBJECTS = tuple(name for name, f in FIELDS.items() if f.type in records.KINDS)
 
 
-def choices(name: str) -> tuple[str, ...]:
-    """The kinds of an object of the config that flags can describe."""
-    known = records.KINDS[FIELDS[name].type]
-    return tuple(kind for kind, cls in known.items() if None not in _hints(cls).values())
+def _hints(cls: type) -> dict[str, Any]:
+    """The types of the flags of a class, None for what has no flag."""
+    fields = {k: f.type for k, f in records.fields_of(cls).items() if k not in DERIVED}
+    return {k: {"dtype": Precision}.get(k) if v is Any else v for k, v in fields.items()}
+
+
+# The flags of each class that an object may have, and the kinds that flags can describe.
+HINTS = {cls: _hints(cls) for known in records.KINDS.values() for cls in known.values()}
+CHOICES = {
+    name: tuple(k for k, cls in records.KINDS[f.type].items() if None not in HINTS[cls].values())
+    for name, f in FIELDS.items()
+    if name in OBJECTS
+}
 
 
 def first_flags(default: str) -> Any:
     """The dataclass of the flags that decide the others: --config, --net.kind and so on."""
     made: list[Any] = [("config", str, default)]
     for name in OBJECTS:
-        cls = dataclasses.make_dataclass(name, [("kind", Literal[choices(name)] | None, None)])
+        cls = dataclasses.make_dataclass(name, [("kind", Literal[CHOICES[name]] | None, None)])
         made.append((name, cls, dataclasses.field(default_factory=cls)))
     return dataclasses.make_dataclass("First", made)
 
@@ -41,11 +50,11 @@ def config_flags(config: Config, kinds: Mapping[str, str | None]) -> Any:
     kinds: by name of the object, the kind that was chosen, or None to keep that of the config.
     """
     made: list[Any] = []
-    for name, help in _help(Config).items():
+    for name, help in _help(Config, FIELDS).items():
         hint, value = FIELDS[name].type, getattr(config, name)
         if name in OBJECTS:
             cls = records.KINDS[hint][kinds[name] or type(value).__name__]
-            hint, value = _flags(cls, choices(name), value)
+            hint, value = _flags(cls, CHOICES[name], value)
         else:
             for kind, known in records.NAMED.items():
                 if hint in (kind, kind | None):
@@ -66,30 +75,23 @@ def config_of(flags: Any) -> Config:
     return Config(**values)
 
 
-def _hints(cls: type) -> dict[str, Any]:
-    """The types of the flags of a class, None for what has no flag."""
-    fields = {k: f.type for k, f in records.fields_of(cls).items() if k not in DERIVED}
-    return {k: {"dtype": Precision}.get(k) if v is Any else v for k, v in fields.items()}
-
-
 def _flags(cls: Any, kinds: Sequence[str], old: Any) -> tuple[Any, Any]:
     """A dataclass of flags for the fields of `cls`, and its defaults, which `old` has or the class."""
-    helps, fields = _help(cls), records.fields_of(cls)
+    helps, given = _help(cls, HINTS[cls]), records.to_record(old)
     made: list[Any] = [("kind", Literal[tuple(kinds)])]
     values: list[Any] = [cls.__name__]
-    for name, hint in _hints(cls).items():
+    for name, hint in HINTS[cls].items():
         made.append((name, Annotated[hint, tyro.conf.arg(help=helps[name])]))
-        missing = fields[name].default is dataclasses.MISSING
-        value = getattr(old, name, tyro.MISSING if missing else fields[name].default)
-        value = value if value is tyro.MISSING else records.to_record(value)
+        value = given.get(name, cls.__dataclass_fields__[name].default)
+        value = tyro.MISSING if value is dataclasses.MISSING else value
         values.append(tuple(value) if isinstance(value, list) else value)
     new = dataclasses.make_dataclass(cls.__name__, made, frozen=True)
     new.__doc__ = (cls.__doc__ or "").split("\n\n")[0]
     return new, new(*values)
 
 
-def _help(cls: type) -> dict[str, str]:
-    """The help texts of a class's fields in its source, in the order of the fields.
+def _help(cls: type, names: Iterable[str]) -> dict[str, str]:
+    """The help texts of fields of a class, in its source.
 
     In comments above or beside a field, or in a line `field: text` of the class's docstring.
     """
