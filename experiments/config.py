@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import flax.linen as nn
 
 from experiments.parts.samplers import SAMPLERS
-from score_jax._check import check, check_count, check_positive
+from score_jax._check import check_fields
 from score_jax.convert import records
 from score_jax.nets import NCSNpp
 from score_jax.parametrization import (
@@ -67,16 +67,19 @@ class DataConfig:
     low_res_factor: int | None = None
 
     def __post_init__(self) -> None:
-        check("data.range", self.range, self.range[0] < self.range[1], "(low, high), low < high")
-        check_count(100, **{"data.num_points": self.num_points})
-        ok = self.name != "array" or bool(self.path)
-        check("data.path", self.path, ok, "given for array")
-        ok = self.name != "tfds" or bool(self.builder)
-        check("data.builder", self.builder, ok, "given for tfds")
-        check_count(**{"data.image_size": self.image_size, "data.channels": self.channels})
-        for name in ("num_classes", "low_res_factor"):
-            value = getattr(self, name)
-            check(f"data.{name}", value, value is None or value >= 1, "none or at least 1")
+        classes, factor = self.num_classes, self.low_res_factor
+        check_fields(
+            "data",
+            self,
+            range=(self.range[0] < self.range[1], "(low, high), low < high"),
+            num_points=(self.num_points >= 100, "at least 100"),
+            path=(self.name != "array" or self.path, "given for array"),
+            builder=(self.name != "tfds" or self.builder, "given for tfds"),
+            image_size=(self.image_size >= 1, "at least 1"),
+            channels=(self.channels >= 1, "at least 1"),
+            num_classes=(classes is None or classes >= 1, "none or at least 1"),
+            low_res_factor=(factor is None or factor >= 1, "none or at least 1"),
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,10 +108,14 @@ class LossConfig:
 
     def __post_init__(self) -> None:
         ok = self.times != "importance" or self.weighting == "likelihood"
-        check("loss.times", self.times, ok, "importance only with loss.weighting likelihood")
-        check_positive(**{"loss.weight": self.weight})
-        check("loss.label_dropout", self.label_dropout, 0 <= self.label_dropout < 1, "in [0, 1)")
-        check("loss.t0", self.t0, 0 < self.t0 < 1, "in (0, 1)")
+        check_fields(
+            "loss",
+            self,
+            times=(ok, "importance only with loss.weighting likelihood"),
+            weight=(0 < self.weight < math.inf, "> 0 and finite"),
+            label_dropout=(0 <= self.label_dropout < 1, "in [0, 1)"),
+            t0=(0 < self.t0 < 1, "in (0, 1)"),
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -146,20 +153,24 @@ class OptimConfig:
     power_averages: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
-        at = lambda name, ok, allowed: check(f"optim.{name}", getattr(self, name), ok, allowed)
-        at("lr", math.isfinite(self.lr) and self.lr > 0, "finite and > 0")
-        at("warmup", self.warmup >= 0, "at least 0")
-        at("grad_clip", self.grad_clip is None or self.grad_clip > 0, "> 0 or none")
-        for name in ("ema_decay", "beta1", "beta2"):
-            at(name, 0 <= getattr(self, name) < 1, "in [0, 1)")
-        at("eps", self.eps > 0, "> 0")
-        ok = 0 < self.final_lr <= 1 or (self.final_lr == 0 and self.schedule != "exponential")
-        at("final_lr", ok, "in [0, 1], and > 0 for exponential")
-        ok = self.weight_decay == 0 or (self.weight_decay > 0 and self.rule != "adam")
-        at("weight_decay", ok, ">= 0, and 0 for optim.rule adam")
-        at("averages", all(0 <= d < 1 for d in self.averages), "decays in [0, 1)")
-        ok = all(0 < w < 0.28 for w in self.power_averages)
-        at("power_averages", ok, "widths in (0, 0.28)")
+        final, decay = self.final_lr, self.weight_decay
+        final_ok = 0 < final <= 1 or (final == 0 and self.schedule != "exponential")
+        decay_ok = decay == 0 or (decay > 0 and self.rule != "adam")
+        check_fields(
+            "optim",
+            self,
+            lr=(0 < self.lr < math.inf, "finite and > 0"),
+            warmup=(self.warmup >= 0, "at least 0"),
+            grad_clip=(self.grad_clip is None or self.grad_clip > 0, "> 0 or none"),
+            ema_decay=(0 <= self.ema_decay < 1, "in [0, 1)"),
+            beta1=(0 <= self.beta1 < 1, "in [0, 1)"),
+            beta2=(0 <= self.beta2 < 1, "in [0, 1)"),
+            eps=(self.eps > 0, "> 0"),
+            final_lr=(final_ok, "in [0, 1], and > 0 for exponential"),
+            weight_decay=(decay_ok, ">= 0, and 0 for optim.rule adam"),
+            averages=(all(0 <= d < 1 for d in self.averages), "decays in [0, 1)"),
+            power_averages=(all(0 < w < 0.28 for w in self.power_averages), "widths in (0, 0.28)"),
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -198,15 +209,19 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         given = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-        for name, value in given.items():
-            if isinstance(value, int):
-                check(f"train.{name}", value, value >= 1, "at least 1")
-        for name in ("log_every", "sample_every", "checkpoint_every", "steps", "snapshot_every"):
-            ok = given[name] is None or given[name] % self.steps_per_call == 0
-            allowed = f"a multiple of train.steps_per_call={self.steps_per_call}"
-            check(f"train.{name}", given[name], ok, allowed)
-        ok = self.batch_size % self.microbatches == 0
-        check("train.microbatches", self.microbatches, ok, f"a divisor of {self.batch_size}")
+        counts = {name: value for name, value in given.items() if isinstance(value, int)}
+        check_fields("train", self, **{k: (n >= 1, "at least 1") for k, n in counts.items()})
+        every = ("log_every", "sample_every", "checkpoint_every", "steps", "snapshot_every")
+        allowed = f"a multiple of train.steps_per_call={self.steps_per_call}"
+        check_fields(
+            "train",
+            self,
+            **{k: (counts.get(k, 0) % self.steps_per_call == 0, allowed) for k in every},
+            microbatches=(
+                self.batch_size % self.microbatches == 0,
+                f"a divisor of {self.batch_size}",
+            ),
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -220,7 +235,7 @@ class MeshConfig:
 
     def __post_init__(self) -> None:
         ok = self.shard == "none" or self.mapping == "jit"
-        check("mesh.shard", self.shard, ok, "'none' unless mesh.mapping is 'jit'")
+        check_fields("mesh", self, shard=(ok, "'none' unless mesh.mapping is 'jit'"))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -275,16 +290,19 @@ class SampleConfig:
     epsilon: float = 2e-5
 
     def __post_init__(self) -> None:
-        at = lambda name, ok, allowed: check(f"sample.{name}", getattr(self, name), ok, allowed)
-        for name in ("steps", "corrector_steps"):
-            at(name, getattr(self, name) >= 1, "at least 1")
-        at("t0", 0 < self.t0 < 1, "in (0, 1)")
-        at("eta", 0 <= self.eta <= 1, "in [0, 1]")
-        at("order", self.order in (1, 2, 3), "1, 2 or 3")
-        at("churn", self.churn >= 0, "at least 0")
-        at("s_min", 0 <= self.s_min <= self.s_max, f"in [0, s_max={self.s_max}]")
-        for name in ("snr", "rtol", "atol", "s_noise", "epsilon"):
-            at(name, getattr(self, name) > 0, "> 0")
+        positive = ("snr", "rtol", "atol", "s_noise", "epsilon")
+        check_fields(
+            "sample",
+            self,
+            steps=(self.steps >= 1, "at least 1"),
+            corrector_steps=(self.corrector_steps >= 1, "at least 1"),
+            t0=(0 < self.t0 < 1, "in (0, 1)"),
+            eta=(0 <= self.eta <= 1, "in [0, 1]"),
+            order=(self.order in (1, 2, 3), "1, 2 or 3"),
+            churn=(self.churn >= 0, "at least 0"),
+            s_min=(0 <= self.s_min <= self.s_max, f"in [0, s_max={self.s_max}]"),
+            **{name: (getattr(self, name) > 0, "> 0") for name in positive},
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -318,7 +336,7 @@ class Config:
     mesh: MeshConfig = field(default_factory=MeshConfig)
 
     def __post_init__(self) -> None:
-        check("config.seed", self.seed, self.seed >= 0, "at least 0")
+        check_fields("config", self, seed=(self.seed >= 0, "at least 0"))
         schedule, loss = isinstance(self.sde, NoiseSchedule), self.loss
         kind = type(self.sde).__name__
         for name, value, needs in (

@@ -17,20 +17,15 @@ from score_jax.convert import records
 
 Precision = Literal["float32", "bfloat16"] | None
 FIELDS = {f.name: f for f in dataclasses.fields(Config)}
+Fields = Mapping[str, dataclasses.Field[Any]]
 OBJECTS = tuple(name for name, f in FIELDS.items() if f.type in records.KINDS)
-
-
-def choices(name: str) -> tuple[str, ...]:
-    """The kinds of an object of the config that flags can describe."""
-    known = records.KINDS[FIELDS[name].type]
-    return tuple(kind for kind, cls in known.items() if None not in _hints(cls).values())
 
 
 def first_flags(default: str) -> Any:
     """The dataclass of the flags that decide the others: --config, --net.kind and so on."""
     made: list[Any] = [("config", str, default)]
     for name in OBJECTS:
-        cls = dataclasses.make_dataclass(name, [("kind", Literal[choices(name)] | None, None)])
+        cls = dataclasses.make_dataclass(name, [("kind", Literal[CHOICES[name]] | None, None)])
         made.append((name, cls, dataclasses.field(default_factory=cls)))
     return dataclasses.make_dataclass("First", made)
 
@@ -41,11 +36,11 @@ def config_flags(config: Config, kinds: Mapping[str, str | None]) -> Any:
     kinds: by name of the object, the kind that was chosen, or None to keep that of the config.
     """
     made: list[Any] = []
-    for name, help in _help(Config).items():
+    for name, help in _help(Config, FIELDS).items():
         hint, value = FIELDS[name].type, getattr(config, name)
         if name in OBJECTS:
             cls = records.KINDS[hint][kinds[name] or type(value).__name__]
-            hint, value = _flags(cls, choices(name), value)
+            hint, value = _flags(cls, CHOICES[name], value)
         else:
             for kind, known in records.NAMED.items():
                 if hint in (kind, kind | None):
@@ -66,18 +61,30 @@ def config_of(flags: Any) -> Config:
     return Config(**values)
 
 
-def _hints(cls: type) -> dict[str, Any]:
-    """The types of the flags of a class, None for what has no flag."""
-    fields = {k: f.type for k, f in records.fields_of(cls).items() if k not in DERIVED}
-    return {k: {"dtype": Precision}.get(k) if v is Any else v for k, v in fields.items()}
+def _hints(fields: Fields) -> dict[str, Any]:
+    """The types of the flags for the fields of a class, None for what has no flag."""
+    hints = {k: f.type for k, f in fields.items() if k not in DERIVED}
+    return {k: {"dtype": Precision}.get(k) if v is Any else v for k, v in hints.items()}
+
+
+# The kinds of each object that flags can describe.
+CHOICES = {
+    name: tuple(
+        kind
+        for kind, cls in records.KINDS[FIELDS[name].type].items()
+        if None not in _hints(records.fields_of(cls)).values()
+    )
+    for name in OBJECTS
+}
 
 
 def _flags(cls: Any, kinds: Sequence[str], old: Any) -> tuple[Any, Any]:
     """A dataclass of flags for the fields of `cls`, and its defaults, which `old` has or the class."""
-    helps, fields = _help(cls), records.fields_of(cls)
+    fields = records.fields_of(cls)
+    helps = _help(cls, fields)
     made: list[Any] = [("kind", Literal[tuple(kinds)])]
     values: list[Any] = [cls.__name__]
-    for name, hint in _hints(cls).items():
+    for name, hint in _hints(fields).items():
         made.append((name, Annotated[hint, tyro.conf.arg(help=helps[name])]))
         missing = fields[name].default is dataclasses.MISSING
         value = getattr(old, name, tyro.MISSING if missing else fields[name].default)
@@ -88,12 +95,12 @@ def _flags(cls: Any, kinds: Sequence[str], old: Any) -> tuple[Any, Any]:
     return new, new(*values)
 
 
-def _help(cls: type) -> dict[str, str]:
-    """The help texts of a class's fields in its source, in the order of the fields.
+def _help(cls: type, fields: Fields) -> dict[str, str]:
+    """The help texts of the fields of a class in its source, in the order of the fields.
 
     In comments above or beside a field, or in a line `field: text` of the class's docstring.
     """
-    found = dict.fromkeys(records.fields_of(cls), "")
+    found = dict.fromkeys(fields, "")
     for base in reversed(cls.__mro__):
         if not found.keys() & vars(base).get("__annotations__", {}).keys():
             continue
