@@ -101,6 +101,11 @@ def node_weights(
     return lagrange_weights(h, nodes)
 
 
+def first_weight(h: Scalar) -> Scalar:
+    """1 - e^-h: twice the weight of the first difference in the paper's second-order methods."""
+    return -jnp.expm1(-h)
+
+
 class Past(NamedTuple):
     """The state of a multistep method.
 
