@@ -1,4 +1,4 @@
-# Two commands matter: `make demo` and `make test`. Both make the environment if it is missing.
+# The two main commands are `make demo` and `make test`. Both create the environment if it is missing.
 PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
@@ -7,8 +7,8 @@ STAMP  := $(VENV)/.installed
 .PHONY: demo test check docs clean env
 .DEFAULT_GOAL := demo
 
-# uv where it is there (faster), else the standard library's venv and pip. The stamp is touched
-# last, so that an interrupted installation is done again.
+# Use uv if it is installed (faster), otherwise venv and pip. The stamp is touched last, so that an
+# interrupted installation is repeated.
 $(STAMP): setup.cfg pyproject.toml
 	@if command -v uv >/dev/null 2>&1; then \
 	  { test -x $(BIN)/python || uv venv --quiet --python $(PYTHON) $(VENV); } && \
@@ -24,7 +24,7 @@ env: $(STAMP)
 demo: $(STAMP)
 	$(BIN)/python -m experiments.demo --workdir runs/demo
 
-# One worker a processor; each takes tests from the other when it has none left.
+# One worker for each processor; an idle worker takes tests from the others.
 PYTEST := $(BIN)/python -m pytest -n logical --maxprocesses 8 --dist worksteal
 
 test: $(STAMP)

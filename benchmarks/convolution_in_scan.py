@@ -1,6 +1,6 @@
 """One test of decision 8: training steps cost the same inside `lax.scan` as outside of it.
 
-    python -m benchmarks.convolution_in_scan [--batch 64] [--channels 32] [--untuned]
+    python -m benchmarks.convolution_in_scan [--batch 64] [--channels 32] [--modes] [--untuned]
 
 Prints the milliseconds of a training step (gradient and Adam) of a small U-Net alone and in a scan of
 `--steps`, and of single convolutions beside XLA's own. The exit code is 1 if the scan costs more than
@@ -128,6 +128,47 @@ def compare_forms(args):
             print(f"{kind:8} of {name:12} in a scan: ours {ours:8.2f} ms, XLA's {own:8.2f} ms")
 
 
+def steps_of(net, shape):
+    """(steps (params, x) -> the same of training, guidance and likelihood, params, x)."""
+    import jax
+    import jax.numpy as jnp
+
+    x, noise_input = jnp.ones(shape), jnp.linspace(1.0, 999.0, shape[0])
+    params = jax.jit(net.init)(jax.random.key(0), x, noise_input)
+    call = lambda p, x: net.apply(p, x, noise_input)
+    loss = lambda p, x: jnp.square(call(p, x)).sum()
+    less = lambda tree, change: jax.tree.map(lambda v, g: v - 1e-6 * g, tree, change)
+    tangent = lambda p, x: sum(jax.jvp(lambda x: call(p, x), (x,), (x,)))
+    steps = {
+        "training": lambda p, x: (less(p, jax.grad(loss)(p, x)), x),
+        "guidance": lambda p, x: (p, less(x, jax.grad(loss, 1)(p, x))),
+        "likelihood": lambda p, x: (p, less(x, tangent(p, x))),
+    }
+    return steps, params, x
+
+
+def compare_modes(args):
+    """Print the milliseconds of a scanned step of training, guidance and likelihood of three networks."""
+    import jax
+
+    from score_jax.nets import NCSNpp, SeriesUNet, UNet
+
+    volume = UNet(
+        channels=16, channel_mult=(1, 2), num_blocks=1, attention_factors=(), groups=8, dims=3
+    )
+    for name, net, shape in (
+        ("image", NCSNpp(32, (1, 2), 1, attention=(4,), dropout=0.0), (64, 8, 8, 1)),
+        ("series", SeriesUNet(32, (1, 2)), (32, 64, 3)),
+        ("volume", volume, (4, 4, 8, 8, 2)),
+    ):
+        steps, params, x = steps_of(net, shape)
+        for mode, step in steps.items():
+            one = lambda carry, _, step=step: (step(*carry), None)
+            scan = lambda p, x, one=one: jax.lax.scan(one, (p, x), None, length=args.steps)[0]
+            ms, _ = least_ms(scan, params, x, repeat=args.repeat)
+            print(f"{mode:10} of a network for {name:6}: {ms / args.steps:7.1f} ms per step")
+
+
 def main():
     """Measure, print, and return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -138,6 +179,7 @@ def main():
     parser.add_argument("--steps", type=int, default=8)
     parser.add_argument("--repeat", type=int, default=3)
     parser.add_argument("--untuned", action="store_true", help="without the compiler option")
+    parser.add_argument("--modes", action="store_true", help="training, guidance and likelihood")
     parser.add_argument("--no-forms", action="store_true", help="only the network")
     args = parser.parse_args()
     tuned = not args.untuned and runtime.tune_cpu()
@@ -147,6 +189,8 @@ def main():
     print(f"jax {jax.__version__}, {jax.default_backend()}, compiler option set: {tuned}")
     if not args.no_forms:
         compare_forms(args)
+    if args.modes:
+        compare_modes(args)
     ratio = compare_network(args)
     print(f"scanned / alone = {ratio:.2f} (at most {LIMIT})")
     return int(ratio > LIMIT)

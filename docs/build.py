@@ -1,7 +1,7 @@
 """Build the API reference from the docstrings, and check all Markdown links: `python -m docs.build`.
 
 Standard library only. Writes one page a public module to build/docs/api/ and an index beside them.
-Fails, naming every place, when a public object has no docstring or a relative link leads nowhere.
+Fails, naming every place, when a public object has no docstring or a relative link has no target.
 """
 
 import ast
@@ -17,12 +17,12 @@ from typing import Any, NamedTuple
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 PACKAGE = "score_jax"
-# Folders that are made, not written.
+# Generated folders.
 SKIPPED = {"build", "dist", "runs", "node_modules", "__pycache__"}
 
 
 class Entry(NamedTuple):
-    """A public object: its dotted name, and what the reference says of it."""
+    """A public object: its dotted name and its entry in the reference."""
 
     name: str
     kind: str
@@ -58,14 +58,14 @@ def public_objects(module: ModuleType) -> Iterator[tuple[str, Any]]:
 
 
 def written_doc(value: Any) -> str:
-    """Return the docstring that someone wrote: "" for one that dataclass or NamedTuple made up."""
+    """Return the written docstring: "" for one that dataclass or NamedTuple generates."""
     doc = inspect.cleandoc(getattr(value, "__doc__", None) or "")
     name = getattr(value, "__name__", "")
     return "" if inspect.isclass(value) and re.match(rf"{name}\(.*\)$", doc, re.S) else doc
 
 
 def signature(value: Any) -> str:
-    """Return the call's arguments, with the types' long homes left out."""
+    """Return the call's arguments, without the modules of the types."""
     try:
         text = str(inspect.signature(value))
     except (TypeError, ValueError):
@@ -126,13 +126,13 @@ def page(module: ModuleType) -> str:
         level = "###" if "." in entry.name else "##"
         heading = f"{level} {entry.name}\n\n*{entry.kind}*"
         call = f"\n\n```python\n{entry.name.split('.')[-1]}{entry.signature}\n```"
-        # A docstring is set as it was written: its formulas live by their spaces.
+        # A docstring is set as it was written, because its formulas depend on spaces.
         parts.append(f"{heading}{call if entry.signature else ''}\n\n```text\n{entry.doc}\n```\n")
     return "\n".join(parts)
 
 
 def markdown_files(root: pathlib.Path = ROOT) -> list[pathlib.Path]:
-    """List the .md files of the repository, without hidden folders and those that are made."""
+    """List the .md files of the repository, without hidden and generated folders."""
     return sorted(
         path
         for path in root.rglob("*.md")
@@ -157,7 +157,7 @@ def anchors(text: str) -> set[str]:
 
 
 def without_code(text: str) -> str:
-    """Drop fenced blocks and inline code, in which brackets are no links."""
+    """Drop fenced blocks and inline code, in which brackets are not links."""
     text = re.sub(r"^(```|~~~).*?^\1\s*$", "", text, flags=re.M | re.S)
     return re.sub(r"`[^`\n]*`", "`code`", text)
 
@@ -196,7 +196,7 @@ def build(target: pathlib.Path) -> list[str]:
     faults += [f"broken link: {link}" for link in broken_links(markdown_files())]
     api = target / "api"
     api.mkdir(parents=True, exist_ok=True)
-    # Pages of modules that are gone would stay.
+    # Remove pages of modules that no longer exist.
     for old in api.glob("*.md"):
         old.unlink()
     rows = []
@@ -210,7 +210,7 @@ def build(target: pathlib.Path) -> list[str]:
 
 
 def main() -> int:
-    """Build, say where, and return the exit code: 1 with one line a fault."""
+    """Build, print the place, and return the exit code: 1 with one line for each fault."""
     target = ROOT / "build" / "docs"
     faults = build(target)
     for fault in faults:

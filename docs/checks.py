@@ -1,7 +1,7 @@
 """Checks of files for pre-commit: `python -m docs.checks [FILES]`; standard library only.
 
-Notebooks must hold no outputs (the tests execute them, a reader's own run draws the pictures), and no
-file may be large, but for the reference numbers of the tests.
+Notebooks must hold no outputs (the tests execute them, and a reader's run draws the pictures), and no
+file may be large, except the reference numbers of the tests.
 """
 
 import json

@@ -13,7 +13,7 @@ COLUMNS = ("preset", "network", "parameters", "FID", "IS", "FID (ODE)", "bits/di
 
 
 def source(name: str) -> str:
-    """Where the authors give the run: a file of score_sde, or the README of improved-diffusion."""
+    """The source of the run: a file of score_sde, or the README of improved-diffusion."""
     for folder in FOLDERS:
         if name.startswith(f"{folder}_"):
             rest = name.removeprefix(f"{folder}_")
@@ -38,7 +38,7 @@ def table() -> str:
 
 
 def inserted(text: str) -> str:
-    """The page with the table of today between its two marks."""
+    """The page with the current table between its two marks."""
     before, rest = text.split(START)
     return f"{before}{START}\n{table()}\n{END}{rest.split(END)[1]}"
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import flax.linen as nn
 
 from experiments.parts.samplers import SAMPLERS
-from score_jax._check import check_fields
+from score_jax._check import check
 from score_jax.convert import records
 from score_jax.nets import NCSNpp
 from score_jax.parametrization import (
@@ -36,6 +36,19 @@ DERIVED = (
     "num_classes", "out_channels", "dims", "centered", "sigmas", "num_levels", "super_resolution",
 )  # fmt: skip
 SCHEDULE_OBJECTIVES = ("simple", "hybrid", "variational")
+
+
+def _require(owner: str, record: Any, *rules: tuple[str, bool, str]) -> None:
+    """Raise ValueError for the first rule (field, whether it holds, what is allowed) that fails."""
+    for name, ok, allowed in rules:
+        if not ok:
+            check(f"{owner}.{name}", getattr(record, name), ok, allowed)
+
+
+def _at_least(record: Any, least: int, *names: str) -> list[tuple[str, bool, str]]:
+    """Rules for whole numbers, or None where a field may be None."""
+    values = {name: getattr(record, name) for name in names}
+    return [(k, v is None or v >= least, f"at least {least}") for k, v in values.items()]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,19 +80,14 @@ class DataConfig:
     low_res_factor: int | None = None
 
     def __post_init__(self) -> None:
-        classes, factor = self.num_classes, self.low_res_factor
-        check_fields(
-            "data",
-            self,
-            range=(self.range[0] < self.range[1], "(low, high), low < high"),
-            num_points=(self.num_points >= 100, "at least 100"),
-            path=(self.name != "array" or self.path, "given for array"),
-            builder=(self.name != "tfds" or self.builder, "given for tfds"),
-            image_size=(self.image_size >= 1, "at least 1"),
-            channels=(self.channels >= 1, "at least 1"),
-            num_classes=(classes is None or classes >= 1, "none or at least 1"),
-            low_res_factor=(factor is None or factor >= 1, "none or at least 1"),
-        )
+        _require(
+            "data", self,
+            ("range", self.range[0] < self.range[1], "(low, high), low < high"),
+            ("path", self.name != "array" or bool(self.path), "given for array"),
+            ("builder", self.name != "tfds" or bool(self.builder), "given for tfds"),
+            *_at_least(self, 100, "num_points"),
+            *_at_least(self, 1, "image_size", "channels", "num_classes", "low_res_factor"),
+        )  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,15 +115,14 @@ class LossConfig:
     t0: float = 1e-5
 
     def __post_init__(self) -> None:
-        ok = self.times != "importance" or self.weighting == "likelihood"
-        check_fields(
-            "loss",
-            self,
-            times=(ok, "importance only with loss.weighting likelihood"),
-            weight=(0 < self.weight < math.inf, "> 0 and finite"),
-            label_dropout=(0 <= self.label_dropout < 1, "in [0, 1)"),
-            t0=(0 < self.t0 < 1, "in (0, 1)"),
-        )
+        weighted = self.times != "importance" or self.weighting == "likelihood"
+        _require(
+            "loss", self,
+            ("times", weighted, "importance only with loss.weighting likelihood"),
+            ("weight", self.weight > 0, "> 0"),
+            ("label_dropout", 0 <= self.label_dropout < 1, "in [0, 1)"),
+            ("t0", 0 < self.t0 < 1, "in (0, 1)"),
+        )  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -153,24 +160,21 @@ class OptimConfig:
     power_averages: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
-        final, decay = self.final_lr, self.weight_decay
-        final_ok = 0 < final <= 1 or (final == 0 and self.schedule != "exponential")
-        decay_ok = decay == 0 or (decay > 0 and self.rule != "adam")
-        check_fields(
-            "optim",
-            self,
-            lr=(0 < self.lr < math.inf, "finite and > 0"),
-            warmup=(self.warmup >= 0, "at least 0"),
-            grad_clip=(self.grad_clip is None or self.grad_clip > 0, "> 0 or none"),
-            ema_decay=(0 <= self.ema_decay < 1, "in [0, 1)"),
-            beta1=(0 <= self.beta1 < 1, "in [0, 1)"),
-            beta2=(0 <= self.beta2 < 1, "in [0, 1)"),
-            eps=(self.eps > 0, "> 0"),
-            final_lr=(final_ok, "in [0, 1], and > 0 for exponential"),
-            weight_decay=(decay_ok, ">= 0, and 0 for optim.rule adam"),
-            averages=(all(0 <= d < 1 for d in self.averages), "decays in [0, 1)"),
-            power_averages=(all(0 < w < 0.28 for w in self.power_averages), "widths in (0, 0.28)"),
-        )
+        final = 0 < self.final_lr <= 1 or (self.final_lr == 0 and self.schedule != "exponential")
+        decays = self.weight_decay == 0 or (self.weight_decay > 0 and self.rule != "adam")
+        fractions = ("ema_decay", "beta1", "beta2")
+        _require(
+            "optim", self,
+            ("lr", math.isfinite(self.lr) and self.lr > 0, "finite and > 0"),
+            ("warmup", self.warmup >= 0, "at least 0"),
+            ("grad_clip", self.grad_clip is None or self.grad_clip > 0, "> 0 or none"),
+            *((name, 0 <= getattr(self, name) < 1, "in [0, 1)") for name in fractions),
+            ("eps", self.eps > 0, "> 0"),
+            ("final_lr", final, "in [0, 1], and > 0 for exponential"),
+            ("weight_decay", decays, ">= 0, and 0 for optim.rule adam"),
+            ("averages", all(0 <= d < 1 for d in self.averages), "decays in [0, 1)"),
+            ("power_averages", all(0 < w < 0.28 for w in self.power_averages), "widths in (0, 0.28)"),
+        )  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -208,20 +212,14 @@ class TrainConfig:
     ahead: int = 2
 
     def __post_init__(self) -> None:
-        given = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-        counts = {name: value for name, value in given.items() if isinstance(value, int)}
-        check_fields("train", self, **{k: (n >= 1, "at least 1") for k, n in counts.items()})
-        every = ("log_every", "sample_every", "checkpoint_every", "steps", "snapshot_every")
+        counts = [f.name for f in dataclasses.fields(self) if f.type in (int, int | None)]
+        whole = ("log_every", "sample_every", "checkpoint_every", "steps", "snapshot_every")
+        divides = lambda n: n is None or n % self.steps_per_call == 0
         allowed = f"a multiple of train.steps_per_call={self.steps_per_call}"
-        check_fields(
-            "train",
-            self,
-            **{k: (counts.get(k, 0) % self.steps_per_call == 0, allowed) for k in every},
-            microbatches=(
-                self.batch_size % self.microbatches == 0,
-                f"a divisor of {self.batch_size}",
-            ),
-        )
+        _require("train", self, *_at_least(self, 1, *counts))
+        _require("train", self, *((name, divides(getattr(self, name)), allowed) for name in whole))
+        ok = self.batch_size % self.microbatches == 0
+        _require("train", self, ("microbatches", ok, f"a divisor of {self.batch_size}"))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -235,7 +233,7 @@ class MeshConfig:
 
     def __post_init__(self) -> None:
         ok = self.shard == "none" or self.mapping == "jit"
-        check_fields("mesh", self, shard=(ok, "'none' unless mesh.mapping is 'jit'"))
+        _require("mesh", self, ("shard", ok, "'none' unless mesh.mapping is 'jit'"))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -291,18 +289,16 @@ class SampleConfig:
 
     def __post_init__(self) -> None:
         positive = ("snr", "rtol", "atol", "s_noise", "epsilon")
-        check_fields(
-            "sample",
-            self,
-            steps=(self.steps >= 1, "at least 1"),
-            corrector_steps=(self.corrector_steps >= 1, "at least 1"),
-            t0=(0 < self.t0 < 1, "in (0, 1)"),
-            eta=(0 <= self.eta <= 1, "in [0, 1]"),
-            order=(self.order in (1, 2, 3), "1, 2 or 3"),
-            churn=(self.churn >= 0, "at least 0"),
-            s_min=(0 <= self.s_min <= self.s_max, f"in [0, s_max={self.s_max}]"),
-            **{name: (getattr(self, name) > 0, "> 0") for name in positive},
-        )
+        _require(
+            "sample", self,
+            *_at_least(self, 1, "steps", "corrector_steps"),
+            ("t0", 0 < self.t0 < 1, "in (0, 1)"),
+            ("eta", 0 <= self.eta <= 1, "in [0, 1]"),
+            ("order", self.order in (1, 2, 3), "1, 2 or 3"),
+            ("churn", self.churn >= 0, "at least 0"),
+            ("s_min", 0 <= self.s_min <= self.s_max, f"in [0, s_max={self.s_max}]"),
+            *((name, getattr(self, name) > 0, "> 0") for name in positive),
+        )  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -336,7 +332,7 @@ class Config:
     mesh: MeshConfig = field(default_factory=MeshConfig)
 
     def __post_init__(self) -> None:
-        check_fields("config", self, seed=(self.seed >= 0, "at least 0"))
+        _require("config", self, *_at_least(self, 0, "seed"))
         schedule, loss = isinstance(self.sde, NoiseSchedule), self.loss
         kind = type(self.sde).__name__
         for name, value, needs in (

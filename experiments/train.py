@@ -15,15 +15,15 @@ from experiments.parts import sampling
 from experiments.reports import dry_run, pictures
 from experiments.reports.held_out import held_out_loss
 from score_jax import checkpoints, data, training
+from score_jax.types import Params
 
 
-def describe(run: runs.Run) -> str:
+def describe(run: runs.Run, params: Params) -> str:
     """A one-line description of the training."""
-    shapes = jax.eval_shape(run.init_params, jax.random.key(0))
     devices = jax.devices()
     hosts = f" of {jax.process_count()} hosts" if training.several_hosts() else ""
     return (
-        f"{type(run.net).__name__} with {dry_run.count(shapes):,} parameters, "
+        f"{type(run.net).__name__} with {dry_run.count(params):,} parameters, "
         f"{len(run.source.train.x):,} examples of shape {run.shape}, "
         f"batch {run.config.train.batch_size} on {len(devices)} {devices[0].platform} device(s){hosts}"
     )
@@ -68,22 +68,21 @@ def train(
     """
     run, c = runs.build(config), config.train
     _check_devices(config)
-    first = training.is_first()
-    about = describe(run) if first else ""
+    first, state = training.is_first(), runs.initial_state(run)
     with contextlib.ExitStack() as stack:
         store, snapshots = None, None
         if first:
             if not workdir.is_file():
                 stack.enter_context(training.locked(workdir))
             runs.save(workdir, run, allow_changes=allow_changes)
-            print(about)
+            print(describe(run, state.params))
             opened = checkpoints.open_checkpoints(workdir / runs.CHECKPOINTS, keep=c.keep)
             store = stack.enter_context(opened)
             if c.snapshot_every is not None:
                 opened = checkpoints.open_checkpoints(workdir / runs.SNAPSHOTS, keep=None)
                 snapshots = stack.enter_context(opened)
         return training.fit(
-            runs.initial_state(run),
+            state,
             mapped_step(run),
             data.batches(
                 run.source.train,

@@ -20,12 +20,6 @@ def check(name: str, value: Any, ok: Any, allowed: str) -> None:
         raise ValueError(f"{name} must be {allowed}, got {got}")
 
 
-def check_fields(owner: str, record: Any, **rules: tuple[Any, str]) -> None:
-    """Check fields of a record in one pass, `name=(ok, allowed)`; `owner.` goes before the name."""
-    for name, (ok, allowed) in rules.items():
-        check(f"{owner}.{name}", getattr(record, name), ok, allowed)
-
-
 def known(*values: Any) -> bool:
     """Whether no leaf of the values is traced, so that they can be compared with numbers."""
     return not any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(values))

@@ -2,6 +2,7 @@
 
 import ast
 import importlib
+import re
 import subprocess
 import sys
 
@@ -256,6 +257,71 @@ def test_what_is_needed_is_an_argument(path):
 def test_public_functions_give_their_types():
     for path in {*LIBRARY, *EXPERIMENTS}:
         assert "ignore[no-untyped-def]" not in path.read_text(), path
+
+
+# Words that no name may contain, and the words of the field that stand for them.
+OTHER_WORDS = {
+    "told": "conditioned on, given, noise_input",
+    "table": "schedule",
+    "tables": "schedules",
+    "tablewise": "IndexInput",
+    "judge": "metric",
+    "judged": "metric",
+    "finish": "final_denoising",
+    "wish": "stop",
+    "bad_steps": "nonfinite_limit",
+}
+# Tables that are no noise schedules: of names, weights, rows of an embedding, on paper; and what
+# ends a log or a download finishes it.
+PLAIN = {
+    "experiments/compare.py": {"table"},
+    "experiments/reports/tables.py": {"table", "tables"},
+    "score_jax/convert/pickles.py": {"table"},
+    "score_jax/convert/torch_file.py": {"table"},
+    "score_jax/metrics/reference.py": {"table"},
+    "score_jax/metrics/weights.py": {"finish"},
+    "score_jax/nets/refinenet.py": {"table"},
+    "score_jax/samplers/adaptive.py": {"table"},
+    "score_jax/samplers/exponential.py": {"table"},
+    "score_jax/training/hooks.py": {"finish"},
+}
+
+
+def words_of(name):
+    """The words of a name in snake_case or CamelCase, and the name itself."""
+    camel = r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+"
+    return {name.lower(), *(w.lower() for w in re.findall(camel, name))}
+
+
+def names_given(source):
+    """(name, line) of functions, classes, arguments, variables and fields."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            yield node.name, node.lineno
+        elif isinstance(node, ast.arg):
+            yield node.arg, node.lineno
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            yield node.id, node.lineno
+
+
+def word_faults(source, plain=frozenset()):
+    """Names with a word that is not the field's: (name, line)."""
+    words = OTHER_WORDS.keys() - plain
+    return [(name, line) for name, line in names_given(source) if words_of(name) & words]
+
+
+@pytest.mark.parametrize(
+    "path", LIBRARY + EXPERIMENTS, ids=lambda p: p.relative_to(ROOT).as_posix()
+)
+def test_names_are_words_of_the_field(path):
+    plain = PLAIN.get(path.relative_to(ROOT).as_posix(), frozenset())
+    assert word_faults(path.read_text(), plain) == []
+
+
+def test_a_word_that_is_not_the_fields_is_seen():
+    source = "class TableVP:\n    bad_steps = 1\ndef f(told): finish = 1\nstable = finished = 1"
+    assert [n for n, _ in word_faults(source)] == ["TableVP", "bad_steps", "told", "finish"]
+    assert word_faults("table = 1", {"table"}) == []
 
 
 def test_no_postponed_annotations():

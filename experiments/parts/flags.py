@@ -7,7 +7,7 @@ Fields that two kinds share keep their value when the kind changes.
 import dataclasses
 import inspect
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 import tyro
@@ -17,8 +17,22 @@ from score_jax.convert import records
 
 Precision = Literal["float32", "bfloat16"] | None
 FIELDS = {f.name: f for f in dataclasses.fields(Config)}
-Fields = Mapping[str, dataclasses.Field[Any]]
 OBJECTS = tuple(name for name, f in FIELDS.items() if f.type in records.KINDS)
+
+
+def _hints(cls: type) -> dict[str, Any]:
+    """The types of the flags of a class, None for what has no flag."""
+    fields = {k: f.type for k, f in records.fields_of(cls).items() if k not in DERIVED}
+    return {k: {"dtype": Precision}.get(k) if v is Any else v for k, v in fields.items()}
+
+
+# The flags of each class that an object may have, and the kinds that flags can describe.
+HINTS = {cls: _hints(cls) for known in records.KINDS.values() for cls in known.values()}
+CHOICES = {
+    name: tuple(k for k, cls in records.KINDS[f.type].items() if None not in HINTS[cls].values())
+    for name, f in FIELDS.items()
+    if name in OBJECTS
+}
 
 
 def first_flags(default: str) -> Any:
@@ -61,46 +75,27 @@ def config_of(flags: Any) -> Config:
     return Config(**values)
 
 
-def _hints(fields: Fields) -> dict[str, Any]:
-    """The types of the flags for the fields of a class, None for what has no flag."""
-    hints = {k: f.type for k, f in fields.items() if k not in DERIVED}
-    return {k: {"dtype": Precision}.get(k) if v is Any else v for k, v in hints.items()}
-
-
-# The kinds of each object that flags can describe.
-CHOICES = {
-    name: tuple(
-        kind
-        for kind, cls in records.KINDS[FIELDS[name].type].items()
-        if None not in _hints(records.fields_of(cls)).values()
-    )
-    for name in OBJECTS
-}
-
-
 def _flags(cls: Any, kinds: Sequence[str], old: Any) -> tuple[Any, Any]:
     """A dataclass of flags for the fields of `cls`, and its defaults, which `old` has or the class."""
-    fields = records.fields_of(cls)
-    helps = _help(cls, fields)
+    helps, given = _help(cls, HINTS[cls]), records.to_record(old)
     made: list[Any] = [("kind", Literal[tuple(kinds)])]
     values: list[Any] = [cls.__name__]
-    for name, hint in _hints(fields).items():
+    for name, hint in HINTS[cls].items():
         made.append((name, Annotated[hint, tyro.conf.arg(help=helps[name])]))
-        missing = fields[name].default is dataclasses.MISSING
-        value = getattr(old, name, tyro.MISSING if missing else fields[name].default)
-        value = value if value is tyro.MISSING else records.to_record(value)
+        value = given.get(name, cls.__dataclass_fields__[name].default)
+        value = tyro.MISSING if value is dataclasses.MISSING else value
         values.append(tuple(value) if isinstance(value, list) else value)
     new = dataclasses.make_dataclass(cls.__name__, made, frozen=True)
     new.__doc__ = (cls.__doc__ or "").split("\n\n")[0]
     return new, new(*values)
 
 
-def _help(cls: type, fields: Fields) -> dict[str, str]:
-    """The help texts of the fields of a class in its source, in the order of the fields.
+def _help(cls: type, names: Iterable[str]) -> dict[str, str]:
+    """The help texts of fields of a class, in its source.
 
     In comments above or beside a field, or in a line `field: text` of the class's docstring.
     """
-    found = dict.fromkeys(fields, "")
+    found = dict.fromkeys(records.fields_of(cls), "")
     for base in reversed(cls.__mro__):
         if not found.keys() & vars(base).get("__annotations__", {}).keys():
             continue

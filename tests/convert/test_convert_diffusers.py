@@ -27,6 +27,7 @@ SCHEDULERS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SCHEDULERS)
 def test_folders_compute_what_they_computed(name):
     folder = unpacked(name)

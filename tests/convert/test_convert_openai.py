@@ -30,6 +30,7 @@ def state(name):
     return {key: np.asarray(value, np.float32) for key, value in tensors.items()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "convert"),
     [

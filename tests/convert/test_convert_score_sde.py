@@ -82,6 +82,7 @@ def checkpoint(name, *, prefix="module.", **changes):
     return {"optimizer": {}, "model": model, "ema": ema, "step": 7} | changes
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PUBLISHED + RARER)
 def test_every_tensor_has_its_place(name, tmp_path):
     net, params, _, size = case(name)
@@ -97,6 +98,7 @@ def test_every_tensor_has_its_place(name, tmp_path):
     assert equal(found, jax.tree.map_with_path(half, params))
 
 
+@pytest.mark.slow
 def test_files_of_the_authors_compute_what_they_computed():
     """The size of the images is found from the file."""
     name = "vp_ddpmpp_continuous"
@@ -189,7 +191,7 @@ def test_other_files_and_networks_are_refused(tmp_path):
 
 
 def test_noise_levels_must_be_those_of_the_network(tmp_path):
-    """A network told an index divides by its own table: it must be that of the weights."""
+    """A network given an index divides by its own noise levels, which must be those of the weights."""
     net, _, _, size = case("ve_ncsnpp_discrete")
     path = write_torch(tmp_path / "x.pth", checkpoint("ve_ncsnpp_discrete"))
     largest, smallest, number = net.sigmas
@@ -237,6 +239,7 @@ def flax_file(path, name, change=lambda flat: flat):
     return write_msgpack(path, state_of_2021(change(raw), change(average)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["residuals", "skips"])
 def test_checkpoints_of_the_jax_program_compute_what_it_computed(name, tmp_path):
     net, shapes, x, label, out = flax_case(name)

@@ -110,6 +110,7 @@ def test_eval_batches_keep_the_last_part():
     np.testing.assert_array_equal(np.concatenate([p["y"] for p in parts]), np.arange(10))
 
 
+@pytest.mark.slow
 @settings(max_examples=25, deadline=None)
 @given(levels=st.integers(2, 256), low=st.floats(-3, 0.5), width=st.floats(0.5, 4.0))
 def test_quantize_undoes_dequantize(levels, low, width):

@@ -43,6 +43,7 @@ def leaves(tree):
     return [np.asarray(leaf) for leaf in jax.tree.leaves(tree)]
 
 
+@pytest.mark.slow
 def test_any_length_becomes_a_run_folder(workdir, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(cli, "start", lambda: None)  # the compiler's options stay as they are
     out = tmp_path / "deep" / "average"

@@ -63,6 +63,7 @@ def test_the_plain_evaluation_goes_without_where_there_is_no_density():
     assert "because" in evaluate.report({"no_bits_per_dim": "none, because"})
 
 
+@pytest.mark.slow
 def test_a_solve_that_does_not_end_is_said_in_one_line():
     """diffrax's error comes out of the device in the middle of pages of text."""
     exp = runs.build(presets.get("digits_vp"))

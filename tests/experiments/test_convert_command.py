@@ -86,6 +86,7 @@ def test_a_checkpoint_of_the_authors_is_sampled_and_evaluated(tmp_path):
     assert result["step"] == 1234 and np.isfinite(result["loss"])
 
 
+@pytest.mark.slow
 def test_raw_weights_on_request(tmp_path):
     file, config = unpacked("vp_ddpmpp_continuous.pth"), Config(data=RGB, net=DDPMPP)
     net, params, step = made(tmp_path, "score_sde_pytorch", file, config, "--raw")
@@ -93,6 +94,7 @@ def test_raw_weights_on_request(tmp_path):
     assert equal(params, from_score_sde_pytorch(file, net, VP(), ema=False, size=8)[1])
 
 
+@pytest.mark.slow
 def test_checkpoints_of_the_jax_program(tmp_path):
     fields = {"progressive": "residual", "progressive_input": "residual", "embedding": "fourier"}
     net = DDPMPP.clone(channels=8, fir=True, scale_by_sigma=True, **fields)
@@ -103,6 +105,7 @@ def test_checkpoints_of_the_jax_program(tmp_path):
     assert step == 1_300_000
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("source", ["improved_diffusion", "guided_diffusion"])
 def test_files_of_improved_diffusion(source, tmp_path):
     name = "iddpm_unet_additive"
@@ -125,6 +128,7 @@ def ddpm_config():
     return Config(data=dataclasses.replace(RGB, image_size=16), net=net, **SCHEDULE)
 
 
+@pytest.mark.slow
 def test_folders_of_diffusers(tmp_path):
     """Its noise schedule is compared with that of the process, whichever form that has."""
     folder, config = unpacked("diffusers_ddpm"), ddpm_config()
@@ -166,6 +170,7 @@ def test_a_folder_of_another_process_or_network_is_refused(change, named, tmp_pa
     assert [p.name for p in tmp_path.iterdir()] == ["c.json"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "named"),
     [

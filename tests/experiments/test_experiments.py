@@ -199,6 +199,7 @@ def test_bad_input_gets_exit_code_2_and_one_clear_line(tmp_path, args, named):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_bad_input_ends_a_process_so(tmp_path):
     out = run("sample", "--workdir", tmp_path, check=2)
     assert out.stderr.startswith("error: workdir") and out.stderr.count("\n") == 1
@@ -220,6 +221,7 @@ def test_array_files_train_and_bad_ones_are_refused(tmp_path):
 LOCAL = [n for n in presets.CONFIGS if presets.get(n).data.name in ("digits", "two_moons")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", LOCAL)
 def test_every_preset_fits_its_data_and_network(name):
     """Traced only: the gradient of the loss on one raw batch of the preset's own data.

@@ -184,7 +184,7 @@ def test_wrong_use_is_named(plain, conditional, tmp_path):
     ):
         with pytest.raises(ValueError, match=named):
             sample.main(["--workdir", str(folder), *args])
-    path = guiding.classifier_folder(plain) / guiding.CONFIG_FILE
+    path = plain / guiding.FOLDER / guiding.CONFIG_FILE
     text = path.read_text()
     path.write_text(json.dumps({**json.loads(text), "num_classes": 7}))
     with pytest.raises(ValueError, match="has 7 classes, but the data of the run have 10"):

@@ -33,6 +33,7 @@ def test_a_network_that_predicts_no_noise_has_the_loss_of_noise(moons, key):
     assert loss != held_out_loss(exp, params, jax.random.key(1), draws=draws, most=n, chunk=100)
 
 
+@pytest.mark.slow
 def test_the_value_does_not_depend_on_chunks_and_is_that_of_the_whole_batch(moons, key):
     """Against the loss of one batch of all examples; 101 are no multiple of chunk or devices."""
     exp, params = moons
@@ -58,6 +59,7 @@ def test_labels_and_grey_levels_go_along(key):
     assert losses.shape == (6,) and losses.dtype == jnp.float32
 
 
+@pytest.mark.slow
 def test_the_best_checkpoint_by_held_out_data_is_judged_so(moons):
     exp, params = moons
     state = training.init_state(jax.random.key(2), params, exp.optimizer)

@@ -40,6 +40,7 @@ X = jnp.asarray(np.random.default_rng(0).normal(size=(6, 2)) * 2, jnp.float32)
 TIMES = jnp.asarray([0.01, 0.1, 0.3, 0.5, 0.8, 1.0])
 
 
+@pytest.mark.slow
 def test_the_mixture_is_the_one_of_the_closed_forms():
     other = closed_form.Mixture(
         *(jnp.asarray(v, jnp.float32) for v in vars(DATA).values() if not isinstance(v, tuple))
@@ -75,6 +76,7 @@ def test_the_posterior_of_a_mixture_is_that_of_bayes(noise_std):
     np.testing.assert_allclose(truth.cov, (density[:, None] * away).T @ away, atol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SDES)
 def test_an_exact_classifier_gives_the_exact_conditional(name):
     sde = SDES[name]
@@ -163,6 +165,7 @@ STEPS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", STEPS)
 def test_every_sampler_draws_the_conditional(name):
     sde = VP()
@@ -175,6 +178,7 @@ def test_every_sampler_draws_the_conditional(name):
     np.testing.assert_allclose(np.cov(x.T), DATA.covs[0], atol=0.03)
 
 
+@pytest.mark.slow
 def test_the_flow_and_the_likelihood_take_a_guided_score():
     sde = VP()
     guided = classifier_guidance(sde, DATA.score(sde), DATA.logits(sde), 1)
@@ -265,6 +269,7 @@ def test_a_doubled_score_is_two_calls_in_one():
         np.testing.assert_allclose(one(X, t), two(X, t), rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_labels_are_dropped_in_training_and_only_there():
     seen = []
 

@@ -196,11 +196,13 @@ def test_the_judge_knows_a_gaussian_from_the_mixture(data):
         assert sliced_wasserstein(x, exact) > 1.5 * limit
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", STOCHASTIC)
 def test_law_of_the_stochastic_ones(name):
     check_law(drawn(STOCHASTIC[name], "vp", "plane")[0], "plane")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", DETERMINISTIC)
 def test_law_and_error_of_the_deterministic_ones(name):
     run, allowed = DETERMINISTIC[name]
@@ -222,6 +224,7 @@ def ends(name, data):
     return flow_ends(SDES[name], data, latents(name, data), end_of(name))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("data", SHAPES)
 @pytest.mark.parametrize("name", SDES)
 def test_every_sde(name, data):

@@ -66,7 +66,7 @@ def start(dropout=0.0):
 
 @functools.cache
 def mapped(mapping, n_devices, accumulate):
-    """Two steps a call, mapped onto so many devices."""
+    """Two steps a call, mapped onto this number of devices."""
     loss, prepare, optimizer, _ = start(0.3 if mapping == "dropout" else 0.0)
     devices = jax.local_devices()[:n_devices]
     step = training.make_train_step(

@@ -161,7 +161,7 @@ def test_methods_reach_the_posterior_within_bounds(name):
 
 
 def test_the_bias_of_the_others_is_what_it_is():
-    """Replacement alone hears too little of what is known; DPS trades its mean for its spread."""
+    """Replacement alone underestimates the measurement; DPS trades its mean for its spread."""
     x = run(replacement(SDE, SCORE, given()), reverse_diffusion, GRID)
     assert 0.55 < x[:, 1].mean() < 0.75 and 0.48 < x[:, 1].std() < 0.65
     # The truth: mean 0.9 and std 0.436.

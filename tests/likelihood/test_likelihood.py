@@ -20,6 +20,7 @@ from tests.helpers.port import load
 SDES = {"vp": VP(), "subvp": SubVP(), "ve": VE(0.01, 20.0)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "dim"), [("vp", 1), ("subvp", 5), ("ve", 5), ("vp", 64)])
 def test_gaussian_with_full_covariance(name, dim):
     """In single precision, 1e-3 nats a dimension, with the error that the prior's mismatch makes."""
@@ -43,6 +44,7 @@ def planar_mixture(dtype=jnp.float32):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["normal", "mixture"])
 def test_tight_in_double_precision(name, x64):
     """1e-5 nats a dimension, in plain time and, with their log-determinants, in other coordinates."""
@@ -64,6 +66,7 @@ def test_tight_in_double_precision(name, x64):
         assert float(jnp.abs(out.logp - want).max()) < 1e-5 * x.shape[1]
 
 
+@pytest.mark.slow
 def test_gradient_of_the_density_is_the_score(x64):
     """d log p / dx through the adaptive solve is the score at t0, and the prior's part of it."""
     sde, data, t0 = VP(), random_normal(4, dtype=jnp.float64), jnp.asarray(1e-2)
@@ -77,6 +80,7 @@ def test_gradient_of_the_density_is_the_score(x64):
     assert float(jnp.abs(got - score(x, t0)).max()) < 2e-2
 
 
+@pytest.mark.slow
 def test_hutchinson_is_unbiased_within_its_own_error():
     """The mean over 64 examples of 16 probes each is the exact one, within the errors they claim."""
     sde, data = SDES["vp"], random_normal(6)
@@ -99,6 +103,7 @@ def test_hutchinson_is_unbiased_within_its_own_error():
     assert claimed[0] < claimed[1]  # signs have the smaller variance
 
 
+@pytest.mark.slow
 def test_density_of_a_mixture_integrates_to_one():
     sde, data = SDES["vp"], planar_mixture()
     score = data.score_fn(sde)
@@ -129,6 +134,7 @@ def test_density_of_a_mixture_integrates_to_one():
     assert float(jnp.abs(guided - tilted).sum()) * cell > 0.1
 
 
+@pytest.mark.slow
 def test_per_sample_and_any_rank():
     """Under per-sample control nothing depends on the neighbours; one probe has no error to tell."""
     sde, data = SDES["subvp"], random_normal(4)
@@ -150,6 +156,7 @@ def test_per_sample_and_any_rank():
     np.testing.assert_array_equal(shifted.nfe[:-1], flat.nfe[:-1])
 
 
+@pytest.mark.slow
 def test_the_worst_sample_can_rule_the_error():
     """Between two components the flow is hard; the batch's mean hides the few that start there."""
     sde, data = SDES["vp"], planar_mixture()

@@ -41,6 +41,7 @@ def test_draws_are_joined_as_the_two_bounds_say():
     np.testing.assert_allclose(one, logp[0], rtol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sde", [VP(), VE(0.01, 20.0)], ids=["vp", "ve"])
 def test_decoding_undoes_encoding(sde):
     data = random_gaussian(4)
@@ -55,6 +56,7 @@ def test_decoding_undoes_encoding(sde):
     assert float(jnp.square(cold.x).sum()) < float(jnp.square(x).sum())
 
 
+@pytest.mark.slow
 def test_encodings_do_not_depend_on_the_network():
     """Two forms of one score, as two trained networks would be: the same latents."""
     sde, data = VP(), random_gaussian(3)

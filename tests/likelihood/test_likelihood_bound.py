@@ -34,6 +34,7 @@ def bounds():
     return out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SDES)
 def test_with_the_true_score_the_bound_is_nearly_tight(bounds, name):
     """The reverse SDE of the true score is the true process: the bound is an equality in the mean."""
@@ -47,6 +48,7 @@ def test_with_the_true_score_the_bound_is_nearly_tight(bounds, name):
     assert bound.nfe == 65 and float(bound.prior.min()) >= 0 and float(bound.diffusion.min()) >= 0
 
 
+@pytest.mark.slow
 def test_a_wrong_score_lowers_it_by_what_the_weights_say():
     """Adding c/s to the score adds |c|^2 per unit of lambda / 2, and to the last term |c|^2 / 2."""
     sde, data = VP(), random_gaussian(3)

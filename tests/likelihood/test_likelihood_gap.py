@@ -17,7 +17,7 @@ DATA = random_normal(3)
 
 
 def errors(name, gap, n=16, draws=1):
-    """Error of log p_0 of n points, the mean over so many draws, but for the prior's mismatch: (n,)."""
+    """Mean error of log p_0 of n points over the draws, without the prior's mismatch: (n,)."""
     sde = SDES[name]
     x = DATA.sample(n)
     score = DATA.score_fn(sde)
@@ -30,6 +30,7 @@ def errors(name, gap, n=16, draws=1):
     return np.asarray(logp - DATA.logp(sde, x, None) - mismatch)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SDES)
 def test_offset_is_right_to_first_order_in_the_variance(name):
     ignored, offset = errors(name, lk.IGNORE), errors(name, lk.OFFSET)
@@ -37,6 +38,7 @@ def test_offset_is_right_to_first_order_in_the_variance(name):
     assert np.abs(offset).max() < 0.35 * np.abs(ignored).max()
 
 
+@pytest.mark.slow
 def test_offset_error_falls_with_the_square_of_the_variance():
     """The correction alone, by its own two functions and the exact score, in place of a solve."""
     sde = VE(0.05, 20.0)
@@ -55,6 +57,7 @@ def test_offset_error_falls_with_the_square_of_the_variance():
     assert 9 < error(0.05 + double) / error(0.05) < 17
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SDES)
 def test_tweedie_is_a_bound_and_close(name):
     slack = errors(name, lk.TWEEDIE, draws=400)
@@ -64,6 +67,7 @@ def test_tweedie_is_a_bound_and_close(name):
     assert np.abs(slack - slack.mean()).max() < 0.4
 
 
+@pytest.mark.slow
 def test_the_correction_is_counted_and_draws_its_noise():
     sde, x = SDES["vp"], DATA.sample(4)
     score = DATA.score_fn(sde)

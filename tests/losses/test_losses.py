@@ -19,6 +19,7 @@ def zero_net(params, x, given, **kwargs):
     return jnp.zeros_like(x)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SDES)
 def test_zero_noise_prediction_costs_one(name):
     """E||z||^2 = 1 per entry, or d/2 as a half sum, with noise weighting."""
@@ -106,6 +107,7 @@ def test_a_divided_batch_draws_what_the_whole_one_does(stratified):
         np.testing.assert_allclose(seen[-1], seen[0][rows], rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_labels_and_dropout_keys_reach_the_network():
     seen = {}
 
@@ -139,6 +141,7 @@ def test_wrong_use_is_named():
         loss(None, jax.random.key(0), {"x": jnp.zeros((2, 3), jnp.uint8)})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", ["vp_ddpmpp_continuous", "subvp_ddpmpp_continuous", "ve_ncsnpp_continuous"]
 )

@@ -67,6 +67,7 @@ def test_one_batch_is_recorded_as_one_loss_after_the_other():
         np.testing.assert_array_equal(np.sort(at_once.losses[i]), np.sort(last))
 
 
+@pytest.mark.slow
 def test_uniform_until_every_index_has_its_ten():
     sampler = losses.loss_second_moment(2)
     state = sampler.init()
@@ -93,6 +94,7 @@ def filled(sampler):
     return sampler.update(sampler.init(), index, SIZES[index])
 
 
+@pytest.mark.slow
 def test_the_weighted_loss_and_gradient_are_unbiased_and_vary_less():
     even, wise = losses.uniform_indices(N), losses.loss_second_moment(N)
     params = {"w": jnp.float32(1.5)}
@@ -128,6 +130,7 @@ def train(devices, steps=12, batch=8):
     return out.state, out.metrics
 
 
+@pytest.mark.slow
 def test_any_number_of_devices_gives_the_same_history():
     single, metrics = train(None)
     assert int(single.index_sampler.count.sum()) == 12 * 8

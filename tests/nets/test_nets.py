@@ -34,7 +34,7 @@ def test_parity_with_the_authors_network(name):
     apply = jax.jit(net.apply)
     relative = lambda out, true: np.abs(out - true).max() / np.abs(true).max()
     assert relative(apply(params, x, label), arrays["net/out"]) < 2e-6
-    if net.sigmas is not None:  # told the index of the noise level, the largest first: the score
+    if net.sigmas is not None:  # given the index of the noise level, the largest first: the score
         index = np.rint((1 - arrays["score/t"]) * (net.sigmas[2] - 1))
         out = apply(params, jnp.asarray(arrays["score/x"]), jnp.asarray(index))
         assert relative(out, arrays["score/out"]) < 2e-6

@@ -53,6 +53,7 @@ def mixture(dim, k):
     return jnp.full(k, 1 / k), rng.normal(size=(k, dim)), covs
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SDES)
 def test_gaussian_flow_is_exact_to_the_tolerance_both_ways(name):
     sde, t0 = SDES[name], 1e-3
@@ -118,6 +119,7 @@ def ladder():
         return tols, np.array(errors), outs
 
 
+@pytest.mark.slow
 def test_error_follows_the_tolerance(ladder):
     tols, errors, _ = ladder
     assert (errors < 5 * tols).all() and (errors > tols / 10).all()
@@ -165,6 +167,7 @@ def test_weights_integrate_every_polynomial_in_the_angle(x64):
             assert float(w[:4] @ phi(nodes[:4]) ** power) == pytest.approx(exact, rel=1e-10)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("start", [-12.0, 0.0, 9.0])
 @pytest.mark.parametrize("h", [1e-5, -1e-3, 0.3, 4.0])
 def test_weights_in_single_precision(start, h):
@@ -204,6 +207,7 @@ def test_nfe_is_what_the_network_saw(per_sample):
         assert len(calls) == int(out.nfe)
 
 
+@pytest.mark.slow
 def test_norms_and_samples_of_their_own():
     """One hard sample among easy ones: the batch hides it, the worst-sample norm does not."""
     sde = VP()
@@ -242,7 +246,7 @@ def test_a_tolerance_below_rounding_asks_for_no_more_than_rounding():
 
 @pytest.mark.optimized  # equal to rounding
 def test_a_score_that_wiggles_in_time_is_followed():
-    """Sines of 999 t, which networks are told: 159 periods that an error of 1e-4 has to resolve."""
+    """Sines of 999 t, a network's noise input: 159 periods, which an error of 1e-4 has to resolve."""
     sde = VP()
     wiggle = lambda t, s, sin: 0.02 * sin(999 * t) / s
 
@@ -265,6 +269,7 @@ def test_a_score_that_wiggles_in_time_is_followed():
     np.testing.assert_allclose(out.x[:, 0], truth, atol=2e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.optimized  # equal to rounding
 def test_images_batches_of_batches_and_compiled_once():
     sde, traced = SubVP(), []
@@ -284,6 +289,7 @@ def test_images_batches_of_batches_and_compiled_once():
     assert both.nfe.shape == (2,)
 
 
+@pytest.mark.slow
 def test_forward_mode_goes_through_and_reverse_mode_says_so(x64):
     """d x(t0) / d (z, MEAN, t0) of a Gaussian's flow is known."""
     sde = VP()
@@ -308,6 +314,7 @@ def test_forward_mode_goes_through_and_reverse_mode_says_so(x64):
         jax.grad(lambda z: end(z, MEAN, t0).sum())(z)
 
 
+@pytest.mark.slow
 def test_no_way_to_go_and_half_precision():
     sde = VP()
     x = jnp.ones((2, 3))
@@ -323,6 +330,7 @@ def test_no_way_to_go_and_half_precision():
     assert half.x.dtype == half.denoised.dtype == jnp.bfloat16
 
 
+@pytest.mark.slow
 def test_what_cannot_be_solved_says_why():
     sde = VP()
     x = jnp.ones((2, 3))

@@ -53,6 +53,7 @@ def rows():
     return {row.name: row for row in found}
 
 
+@pytest.mark.slow
 def test_errors_are_those_of_the_same_latent(rows):
     """Euler's falls with the step; the solver's is its tolerance, against a formula."""
     assert rows["ode"].error < 1e-4

@@ -100,7 +100,7 @@ def test_per_sample_does_not_see_the_neighbours():
 
 @pytest.mark.parametrize("name", SDES)
 def test_annealed_langevin_reaches_its_stationary_law(name):
-    """N(m mean, v) but for the bias of the step: variance v / (1 - e / (2 v)) of the linear chain."""
+    """N(m mean, v) with the bias of the step: variance v / (1 - e / (2 v)) of the linear chain."""
     sde = SDES[name]
     m, s = float(sde.mean_coeff(T)), float(sde.std(T))
     v = m**2 * 0.5**2 + s**2
@@ -151,6 +151,7 @@ def want_noise(want, anneal):
     return 1e-2 * 2 * (111 if anneal else 3)
 
 
+@pytest.mark.slow
 def test_langevin_dynamics_samples_the_ncsn_way():
     """From the prior of a VE to Gaussian data through 10 levels, with epsilon as NCSN scales it."""
     sde = VE(0.05, 5.0)

@@ -29,6 +29,7 @@ def counting(score, seen):
     return counted
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("step", STEPS)
 def test_cost_compilation_and_vmap(step):
     """nfe is what the network saw; ten keys and grids, one trace; vmapped, each is what it was."""
@@ -62,6 +63,7 @@ def test_cost_compilation_and_vmap(step):
         assert float(jnp.abs(both.x - both.x_mean).max()) > 1e-3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["subvp", "ve"])
 @pytest.mark.parametrize("step", [s for s in STEPS if s not in ("langevin_dynamics",)])
 def test_on_the_other_sdes(name, step):

@@ -85,6 +85,7 @@ def slope(ns, errors):
 STDS = np.array([[0.15, 0.4, 1.5]])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("solver", "name"),
     [(solver, "vp") for solver in SOLVERS]
@@ -120,6 +121,7 @@ def mixture_end():
         return score, z, jax.jit(tight)(z).x
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("solver", ["heun", "dpmpp_2m", "dpmpp_3m", "dpmpp_2s", "unipc_2"])
 def test_order_on_a_mixture(solver, mixture_end, x64):
     """Where the flow has no closed form, against an eighth-order solve in t."""
@@ -146,6 +148,7 @@ def test_order_on_an_uneven_grid(solver, x64):
     assert slope(ns, errors) == pytest.approx(order, abs=0.4), errors
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("solver", "name"),
     [(solver, "vp") for solver in STOCHASTIC]
@@ -267,7 +270,7 @@ def test_moments_are_exact(h, x64):
 
 
 def test_weights_integrate_polynomials_exactly(x64):
-    """Through three nodes and 0 any cubic is integrated exactly, by quadrature as the judge."""
+    """Through three nodes and 0 any cubic is integrated exactly, compared with quadrature."""
     rng = np.random.default_rng(0)
     for h in (0.01, 0.7, 4.0):
         c = rng.normal(size=4)
@@ -347,6 +350,7 @@ def test_ddim_encodes_and_decodes(name):
     assert homes[1] < 0.6 * homes[0] < 0.12, homes
 
 
+@pytest.mark.slow
 def test_any_sde_through_mean_and_std(x64):
     """A sine SDE known only by m and s: the inverse of its SNR is found by bisection."""
     sde = from_marginals(lambda t: jnp.cos(1.5 * t), lambda t: jnp.sin(1.5 * t) ** 1.5)

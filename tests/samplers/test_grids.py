@@ -31,6 +31,7 @@ GRIDS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("grid", GRIDS)
 @pytest.mark.parametrize("name", SDES)
 def test_grids_begin_at_t1_and_end_at_t0(name, grid):

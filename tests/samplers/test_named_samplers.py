@@ -43,7 +43,7 @@ def test_an_unknown_name_is_answered_with_the_known_ones():
 @pytest.mark.slow
 @pytest.mark.parametrize("name", samplers.SAMPLERS)
 def test_every_named_sampler_draws_and_costs_what_is_said(name):
-    """On its usual grid it finds the Gaussian, at the price told before anything runs."""
+    """On its usual grid it finds the Gaussian, at the number of evaluations stated in advance."""
     steps = {"song": 30, "langevin": 20}.get(name, 12)
     c = SampleConfig(sampler=name, steps=steps, epsilon=1e-3, t0=1e-2)
     out = sample(

@@ -27,6 +27,7 @@ def exact_flow(sde, x, t_from, t_to, mean=MEAN):
     return mean_to + std_to * (x - mean_from) / std_from
 
 
+@pytest.mark.slow
 def test_all_coordinates_solve_the_same_flow_and_count_their_evaluations(x64):
     for sde in SDES.values():
         calls = []
@@ -49,6 +50,7 @@ def test_all_coordinates_solve_the_same_flow_and_count_their_evaluations(x64):
             assert len(calls) == int(out.nfe)
 
 
+@pytest.mark.slow
 def test_for_ve_the_coordinates_coincide():
     """Geometric VE: log sigma is linear in t, so that the same steps are taken."""
     sde = SDES["ve"]
@@ -61,6 +63,7 @@ def test_for_ve_the_coordinates_coincide():
     np.testing.assert_allclose(outs[0].x, outs[1].x, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_worst_sample_norm_is_stricter_for_the_one_that_is_hard():
     """A lone sample far from equilibrium hides in a batch of easy ones."""
 
@@ -80,6 +83,7 @@ def test_worst_sample_norm_is_stricter_for_the_one_that_is_hard():
     assert float(sm.worst_sample(jnp.array([[1.0, 1.0], [3.0, 4.0]]))) == pytest.approx(12.5**0.5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("coordinate", [sm.IN_TIME, sm.IN_LOG_NOISE])
 def test_gradients_of_latent_parameter_and_times(coordinate, x64):
     sde, z = VP(), jnp.array([[0.3], [-1.2]])
@@ -101,6 +105,7 @@ def test_gradients_of_latent_parameter_and_times(coordinate, x64):
     np.testing.assert_allclose(jax.jit(jax.jacfwd(forward))(at[1]), exact[1], rtol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("coordinate", [sm.IN_TIME, sm.IN_LOG_NOISE])
 def test_the_path_knows_the_state_at_every_time(coordinate, x64):
     sde = VP()

@@ -118,6 +118,7 @@ def test_large_variance_is_exact_for_unit_normal_data(name, x64, unit_noise):
     np.testing.assert_allclose(a**2 + c**2, 1, rtol=1e-9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("table", ["cosine50", "linear50"])
 def test_ancestral_is_the_step_of_improved_ddpm(table, x64, unit_noise):
     """On `from_betas`: the mean, the posterior's variance and the large one of the authors' program."""

@@ -48,6 +48,7 @@ def alone():
     return {k: draw(s, chunk=1, devices=jax.devices()[:1]) for k, s in SAMPLERS.items()}
 
 
+@pytest.mark.slow
 @pytest.mark.optimized  # equal to rounding
 @pytest.mark.parametrize("name", SAMPLERS)
 @pytest.mark.parametrize(("chunk", "count"), [(3, 1), (8, 1), (1, 2), (3, 2), (8, 2)])
@@ -84,6 +85,7 @@ def test_later_samples_and_fewer_of_them_have_the_same_bits():
     np.testing.assert_array_equal(draw(predictor_corrector, num=3, chunk=2, first=4).x, want[4:])
 
 
+@pytest.mark.slow
 def test_together_is_the_batch_of_the_paper(alone):
     """With norms over the batch the samples of a chunk depend on each other, and say so."""
     one = jax.devices()[:1]
@@ -120,6 +122,7 @@ def test_trajectories_end_in_the_samples_and_belong_to_them(alone):
     assert gaps[-1] < gaps[0]
 
 
+@pytest.mark.slow
 def test_endings(alone):
     """With and without the noise of the last step, whose size is known; Tweedie costs one more."""
     step = sm.euler_maruyama
@@ -132,6 +135,7 @@ def test_endings(alone):
     assert int(draw(step).nfe[0]) == 9
 
 
+@pytest.mark.slow
 def test_nfe_is_what_the_network_saw():
     """A callback sees every evaluation of a chunk; the slowest sample decides how many there are."""
     seen = []
@@ -190,6 +194,7 @@ def closure():
     return score, weakref.ref(weights), traced
 
 
+@pytest.mark.slow
 def test_a_closure_is_compiled_once_and_dies_with_its_arrays():
     """Nothing holds a score or what it closes over after the caller has dropped it."""
     score, weights, traced = closure()
@@ -208,6 +213,7 @@ def test_a_closure_is_compiled_once_and_dies_with_its_arrays():
     assert alive() is None and weights() is None
 
 
+@pytest.mark.slow
 def test_parameters_of_a_tree_die_after_the_call():
     held, inner = jnp.ones((1000, 1000)), jnp.ones(3)
     given = jax.tree_util.Partial(lambda w, x, t: SCORE(x, t) * w[0, 0] * inner[0], held)
@@ -242,6 +248,7 @@ def test_a_method_is_compiled_once_and_dies_with_its_object():
     assert alive() is None
 
 
+@pytest.mark.slow
 def test_devices_do_not_wait_for_each_other():
     """No collective operation in the program, not even in the loop of the adaptive solver."""
     drawing = module._Drawing(

@@ -38,6 +38,7 @@ def run(sde, make, n_steps, *, n=4096, score=None, key=0, **kwargs):
     return sample(jax.random.key(key))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SDES)
 def test_adaptive_ode_has_the_mean_that_theory_predicts(name):
     """The flow of a Gaussian is affine: x0 - mean = (z - m1 mean) std / sqrt(m1^2 std^2 + s1^2)."""
@@ -71,6 +72,7 @@ def test_langevin_reaches_its_stationary_law():
     assert float(out.var()) == pytest.approx(v / (1 - e / (2 * v)), rel=0.04)
 
 
+@pytest.mark.slow
 def test_nfe_is_what_the_network_saw():
     """Counted by a callback that runs with every evaluation, for scans and for adaptive solves."""
     sde, seen = SDES["vp"], []
@@ -137,6 +139,7 @@ def test_denoising_takes_the_last_noise_away():
     assert clean.nfe == plain.nfe + 1
 
 
+@pytest.mark.slow
 def test_per_sample_control_does_not_see_the_neighbours():
     sde = SDES["vp"]
     score = isotropic(sde, MEAN, STD)

@@ -100,6 +100,7 @@ def test_ode_samples(file):
     assert int(nfe) <= int(a["ode_sample/nfe"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("file", ["vp_ddpmpp_continuous", "ve_ncsnpp_continuous"])
 def test_correctors(file, monkeypatch):
     """Two moves of both correctors, through the network: norms over the batch, alpha of the table."""
@@ -116,6 +117,7 @@ def test_correctors(file, monkeypatch):
             np.testing.assert_allclose(got / scale, want / scale, atol=2e-5, err_msg=name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SDES)
 def test_discretised_coefficients_are_the_authors(name):
     """f and G of their `discretize` at eleven times, read off a step with a score of zero."""

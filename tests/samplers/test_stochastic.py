@@ -32,6 +32,7 @@ def counted(score, seen):
     return lambda x, t: score(jax.pure_callback(count, spec(x), x), t)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("solver", SOLVERS, ids=lambda s: type(s).__name__)
 def test_nfe_is_what_the_network_saw(solver):
     """For every solver, in few steps; and the same key gives the same samples."""
@@ -47,6 +48,7 @@ def test_nfe_is_what_the_network_saw(solver):
     assert float(jnp.abs(run(jax.random.key(2), x).x - out.x).max()) > 0
 
 
+@pytest.mark.slow
 def test_nfe_with_adaptive_steps_and_of_the_unknown():
     seen = []
     score = counted(isotropic(MILD, 0.8, 0.5), seen)
@@ -72,6 +74,7 @@ def test_nfe_with_adaptive_steps_and_of_the_unknown():
     assert int(other.nfe) == -1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sde", [MILD, VE(0.1, 5.0)], ids=["vp", "ve"])
 def test_law_of_a_gaussian(sde):
     """From p_t1 the law at t0 is p_t0: reverse time runs forward, with the noise of the right size."""
@@ -87,6 +90,7 @@ def test_law_of_a_gaussian(sde):
     assert float(out.std()) == pytest.approx((m**2 * 0.25 + s**2) ** 0.5, rel=0.04)
 
 
+@pytest.mark.slow
 def test_strong_order_on_one_path():
     """One key is one Brownian path for all grids and solvers: Euler errs like 1/n, ShARK faster."""
     score = isotropic(MILD, 0.8, 0.5)

@@ -62,6 +62,7 @@ def test_drift_and_diffusion_follow_from_the_marginals(sde, x64):
     np.testing.assert_allclose(jnp.square(sde.diffusion(t)), g2, rtol=1e-6)
 
 
+@pytest.mark.slow
 @every_sde
 def test_protocol_shapes_and_dtypes(sde):
     assert isinstance(sde, SDE)
@@ -166,6 +167,7 @@ def test_reverse_drift_moves_the_moments_of_a_gaussian(sde, x64):
     np.testing.assert_allclose(2 * k_sde * var(t) - sde.diffusion(t) ** 2, dv, rtol=1e-8)
 
 
+@pytest.mark.slow
 @every_sde
 def test_log_snr_is_exact_in_float32(sde):
     """Against 2 log(m/s) in float64, from data to the prior; it falls all the way."""
@@ -221,6 +223,7 @@ class Own(LinearSDE):
         return VP().std(t)
 
 
+@pytest.mark.slow
 def test_an_sde_of_two_methods_has_all_others():
     """The bisection finds what VP knows in closed form, and so does the interval's transition."""
     own = Own()
@@ -279,7 +282,7 @@ def test_from_linear_betas_tends_to_vp():
 
 @pytest.mark.parametrize("n", [1000, 4000])
 def test_cosine_vp_is_the_limit_of_the_papers_table(n):
-    """alpha_bar of the authors' table at its own times, but for the end, where theirs is clipped."""
+    """alpha_bar of the authors' schedule at its own times, except at the end, where theirs is clipped."""
     betas = golden("iddpm_process")[f"betas/cosine/{n}"]
     t = (np.arange(n) + 1) / n
     want = np.cumprod(1 - betas)

@@ -77,6 +77,7 @@ def run(mapped, folder, *, steps, bad=(), metric=None, stop_on_error=True, **kwa
         return fit(start(optimizer), step, Batches(bad), steps=steps, **options)
 
 
+@pytest.mark.slow
 def test_a_bad_step_changes_nothing_and_is_counted(mapped, tmp_path, caplog):
     path = tmp_path / "m.jsonl"
     result = run(
@@ -167,6 +168,7 @@ def test_the_newest_and_the_best_are_kept(mapped, tmp_path):
         assert store.best_step() == 4 and store.latest_step() == 12
 
 
+@pytest.mark.slow
 def test_one_run_in_one_folder(tmp_path):
     with locked(tmp_path / "run"):
         held = f"in use by process {os.getpid()}"

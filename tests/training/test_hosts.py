@@ -125,6 +125,7 @@ def test_addresses_are_checked():
         Watchdog(0.0)
 
 
+@pytest.mark.slow
 def test_a_stalled_process_ends_with_a_message():
     code = (
         "import time; from score_jax.training import Watchdog\n"

@@ -25,6 +25,7 @@ def old_run(tmp_path):
     return tmp_path / "run"
 
 
+@pytest.mark.slow
 def test_its_training_state_is_restored_and_training_goes_on(old_run):
     net = MLP(width=8, num_blocks=1)
     params = jax.jit(net.init)(jax.random.key(5), jnp.zeros((1, 2)), jnp.ones(1))

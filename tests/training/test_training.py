@@ -162,7 +162,7 @@ def test_clips_by_the_global_norm_and_warms_up_to_the_rate():
 
 
 def test_weight_decay_spares_biases_and_norms():
-    """A norm that is told of the class has a table, of two axes as a kernel has."""
+    """A class-conditional norm has an embedding of two axes, as a kernel has."""
     optimizer = make_optimizer(learning_rate=0.1, weight_decay=0.5)
     norm = {"embedding": jnp.ones((3, 4)), "scale": jnp.ones(2)}
     params = {"kernel": jnp.ones((2, 2)), "bias": jnp.ones(2), "last_norm": norm}
@@ -190,6 +190,7 @@ def test_optimizer_refuses(bad):
         make_optimizer(**bad)
 
 
+@pytest.mark.slow
 def test_scanned_steps_are_the_single_steps(problem):
     optimizer = make_optimizer(learning_rate=0.05)
     step = make_train_step(noisy, optimizer)
