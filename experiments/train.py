@@ -95,21 +95,21 @@ def train(
             ),
             steps=c.steps,
             hooks=[
-                *_hooks(run, workdir, snapshots),
+                *_hooks(run, workdir, snapshots, first),
                 training.Progress(progress if first else False),
             ],
             checkpoints=training.SharedCheckpoints(store) if training.several_hosts() else store,
-            saving=_saving(run),
+            saving=_saving(run, first),
             nonfinite_limit=c.nonfinite_limit,
             ahead=c.ahead,
             stall_seconds=stall_seconds,
         )
 
 
-def _saving(run: runs.Run) -> training.Saving:
+def _saving(run: runs.Run, first: bool) -> training.Saving:
     """The `Saving` of a config; the first host computes the checkpoint metric."""
     c = run.config.train
-    test_loss = training.is_first() and c.checkpoint_metric == "test_loss"
+    test_loss = first and c.checkpoint_metric == "test_loss"
     return training.Saving(
         c.checkpoint_every,
         extra=to_record(run.config),
@@ -118,9 +118,11 @@ def _saving(run: runs.Run) -> training.Saving:
     )
 
 
-def _hooks(run: runs.Run, workdir: pathlib.Path, snapshots: Any) -> list[training.Hook]:
+def _hooks(
+    run: runs.Run, workdir: pathlib.Path, snapshots: Any, first: bool
+) -> list[training.Hook]:
     """The hooks of a config; the first host writes the files."""
-    c, first = run.config.train, training.is_first()
+    c = run.config.train
     draw = functools.partial(_draw_pictures, run, workdir) if first else None
     return [
         training.MetricsFile(workdir / runs.METRICS if first else None, c.log_every),

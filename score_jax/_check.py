@@ -56,6 +56,12 @@ def check_interval(name: str, ends: Any) -> None:
     check(name, ends, ok and ends[0] < ends[1], "(low, high) with low < high")
 
 
+def check_array(name: str, value: object) -> None:
+    """Raise for a list or tuple instead of an array."""
+    if isinstance(value, list | tuple):
+        raise ValueError(f"{name} must be an array, got a {type(value).__name__}: use jnp.asarray")
+
+
 def check_float(name: str, x: Any) -> None:
     """Raise unless x is a floating-point array: integer data have to be scaled first."""
     if not jnp.issubdtype(jnp.result_type(x), jnp.floating):

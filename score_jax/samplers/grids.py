@@ -49,12 +49,6 @@ def check_grid(grid: object, t1: float | None = None) -> Float[Array, " n"]:
     return array
 
 
-def check_array(name: str, value: object) -> None:
-    """Raise ValueError for a list or tuple instead of an array."""
-    if isinstance(value, list | tuple):
-        raise ValueError(f"{name} must be an array, got a {type(value).__name__}: use jnp.asarray")
-
-
 def _check(sde: SDE, n: int, t0: float) -> None:
     if n < 1:
         raise ValueError(f"n, the number of steps, must be at least 1, got {n}")

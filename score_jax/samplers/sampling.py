@@ -24,8 +24,8 @@ import numpy as np
 from jaxtyping import Array, Key
 
 from score_jax._batched import in_chunks
-from score_jax._check import check_count
-from score_jax.samplers.grids import check_array, check_grid
+from score_jax._check import check_array, check_count
+from score_jax.samplers.grids import check_grid
 from score_jax.samplers.ode import probability_flow
 from score_jax.samplers.simulate import FinalDenoising, denoised, simulate, tweedie
 from score_jax.types import SDE, Data, GridLike, PRNGKey, SampleOut, Sampler, ScoreFn, Step

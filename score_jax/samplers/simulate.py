@@ -11,8 +11,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Key, Shaped
 
-from score_jax._check import check_count, check_float
-from score_jax.samplers.grids import check_array, check_grid
+from score_jax._check import check_array, check_count, check_float
+from score_jax.samplers.grids import check_grid
 from score_jax.score import denoise
 from score_jax.types import SDE, Data, GridLike, SampleOut, Scalar, ScoreFn, Step, StepOut
 

@@ -28,7 +28,8 @@ from jaxtyping import Array, ArrayLike, Float, Int
 
 from score_jax._check import check, check_count, known
 from score_jax._math import as_time
-from score_jax.sde.base import Coefficient, RateSDE, TimeLike
+from score_jax.sde.base import Coefficient, TimeLike
+from score_jax.sde.families import RateSDE
 
 
 class _Place(NamedTuple):
