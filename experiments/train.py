@@ -68,7 +68,9 @@ def train(
     """
     run, c = runs.build(config), config.train
     _check_devices(config)
-    first, state = training.is_first(), runs.initial_state(run)
+    # Whatever the config does not allow is found before anything is written.
+    step, state = mapped_step(run), runs.initial_state(run)
+    first = training.is_first()
     with contextlib.ExitStack() as stack:
         store, snapshots = None, None
         if first:
@@ -83,7 +85,7 @@ def train(
                 snapshots = stack.enter_context(opened)
         return training.fit(
             state,
-            mapped_step(run),
+            step,
             data.batches(
                 run.source.train,
                 c.batch_size,

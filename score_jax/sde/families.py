@@ -104,9 +104,9 @@ class VP(_LinearBeta):
     Array(1., dtype=float32, weak_type=True)
     """
 
-    beta_min: float = 0.1
-    beta_max: float = 20.0
-    t1: float = 1.0
+    beta_min: float = 0.1  # rate at t = 0
+    beta_max: float = 20.0  # rate at t = 1
+    t1: float = 1.0  # end of the process
 
     def __post_init__(self) -> None:
         self._check()
@@ -127,9 +127,9 @@ class SubVP(_LinearBeta):
     Raises ValueError unless 0 < beta_min <= beta_max and t1 > 0, all finite.
     """
 
-    beta_min: float = 0.1
-    beta_max: float = 20.0
-    t1: float = 1.0
+    beta_min: float = 0.1  # rate at t = 0
+    beta_max: float = 20.0  # rate at t = 1
+    t1: float = 1.0  # end of the process
 
     def __post_init__(self) -> None:
         self._check()
@@ -186,9 +186,9 @@ class VE(_NoDrift):
     Raises ValueError unless 0 < sigma_min < sigma_max and t1 > 0, all finite.
     """
 
-    sigma_min: float = 0.01
-    sigma_max: float = 50.0
-    t1: float = 1.0
+    sigma_min: float = 0.01  # noise level at t = 0
+    sigma_max: float = 50.0  # noise level at t1
+    t1: float = 1.0  # end of the process
 
     def __post_init__(self) -> None:
         check_positive("VE", sigma_min=self.sigma_min, sigma_max=self.sigma_max, t1=self.t1)
@@ -233,7 +233,7 @@ class LinearVE(_NoDrift):
     Raises ValueError unless t1 > 0 and finite.
     """
 
-    t1: float = 80.0
+    t1: float = 80.0  # end of the process, its noise level
 
     def __post_init__(self) -> None:
         check_positive("LinearVE", t1=self.t1)
@@ -277,8 +277,8 @@ class CosineVP(RateSDE):
     """
 
     t1 = 1.0
-    offset: float = 0.008
-    max_rate: float = 3996.0
+    offset: float = 0.008  # of the cosine's time, so that the first rates are not too small
+    max_rate: float = 3996.0  # the rate is clipped there
 
     def __post_init__(self) -> None:
         check_positive("CosineVP", offset=self.offset, max_rate=self.max_rate)
