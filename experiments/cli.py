@@ -94,6 +94,7 @@ class Command(Generic[Flags]):
     dry_run: bool
     # Continue a run although fields of its config have changed.
     allow_changes: bool
+    # The processes of a run on several hosts.
     hosts: HostsConfig
     cfg: Annotated[Flags, tyro.conf.arg(name=""), tyro.conf.AvoidSubcommands]
 

@@ -342,6 +342,9 @@ class Config:
         ):
             if needs and not schedule:
                 raise ValueError(f"{name}={value!r} needs a noise schedule, got sde.kind={kind!r}")
+        if loss.objective == "hybrid" and not self.learns_variance:
+            given = self.variance and self.variance.name
+            raise ValueError(f"loss.objective='hybrid' needs a learned variance, got {given!r}")
         if self.sample.t0 < loss.t0:
             # Checked before training rather than at its first picture.
             raise ValueError(

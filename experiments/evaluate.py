@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from experiments import cli, runs
-from experiments.parts import sampling
+from experiments.parts import samplers, sampling
 from experiments.reports import bits, tables
 from experiments.reports.features import FeatureSpace, feature_space
 from experiments.reports.held_out import held_out_loss
@@ -137,6 +137,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise ValueError(f"--num must be 0 or at least 2, got {args.num}")
     if args.bpd and not args.draws:
         raise ValueError("--draws must be at least 1 with --bpd, got 0")
+    samplers.check_names(() if args.sampler is None else (args.sampler,))
     cli.start()
     workdir = pathlib.Path(args.workdir)
     result = evaluate(workdir, args)

@@ -54,9 +54,11 @@ class Args:
     num: int = 4
     # Class of the images, for networks that are conditioned on it (default: unknown).
     label: Annotated[int | None, tyro.conf.arg(aliases=("--class",))] = None
-    # For dps: its step size; for replacement: Langevin moves a step; for repaint: repetitions.
+    # For dps: its step size.
     scale: float = 0.5
+    # For replacement: Langevin moves a step.
     corrections: int = 1
+    # For repaint: repetitions of every step.
     resamplings: int = 5
     # Samples drawn at once; the pictures do not depend on it.
     chunk: int = 256
@@ -64,6 +66,7 @@ class Args:
     seed: int = 0
     # Where to write (default: WORKDIR/restored/TASK).
     out: str | None = None
+    # How samples are drawn.
     sample: Annotated[SampleConfig, tyro.conf.OmitArgPrefixes] = dataclasses.field(
         default_factory=SampleConfig
     )

@@ -44,6 +44,7 @@ class Args:
     seed: int = 0
     # Where to write (default: WORKDIR/samples/SAMPLER).
     out: str | None = None
+    # How samples are drawn.
     sample: Annotated[SampleConfig, tyro.conf.OmitArgPrefixes] = dataclasses.field(
         default_factory=SampleConfig
     )

@@ -68,7 +68,9 @@ def train(
     """
     run, c = runs.build(config), config.train
     _check_devices(config)
-    first, state = training.is_first(), runs.initial_state(run)
+    # Whatever the config does not allow is found before anything is written.
+    step, state = mapped_step(run), runs.initial_state(run)
+    first = training.is_first()
     with contextlib.ExitStack() as stack:
         store, snapshots = None, None
         if first:
@@ -83,7 +85,7 @@ def train(
                 snapshots = stack.enter_context(opened)
         return training.fit(
             state,
-            mapped_step(run),
+            step,
             data.batches(
                 run.source.train,
                 c.batch_size,
@@ -93,21 +95,21 @@ def train(
             ),
             steps=c.steps,
             hooks=[
-                *_hooks(run, workdir, snapshots),
+                *_hooks(run, workdir, snapshots, first),
                 training.Progress(progress if first else False),
             ],
             checkpoints=training.SharedCheckpoints(store) if training.several_hosts() else store,
-            saving=_saving(run),
+            saving=_saving(run, first),
             nonfinite_limit=c.nonfinite_limit,
             ahead=c.ahead,
             stall_seconds=stall_seconds,
         )
 
 
-def _saving(run: runs.Run) -> training.Saving:
+def _saving(run: runs.Run, first: bool) -> training.Saving:
     """The `Saving` of a config; the first host computes the checkpoint metric."""
     c = run.config.train
-    test_loss = training.is_first() and c.checkpoint_metric == "test_loss"
+    test_loss = first and c.checkpoint_metric == "test_loss"
     return training.Saving(
         c.checkpoint_every,
         extra=to_record(run.config),
@@ -116,9 +118,11 @@ def _saving(run: runs.Run) -> training.Saving:
     )
 
 
-def _hooks(run: runs.Run, workdir: pathlib.Path, snapshots: Any) -> list[training.Hook]:
+def _hooks(
+    run: runs.Run, workdir: pathlib.Path, snapshots: Any, first: bool
+) -> list[training.Hook]:
     """The hooks of a config; the first host writes the files."""
-    c, first = run.config.train, training.is_first()
+    c = run.config.train
     draw = functools.partial(_draw_pictures, run, workdir) if first else None
     return [
         training.MetricsFile(workdir / runs.METRICS if first else None, c.log_every),

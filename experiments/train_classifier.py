@@ -26,6 +26,7 @@ class Args:
 
     # Folder of a run made by experiments.train; the classifier is written to WORKDIR/classifier.
     workdir: str
+    # The classifier.
     classifier: Annotated[guiding.ClassifierConfig, tyro.conf.OmitArgPrefixes] = dataclasses.field(
         default_factory=guiding.ClassifierConfig
     )

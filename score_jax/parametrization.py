@@ -140,7 +140,7 @@ VARIANCES = (SMALL, LARGE, LEARNED, LEARNED_RANGE)
 class TimeInput:
     """The noise input t * scale, that of VP and sub-VP networks (arXiv:2011.13456, authors' code)."""
 
-    scale: float = 999.0
+    scale: float = 999.0  # factor of the time
 
     def __call__(self, sde: SDE, t: TimeLike) -> Float[Array, "..."]:
         """t * scale, shape of t."""
@@ -167,8 +167,8 @@ class IndexInput:
     Raises ValueError for an SDE that is not a `NoiseSchedule`.
     """
 
-    top: float | None = None
-    rounded: bool = False
+    top: float | None = None  # rescale the indices to [0, top); None: as they are
+    rounded: bool = False  # the nearest index between two timesteps
 
     def __call__(self, sde: SDE, t: TimeLike) -> Float[Array, "..."]:
         """The index at t as a floating-point number, shape of t."""
@@ -191,7 +191,7 @@ class LevelInput:
     round((1 - t/t1) (n - 1)), arXiv:2011.13456, authors' code. Raises ValueError unless n >= 2.
     """
 
-    n: int
+    n: int  # noise levels
 
     def __post_init__(self) -> None:
         check_count(2, n=self.n)

@@ -128,8 +128,9 @@ def denoise(
 
     One evaluation of the score. Robbins 1956; arXiv:2011.13456 section "denoising".
     """
-    s2 = jnp.square(sde.std(t))
-    return (x + bcast(s2, x) * score_at(score, x, t)) / bcast(sde.mean_coeff(t), x)
+    value = score_at(score, x, t)
+    m, s = sde.mean_coeff(t), sde.std(t)
+    return (x + bcast(jnp.square(s), x) * value) / bcast(m, x)
 
 
 class Reverse(NamedTuple):

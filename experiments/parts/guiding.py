@@ -28,9 +28,11 @@ class ClassifierConfig:
     net: Literal["mlp", "unet"] = "unet"
     # Channels of the finest level, or width of the hidden layers.
     width: int = 32
-    # Parameter updates in all, examples of one, learning rate after a warm-up.
+    # Parameter updates in all.
     steps: int = 1_500
+    # Examples per update.
     batch_size: int = 64
+    # Learning rate after a warm-up.
     lr: float = 1e-3
     # Seed of the parameters, the noise and the order of the data.
     seed: int = 0

@@ -1,5 +1,6 @@
 """A residual MLP for vectors."""
 
+import functools
 from typing import Any
 
 import flax.linen as nn
@@ -43,7 +44,7 @@ class MLP(nn.Module):
         """Predict from x, the noise input and the classes."""
         check_count(width=self.width, num_blocks=self.num_blocks)
         check_inputs(x, noise_input, y, self.num_classes)
-        dense = lambda n: nn.Dense(n, dtype=self.dtype)
+        dense = functools.partial(nn.Dense, dtype=self.dtype)
         emb = nn.silu(dense(self.width)(sinusoids(noise_input, self.width)))
         if y is not None:
             emb = emb + nn.Embed(self.num_classes or 0, self.width, dtype=self.dtype)(y)

@@ -39,20 +39,15 @@ class UNetHalf(nn.Module):
     """
 
     channels: int = 128  # of the first level, before `channel_mult` (model_channels)
-    channel_mult: tuple[float, ...] = (
-        1,
-        2,
-        2,
-        2,
-    )  # factor of every level's channels; cut to integers
+    # factor of every level's channels; cut to integers
+    channel_mult: tuple[float, ...] = (1, 2, 2, 2)
     num_blocks: int = 3  # residual blocks per level (num_res_blocks)
     attention_factors: tuple[int, ...] = (2, 4)  # down-sampling factors with self-attention
     dropout: float = 0.0  # probability, in the residual blocks
     num_heads: int = 4  # of the attention
     num_head_channels: int | None = None  # channels of every head, in place of `num_heads`
-    scale_shift_norm: bool = (
-        True  # the noise input scales and shifts the norms rather than being added
-    )
+    # the noise input scales and shifts the norms rather than being added
+    scale_shift_norm: bool = True
     resblock_updown: bool = False  # residual blocks change the resolution
     conv_resample: bool = True  # otherwise convolutions do, rather than averages and copies
     new_attention_order: bool = False  # channels of the attention ordered q/k/v, head

@@ -28,18 +28,12 @@ from score_jax.types import (
     Grid,
     Moved,
     PRNGKey,
-    Scalar,
     ScoreFn,
     Step,
     StepOut,
     Time,
     stateless,
 )
-
-
-def first_weight(h: Scalar) -> Scalar:
-    """1 - e^-h: twice the weight of the first difference in the paper's second-order methods."""
-    return -jnp.expm1(-h)
 
 
 def _multistep(sde: SDE, score: ScoreFn, order: int, lower_at_end: bool) -> Step:
@@ -50,7 +44,7 @@ def _multistep(sde: SDE, score: ScoreFn, order: int, lower_at_end: bool) -> Step
         clean = denoise(sde, score, x, t)
         move = ex.interval(sde, t, t_next)
         now = ex.order_at(past.i, past.n, order, lower_at_end)
-        weights = ex.predictor_weights(move.h, past.lengths, now, first_weight)
+        weights = ex.predictor_weights(move.h, past.lengths, now, ex.first_weight)
         extra = ex.weighted(weights, past.clean, clean, move.m)
         x = ex.exponential_step(x, move, clean, extra)
         return StepOut(x, x), ex.advanced(past, clean, move.h)
@@ -91,7 +85,7 @@ def dpmpp_2s(sde: SDE, score: ScoreFn) -> Step:
         there = ex.exponential_step(x, half, clean, 0.0)
         later = denoise(sde, score, there, middle)
         # As exact as the inverse of the SNR: with its rounding r is not exactly one half.
-        weight = 0.5 * first_weight(whole.h) * whole.h / half.h
+        weight = 0.5 * ex.first_weight(whole.h) * whole.h / half.h
         x = ex.exponential_step(x, whole, clean, ex.weighted([weight], [later], clean, whole.m))
         return StepOut(x, x)
 

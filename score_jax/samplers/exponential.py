@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from score_jax._math import as_time, bcast
+from score_jax._math import bcast
 from score_jax.types import SDE, Data, Grid, Scalar, Time
 
 # Terms of the series of I_k: at h = 1 the first one left out is below 1e-17.
@@ -43,7 +43,6 @@ class Interval(NamedTuple):
 
 def interval(sde: SDE, t: Time, t_next: Time) -> Interval:
     """The coefficients of eq. (2) from t to t_next."""
-    t, t_next = as_time(t), as_time(t_next)
     m, s = sde.mean_coeff(t_next), sde.std(t_next)
     keep = s / sde.std(t)
     ratio = keep * (sde.mean_coeff(t) / m)
@@ -100,6 +99,11 @@ def node_weights(
     if len(nodes) == 1:
         return [0.5 * simple(h) / nodes[0]]
     return lagrange_weights(h, nodes)
+
+
+def first_weight(h: Scalar) -> Scalar:
+    """1 - e^-h: twice the weight of the first difference in the paper's second-order methods."""
+    return -jnp.expm1(-h)
 
 
 class Past(NamedTuple):

@@ -134,52 +134,6 @@ class LinearSDE:
         return normal_logp(z, self.prior_std)
 
 
-class RateSDE(LinearSDE):
-    """A variance-preserving SDE of a rate beta(t) with integral B(t).
-
-    m = exp(-B/2), a = -beta/2, s^2 = 1 - exp(-B), g^2 = beta, arXiv:2011.13456 eq. 11. A subclass
-    defines `beta` and `beta_integral`.
-    """
-
-    def beta(self, t: TimeLike) -> Coefficient:
-        """beta(t), the rate of the noise: shape of t."""
-        raise NotImplementedError
-
-    def beta_integral(self, t: TimeLike) -> Coefficient:
-        """B(t), the integral of beta from 0 to t: shape of t."""
-        raise NotImplementedError
-
-    def integral_between(self, t: TimeLike, t_next: TimeLike) -> Coefficient:
-        """B(t) - B(t_next): shape of t."""
-        return self.beta_integral(t) - self.beta_integral(t_next)
-
-    def mean_coeff(self, t: TimeLike) -> Coefficient:
-        """m(t) = exp(-B(t)/2): shape of t."""
-        return jnp.exp(-0.5 * self.beta_integral(t))
-
-    def std(self, t: TimeLike) -> Coefficient:
-        """s(t) = sqrt(1 - exp(-B(t))): shape of t."""
-        return jnp.sqrt(-jnp.expm1(-self.beta_integral(t)))
-
-    def drift_coeff(self, t: TimeLike) -> Coefficient:
-        """a(t) = -beta(t)/2: shape of t."""
-        return -0.5 * self.beta(t)
-
-    def diffusion(self, t: TimeLike) -> Coefficient:
-        """g(t) = sqrt(beta(t)): shape of t."""
-        return jnp.sqrt(self.beta(t))
-
-    def transition(self, t: TimeLike, t_next: TimeLike) -> tuple[Coefficient, Coefficient]:
-        """(A, G^2) of eq. (6), (exp(-b/2), 1 - exp(-b)) with b = B(t) - B(t_next): shape of t."""
-        b = jnp.maximum(self.integral_between(t, t_next), 0)
-        return jnp.exp(-0.5 * b), -jnp.expm1(-b)
-
-    def log_snr(self, t: TimeLike) -> Coefficient:
-        """2 log(m/s) = -log(exp(B) - 1): shape of t."""
-        b = self.beta_integral(t)
-        return -b - jnp.log(-jnp.expm1(-b))
-
-
 @jax.tree_util.register_static
 @dataclasses.dataclass(frozen=True)
 class Marginals(LinearSDE):

@@ -1,4 +1,4 @@
-"""The published families in closed form: VP, sub-VP, cosine VP, and the two VE."""
+"""The published families in closed form: VP, sub-VP, cosine VP, and the two VE; and `RateSDE`."""
 
 import dataclasses
 import math
@@ -8,7 +8,53 @@ import jax.numpy as jnp
 
 from score_jax._check import check, check_positive
 from score_jax._math import as_time
-from score_jax.sde.base import Coefficient, LinearSDE, RateSDE, TimeLike
+from score_jax.sde.base import Coefficient, LinearSDE, TimeLike
+
+
+class RateSDE(LinearSDE):
+    """A variance-preserving SDE of a rate beta(t) with integral B(t).
+
+    m = exp(-B/2), a = -beta/2, s^2 = 1 - exp(-B), g^2 = beta, arXiv:2011.13456 eq. 11. A subclass
+    defines `beta` and `beta_integral`.
+    """
+
+    def beta(self, t: TimeLike) -> Coefficient:
+        """beta(t), the rate of the noise: shape of t."""
+        raise NotImplementedError
+
+    def beta_integral(self, t: TimeLike) -> Coefficient:
+        """B(t), the integral of beta from 0 to t: shape of t."""
+        raise NotImplementedError
+
+    def integral_between(self, t: TimeLike, t_next: TimeLike) -> Coefficient:
+        """B(t) - B(t_next): shape of t."""
+        return self.beta_integral(t) - self.beta_integral(t_next)
+
+    def mean_coeff(self, t: TimeLike) -> Coefficient:
+        """m(t) = exp(-B(t)/2): shape of t."""
+        return jnp.exp(-0.5 * self.beta_integral(t))
+
+    def std(self, t: TimeLike) -> Coefficient:
+        """s(t) = sqrt(1 - exp(-B(t))): shape of t."""
+        return jnp.sqrt(-jnp.expm1(-self.beta_integral(t)))
+
+    def drift_coeff(self, t: TimeLike) -> Coefficient:
+        """a(t) = -beta(t)/2: shape of t."""
+        return -0.5 * self.beta(t)
+
+    def diffusion(self, t: TimeLike) -> Coefficient:
+        """g(t) = sqrt(beta(t)): shape of t."""
+        return jnp.sqrt(self.beta(t))
+
+    def transition(self, t: TimeLike, t_next: TimeLike) -> tuple[Coefficient, Coefficient]:
+        """(A, G^2) of eq. (6), (exp(-b/2), 1 - exp(-b)) with b = B(t) - B(t_next): shape of t."""
+        b = jnp.maximum(self.integral_between(t, t_next), 0)
+        return jnp.exp(-0.5 * b), -jnp.expm1(-b)
+
+    def log_snr(self, t: TimeLike) -> Coefficient:
+        """2 log(m/s) = -log(exp(B) - 1): shape of t."""
+        b = self.beta_integral(t)
+        return -b - jnp.log(-jnp.expm1(-b))
 
 
 class _LinearBeta(RateSDE):
@@ -30,7 +76,7 @@ class _LinearBeta(RateSDE):
 
     def beta_integral(self, t: TimeLike) -> Coefficient:
         """The integral of beta from 0 to t: shape of t."""
-        t = as_time(t)
+        t = jnp.asarray(t)
         return t * (self.beta_min + 0.5 * t * (self.beta_max - self.beta_min))
 
     def integral_between(self, t: TimeLike, t_next: TimeLike) -> Coefficient:
@@ -58,9 +104,9 @@ class VP(_LinearBeta):
     Array(1., dtype=float32, weak_type=True)
     """
 
-    beta_min: float = 0.1
-    beta_max: float = 20.0
-    t1: float = 1.0
+    beta_min: float = 0.1  # rate at t = 0
+    beta_max: float = 20.0  # rate at t = 1
+    t1: float = 1.0  # end of the process
 
     def __post_init__(self) -> None:
         self._check()
@@ -81,9 +127,9 @@ class SubVP(_LinearBeta):
     Raises ValueError unless 0 < beta_min <= beta_max and t1 > 0, all finite.
     """
 
-    beta_min: float = 0.1
-    beta_max: float = 20.0
-    t1: float = 1.0
+    beta_min: float = 0.1  # rate at t = 0
+    beta_max: float = 20.0  # rate at t = 1
+    t1: float = 1.0  # end of the process
 
     def __post_init__(self) -> None:
         self._check()
@@ -140,9 +186,9 @@ class VE(_NoDrift):
     Raises ValueError unless 0 < sigma_min < sigma_max and t1 > 0, all finite.
     """
 
-    sigma_min: float = 0.01
-    sigma_max: float = 50.0
-    t1: float = 1.0
+    sigma_min: float = 0.01  # noise level at t = 0
+    sigma_max: float = 50.0  # noise level at t1
+    t1: float = 1.0  # end of the process
 
     def __post_init__(self) -> None:
         check_positive("VE", sigma_min=self.sigma_min, sigma_max=self.sigma_max, t1=self.t1)
@@ -187,7 +233,7 @@ class LinearVE(_NoDrift):
     Raises ValueError unless t1 > 0 and finite.
     """
 
-    t1: float = 80.0
+    t1: float = 80.0  # end of the process, its noise level
 
     def __post_init__(self) -> None:
         check_positive("LinearVE", t1=self.t1)
@@ -231,8 +277,8 @@ class CosineVP(RateSDE):
     """
 
     t1 = 1.0
-    offset: float = 0.008
-    max_rate: float = 3996.0
+    offset: float = 0.008  # of the cosine's time, so that the first rates are not too small
+    max_rate: float = 3996.0  # the rate is clipped there
 
     def __post_init__(self) -> None:
         check_positive("CosineVP", offset=self.offset, max_rate=self.max_rate)

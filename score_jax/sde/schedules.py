@@ -28,7 +28,8 @@ from jaxtyping import Array, ArrayLike, Float, Int
 
 from score_jax._check import check, check_count, known
 from score_jax._math import as_time
-from score_jax.sde.base import Coefficient, RateSDE, TimeLike
+from score_jax.sde.base import Coefficient, TimeLike
+from score_jax.sde.families import RateSDE
 
 
 class _Place(NamedTuple):
@@ -236,9 +237,9 @@ class LinearBetas(_PowerBetas):
     """
 
     power = 1
-    n: int = 1000
-    start: float = 1e-4
-    end: float = 0.02
+    n: int = 1000  # timesteps
+    start: float = 1e-4  # first beta of 1000 timesteps
+    end: float = 0.02  # last beta of 1000 timesteps
 
 
 @jax.tree_util.register_static
@@ -250,9 +251,9 @@ class ScaledLinearBetas(_PowerBetas):
     """
 
     power = 2
-    n: int = 1000
-    start: float = 0.00085
-    end: float = 0.012
+    n: int = 1000  # timesteps
+    start: float = 0.00085  # first beta of 1000 timesteps
+    end: float = 0.012  # last beta of 1000 timesteps
 
 
 @jax.tree_util.register_static
@@ -264,9 +265,9 @@ class CosineBetas(NoiseSchedule):
     ValueError unless n >= 1, s >= 0 and 0 < max_beta < 1.
     """
 
-    n: int = 1000
-    s: float = 0.008
-    max_beta: float = 0.999
+    n: int = 1000  # timesteps
+    s: float = 0.008  # offset of the cosine's time
+    max_beta: float = 0.999  # larger betas are cut
 
     def __post_init__(self) -> None:
         check("s", self.s, math.isfinite(self.s) and self.s >= 0, "finite and >= 0")

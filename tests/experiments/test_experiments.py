@@ -6,6 +6,7 @@ import importlib
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -16,6 +17,8 @@ import pytest
 
 from experiments import cli, presets, runs
 from experiments.config import differences, from_json, to_json
+from experiments.parts import flags
+from score_jax.convert import records
 from tests.helpers import ROOT
 
 LOOP = [
@@ -178,12 +181,17 @@ BAD = [
     (["train", "--config", "digits_vp", "--sde.kind", "VPP"], "SubVP"),
     (["train", "--config", "digits_vp", "--train.steps", "-10"], "train.steps must be at least 1"),
     (["train", "--data.name", "array", "--data.path", "missing.npy"], "missing.npy"),
+    (
+        ["train", *MLP, "--sde.kind", "LinearBetas", "--loss.objective", "hybrid"],
+        "needs a learned variance",
+    ),
     (["sample", "--workdir", "no_such_run"], "holds no run"),
     (["sample", "--workdir", "no_such_run", "--num", "-4"], "--num must be at least 1"),
     (["sample", "--workdir", "no_such_run", "--sampler", "dpm"], "dpmpp_2m"),
     (["compare", "--workdir", "no_such_run", "--samplers", "dpm"], "known: pc, song, em"),
     (["compare", "--workdir", "no_such_run", "--nfe", "1"], "--nfe must be numbers of at least 2"),
     (["evaluate", "--workdir", "no_such_run", "--num", "1"], "--num must be 0 or at least 2"),
+    (["evaluate", "--workdir", "no_such_run", "--sampler", "dpm"], "known: pc, song, em"),
     (["evaluate", "--workdir", "no_such_run", "--bpd"], "holds no run"),
     (["evaluate", "--workdir", "no_such_run", "--bpd", "--split", "dev"], "test"),
     (["evaluate", "--workdir", "no_such_run", "--bpd", "--gap", "none"], "tweedie"),
@@ -197,6 +205,32 @@ def test_bad_input_gets_exit_code_2_and_one_clear_line(tmp_path, args, named):
     out = call(*args, check=2)
     assert named in out.stderr and "Traceback" not in out.stderr
     assert not (tmp_path / "run").exists()
+
+
+COMMANDS = sorted(
+    path.stem
+    for path in (ROOT / "experiments").glob("*.py")
+    if "cli.main(main)" in path.read_text()
+)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_flag_has_a_help_text_of_its_own(command):
+    with mock.patch.dict(os.environ, {"COLUMNS": "400"}):
+        out = call(command, "--help", check=0).stdout
+    joined = re.sub(r" *\n {4,}(?=\S)", "  ", out.replace("│", " "))
+    rows = re.findall(r"\n +(--\S+).*?  +(.*?) *\((?:default: [^()]*|required)\)", joined)
+    texts = {flag: text for flag, text in rows if not flag.endswith(".kind")}
+    assert texts and [flag for flag, text in texts.items() if not text] == []
+    assert len(set(texts.values())) == len(texts)
+
+
+@pytest.mark.parametrize("name", flags.OBJECTS)
+def test_every_field_of_an_object_has_a_help_text(name):
+    for kind in flags.CHOICES[name]:
+        cls = records.KINDS[flags.FIELDS[name].type][kind]
+        texts = flags._help(cls, flags.HINTS[cls])
+        assert [field for field in flags.HINTS[cls] if not texts[field]] == [], kind
 
 
 @pytest.mark.slow

@@ -44,8 +44,12 @@ def draw(sampler, num=7, **options):
 
 @pytest.fixture(scope="module")
 def alone():
-    """Each sample drawn by itself, on one device."""
-    return {k: draw(s, chunk=1, devices=jax.devices()[:1]) for k, s in SAMPLERS.items()}
+    """Each sample drawn by itself, on one device, compiled as users have it (see `optimized`)."""
+    before = jax.config.values["jax_disable_most_optimizations"]
+    jax.config.update("jax_disable_most_optimizations", False)
+    drawn = {k: draw(s, chunk=1, devices=jax.devices()[:1]) for k, s in SAMPLERS.items()}
+    jax.config.update("jax_disable_most_optimizations", before)
+    return drawn
 
 
 @pytest.mark.slow
