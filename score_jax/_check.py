@@ -4,6 +4,7 @@
 >>> check_count(n=n, order=order)  # ValueError: n must be at least 1, got 0
 """
 
+import inspect
 import math
 from numbers import Integral, Real
 from typing import Any
@@ -56,14 +57,42 @@ def check_interval(name: str, ends: Any) -> None:
     check(name, ends, ok and ends[0] < ends[1], "(low, high) with low < high")
 
 
-def check_array(name: str, value: object) -> None:
+def check_array(name: str, value: Any) -> None:
     """Raise for a list or tuple instead of an array."""
     if isinstance(value, list | tuple):
         raise ValueError(f"{name} must be an array, got a {type(value).__name__}: use jnp.asarray")
 
 
+def check_key(key: Any, order: str) -> None:
+    """Raise unless `key` is one typed key; `order` is the signature, for swapped arguments."""
+    typed = isinstance(key, jax.Array) and jax.dtypes.issubdtype(key.dtype, jax.dtypes.prng_key)
+    if not typed or key.ndim:
+        raise ValueError(
+            f"key must be one typed key, jax.random.key(0), got {key!r:.60}; the order is {order}"
+        )
+
+
+def check_function(name: str, value: Any, allowed: str) -> None:
+    """Raise unless the value is a function: not a class, nor a network instead of its `apply`."""
+    network = hasattr(value, "apply") and hasattr(value, "init")
+    ok = callable(value) and not isinstance(value, type) and not network
+    if not ok:
+        raise ValueError(f"{name} must be {allowed}, got {value!r:.60}")
+
+
+def check_score(score: Any) -> None:
+    """Raise unless `score` may be a `ScoreFn`: for a network's apply, too."""
+    if inspect.ismethod(score) and score.__name__ == "apply":
+        raise ValueError(
+            f"score must be a function (x, t) -> array, got {type(score.__self__).__name__}.apply, "
+            "which needs parameters: use model.score(params), or score_fn(sde, net.apply, params, ...)"
+        )
+    check_function("score", score, "a function (x, t) -> array")
+
+
 def check_float(name: str, x: Any) -> None:
     """Raise unless x is a floating-point array: integer data have to be scaled first."""
+    check_array(name, x)
     if not jnp.issubdtype(jnp.result_type(x), jnp.floating):
         got = f"dtype {jnp.result_type(x)}"
         raise ValueError(f"{name} must be floating point, got {got}: scale integer data first")

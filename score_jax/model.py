@@ -12,7 +12,14 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from score_jax.losses import Objective, training_loss
-from score_jax.parametrization import NOISE, SMALL, NoiseInput, Parametrization, Variance
+from score_jax.parametrization import (
+    NOISE,
+    SMALL,
+    NoiseInput,
+    Parametrization,
+    Variance,
+    check_model,
+)
 from score_jax.score import NetworkScore, ReverseFn, denoise, reverse_fn, score_fn
 from score_jax.types import SDE, Apply, Loss, Params
 
@@ -25,6 +32,8 @@ class Model:
     `variance` is learned; noise_input(sde, t): what the network is given of the time;
     parametrization: what it returns; variance: of the reverse steps of a noise schedule, or None.
 
+    Raises ValueError for a field of another kind.
+
     >>> model = Model(VP(), net.apply, TimeInput())
     >>> loss = model.loss()
     >>> score = model.score(params, y=labels)
@@ -35,6 +44,9 @@ class Model:
     noise_input: NoiseInput
     parametrization: Parametrization = NOISE
     variance: Variance | None = None
+
+    def __post_init__(self) -> None:
+        check_model(self.sde, self.apply, self.noise_input, self.parametrization, self.variance)
 
     def score(self, params: Params, y: Any = None, **kwargs: Any) -> NetworkScore:
         """The `ScoreFn` of the parameters and class labels y; a pytree, see `score_fn`."""

@@ -21,10 +21,10 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from score_jax._check import check_count
+from score_jax._check import check, check_count, check_function
 from score_jax._math import as_time, bcast
 from score_jax.sde import NoiseSchedule, TimeLike, bridge
-from score_jax.types import SDE, Data
+from score_jax.types import SDE, Data, check_sde
 
 NoiseInput = Callable[[SDE, TimeLike], Array]  # (sde, t: () or (b,)) -> the network's noise input
 
@@ -199,3 +199,16 @@ class LevelInput:
     def __call__(self, sde: SDE, t: TimeLike) -> Float[Array, "..."]:
         """The index of the nearest level, shape of t."""
         return jnp.round((1 - as_time(t) / sde.t1) * (self.n - 1))
+
+
+def check_model(
+    sde: Any, apply: Any, noise_input: Any, parametrization: Any, variance: Any
+) -> None:
+    """Raise ValueError that names what cannot belong to a model: swapped arguments, names, classes."""
+    check_sde(sde)
+    check_function("apply", apply, "a function (params, x, noise_input), such as net.apply")
+    check_function("noise_input", noise_input, "a function (sde, t), such as TimeInput()")
+    is_form = isinstance(parametrization, Parametrization)
+    check("parametrization", parametrization, is_form, "a Parametrization such as NOISE or V")
+    is_variance = variance is None or isinstance(variance, Variance)
+    check("variance", variance, is_variance, "a Variance such as LEARNED_RANGE, or None")

@@ -14,9 +14,18 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from score_jax._check import check_array
 from score_jax._math import as_time, bcast
 from score_jax._renamed import renamed
-from score_jax.parametrization import NOISE, SCORE, SMALL, NoiseInput, Parametrization, Variance
+from score_jax.parametrization import (
+    NOISE,
+    SCORE,
+    SMALL,
+    NoiseInput,
+    Parametrization,
+    Variance,
+    check_model,
+)
 from score_jax.sde import bridge
 from score_jax.types import SDE, Apply, Params, ScoreFn, ScoreOut, score_at, score_out
 
@@ -65,6 +74,7 @@ class NetworkScore:
         self, x: Float[Array, "b *d"], t: float | Float[Array, "..."]
     ) -> Float[Array, "b *d"] | ScoreOut:
         """The score at x (b, *d) and t, () or (b,); a `ScoreOut` if the variance is learned."""
+        check_array("x", x)
         t = as_time(t)
         given = jnp.broadcast_to(self.noise_input(self.sde, t), (x.shape[0],))
         value = self.apply(self.params, x, given, **self.arrays, **dict(self.options))
@@ -96,16 +106,12 @@ def score_fn(
     a learned `variance` the network returns twice the channels, and the score a `ScoreOut` with the
     second half. `kwargs`, such as y=class labels, are closed over. One network evaluation per call.
 
-    Raises ValueError for a parametrization of another type and for a wrong shape of the output.
+    Raises ValueError for an argument of another kind and for a wrong shape of the output.
 
     >>> score = score_fn(VP(), net.apply, params, noise_input=TimeInput())
     >>> score(x, jnp.asarray(0.5))
     """
-    if not isinstance(parametrization, Parametrization):
-        raise ValueError(
-            "parametrization must be a Parametrization such as NOISE or V (the former output=), "
-            f"got {parametrization!r}"
-        )
+    check_model(sde, apply, noise_input, parametrization, variance)
     is_array = lambda leaf: isinstance(leaf, jax.Array | np.ndarray)
     arrays = {k: v for k, v in kwargs.items() if all(map(is_array, jax.tree.leaves(v)))}
     options = tuple((k, v) for k, v in kwargs.items() if k not in arrays)

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float, Int, Key
 
+from score_jax._check import check_score
 from score_jax._renamed import renamed
 
 Params = Any
@@ -45,6 +46,7 @@ class ScoreOut(NamedTuple):
 
 def score_out(score: ScoreFn, x: Any, t: Any) -> ScoreOut:
     """Evaluate a score at x (b, *d) and t: `ScoreOut`. Raises ValueError as `score_at`."""
+    check_score(score)
     value = score(x, t)
     out = value if isinstance(value, ScoreOut) else ScoreOut(value)
     if jnp.shape(out.score) != jnp.shape(x):
@@ -123,6 +125,12 @@ class SDE(Protocol):
     def prior_logp(self, z: Any) -> Any:
         """log density of the prior in nats: (b,)."""
         ...
+
+
+def check_sde(sde: Any) -> None:
+    """Raise ValueError unless `sde` is an `SDE`, not a class of them."""
+    if not isinstance(sde, SDE) or isinstance(sde, type):
+        raise ValueError(f"sde must be an SDE, such as VP(), got {sde!r:.60}")
 
 
 class IndexSampler(NamedTuple):

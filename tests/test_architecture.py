@@ -26,10 +26,10 @@ MODELS = {
 ALGORITHMS = {"losses", "samplers", "likelihood", "guidance", "inverse"}
 TOOLS = {"training", "checkpoints", "convert", "metrics", "viz"}
 ALLOWED = (
-    dict.fromkeys(BASE, frozenset({"_renamed"}))
+    dict.fromkeys(BASE, frozenset({"_renamed", "_check"}))
     | dict.fromkeys(MODELS, BASE)
     | {
-        "draws": {"types"},
+        "draws": {"types", "_check"},
         "parametrization": BASE | {"sde"},
         "score": BASE | {"sde", "parametrization"},
         "model": BASE | {"sde", "parametrization", "score", "losses", "samplers"},
@@ -55,7 +55,7 @@ STRINGS = {
     "convert/torch_file.py": {"little"},  # Python names the order of bytes so
     "data/arrays.py": {".npy", ".npz"},  # endings of files
     "nets/convolution.py": {"b", "g", "i", "w", "x"},  # arrays and indices of one formula
-    "samplers/sampling.py": {"apply"},  # the method of a Flax module, which is no score
+    "_check.py": {"apply"},  # the method of a Flax module, which is no score
     "metrics/inception.py": {"Mixed_6d"},  # the layer of sFID
     "metrics/reference.py": {"C"},  # NumPy names the order of arrays so
     "nets/blocks.py": {"none", "up"},  # which way a block resamples, checked by the network

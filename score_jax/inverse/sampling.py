@@ -13,11 +13,12 @@ import jax
 import numpy as np
 from jaxtyping import ArrayLike
 
+from score_jax._check import check_score
 from score_jax._math import bcast
 from score_jax.inverse.measurement import Measurement, check
 from score_jax.inverse.methods import Conditional, pigdm, unconditional
 from score_jax.samplers import Samples, check_grid, reverse_diffusion, sample, stepwise
-from score_jax.samplers.sampling import Stepwise, check_score
+from score_jax.samplers.sampling import Stepwise
 from score_jax.types import SDE, Data, Grid, GridLike, PRNGKey, SampleOut, Sampler, Step
 
 Options = tuple[tuple[str, Any], ...]

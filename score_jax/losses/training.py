@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
-from score_jax._check import check, check_float
+from score_jax._check import check, check_float, check_function, check_key
 from score_jax._math import batch_mean, batch_sum
 from score_jax.draws import Draw, draw_of
 from score_jax.losses.times import (
@@ -32,7 +32,13 @@ from score_jax.losses.times import (
     times_of,
     unit_numbers,
 )
-from score_jax.parametrization import NOISE, NoiseInput, Parametrization, Variance
+from score_jax.parametrization import (
+    NOISE,
+    NoiseInput,
+    Parametrization,
+    Variance,
+    check_model,
+)
 from score_jax.score import split_output
 from score_jax.sde import NoiseSchedule
 from score_jax.types import SDE, Apply, Batch, Data, Loss, Metrics, Params, PerExample
@@ -88,6 +94,8 @@ def dsm(
     *, weighting: Weighting = noise_weighting, reduction: Reduction = mean_reduction
 ) -> Objective:
     """Denoising score matching, eq. (1), for any parametrization and SDE: (b,)."""
+    check_function("weighting", weighting, "a function (sde, t), such as likelihood_weighting")
+    check_function("reduction", reduction, "a function (b, *d) -> (b,), such as mean_reduction")
 
     def objective(s: Sample) -> tuple[PerExample, dict[str, PerExample]]:
         z_hat = s.parametrization.to_noise(s.sde, s.prediction()[0], s.x, s.t)
@@ -147,6 +155,9 @@ def draw_noised(
     stratified: bool,
 ) -> tuple[Noised, Draw]:
     """batch["x"] at times drawn by the rule, or at the timesteps of batch["index"]."""
+    check_key(key, "loss(params, key, batch)")
+    if not isinstance(batch, dict) or "x" not in batch:
+        raise ValueError(f'batch must be a dict with "x", got {batch!r:.60}')
     check_float('batch["x"]', batch["x"])
     draw = draw_of(key, batch)
     if "index" in batch:
@@ -194,16 +205,20 @@ def training_loss(
     schedule and uniform times of any other SDE; stratified: over the whole batch, or independent;
     t0: the smallest time; train: the network gets train=True and a key for dropout.
 
-    Raises ValueError unless 0 < t0 < t1, for label dropout without a null class and, when
-    traced, for integer data.
+    Raises ValueError for an argument of another kind, unless 0 < t0 < t1, for label dropout without a
+    null class and, when traced, for integer data.
 
     >>> loss = training_loss(CosineBetas(), net.apply, hybrid(), noise_input=IndexInput(),
     ...                      variance=LEARNED_RANGE)
     >>> value, metrics = loss(params, jax.random.key(0), {"x": x0})
     """
+    check_model(sde, apply, noise_input, parametrization, variance)
     check_t0(sde, t0)
     _check_dropout(label_dropout, null_class)
     objective = dsm() if objective is None else objective
+    check_function("objective", objective, "a function of a Sample, such as hybrid()")
+    if times is not None:
+        check_function("times", times, "a function (u, t0, t1), such as uniform_times")
 
     def loss(params: Params, key: Key[Array, ""], batch: Batch) -> tuple[Float[Array, ""], Metrics]:
         drawn, draw = draw_noised(sde, key, batch, times=times, t0=t0, stratified=stratified)

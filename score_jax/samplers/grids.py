@@ -25,6 +25,8 @@ def check_grid(grid: object, t1: float | None = None) -> Float[Array, " n"]:
     known = not any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(grid))
     # Inside jit a list would become a traced array, whose values are not known.
     values = np.asarray(grid) if known else None
+    if values is not None and values.dtype.kind in "USO":
+        raise ValueError(f"grid must be a list of times, as of uniform_grid, got {grid!r:.60}")
     array = jnp.asarray(grid if values is None else values)
     if array.ndim != 1 or array.shape[0] < 2:
         raise ValueError(f"grid must be a list of at least two times, got shape {array.shape}")

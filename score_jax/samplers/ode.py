@@ -26,10 +26,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PyTree
 
-from score_jax._check import check_count, check_float, check_positive
+from score_jax._check import check_count, check_float, check_positive, check_score
 from score_jax._math import as_time, batch_sum, bcast
 from score_jax.sde import reverse_drift
-from score_jax.types import SDE, Data, Number, Scalar, ScoreFn, Time, score_at
+from score_jax.types import SDE, Data, Number, Scalar, ScoreFn, Time, check_sde, score_at
 
 Cost = Int[Array, "..."]  # a number of evaluations or steps: () or (b,)
 
@@ -251,7 +251,11 @@ def solve_forward(
     return end, nfe, stats["num_accepted_steps"], stats["num_rejected_steps"]
 
 
-def _check_flow(sde: SDE, x: Data, t_from: Number, t_to: Number, coordinate: Coordinate) -> None:
+def _check_flow(
+    sde: SDE, score: ScoreFn, x: Data, t_from: Number, t_to: Number, coordinate: Coordinate
+) -> None:
+    check_sde(sde)
+    check_score(score)
     check_float("x", x)
     for name, t in (("t_from", t_from), ("t_to", t_to)):
         check_time(name, t, sde.t1)
@@ -336,7 +340,7 @@ def probability_flow(
         end, *costs = solve_forward(field, start, ends.u_from, ends.u_to, **options)
         return ODEOut((end * bcast(ends.scale_to, end)).astype(x.dtype), *costs)
 
-    _check_flow(sde, x, t_from, t_to, coordinate)
+    _check_flow(sde, score, x, t_from, t_to, coordinate)
     ends = flow_ends(sde, x, t_from, t_to, coordinate)
     options = with_first(ends, options)
     if not per_sample:
@@ -392,7 +396,7 @@ def probability_path(
     >>> path = probability_path(sde, score, x, t_from=1e-3, t_to=sde.t1)
     >>> halfway = path.at(0.5)
     """
-    _check_flow(sde, x, t_from, t_to, coordinate)
+    _check_flow(sde, score, x, t_from, t_to, coordinate)
     ends = flow_ends(sde, x, t_from, t_to, coordinate)
     field = lambda u, y: coordinate.field(sde, score, y, u)
     start = x / bcast(ends.scale_from, x)

@@ -14,7 +14,6 @@ share a program.
 """
 
 import dataclasses
-import inspect
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -24,11 +23,21 @@ import numpy as np
 from jaxtyping import Array, Key
 
 from score_jax._batched import in_chunks
-from score_jax._check import check_array, check_count
+from score_jax._check import check_array, check_count, check_function, check_key, check_score
 from score_jax.samplers.grids import check_grid
 from score_jax.samplers.ode import probability_flow
 from score_jax.samplers.simulate import FinalDenoising, denoised, simulate, tweedie
-from score_jax.types import SDE, Data, GridLike, PRNGKey, SampleOut, Sampler, ScoreFn, Step
+from score_jax.types import (
+    SDE,
+    Data,
+    GridLike,
+    PRNGKey,
+    SampleOut,
+    Sampler,
+    ScoreFn,
+    Step,
+    check_sde,
+)
 
 Options = tuple[tuple[str, Any], ...]
 
@@ -100,6 +109,8 @@ def stepwise(
 
     >>> sampler = stepwise(reverse_diffusion, final_denoising=last_mean)
     """
+    check_function("make", make, "a factory of steps (sde, score) -> Step, such as heun")
+    check_function("final_denoising", final_denoising, "a factory, such as tweedie")
     return Stepwise(make, tuple(sorted(options.items())), final_denoising)
 
 
@@ -117,6 +128,8 @@ def flow(
 
     >>> sampler = flow(rtol=1e-4, atol=1e-4)
     """
+    check_function("solve", solve, "a solver, such as probability_flow")
+    check_function("final_denoising", final_denoising, "a factory, such as tweedie")
     return Flow(solve, tuple(sorted(options.items())), final_denoising)
 
 
@@ -213,14 +226,9 @@ class _Drawing(NamedTuple):
 
 def _check_order(key: object, sde: object, score: object, sampler: object) -> None:
     """Raise ValueError, with the intended kind, for arguments of another kind."""
-    order = "the order is sample(key, sde, score, shape, *, sampler, grid)"
-    typed = isinstance(key, jax.Array) and jax.dtypes.issubdtype(key.dtype, jax.dtypes.prng_key)
-    if not typed or key.ndim:  # type: ignore[attr-defined]
-        raise ValueError(f"key must be one typed key, jax.random.key(0), got {key!r:.60}; {order}")
-    if not isinstance(sde, SDE) or isinstance(sde, type):
-        raise ValueError(f"sde must be an SDE, such as VP(), got {sde!r:.60}; {order}")
-    if not callable(score):
-        raise ValueError(f"score must be a function (x, t) -> array, got {score!r:.60}; {order}")
+    order = "sample(key, sde, score, shape, *, sampler, grid)"
+    check_key(key, order)
+    check_sde(sde)
     check_score(score)
     meant = "sampler must be a Sampler or a factory of steps, such as score_jax.samplers.dpmpp_2m"
     if isinstance(sampler, str):
@@ -232,18 +240,9 @@ def _check_order(key: object, sde: object, score: object, sampler: object) -> No
         raise ValueError(f"{meant}, got {sampler!r:.60}")
 
 
-def check_score(score: object) -> None:
-    """Raise ValueError for a network's apply instead of a score."""
-    if inspect.ismethod(score) and score.__name__ == "apply":
-        raise ValueError(
-            f"score must be a function (x, t) -> array, got {type(score.__self__).__name__}.apply, "
-            "which needs parameters: use model.score(params), or score_fn(sde, net.apply, params, ...)"
-        )
-
-
 def _check(shape: Sequence[int], first: int, save_every: int | None) -> tuple[int, tuple[int, ...]]:
-    if len(shape) < 1 or any(n < 1 for n in shape):
-        raise ValueError(f"shape must be (num, *d) of numbers >= 1, got {tuple(shape)}")
+    if not isinstance(shape, Sequence) or len(shape) < 1 or any(n < 1 for n in shape):
+        raise ValueError(f"shape must be (num, *d) of numbers >= 1, got {shape!r}")
     if not 0 <= first < 2**32 - shape[0]:
         raise ValueError(f"first must be in [0, 2**32 - num), got {first}")
     if save_every is not None:

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Key, Shaped
 
-from score_jax._check import check_array, check_count, check_float
+from score_jax._check import check, check_count, check_float, check_function, check_key
 from score_jax.samplers.grids import check_grid
 from score_jax.score import denoise
 from score_jax.types import SDE, Data, GridLike, SampleOut, Scalar, ScoreFn, Step, StepOut
@@ -41,7 +41,11 @@ def denoised(out: SampleOut, final_denoising: FinalDenoising | None, t: Scalar) 
     """Apply the final denoising, if any, at the last time t; the trajectory then ends in its x."""
     if final_denoising is None:
         return out
-    x, evaluations = final_denoising(StepOut(out.x, out.x_mean), t)
+    made = "a function (out, t) made by a factory, such as tweedie(sde, score)"
+    check_function("final_denoising", final_denoising, made)
+    found = final_denoising(StepOut(out.x, out.x_mean), t)
+    check("final_denoising", final_denoising, not callable(found), made)
+    x, evaluations = found
     path = out.trajectory
     return SampleOut(
         x,
@@ -66,15 +70,15 @@ def simulate(
     the noise of the last step, and x_mean is the authors' "mean of the last step". The state is kept
     every `save_every` steps.
 
-    Raises ValueError for a grid that does not decrease strictly inside (0, inf), save_every < 1, or
-    x that is not floating point.
+    Raises ValueError for a grid that does not decrease strictly inside (0, inf), save_every < 1,
+    x that is not floating point, or arguments of another kind.
 
     >>> step = chain(langevin(sde, score), reverse_diffusion(sde, score))
     >>> out = simulate(key, step, sde.prior_sample(prior_key, shape), uniform_grid(sde, 500))
     """
+    check_key(key, "simulate(key, step, x, grid)")
     if not isinstance(step, Step):
         raise ValueError(f"step must be a Step, such as euler_maruyama(sde, score), got {step!r}")
-    check_array("x", x)
     check_float("x", x)
     grid = check_grid(grid)
     n = grid.shape[0] - 1
