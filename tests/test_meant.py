@@ -119,7 +119,9 @@ def test_of_a_run(run, given, named):
 
 
 @pytest.mark.parametrize(
-    "given", ["tweedie", True, lambda sde, score: lambda out, t: (out.x, 0)], ids=str
+    "given",
+    ["tweedie", True, lambda sde, score: lambda out, t: (out.x, 0)],
+    ids=["a name", "a flag", "a factory"],  # the same in every worker
 )
 def test_of_a_final_denoising(given):
     """The factory instead of what it makes, too."""

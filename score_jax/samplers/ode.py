@@ -22,6 +22,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import diffrax
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PyTree
@@ -222,7 +223,8 @@ def _solve(
         first = 0.01 * span
 
     solution = diffrax.diffeqsolve(
-        diffrax.ODETerm(forward),
+        # diffrax keeps its program and all that is static in it, which must not be a closure's arrays.
+        diffrax.ODETerm(eqx.filter_closure_convert(forward, jnp.zeros_like(t_from), start, None)),
         solver,
         t0=jnp.zeros_like(t_from),
         t1=span,
