@@ -27,7 +27,7 @@ PerExample = Float[Array, " b"]
 # Samplers pass a scalar time, losses one time per example.
 Time = Float[Array, ""] | Float[Array, " b"]
 TimeLike = float | Time
-Number = float | np.floating[Any] | Array  # one number as given by a user
+Number = float | np.floating[Any] | np.ndarray | Array  # one number as given by a user
 Grid = Float[Array, " n"]  # decreasing times
 GridLike = ArrayLike | Sequence[ArrayLike]  # the same as given by a user
 

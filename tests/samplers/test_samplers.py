@@ -66,7 +66,7 @@ def test_langevin_reaches_its_stationary_law():
     v = float(sde.mean_coeff(t) ** 2 * STD**2 + sde.std(t) ** 2)
     step = sm.langevin(sde, score, snr=0.2, n_steps=400)
     x = jnp.zeros((4096, 2))
-    out = jax.jit(step.update)(jax.random.key(0), x, t, t).x
+    out = jax.jit(functools.partial(move, step))(jax.random.key(0), x, t, t).x
     e = 2 * 0.2**2 * v  # ||z|| / ||score|| is sqrt(v) at stationarity
     assert float(out.mean()) == pytest.approx(float(sde.mean_coeff(t)) * MEAN, abs=0.03)
     assert float(out.var()) == pytest.approx(v / (1 - e / (2 * v)), rel=0.04)
