@@ -20,6 +20,8 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jax.tree_util import Partial
 from tqdm import tqdm
 
+from score_jax._check import check_count
+
 _AXIS = "examples"
 _EVERYWHERE, _DIVIDED = PartitionSpec(), PartitionSpec(_AXIS)
 
@@ -100,6 +102,7 @@ def program(
     owner = next(filter(callable, rest))
     owner = getattr(owner, "__self__", owner)
     if owner not in _programs:
+        # A `partial` of its own, because JAX keeps programs by the function: they die with the owner.
         _programs[owner] = jax.jit(partial(_run), static_argnums=(0, 1))
     return _programs[owner], (static, mesh, arrays)
 
@@ -127,8 +130,7 @@ def in_chunks(
 
     Raises ValueError for a chunk or number of examples below 1, or no devices.
     """
-    if chunk < 1:
-        raise ValueError(f"chunk must be at least 1, got {chunk}")
+    check_count(chunk=chunk)
     if n < 1:
         raise ValueError(f"there must be at least one example, got {n}")
     devices = jax.local_devices() if devices is None else list(devices)

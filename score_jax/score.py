@@ -128,7 +128,13 @@ def denoise(
 
     One evaluation of the score. Robbins 1956; arXiv:2011.13456 section "denoising".
     """
-    value = score_at(score, x, t)
+    return _x0_of_score(sde, score_at(score, x, t), x, t)
+
+
+def _x0_of_score(
+    sde: SDE, value: Float[Array, "b *d"], x: Float[Array, "b *d"], t: float | Float[Array, "..."]
+) -> Float[Array, "b *d"]:
+    """Tweedie's formula for a known value of the score: shape of x."""
     m, s = sde.mean_coeff(t), sde.std(t)
     return (x + bcast(jnp.square(s), x) * value) / bcast(m, x)
 
@@ -204,8 +210,7 @@ def reverse_fn(
             raise ValueError(
                 f"variance={variance.name!r} needs a score that returns a learned variance, a ScoreOut"
             )
-        m, s2 = bcast(sde.mean_coeff(t), x), bcast(jnp.square(sde.std(t)), x)
-        x0 = (x + s2 * out.score) / m
+        x0 = _x0_of_score(sde, out.score, x, t)
         x0 = x0 if clean is None else clean(x0)
         return reverse_moments(sde, x0, out.variance, x, t, t_next, variance=variance, first=first)
 

@@ -33,7 +33,7 @@ GridLike = ArrayLike | Sequence[ArrayLike]  # the same as given by a user
 
 # (x: (b, *d), t: () or (b,)) -> grad log p_t(x): (b, *d), or a `ScoreOut` with a learned variance too.
 ScoreFn = Callable[[Any, Any], Any]
-Apply = Callable[..., Any]  # module.apply: (params, x, label, ...) -> (b, *d)
+Apply = Callable[..., Any]  # module.apply: (params, x, noise_input, ...) -> (b, *d)
 Loss = Callable[[Params, Any, Batch], tuple[Any, Metrics]]
 
 

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
 from score_jax._check import check, check_float, check_function, check_key
-from score_jax._math import batch_mean, batch_sum
+from score_jax._math import batch_mean, batch_sum, bcast
 from score_jax.draws import Draw, draw_of
 from score_jax.losses.times import (
     DROPOUT,
@@ -123,7 +123,7 @@ def dsm_per_example(
     The loss that `dsm_loss` averages, for comparison with reference numbers.
     """
     mean, std = sde.marginal(x0, t)
-    x = mean + std.reshape(-1, *[1] * (x0.ndim - 1)) * z
+    x = mean + bcast(std, x0) * z
     value = apply(params, x, noise_input(sde, t), **kwargs)
     sample = Sample(sde, parametrization, None, value, x0, x, z, t)
     return dsm(weighting=weighting, reduction=reduction)(sample)[0]
