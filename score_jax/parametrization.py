@@ -23,7 +23,7 @@ from jaxtyping import Array, Float
 
 from score_jax._check import check, check_count, check_function
 from score_jax._math import as_time, bcast
-from score_jax.sde import NoiseSchedule, TimeLike, bridge
+from score_jax.sde import Bridge, NoiseSchedule, TimeLike, bridge
 from score_jax.types import SDE, Data, check_sde
 
 NoiseInput = Callable[[SDE, TimeLike], Array]  # (sde, t: () or (b,)) -> the network's noise input
@@ -80,26 +80,25 @@ def _v_target(sde: SDE, x0: Data, z: Data, x: Data, t: TimeLike) -> Data:
     return m * z - s * x0
 
 
-def _to_previous(sde: SDE, x: Data, t: TimeLike) -> tuple[Array, Array]:
-    """The coefficients of x0 and x in PREVIOUS, shaped to multiply x."""
+def _to_previous(sde: SDE, t: TimeLike) -> Bridge:
+    """The posterior whose mean PREVIOUS is."""
     if not isinstance(sde, NoiseSchedule):
         raise ValueError(
             "PREVIOUS predicts the timestep before in a noise schedule, but sde has no timesteps: "
             f"{sde!r}"
         )
     t = as_time(t)
-    found = bridge(sde, t, jnp.maximum(t - 1 / sde.n, 0))
-    return bcast(found.x0_coeff, x), bcast(found.x_coeff, x)
+    return bridge(sde, t, jnp.maximum(t - 1 / sde.n, 0))
 
 
 def _previous_to_noise(sde: SDE, value: Data, x: Data, t: TimeLike) -> Data:
-    of_x0, of_x = _to_previous(sde, x, t)
-    return _denoised_to_noise(sde, (value - of_x * x) / of_x0, x, t)
+    found = _to_previous(sde, t)
+    x0 = (value - bcast(found.x_coeff, x) * x) / bcast(found.x0_coeff, x)
+    return _denoised_to_noise(sde, x0, x, t)
 
 
 def _previous_target(sde: SDE, x0: Data, z: Data, x: Data, t: TimeLike) -> Data:
-    of_x0, of_x = _to_previous(sde, x, t)
-    return of_x0 * x0 + of_x * x
+    return _to_previous(sde, t).mean(x0, x)
 
 
 NOISE = Parametrization("noise", lambda sde, value, x, t: value, lambda sde, x0, z, x, t: z)
@@ -176,9 +175,7 @@ class IndexInput:
             raise ValueError(
                 f"IndexInput needs an sde with timesteps, a NoiseSchedule, got {sde!r}"
             )
-        place = as_time(t) * sde.n
-        nearest = jnp.round(place)
-        close = jnp.abs(place - nearest) <= 8 * sde.n * jnp.finfo(place.dtype).eps
+        place, nearest, close = sde.nearest(t)
         index = nearest if self.rounded else jnp.where(close, nearest, place)
         scale = 1.0 if self.top is None else self.top / sde.n
         return scale * jnp.maximum(index - 1, 0)

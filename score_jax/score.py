@@ -181,8 +181,7 @@ def reverse_moments(
         small = jnp.where(t_next > 0, small, bridge(sde, as_time(late), as_time(early)).small)
         large = large if variance.learned else jnp.where(t_next > 0, large, small)
     log_variance = variance.log_variance(values, bcast(small, x), bcast(large, x))
-    mean = bcast(found.x0_coeff, x) * x0 + bcast(found.x_coeff, x) * x
-    return Reverse(mean, jnp.broadcast_to(log_variance, x.shape), x0)
+    return Reverse(found.mean(x0, x), jnp.broadcast_to(log_variance, x.shape), x0)
 
 
 def reverse_fn(

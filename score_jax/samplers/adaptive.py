@@ -32,9 +32,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from score_jax._check import check_count, check_float
+from score_jax._check import check_count, check_float, check_positive
 from score_jax._math import bcast
-from score_jax.samplers.ode import Cost, batch_rms, check_noise, check_time, check_tolerances
+from score_jax.samplers.ode import Cost, batch_rms, check_noise, check_time
 from score_jax.samplers.uneven import angle_between, uneven_weights
 from score_jax.types import SDE, Data, Number, Scalar, ScoreFn, score_at
 
@@ -291,7 +291,7 @@ def _start(flow: _Flow, v: Any, order: int, rtol: Any, atol: Any) -> _State:
 
 
 def _check(rtol: Any, atol: Any, order: Any, max_steps: Any) -> None:
-    check_tolerances(rtol, atol)
+    check_positive(rtol=rtol, atol=atol)
     if order not in (1, 2, 3, 4):
         raise ValueError(f"order must be 1, 2, 3 or 4, got {order}")
     check_count(max_steps=max_steps)

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from score_jax._check import known
 from score_jax.types import SDE
 
 
@@ -22,9 +23,8 @@ def check_grid(grid: object, t1: float | None = None) -> Float[Array, " n"]:
     A grid has at least two finite times, decreases strictly, and lies in (0, t1]. Values are checked
     where they are known, which is everywhere but inside a transformation over the grid itself.
     """
-    known = not any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(grid))
     # Inside jit a list would become a traced array, whose values are not known.
-    values = np.asarray(grid) if known else None
+    values = np.asarray(grid) if known(grid) else None
     if values is not None and values.dtype.kind in "USO":
         raise ValueError(f"grid must be a list of times, as of uniform_grid, got {grid!r:.60}")
     array = jnp.asarray(grid if values is None else values)

@@ -173,15 +173,14 @@ def langevin_dynamics(
     >>> out = simulate(key, step, x, geometric_levels)
     """
     check_positive(epsilon=epsilon)
+    check_count(n_steps=n_steps)
 
-    def moves_down_to(last: Scalar | float) -> Moves:
+    def moves_down_to(last: Scalar) -> Moves:
         def size(z: Data, gradient: Data, t: Time) -> Time:
             scale = sde.std(t) / sde.std(last) if anneal else jnp.ones_like(t)
             return 0.5 * epsilon * jnp.square(scale)
 
         return moves(score, n_steps, size)
-
-    moves_down_to(1.0)  # checks n_steps
 
     def init(x: Data, grid: Grid) -> Scalar:
         return grid[-1]

@@ -27,7 +27,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PyTree
 
-from score_jax._check import check_count, check_float, check_positive, check_score
+from score_jax._check import check_count, check_float, check_positive, check_score, known
 from score_jax._math import as_time, batch_sum, bcast
 from score_jax.sde import reverse_drift
 from score_jax.types import SDE, Data, Number, Scalar, ScoreFn, Time, check_sde, score_at
@@ -150,13 +150,13 @@ def worst_sample(error: PyTree[Float[Array, "..."]]) -> Scalar:
 
 def check_time(name: str, t: Number, t1: float) -> None:
     """Refuse a time outside [0, t1], where its value is known."""
-    if not isinstance(t, jax.core.Tracer) and not 0 <= float(t) <= t1 * (1 + 1e-6):
+    if known(t) and not 0 <= float(t) <= t1 * (1 + 1e-6):
         raise ValueError(f"{name} must be in [0, t1={t1}], got {t}")
 
 
 def check_noise(name: str, sde: SDE, t: Number) -> None:
     """Refuse a time without noise, where its value is known: log(s/m) is infinite there."""
-    if isinstance(t, jax.core.Tracer):
+    if not known(t):
         return
     with jax.ensure_compile_time_eval():
         std = float(sde.std(jnp.asarray(float(t))))
@@ -164,13 +164,8 @@ def check_noise(name: str, sde: SDE, t: Number) -> None:
         raise ValueError(f"{name} must be a time at which std > 0, got {t}, where it is {std}")
 
 
-def check_tolerances(rtol: Number, atol: Number) -> None:
-    """Refuse tolerances that are not positive, where their values are known."""
-    check_positive(rtol=rtol, atol=atol)
-
-
 def _controller(rtol: Any, atol: Any, norm: Any, controller: Any) -> Any:
-    check_tolerances(rtol, atol)
+    check_positive(rtol=rtol, atol=atol)
     if controller is None:
         # With a proportional part (docs/benchmarks.md): a tenth fewer evaluations than
         # the plain controller, because fewer steps are rejected.

@@ -220,6 +220,10 @@ class Bridge(NamedTuple):
     small: Coefficient
     large: Coefficient
 
+    def mean(self, x0: Float[Array, "b *d"], x: Float[Array, "b *d"]) -> Float[Array, "b *d"]:
+        """x0_coeff x0 + x_coeff x: (b, *d)."""
+        return bcast(self.x0_coeff, x) * x0 + bcast(self.x_coeff, x) * x
+
 
 def bridge(sde: SDE, t: TimeLike, t_next: TimeLike) -> Bridge:
     """The coefficients of the posterior over the interval from t to t_next < t, for any linear SDE.
@@ -256,5 +260,4 @@ def posterior(
     >>> mean, log_variance = posterior(VP(), x0, x, 0.5, 0.4)
     """
     found = bridge(sde, t, t_next)
-    mean = bcast(found.x0_coeff, x) * x0 + bcast(found.x_coeff, x) * x
-    return mean, bcast(found.small, x)
+    return found.mean(x0, x), bcast(found.small, x)

@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, ArrayLike, Float, Int
+from jaxtyping import Array, ArrayLike, Bool, Float, Int
 
 from score_jax._check import check, check_count, known
 from score_jax._math import as_time
@@ -101,11 +101,15 @@ class NoiseSchedule(RateSDE):
         """B at t = 0, 1/n, ..., 1: (n + 1,)."""
         return np.append(0.0, np.cumsum(self._rates))
 
-    def _place(self, t: TimeLike) -> _Place:
+    def nearest(self, t: TimeLike) -> tuple[Coefficient, Coefficient, Bool[Array, "..."]]:
+        """(t n, the integer nearest to it, whether t is that timestep up to rounding): shape of t."""
         place = as_time(t) * self.n
-        nearest = jnp.round(place)
-        # A time of the schedule, up to rounding, belongs to the entry that ends there.
-        at_knot = jnp.abs(place - nearest) <= 8 * self.n * jnp.finfo(place.dtype).eps
+        near = jnp.round(place)
+        return place, near, jnp.abs(place - near) <= 8 * self.n * jnp.finfo(place.dtype).eps
+
+    def _place(self, t: TimeLike) -> _Place:
+        place, nearest, at_knot = self.nearest(t)
+        # A time of the schedule belongs to the entry that ends there.
         left = jnp.clip(jnp.where(at_knot, nearest, jnp.floor(place)), 0, self.n)
         rest = place - left
         rest = jnp.where(at_knot, rest - jax.lax.stop_gradient(rest), rest)
@@ -118,8 +122,7 @@ class NoiseSchedule(RateSDE):
     def _integral(self, place: _Place) -> tuple[Coefficient, Coefficient]:
         """B in two parts: the knot's value, rounded, and all the rest."""
         high = self._knots.astype(place.rest.dtype).astype(np.float64)
-        rest = self._read(self._knots - high, place.left, place.rest)
-        rest = rest + place.rest * self._read(self._rates, place.entry, place.rest)
+        rest = self._read(self._knots - high, place.left, place.rest) + self._growth(place)
         return self._read(high, place.left, place.rest), rest
 
     def beta_integral(self, t: TimeLike) -> Coefficient:
