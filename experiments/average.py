@@ -4,8 +4,9 @@ import dataclasses
 import pathlib
 from collections.abc import Sequence
 
-from experiments import cli, runs
 from score_jax import checkpoints, training
+
+from . import cli, runs
 
 NOTE_FILE = "averaged.json"
 

@@ -15,12 +15,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments import cli, runs
-from experiments.config import Config
-from experiments.reports import bits, curves, tables
-from experiments.runs import Run
 from score_jax import checkpoints, losses, viz
 from score_jax._files import write_json, write_text
+
+from . import cli, runs
+from .config import Config
+from .reports import bits, curves, tables
+from .runs import Run
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

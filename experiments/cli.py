@@ -9,10 +9,11 @@ from typing import Annotated, Any, Generic, TypeVar
 
 import tyro
 
-from experiments import presets, runs
-from experiments.config import Config
-from experiments.parts import flags
 from score_jax import runtime, training
+
+from . import presets, runs
+from .config import Config
+from .parts import flags
 
 INTERRUPTED = 75  # exit code: stopped by a signal, everything is saved; start again to go on
 NOT_FINITE = 77  # exit code: too many steps in a row were not finite

@@ -17,15 +17,16 @@ from typing import Any
 import jax
 import numpy as np
 
-from experiments import cli, runs
-from experiments.config import SampleConfig
-from experiments.parts import samplers, sampling
-from experiments.reports import tables
-from experiments.reports.features import FeatureSpace, feature_space
-from experiments.runs import Run
 from score_jax import metrics, viz
 from score_jax._files import write_json, write_text
 from score_jax.samplers import Candidate, compare_samplers, flow, sample
+
+from . import cli, runs
+from .config import SampleConfig
+from .parts import samplers, sampling
+from .reports import tables
+from .reports.features import FeatureSpace, feature_space
+from .runs import Run
 
 # Relative and absolute tolerances of the adaptive samplers: each gives a number of evaluations.
 TOLERANCES = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5)

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import flax.linen as nn
 
-from experiments.parts.samplers import SAMPLERS
 from score_jax._check import check
 from score_jax.convert import records
 from score_jax.nets import NCSNpp
@@ -26,6 +25,8 @@ from score_jax.parametrization import (
 )
 from score_jax.sde import VP, NoiseSchedule
 from score_jax.types import SDE
+
+from .parts.samplers import SAMPLERS
 
 if TYPE_CHECKING:
     SamplerName = str

@@ -13,11 +13,12 @@ from typing import Annotated, Any, Literal
 import numpy as np
 import tyro
 
-from experiments import cli, presets, runs
-from experiments.config import Config, from_json
-from experiments.reports import dry_run
 from score_jax import convert
 from score_jax.sde import NoiseSchedule
+
+from . import cli, presets, runs
+from .config import Config, from_json
+from .reports import dry_run
 
 NOTE_FILE = "converted.json"
 # Fields of a network that matter only at the start, in training or to the precision.

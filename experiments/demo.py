@@ -9,11 +9,12 @@ from typing import Any
 import jax
 import numpy as np
 
-from experiments import cli, evaluate, presets, runs, train
-from experiments.config import Config
-from experiments.parts import sampling
-from experiments.reports import pictures, tables
 from score_jax._files import write_json, write_text
+
+from . import cli, evaluate, presets, runs, train
+from .config import Config
+from .parts import sampling
+from .reports import pictures, tables
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,14 +8,15 @@ from typing import Any
 import jax
 import numpy as np
 
-from experiments import cli, runs
-from experiments.parts import samplers, sampling
-from experiments.reports import bits, tables
-from experiments.reports.features import FeatureSpace, feature_space
-from experiments.reports.held_out import held_out_loss
-from experiments.runs import Run
 from score_jax import metrics
 from score_jax._files import write_json
+
+from . import cli, runs
+from .parts import samplers, sampling
+from .reports import bits, tables
+from .reports.features import FeatureSpace, feature_space
+from .reports.held_out import held_out_loss
+from .runs import Run
 
 RESULT_FILE = "evaluation.json"
 BPD_FILE = "bits_per_dim.json"

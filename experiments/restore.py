@@ -11,12 +11,13 @@ import numpy as np
 import tyro
 from PIL import Image
 
-from experiments import cli, runs
-from experiments.config import SampleConfig
-from experiments.parts import samplers, sampling
-from experiments.runs import Run
 from score_jax import inverse, viz
 from score_jax._files import write_json, write_npz
+
+from . import cli, runs
+from .config import SampleConfig
+from .parts import samplers, sampling
+from .runs import Run
 
 MASKS = ("center", "border", "left", "right", "top", "bottom", "random")
 

@@ -12,8 +12,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from experiments.config import Config, differences, from_json, to_json, to_record
-from experiments.parts import datasets, upgrade
 from score_jax import checkpoints, losses, training
 from score_jax._files import replacing, write_json, write_text
 from score_jax.convert.pretrained import CHECKPOINTS, MODEL_FILE
@@ -24,6 +22,9 @@ from score_jax.nets.layers import KEPT
 from score_jax.parametrization import LevelInput
 from score_jax.score import NetworkScore
 from score_jax.types import IndexSampler, Loss, Params, PRNGKey
+
+from .config import Config, differences, from_json, to_json, to_record
+from .parts import datasets, upgrade
 
 CONFIG_FILE = "config.json"
 SNAPSHOTS = "averages"

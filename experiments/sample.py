@@ -9,12 +9,13 @@ import jax
 import numpy as np
 import tyro
 
-from experiments import cli, runs
-from experiments.config import SampleConfig
-from experiments.parts import guiding, sampling
-from experiments.reports import pictures
-from experiments.runs import Run
 from score_jax._files import write_json, write_npz
+
+from . import cli, runs
+from .config import SampleConfig
+from .parts import guiding, sampling
+from .reports import pictures
+from .runs import Run
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,13 +9,14 @@ from typing import Any
 
 import jax
 
-from experiments import cli, runs
-from experiments.config import Config, to_record
-from experiments.parts import sampling
-from experiments.reports import dry_run, pictures
-from experiments.reports.held_out import held_out_loss
 from score_jax import checkpoints, data, training
 from score_jax.types import Params
+
+from . import cli, runs
+from .config import Config, to_record
+from .parts import sampling
+from .reports import dry_run, pictures
+from .reports.held_out import held_out_loss
 
 
 def describe(run: runs.Run, params: Params) -> str:

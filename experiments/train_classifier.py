@@ -10,12 +10,13 @@ import jax.numpy as jnp
 import numpy as np
 import tyro
 
-from experiments import cli, runs
-from experiments.parts import guiding
-from experiments.reports import tables
 from score_jax import checkpoints, data, training
 from score_jax._files import write_json
 from score_jax.losses import classifier_loss
+
+from . import cli, runs
+from .parts import guiding
+from .reports import tables
 
 EVERY = 10
 

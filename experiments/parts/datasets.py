@@ -8,10 +8,11 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.config import Config, DataConfig
 from score_jax import data
 from score_jax.draws import draw_of
 from score_jax.types import Batch, PRNGKey
+
+from ..config import Config, DataConfig
 
 _Form = tuple[tuple[int, ...], int | None, int | None]  # shape, levels, num_classes
 _DEQUANTISE, _FLIP = range(2)  # the purposes of an example's draw

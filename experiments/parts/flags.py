@@ -12,8 +12,9 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from experiments.config import DERIVED, Config
 from score_jax.convert import records
+
+from ..config import DERIVED, Config
 
 Precision = Literal["float32", "bfloat16"] | None
 FIELDS = {f.name: f for f in dataclasses.fields(Config)}

@@ -9,12 +9,13 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from experiments.runs import Run
 from score_jax import checkpoints, guidance
 from score_jax._check import check_count, check_positive
 from score_jax.nets.classifier import EncoderUNet, MLPClassifier
 from score_jax.parametrization import TimeInput
 from score_jax.types import Params, ScoreFn
+
+from ..runs import Run
 
 FOLDER = "classifier"
 CONFIG_FILE = "config.json"

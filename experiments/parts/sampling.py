@@ -6,12 +6,13 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from experiments.config import SampleConfig
-from experiments.parts import samplers
-from experiments.parts.guiding import Guide
-from experiments.runs import Run
 from score_jax.samplers import sample, threshold
 from score_jax.types import Params, PRNGKey, ScoreFn
+
+from ..config import SampleConfig
+from ..runs import Run
+from . import samplers
+from .guiding import Guide
 
 
 class Drawn(NamedTuple):

@@ -4,9 +4,10 @@ A preset is a value, not code: a new one is `dataclasses.replace` on another. Ne
 published runs are those of `score_jax.convert.published`.
 """
 
-from experiments.config import Config
-from experiments.presets import digits, improved_ddpm, score_sde
 from score_jax.convert.published import lookup
+
+from ..config import Config
+from . import digits, improved_ddpm, score_sde
 
 CONFIGS: dict[str, Config] = {
     **digits.PRESETS,

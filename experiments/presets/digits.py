@@ -2,7 +2,12 @@
 
 import dataclasses
 
-from experiments.config import (
+from score_jax.nets import MLP
+from score_jax.parametrization import SCORE, StdInput
+from score_jax.sde import VE, VP, SubVP
+from score_jax.types import SDE
+
+from ..config import (
     Config,
     DataConfig,
     LossConfig,
@@ -10,10 +15,6 @@ from experiments.config import (
     SampleConfig,
     TrainConfig,
 )
-from score_jax.nets import MLP
-from score_jax.parametrization import SCORE, StdInput
-from score_jax.sde import VE, VP, SubVP
-from score_jax.types import SDE
 
 _digits = Config()
 

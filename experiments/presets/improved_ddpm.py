@@ -6,7 +6,11 @@ Facts of the commands in github.com/openai/improved-diffusion (README) and of th
 import dataclasses
 from typing import Any
 
-from experiments.config import (
+from score_jax.nets import UNet
+from score_jax.parametrization import LARGE, LEARNED_RANGE, IndexInput
+from score_jax.sde import CosineBetas, LinearBetas
+
+from ..config import (
     Config,
     DataConfig,
     LossConfig,
@@ -14,10 +18,7 @@ from experiments.config import (
     SampleConfig,
     TrainConfig,
 )
-from experiments.presets.shared import published
-from score_jax.nets import UNet
-from score_jax.parametrization import LARGE, LEARNED_RANGE, IndexInput
-from score_jax.sde import CosineBetas, LinearBetas
+from .shared import published
 
 _replace = dataclasses.replace
 

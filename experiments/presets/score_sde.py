@@ -7,7 +7,7 @@ Facts of github.com/yang-song/score_sde_pytorch/tree/main/configs, whose paths a
 
 import dataclasses
 
-from experiments.config import (
+from ..config import (
     Config,
     DataConfig,
     LossConfig,
@@ -15,7 +15,7 @@ from experiments.config import (
     SampleConfig,
     TrainConfig,
 )
-from experiments.presets.shared import published
+from .shared import published
 
 _replace = dataclasses.replace
 

@@ -3,8 +3,9 @@
 import dataclasses
 from typing import Any
 
-from experiments.config import DERIVED
 from score_jax.convert.published import PUBLISHED
+
+from ..config import DERIVED
 
 
 def published(name: str) -> dict[str, Any]:

@@ -11,8 +11,6 @@ import jax.numpy as jnp
 import numpy as np
 from sklearn.covariance import ledoit_wolf
 
-from experiments.reports import curves
-from experiments.runs import Run
 from score_jax import likelihood, losses, viz
 from score_jax._batched import in_chunks
 from score_jax._files import write_npz
@@ -20,6 +18,9 @@ from score_jax.parametrization import SMALL
 from score_jax.samplers import static
 from score_jax.sde import schedule_grid, spaced_indices
 from score_jax.types import Params, PRNGKey
+
+from ..runs import Run
+from . import curves
 
 Split = Literal["test", "train"]
 GAPS = {"ignore": likelihood.IGNORE, "tweedie": likelihood.TWEEDIE, "offset": likelihood.OFFSET}

@@ -8,9 +8,10 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
 
-from experiments import runs
-from experiments.runs import Run
 from score_jax import training
+
+from .. import runs
+from ..runs import Run
 
 
 def count(tree: Any) -> int:

@@ -7,10 +7,11 @@ from typing import Any
 import jax
 import numpy as np
 
-from experiments.runs import Run
 from score_jax._batched import in_chunks
 from score_jax.draws import number
 from score_jax.types import Params, PRNGKey
+
+from ..runs import Run
 
 
 def held_out_loss(

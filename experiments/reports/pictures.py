@@ -6,8 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from experiments.runs import Run
 from score_jax import viz
+
+from ..runs import Run
 
 
 def save_samples(run: Run, x: Any, path: pathlib.Path) -> None:
