@@ -21,6 +21,7 @@ from jax.tree_util import Partial
 from tqdm import tqdm
 
 from score_jax._check import check_count
+from score_jax._failures import named_failures
 
 _AXIS = "examples"
 _EVERYWHERE, _DIVIDED = PartitionSpec(), PartitionSpec(_AXIS)
@@ -128,7 +129,8 @@ def in_chunks(
 
     seconds is the time from the first dispatch to the last result, compile_seconds the time before.
 
-    Raises ValueError for a chunk or number of examples below 1, or no devices.
+    Raises ValueError for a chunk or number of examples below 1, or no devices, and SolverError where a
+    check inside the program fails.
     """
     check_count(chunk=chunk)
     if n < 1:
@@ -147,15 +149,16 @@ def in_chunks(
         return run(*arguments, *jax.device_put(part, NamedSharding(mesh, _DIVIDED)))
 
     hidden = None if progress is None else not progress
-    running = dispatch(0)
-    compile_seconds = time.perf_counter() - clock
-    clock, found = time.perf_counter(), []
-    with tqdm(total=n, desc=desc, unit=desc, disable=hidden) as bar:
-        for start in range(0, n, chunk):
-            # Each chunk is fetched while the next one is computed.
-            ahead = dispatch(start + chunk) if start + chunk < n else None
-            found.append(jax.tree.map(np.asarray, running))
-            running = ahead
-            bar.update(min(chunk, n - start))
+    with named_failures():
+        running = dispatch(0)
+        compile_seconds = time.perf_counter() - clock
+        clock, found = time.perf_counter(), []
+        with tqdm(total=n, desc=desc, unit=desc, disable=hidden) as bar:
+            for start in range(0, n, chunk):
+                # Each chunk is fetched while the next one is computed.
+                ahead = dispatch(start + chunk) if start + chunk < n else None
+                found.append(jax.tree.map(np.asarray, running))
+                running = ahead
+                bar.update(min(chunk, n - start))
     out = jax.tree.map(lambda *each: np.concatenate(each)[:n], *found)
     return Batched(out, time.perf_counter() - clock, compile_seconds)

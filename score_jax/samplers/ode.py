@@ -229,6 +229,17 @@ def _solve(
         saveat=diffrax.SaveAt(t1=True, dense=dense, controller_state=counted),
         max_steps=max_steps,
         adjoint=diffrax.RecursiveCheckpointAdjoint() if adjoint is None else adjoint,
+        throw=False,
+    )
+    solution = eqx.branched_error_if(
+        solution,
+        solution.result != diffrax.RESULTS.successful,
+        jnp.where(solution.result == diffrax.RESULTS.max_steps_reached, 0, 1),
+        [
+            f"probability_flow: max_steps={max_steps} reached before t_to: rtol and atol are too small, "
+            "or the score is not finite",
+            "probability_flow: diffrax's solver or controller gave up before t_to",
+        ],
     )
     attempts = solution.stats["num_accepted_steps"] + solution.stats["num_rejected_steps"]
     fresh = solution.controller_state[2] if counted else 1
