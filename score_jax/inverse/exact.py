@@ -1,7 +1,7 @@
 r"""The exact posteriors of mixtures of Gaussians under linear measurements, and their evidence.
 
-What approximate methods are compared with: `exact` is a method like the others, and reaches the
-posterior with every sampler as its steps get finer.
+What approximate methods are compared with: `exact` makes a method like the others, which reaches
+the posterior with every sampler as its steps get finer.
 """
 
 from functools import partial
@@ -15,12 +15,12 @@ from score_jax._check import check as require
 from score_jax._check import check_positive
 from score_jax.analytic import Conditioner, Mixture
 from score_jax.inverse.measurement import Measurement, check, consistent
-from score_jax.inverse.methods import Conditional
+from score_jax.inverse.methods import Conditional, Method
 from score_jax.inverse.operators import LinearOperator, matrix_of
 from score_jax.types import SDE, ScoreFn
 
 
-def conditioner(prior: Mixture, measurement: Measurement) -> tuple[Conditioner, np.ndarray]:
+def conditioner(prior: Any, measurement: Measurement) -> tuple[Conditioner, np.ndarray]:
     """The posteriors of one operator and noise as a function of y, and which entries (q,) of y it takes.
 
     Entries that are not measured, whose row of the matrix is 0, are left out. Raises ValueError for a
@@ -36,7 +36,7 @@ def conditioner(prior: Mixture, measurement: Measurement) -> tuple[Conditioner, 
     return prior.conditioner(matrix[seen], measurement.noise_std), seen
 
 
-def exact_posteriors(prior: Mixture, measurement: Measurement) -> list[Mixture]:
+def exact_posteriors(prior: Any, measurement: Measurement) -> list[Mixture]:
     """The posterior of a mixture of Gaussians given each of the b measurements: b of `Mixture`.
 
     Raises ValueError for an operator that is not linear, or a prior of another shape.
@@ -47,7 +47,7 @@ def exact_posteriors(prior: Mixture, measurement: Measurement) -> list[Mixture]:
     return [given(y.reshape(-1)[seen]) for y in np.asarray(measurement.y, np.float64)]
 
 
-def exact_posterior(mixture: Mixture, measurement: Measurement) -> Mixture:
+def exact_posterior(mixture: Any, measurement: Measurement) -> Mixture:
     """The posterior of a mixture of Gaussians given its measurement, of one example: a `Mixture`.
 
     The reference of every method: `exact_posterior(data, measurement).score(sde)` is the score of its
@@ -61,7 +61,7 @@ def exact_posterior(mixture: Mixture, measurement: Measurement) -> Mixture:
     return exact_posteriors(mixture, measurement)[0]
 
 
-def log_evidence(prior: Mixture, measurement: Measurement) -> Float[np.ndarray, " b"]:
+def log_evidence(prior: Any, measurement: Measurement) -> Float[np.ndarray, " b"]:
     """log p(y) in nats of each measurement under a mixture of Gaussians: (b,).
 
     Raises ValueError as `exact_posteriors`.
@@ -74,7 +74,7 @@ def log_evidence(prior: Mixture, measurement: Measurement) -> Float[np.ndarray, 
 
 
 def most_likely_noise(
-    prior: Mixture, measurement: Measurement, noise_stds: Any
+    prior: Any, measurement: Measurement, noise_stds: Any
 ) -> tuple[float, Float[np.ndarray, " n"]]:
     """The unknown noise_std of measurements by maximum likelihood: (noise_std, log p(y) of each).
 
@@ -94,18 +94,23 @@ def most_likely_noise(
     return float(noise_stds[int(np.argmax(totals))]), np.array(totals)
 
 
-def exact(sde: SDE, score: ScoreFn, measurement: Any, *, prior: Mixture) -> Conditional:
-    """The exact score of p(x(t) | y) under a mixture of Gaussians; `score` is not used.
+def exact(prior: Any, measurement: Any) -> Method:
+    """The method whose score is the exact one of p(x(t) | y) under a mixture of Gaussians: the reference.
 
-    The reference: what is left of an error is that of the sampler. Linear operators; data of at most
-    1,024 entries, or any with a dense covariance.
+    What is left of an error is that of the sampler. It holds for the operator and the noise of
+    `measurement`, with any y. Linear operators; data of at most 1,024 entries, or any with a dense
+    covariance. The score that the method is given is not used.
 
     Raises ValueError as `exact_posteriors`.
 
-    >>> out = posterior_sample(key, sde, data.score(sde), measurement, exact, grid=grid,
-    ...                        options={"prior": data})
+    >>> method = exact(data, measurement)
+    >>> out = posterior_sample(key, sde, data.score(sde), measurement, method, grid=grid)
     """
     given, seen = conditioner(prior, measurement)
     index = np.flatnonzero(seen)
-    y = jnp.asarray(measurement.y).reshape(measurement.y.shape[0], -1)[:, index]
-    return Conditional(given.score(sde, y), None, partial(consistent, measurement))
+
+    def method(sde: SDE, score: ScoreFn, measurement: Any) -> Conditional:
+        y = jnp.asarray(measurement.y).reshape(measurement.y.shape[0], -1)[:, index]
+        return Conditional(given.score(sde, y), None, partial(consistent, measurement))
+
+    return method

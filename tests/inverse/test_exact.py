@@ -31,7 +31,7 @@ def test_the_method_is_the_score_of_each_posterior():
     )
     x = jax.random.normal(jax.random.key(2), (3, 4, 4, 1))
     t = jnp.asarray(0.3)
-    found = exact(SDE, FIELD.score(SDE), ys, prior=FIELD)(x, t)
+    found = exact(FIELD, ys)(SDE, FIELD.score(SDE), ys)(x, t)
     for i, truth in enumerate(exact_posteriors(FIELD, ys)):
         one = Measurement(ys.operator, ys.y[i : i + 1], 0.1)
         np.testing.assert_allclose(truth.mean, exact_posterior(FIELD, one).mean)
@@ -56,6 +56,6 @@ def test_the_noise_is_found_by_the_evidence():
 
 def test_wrong_use_is_named():
     with pytest.raises(ValueError, match="must be linear"):
-        exact(SDE, None, Measurement(Nonlinear(jnp.square, (2,)), np.ones((1, 2))), prior=PAIR)
+        exact(PAIR, Measurement(Nonlinear(jnp.square, (2,)), np.ones((1, 2))))
     with pytest.raises(ValueError, match="prior must be a Mixture"):
-        exact(SDE, None, Measurement(FIRST, np.ones((1, 2))), prior=None)
+        exact(None, Measurement(FIRST, np.ones((1, 2))))
