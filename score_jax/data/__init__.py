@@ -12,8 +12,10 @@ from score_jax.data.arrays import Dataset as Dataset
 from score_jax.data.arrays import from_arrays as from_arrays
 from score_jax.data.arrays import load_array as load_array
 from score_jax.data.arrays import two_moons as two_moons
+from score_jax.data.pipeline import Batches as Batches
 from score_jax.data.pipeline import batches as batches
 from score_jax.data.pipeline import eval_batches as eval_batches
+from score_jax.data.pipeline import split as split
 from score_jax.data.scaling import Interval as Interval
 from score_jax.data.scaling import dequantize as dequantize
 from score_jax.data.scaling import quantize as quantize

@@ -1,0 +1,149 @@
+"""What the values and labels of a source are: means and spreads by channel, extremes, classes.
+
+Sums are of centred values, in float64, and two batches are joined by (Chan, Golub and LeVeque, 1979)
+
+    mean = (n1 m1 + n2 m2) / n,    S = S1 + S2 + (n1 n2 / n) (m1 - m2)^2
+
+so that any source is surveyed in the memory of one batch.
+"""
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from score_jax._check import check, check_count
+from score_jax.data.pipeline import eval_batches
+from score_jax.data.sources import Description, Examples, Subset, describe
+
+How = Literal["channel", "global", "none"]
+NEAR = 1.5  # data whose spread is within this factor of 1 need no standardisation
+_BATCH = 256
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What was found in a source.
+
+    examples: how many were looked at, of `total`; mean, std (c,): by channel, of the entries that are
+    there; low, high: the extremes; missing: the fraction of entries that are not; classes (k,): how many
+    examples each class has, of those that were looked at, or None without labels.
+    """
+
+    examples: int
+    total: int
+    mean: np.ndarray
+    std: np.ndarray
+    low: float
+    high: float
+    missing: float
+    classes: np.ndarray | None
+
+    @property
+    def spread(self) -> tuple[float, float]:
+        """(mean, standard deviation) of all entries together."""
+        mean = float(self.mean.mean())
+        within, between = np.square(self.std).mean(), np.square(self.mean - mean).mean()
+        return mean, float(np.sqrt(within + between))
+
+
+class _Moments:
+    """Count, mean and sum of squares about it of each channel, (c,)."""
+
+    def __init__(self, channels: int) -> None:
+        self.n, self.mean, self.squares = (np.zeros(channels) for _ in range(3))
+
+    def add(self, x: np.ndarray, seen: np.ndarray) -> None:
+        """Join the entries x (m, c) where `seen`."""
+        n = seen.sum(axis=0).astype(np.float64)
+        x = np.where(seen, x, 0.0)
+        mean = x.sum(axis=0) / np.maximum(n, 1)
+        squares = np.where(seen, np.square(x - mean), 0.0).sum(axis=0)
+        total = np.maximum(self.n + n, 1)
+        step = mean - self.mean
+        self.squares += squares + np.square(step) * self.n * n / total
+        self.mean = self.mean + step * n / total
+        self.n = self.n + n
+
+
+def survey(source: Any, *, most: int | None = None, leaf: str = "x") -> Survey:
+    """Look at the examples of a source, or at `most` of them, evenly spaced: a `Survey`.
+
+    Entries that are NaN or whose mask is False are left out. leaf: what is surveyed, "x" or "cond".
+
+    Raises ValueError for infinite values and labels that are no whole numbers >= 0.
+
+    >>> found = survey(source, most=10_000)
+    >>> source_for_the_network = source.description.with_moments(found.mean, found.std)
+    """
+    total = len(source)
+    check("source", total, total > 0, "of at least one example")
+    if most is not None:
+        check_count(most=most)
+        if most < total:
+            source = Subset(source, np.unique(np.linspace(0, total - 1, most).astype(np.int64)))
+    moments: _Moments | None = None
+    low, high, there, entries = np.inf, -np.inf, 0, 0
+    labels: list[np.ndarray] = []
+    for batch in eval_batches(source, _BATCH):
+        x, seen = _entries(batch, leaf)
+        moments = moments or _Moments(x.shape[-1])
+        moments.add(x, seen)
+        if seen.any():
+            low, high = min(low, float(x[seen].min())), max(high, float(x[seen].max()))
+        there, entries = there + int(seen.sum()), entries + seen.size
+        labels += [np.asarray(batch["y"])] if "y" in batch else []
+    assert moments is not None
+    std = np.sqrt(moments.squares / np.maximum(moments.n, 1))
+    classes = _counted(np.concatenate(labels)) if labels else None
+    missing = 1 - there / entries
+    return Survey(len(source), total, moments.mean, std, low, high, missing, classes)
+
+
+def _entries(batch: Examples, leaf: str) -> tuple[np.ndarray, np.ndarray]:
+    """(entries, whether each is there), both (m, c)."""
+    x = np.asarray(batch[leaf], np.float64)
+    seen = ~np.isnan(x)
+    if leaf == "x" and "mask" in batch:
+        seen &= np.broadcast_to(np.asarray(batch["mask"], bool), x.shape)
+    check(leaf, "infinity", not np.isinf(x[seen]).any(), "finite")
+    return x.reshape(-1, x.shape[-1]), seen.reshape(-1, x.shape[-1])
+
+
+def _counted(labels: np.ndarray) -> np.ndarray:
+    ok = labels.ndim == 1 and np.issubdtype(labels.dtype, np.integer) and labels.min() >= 0
+    check("labels", labels.dtype, ok, "whole numbers >= 0, one an example")
+    return np.bincount(labels)
+
+
+def standardised(description: Description, found: Survey, how: How | None) -> Description:
+    """The description with the affine map that gives the continuous data spread 1 and mean 0.
+
+    how: by "channel", by all entries ("global"), or "none"; None: by channel, unless mean and spread
+    are near 0 and 1 already. A channel without any spread is only centred.
+    """
+    mean, std = found.spread
+    if how is None:
+        how = "none" if abs(mean) < 1 and 1 / NEAR < std < NEAR else "channel"
+    if how == "none":
+        return dataclasses.replace(description, scale=(1.0,), shift=(0.0,))
+    means, stds = (found.mean, found.std) if how == "channel" else (mean, std)
+    stds = np.asarray(stds)
+    return description.with_moments(means, np.where(stds > 0, stds, 1.0))
+
+
+def checked(source: Any, found: Survey, *, allow_missing: bool) -> None:
+    """Raise ValueError for values and labels of a survey that contradict the source's description."""
+    form = describe(source)
+    if found.missing and not allow_missing:
+        raise ValueError(
+            f"{found.missing:.2%} of the entries of x are missing (NaN or masked), which has to be "
+            "allowed"
+        )
+    if form.levels is not None:
+        ok = 0 <= found.low and found.high < form.levels
+        check("levels", form.levels, ok, f"above every value, of which the largest is {found.high:g}")
+    if found.classes is not None and form.num_classes is not None:
+        most = len(found.classes) - 1
+        check("num_classes", form.num_classes, most < form.num_classes, f"above every label, of which the largest is {most}")
