@@ -17,7 +17,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from score_jax import metrics, viz
+from score_jax import data, metrics, viz
 from score_jax._files import write_json, write_text
 from score_jax.samplers import Candidate, compare_samplers, flow, sample
 
@@ -117,8 +117,9 @@ def compare(workdir: pathlib.Path, args: Args) -> dict[str, Any]:
         for row in found:
             rows.append({"sampler": name, "how": row.name, **as_dict(row)})
             print(" ".join(cells(rows[-1], list(far))), flush=True)
-    index = np.random.default_rng(args.seed).permutation(len(run.source.train.x))[: args.num]
-    real = run.source.from_data(jax.random.key(args.seed), run.source.train.x[index])
+    train = run.source.split("train")
+    index = np.random.default_rng(args.seed).permutation(len(train))[: args.num]
+    real = run.source.from_data(jax.random.key(args.seed), data.take(train, index)["x"])
     return {
         "step": step,
         "num": args.num,

@@ -16,7 +16,7 @@ from score_jax.draws import draw_of
 from score_jax.types import Batch, PRNGKey
 
 from ..config import Config, DataConfig
-from .opening import Splits, open_splits
+from .opening import Splits, Stream, open_splits, split_rule, surveyed
 
 _DEQUANTISE, _FLIP = range(2)  # the purposes of an example's draw
 
@@ -71,6 +71,55 @@ class RunData:
             raise ValueError(f"data.source {self.config.source!r} gives no test split")
         return self.splits.test
 
+    def described(self) -> "RunData":
+        """The same with the numbers of its examples, as they are found."""
+        return dataclasses.replace(self, sizes=self.splits.sizes, opened=self.splits)
+
+    def surveyed(self) -> tuple["RunData", list[str]]:
+        """(the data of a new run, notes): looked at, and standardised as the config says.
+
+        Raises ValueError for values and labels that the data cannot have.
+        """
+        description, cond, notes = surveyed(self.config, self.splits)
+        found = self.described()
+        return dataclasses.replace(found, description=description, cond=cond), notes
+
+    def report(self) -> str:
+        """The splits in one line."""
+        size = lambda n: "a stream" if n is None else f"{n:,}"
+        train, test = self.splits.sizes
+        levels = "continuous" if self.levels is None else f"{self.levels} levels"
+        classes = f", {self.num_classes} classes" if self.num_classes else ""
+        held_out = "no test split" if self.splits.test is None else f"{size(test)} test"
+        return (
+            f"data {self.config.name}: {size(train)} training examples and {held_out} "
+            f"({split_rule(self.config)}), {levels}{classes}"
+        )
+
+    def batches(
+        self, batch_size: int, *, seed: int, process_index: int = 0, process_count: int = 1
+    ) -> Any:
+        """The endless batches of training, with exact state; see `score_jax.data.batches`."""
+        if isinstance(self.train, Stream):
+            return self.train.checked(batch_size // process_count)
+        return data.batches(
+            self.train, batch_size, seed=seed, process_index=process_index,
+            process_count=process_count, workers=self.config.workers,
+            processes=self.config.processes,
+        )  # fmt: skip
+
+    def split(self, name: str) -> Any:
+        """The source of "train" or "test"; ValueError for a stream, whose examples have no numbers."""
+        found = self.train if name == "train" else self.test
+        if isinstance(found, Stream):
+            raise ValueError("the training data are a stream, and this needs examples by number")
+        return found
+
+    def examples(self, most: int, name: str = "test") -> Batch:
+        """The first examples of a split, raw and stacked."""
+        found = self.split(name)
+        return data.take(found, np.arange(min(most, len(found))))
+
     def to_record(self) -> dict[str, Any]:
         """A JSON value for `from_record`."""
         cond = None if self.cond is None else self.cond.to_record()
@@ -90,8 +139,6 @@ class RunData:
             ready |= {"x": jnp.where(mask, x, 0), "mask": mask}
         if self.config.flip:
             ready |= _flipped(draw.fold(_FLIP), ready)
-        if not self.labelled and self.cond is None:
-            ready.pop("y", None)
         small = {"low_res": self.reduced(ready["x"])} if self.config.low_res_factor else {}
         return ready | small
 
@@ -101,10 +148,12 @@ class RunData:
         "y" are labels (b,) or vectors (b, k), "low_res" fields (b, *d).
         """
         found = {"y": batch["y"]} if self.labelled else {}
-        if self.cond is None:
-            return found
-        value = _affine(self.cond, batch["cond"])
-        return found | {"y" if len(self.cond.shape) == 1 else "low_res": value}
+        return found if self.cond is None else found | self.conditions(batch["cond"])
+
+    def conditions(self, cond: Any) -> dict[str, Any]:
+        """Vectors or fields in the data's own units as the network is given them."""
+        assert self.cond is not None
+        return {"y" if len(self.cond.shape) == 1 else "low_res": _affine(self.cond, cond)}
 
     def on_levels(self, x: Any) -> Any:
         """Take data to points of the range, one for each level, without dequantisation."""
@@ -116,9 +165,7 @@ class RunData:
         """Take data to densities: dequantised and scaled where there are levels, else standardised."""
         if self.levels is None:
             return _affine(self.description, x)
-        return data.dequantize(
-            key, jnp.asarray(x), levels=self.levels, range=self.config.range
-        )
+        return data.dequantize(key, jnp.asarray(x), levels=self.levels, range=self.config.range)
 
     def to_data(self, x: Any) -> np.ndarray:
         """Take samples back to the data's own units: grey levels, or the numbers themselves."""

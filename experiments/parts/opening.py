@@ -49,6 +49,17 @@ def open_splits(c: DataConfig) -> Splits:
     return _described(c, *_divided(c, train))
 
 
+def split_rule(c: DataConfig) -> str:
+    """How the data of a config are divided, in words."""
+    if c.test_path is not None:
+        return f"test: {c.test_path}"
+    if c.name == "source":
+        return f"by {c.source}"
+    if readers.KINDS[c.name].own_split(c, str(c.path)):
+        return "a split of the data"
+    return f"test: {c.test_fraction:g} of all, the same in every run"
+
+
 def _open(c: DataConfig, path: str | None, split: str) -> Any:
     """A source of the config, with what the network is conditioned on."""
     kind = readers.KINDS[c.name]
@@ -147,6 +158,16 @@ class Stream:
         if not isinstance(self.first, dict) or "x" not in self.first:
             raise ValueError(f"data.source must yield dicts with 'x', got {self.first!r:.60}")
 
+    def checked(self, batch_size: int) -> "Stream":
+        """The same; ValueError unless its batches have this size."""
+        found = len(self.first["x"])
+        if found != batch_size:
+            raise ValueError(
+                f"the batches of data.source have {found} examples, but train.batch_size asks for "
+                f"{batch_size} on this host"
+            )
+        return self
+
     @property
     def resumable(self) -> bool:
         """Whether the iterator has a state."""
@@ -170,7 +191,9 @@ def _of_function(c: DataConfig) -> Splits:
     made = readers.called(str(c.source))
     pair = made if isinstance(made, tuple) else (made,)
     if len(pair) not in (1, 2):
-        raise ValueError(f"data.source must return a source, or (train, test), got {len(pair)} values")
+        raise ValueError(
+            f"data.source must return a source, or (train, test), got {len(pair)} values"
+        )
     if hasattr(pair[0], "__getitem__"):
         parts = tuple(map(data.as_source, pair))
         return _described(c, *(parts if len(parts) == 2 else _divided(c, parts[0])))
@@ -185,7 +208,7 @@ def _of_function(c: DataConfig) -> Splits:
 
 
 def surveyed(c: DataConfig, found: Splits) -> tuple[Description, Description | None, list[str]]:
-    """Look at the data: (description of x, that of the condition, notes), standardised as the config says.
+    """Look at the data: (description of x, that of the condition, notes), with their standardisation.
 
     Raises ValueError for values and labels that the data cannot have.
     """

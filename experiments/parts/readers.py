@@ -43,7 +43,9 @@ def _tfds(c: Any, path: str | None, split: str) -> Any:
 
 
 def _moons(c: Any, path: str | None, split: str) -> Any:
-    return data.two_moons(*((c.num_points,) if split == "train" else (2_000,)), seed=split != "train")
+    return data.two_moons(
+        *((c.num_points,) if split == "train" else (2_000,)), seed=split != "train"
+    )
 
 
 KINDS: dict[str, Kind] = {

@@ -21,7 +21,13 @@ _replace = dataclasses.replace
 
 # Data. None is dequantised in training: grey levels are points.
 _CIFAR10 = DataConfig(
-    name="tfds", builder="cifar10", size=(32,), channels=3, num_classes=10, flip=True, dequantize=False
+    name="tfds",
+    builder="cifar10",
+    size=(32,),
+    channels=3,
+    num_classes=10,
+    flip=True,
+    dequantize=False,
 )
 _CELEBA = _replace(_CIFAR10, builder="celeb_a", size=(64,), num_classes=None)
 _BEDROOM = _replace(_CELEBA, builder="lsun/bedroom", size=(256,))

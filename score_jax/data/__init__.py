@@ -12,6 +12,7 @@ from score_jax.data.arrays import Dataset as Dataset
 from score_jax.data.arrays import from_arrays as from_arrays
 from score_jax.data.arrays import load_array as load_array
 from score_jax.data.arrays import two_moons as two_moons
+from score_jax.data.paired import Paired as Paired
 from score_jax.data.pipeline import Batches as Batches
 from score_jax.data.pipeline import batches as batches
 from score_jax.data.pipeline import eval_batches as eval_batches
@@ -22,6 +23,7 @@ from score_jax.data.scaling import quantize as quantize
 from score_jax.data.scaling import random_flip as random_flip
 from score_jax.data.scaling import scale as scale
 from score_jax.data.scaling import unscale as unscale
+from score_jax.data.sources import INT_LEVELS as INT_LEVELS
 from score_jax.data.sources import Described as Described
 from score_jax.data.sources import Description as Description
 from score_jax.data.sources import Examples as Examples
@@ -29,6 +31,10 @@ from score_jax.data.sources import Subset as Subset
 from score_jax.data.sources import as_source as as_source
 from score_jax.data.sources import describe as describe
 from score_jax.data.sources import take as take
+from score_jax.data.survey import Survey as Survey
+from score_jax.data.survey import labels_of as labels_of
+from score_jax.data.survey import standardised as standardised
+from score_jax.data.survey import survey as survey
 from score_jax.data.tfds import default_data_dir as default_data_dir
 from score_jax.data.tfds import load_digits as load_digits
 from score_jax.data.tfds import load_tfds as load_tfds

@@ -173,9 +173,7 @@ def batches(
     return Batches(_opener(items, _threads(source, workers), processes))
 
 
-def eval_batches(
-    source: Any, batch_size: int, *, workers: int | None = None
-) -> Iterator[Examples]:
+def eval_batches(source: Any, batch_size: int, *, workers: int | None = None) -> Iterator[Examples]:
     """All examples in order, once; the last batch may be shorter. ValueError if batch_size < 1."""
     check_count(batch_size=batch_size)
     items = _Slices(source, batch_size)

@@ -14,8 +14,9 @@ from typing import Any, Literal
 import numpy as np
 
 from score_jax._check import check, check_count
+from score_jax.data.paired import Paired
 from score_jax.data.pipeline import eval_batches
-from score_jax.data.sources import Description, Examples, Subset, describe
+from score_jax.data.sources import Described, Description, Examples, Subset
 
 How = Literal["channel", "global", "none"]
 NEAR = 1.5  # data whose spread is within this factor of 1 need no standardisation
@@ -28,7 +29,8 @@ class Survey:
 
     examples: how many were looked at, of `total`; mean, std (c,): by channel, of the entries that are
     there; low, high: the extremes; missing: the fraction of entries that are not; classes (k,): how many
-    examples each class has, of those that were looked at, or None without labels.
+    examples each class has, or None without labels; all_labels: whether that is of all the examples,
+    not only of those that were looked at.
     """
 
     examples: int
@@ -39,6 +41,7 @@ class Survey:
     high: float
     missing: float
     classes: np.ndarray | None
+    all_labels: bool
 
     @property
     def spread(self) -> tuple[float, float]:
@@ -79,6 +82,7 @@ def survey(source: Any, *, most: int | None = None, leaf: str = "x") -> Survey:
     """
     total = len(source)
     check("source", total, total > 0, "of at least one example")
+    known = labels_of(source)
     if most is not None:
         check_count(most=most)
         if most < total:
@@ -96,9 +100,23 @@ def survey(source: Any, *, most: int | None = None, leaf: str = "x") -> Survey:
         labels += [np.asarray(batch["y"])] if "y" in batch else []
     assert moments is not None
     std = np.sqrt(moments.squares / np.maximum(moments.n, 1))
-    classes = _counted(np.concatenate(labels)) if labels else None
+    seen_labels = known if known is not None else np.concatenate(labels) if labels else None
+    classes = None if seen_labels is None else _counted(seen_labels)
+    whole = known is not None or len(source) == total
     missing = 1 - there / entries
-    return Survey(len(source), total, moments.mean, std, low, high, missing, classes)
+    return Survey(len(source), total, moments.mean, std, low, high, missing, classes, whole)
+
+
+def labels_of(source: Any) -> np.ndarray | None:
+    """The labels (n,) of a source that knows them without reading its examples, or None."""
+    if isinstance(source, Subset):
+        found = labels_of(source.source)
+        return None if found is None else found[source.indices]
+    if isinstance(source, Described | Paired):
+        return labels_of(source.source)
+    labels = getattr(source, "y", None)
+    labels = getattr(source, "labels", None) if labels is None else labels
+    return labels if isinstance(labels, np.ndarray) and labels.shape == (len(source),) else None
 
 
 def _entries(batch: Examples, leaf: str) -> tuple[np.ndarray, np.ndarray]:
@@ -131,19 +149,3 @@ def standardised(description: Description, found: Survey, how: How | None) -> De
     means, stds = (found.mean, found.std) if how == "channel" else (mean, std)
     stds = np.asarray(stds)
     return description.with_moments(means, np.where(stds > 0, stds, 1.0))
-
-
-def checked(source: Any, found: Survey, *, allow_missing: bool) -> None:
-    """Raise ValueError for values and labels of a survey that contradict the source's description."""
-    form = describe(source)
-    if found.missing and not allow_missing:
-        raise ValueError(
-            f"{found.missing:.2%} of the entries of x are missing (NaN or masked), which has to be "
-            "allowed"
-        )
-    if form.levels is not None:
-        ok = 0 <= found.low and found.high < form.levels
-        check("levels", form.levels, ok, f"above every value, of which the largest is {found.high:g}")
-    if found.classes is not None and form.num_classes is not None:
-        most = len(found.classes) - 1
-        check("num_classes", form.num_classes, most < form.num_classes, f"above every label, of which the largest is {most}")

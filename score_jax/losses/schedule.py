@@ -103,7 +103,9 @@ def variational(*, decoder: Decoder = _DECODER, rescaled: bool = True) -> Object
     def objective(s: Sample) -> tuple[PerExample, dict[str, PerExample]]:
         schedule = _schedule(s.sde)
         if s.mask is not None:
-            raise ValueError('batch["mask"] is for dsm() and simple(): a bound needs all entries of x')
+            raise ValueError(
+                'batch["mask"] is for dsm() and simple(): a bound needs all entries of x'
+            )
         prediction, values = s.prediction()
         z = s.parametrization.to_noise(s.sde, prediction, s.x, s.t)
         x0 = DENOISED.from_noise(s.sde, z, s.x, s.t)

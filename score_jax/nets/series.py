@@ -34,7 +34,9 @@ class SeriesUNet(nn.Module):
     groups: int = 8  # of every group normalisation
     remat: bool = False  # compute every block again in the backward pass: less memory, more time
     dtype: Any = None  # of the computation; parameters and output stay float32
-    super_resolution: bool = False  # conditioned on a series of low resolution, or of the same length
+    super_resolution: bool = (
+        False  # conditioned on a series of low resolution, or of the same length
+    )
     cond_size: int | None = None  # length of the vector, if conditioned on one
 
     @nn.compact
