@@ -2,14 +2,12 @@
 
 from typing import Any
 
-from score_jax._check import check
-
 
 def require(owner: str, record: Any, *rules: tuple[str, bool, str]) -> None:
     """Raise ValueError for the first rule (field, whether it holds, what is allowed) that fails."""
     for name, ok, allowed in rules:
         if not ok:
-            check(f"{owner}.{name}", getattr(record, name), ok, allowed)
+            raise ValueError(f"{owner}.{name} must be {allowed}, got {getattr(record, name)!r}")
 
 
 def at_least(record: Any, least: int, *names: str) -> list[tuple[str, bool, str]]:
