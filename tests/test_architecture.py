@@ -45,6 +45,7 @@ ALLOWED = (
 EXTRA = {
     ("likelihood", "samplers"): "the probability flow is solved in one place",
     ("inverse", "samplers"): "methods wrap steps, and posterior samples are samples",
+    ("inverse", "metrics"): "the benchmark of methods measures distances to exact draws",
     ("metrics", "convert"): "published weights are read by the one reader that runs nothing",
     ("convert", "checkpoints"): "load_pretrained reads run folders",
     ("convert", "nets"): "published weights are those of published networks",
