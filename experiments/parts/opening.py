@@ -225,10 +225,8 @@ def surveyed(c: DataConfig, found: Splits) -> tuple[Description, Description | N
     for name, survey in seen.items():
         notes += _checked(c, form, name, survey)
     if continuous:
-        standard = data.standardised(form, seen["train"], c.standardize)
-        if standard != form:
-            notes.append(_said(seen["train"], c.standardize or "channel"))
-        form = standard
+        form, how = _standardised(c, form, seen["train"])
+        notes += [_said(seen["train"], how)] if how else []
     elif c.standardize is not None:
         raise ValueError(
             f"data.standardize={c.standardize!r} is for continuous data, and these have {form.levels} "
@@ -236,15 +234,24 @@ def surveyed(c: DataConfig, found: Splits) -> tuple[Description, Description | N
         )
     if cond is not None and cond.levels is None:
         of = data.survey(found.train, most=FOR_MOMENTS, leaf="cond")
-        cond = data.standardised(cond, of, c.standardize)
+        cond, _ = _standardised(c, cond, of)
     return form, cond, notes
+
+
+def _standardised(c: DataConfig, form: Description, found: Survey) -> tuple[Description, str]:
+    """(the standardised description, how: "by channel", "all alike" or "")."""
+    if c.standardize == "none" or (c.standardize is None and found.standard):
+        return dataclasses.replace(form, scale=(1.0,), shift=(0.0,)), ""
+    by_channel = c.standardize != "global"
+    how = "by channel" if by_channel else "all alike"
+    return data.standardised(form, found, by_channel=by_channel), how
 
 
 def _said(found: Survey, how: str) -> str:
     mean, std = found.spread
     part = "" if found.examples == found.total else f" (of {found.examples:,} examples)"
     return (
-        f"standardised {'by channel' if how == 'channel' else 'all alike'}: mean {mean:.4g}, standard "
+        f"standardised {how}: mean {mean:.4g}, standard "
         f"deviation {std:.4g}{part} become 0 and 1 (data.standardize none: as they are)"
     )
 

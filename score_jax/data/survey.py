@@ -7,9 +7,8 @@ Sums are of centred values, in float64, and two batches are joined by (Chan, Gol
 so that any source is surveyed in the memory of one batch.
 """
 
-import dataclasses
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
@@ -18,7 +17,6 @@ from score_jax.data.paired import Paired
 from score_jax.data.pipeline import eval_batches
 from score_jax.data.sources import Described, Description, Examples, Subset
 
-How = Literal["channel", "global", "none"]
 NEAR = 1.5  # data whose spread is within this factor of 1 need no standardisation
 _BATCH = 256
 
@@ -42,6 +40,12 @@ class Survey:
     missing: float
     classes: np.ndarray | None
     all_labels: bool
+
+    @property
+    def standard(self) -> bool:
+        """Whether mean and spread are so near 0 and 1 that standardisation changes little."""
+        mean, std = self.spread
+        return abs(mean) < 1 and 1 / NEAR < std < NEAR
 
     @property
     def spread(self) -> tuple[float, float]:
@@ -135,17 +139,14 @@ def _counted(labels: np.ndarray) -> np.ndarray:
     return np.bincount(labels)
 
 
-def standardised(description: Description, found: Survey, how: How | None) -> Description:
-    """The description with the affine map that gives the continuous data spread 1 and mean 0.
+def standardised(
+    description: Description, found: Survey, *, by_channel: bool = True
+) -> Description:
+    """The description with the affine map that gives the continuous data mean 0 and spread 1.
 
-    how: by "channel", by all entries ("global"), or "none"; None: by channel, unless mean and spread
-    are near 0 and 1 already. A channel without any spread is only centred.
+    By channel, or by all entries together. A channel without any spread is only centred.
+
+    >>> description = standardised(source.description, survey(source))
     """
-    mean, std = found.spread
-    if how is None:
-        how = "none" if abs(mean) < 1 and 1 / NEAR < std < NEAR else "channel"
-    if how == "none":
-        return dataclasses.replace(description, scale=(1.0,), shift=(0.0,))
-    means, stds = (found.mean, found.std) if how == "channel" else (mean, std)
-    stds = np.asarray(stds)
-    return description.with_moments(means, np.where(stds > 0, stds, 1.0))
+    mean, std = (found.mean, found.std) if by_channel else map(np.asarray, found.spread)
+    return description.with_moments(mean, np.where(std > 0, std, 1.0))
