@@ -1,14 +1,15 @@
 """A measurement with its operator and noise, and functions of it alone."""
 
 import dataclasses
-import math
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, ArrayLike, Key
 
+from score_jax._check import check, check_finite, is_number, known, plain
 from score_jax._math import batch_sum
 from score_jax.inverse.operators import (
     Examples,
@@ -27,7 +28,10 @@ from score_jax.types import Data, PerExample, Time
 class Measurement:
     """y = A(x0) + noise_std n, n unit noise: operator A, y (b, *out) with one entry an example.
 
-    Raises ValueError for a noise_std that is negative, or y that is not floating point.
+    noise_std is a number of Python, NumPy or JAX. Entries of y that a `Mask` hides may be NaN.
+
+    Raises ValueError for a noise_std that is not a number >= 0, and for y that is not floating point or
+    not finite where it is measured.
 
     >>> measurement = Measurement(Mask(mask), images, noise_std=0.05)
     """
@@ -37,14 +41,18 @@ class Measurement:
     noise_std: float = 0.0
 
     def __post_init__(self) -> None:
-        noise = self.noise_std
-        if isinstance(noise, int | float) and not (math.isfinite(noise) and noise >= 0):
-            raise ValueError(f"noise_std must be finite and at least 0, got {noise!r}")
+        if known(self.noise_std):
+            object.__setattr__(self, "noise_std", plain(self.noise_std))
+            ok = is_number(self.noise_std) and self.noise_std >= 0
+            check("noise_std", self.noise_std, ok, "a finite number >= 0")
         dtype = getattr(self.y, "dtype", None)
         if dtype is not None and not jnp.issubdtype(dtype, jnp.floating):
             raise ValueError(
                 f"y must be floating point, got dtype {dtype}: scale it as the data are"
             )
+        if isinstance(self.y, np.ndarray | jax.Array) and known((self.y, self.operator)):
+            hides = isinstance(self.operator, Mask) and self.y.shape[1:] == self.operator.mask.shape
+            check_finite("y", np.asarray(self.y)[:, self.operator.mask] if hides else self.y)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -58,7 +66,7 @@ class Measurement:
         return known - self.operator.forward(x0)
 
 
-def check(measurement: Any, shape: tuple[int, ...] | None = None) -> tuple[int, ...]:
+def check_measurement(measurement: Any, shape: tuple[int, ...] | None = None) -> tuple[int, ...]:
     """The shape of a measured example; ValueError where operator, y or `shape` do not fit."""
     if not isinstance(measurement, Measurement):
         raise ValueError(f"measurement must be a Measurement, got {measurement!r}")
