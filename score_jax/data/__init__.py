@@ -26,10 +26,13 @@ from score_jax.data.idx import read_idx as read_idx
 from score_jax.data.images import ImageOptions as ImageOptions
 from score_jax.data.images import center_crop as center_crop
 from score_jax.data.images import stretch as stretch
+from score_jax.data.paired import Paired as Paired
 from score_jax.data.parquet import from_datasets as from_datasets
 from score_jax.data.parquet import read_parquet as read_parquet
+from score_jax.data.pipeline import Batches as Batches
 from score_jax.data.pipeline import batches as batches
 from score_jax.data.pipeline import eval_batches as eval_batches
+from score_jax.data.pipeline import split as split
 from score_jax.data.preparing import Unreadable as Unreadable
 from score_jax.data.preparing import write_records as write_records
 from score_jax.data.records import read_records as read_records
@@ -40,6 +43,7 @@ from score_jax.data.scaling import random_flip as random_flip
 from score_jax.data.scaling import scale as scale
 from score_jax.data.scaling import unscale as unscale
 from score_jax.data.shards import read_arrays as read_arrays
+from score_jax.data.sources import INT_LEVELS as INT_LEVELS
 from score_jax.data.sources import Described as Described
 from score_jax.data.sources import Description as Description
 from score_jax.data.sources import Examples as Examples
@@ -47,6 +51,10 @@ from score_jax.data.sources import Subset as Subset
 from score_jax.data.sources import as_source as as_source
 from score_jax.data.sources import describe as describe
 from score_jax.data.sources import take as take
+from score_jax.data.survey import Survey as Survey
+from score_jax.data.survey import labels_of as labels_of
+from score_jax.data.survey import standardised as standardised
+from score_jax.data.survey import survey as survey
 from score_jax.data.tfds import default_data_dir as default_data_dir
 from score_jax.data.tfds import load_digits as load_digits
 from score_jax.data.tfds import load_tfds as load_tfds
