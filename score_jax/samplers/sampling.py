@@ -137,8 +137,8 @@ class Samples(NamedTuple):
     """Samples on the host, in their order, and their cost.
 
     x: (num, *d); nfe: (num,), network evaluations of each; trajectory: (k, num, *d) or None;
-    seconds: wall time of drawing; compile_seconds: time until the first chunk was dispatched, about 0
-    where the program was compiled before.
+    seconds: wall time of drawing; compile_seconds: time to compile the program, about 0 where that was
+    done before.
     """
 
     x: np.ndarray

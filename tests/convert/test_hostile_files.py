@@ -10,6 +10,7 @@ import msgpack
 import numpy as np
 import pytest
 
+from score_jax._pickles import read_pickle
 from score_jax.convert import (
     from_diffusers,
     from_improved_diffusion,
@@ -18,7 +19,6 @@ from score_jax.convert import (
     read_safetensors,
     read_torch,
 )
-from score_jax.convert.pickles import read_pickle
 from score_jax.convert.records import Ingredients, read_json
 from score_jax.nets import NCSNpp, UNet
 from score_jax.sde import VP, CosineBetas
