@@ -44,13 +44,17 @@ def reexported(module: ModuleType) -> set[str]:
     for node in ast.walk(ast.parse(inspect.getsource(module))):
         if isinstance(node, ast.ImportFrom):
             names |= {alias.name for alias in node.names if alias.asname == alias.name}
+            if [alias.name for alias in node.names] == ["*"]:
+                names |= reexported(importlib.import_module(str(node.module)))
     return names
 
 
 def public_objects(module: ModuleType) -> Iterator[tuple[str, Any]]:
     """Yield (name, object) of the functions and classes that a module offers, in order."""
     from_elsewhere = reexported(module)
-    for name, value in vars(module).items():
+    # Names from elsewhere may be imported at their first use only.
+    offered = {name: getattr(module, name) for name in sorted(from_elsewhere)}
+    for name, value in (offered | vars(module)).items():
         if name.startswith("_") or not (inspect.isfunction(value) or inspect.isclass(value)):
             continue
         if value.__module__ == module.__name__ or name in from_elsewhere:

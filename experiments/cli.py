@@ -16,6 +16,7 @@ from .config import Config
 from .parts import flags
 
 INTERRUPTED = 75  # exit code: stopped by a signal, everything is saved; start again to go on
+SCRIPT = "score-jax"  # the name of the installed program
 NOT_FINITE = 77  # exit code: too many steps in a row were not finite
 
 
@@ -23,6 +24,14 @@ def start() -> None:
     """Prepare JAX for a command: compiler options for this CPU, and the cache of programs."""
     runtime.tune_cpu()
     runtime.enable_compilation_cache()
+
+
+def program(command: str = "") -> str:
+    """How the program was started: `score-jax train`, or `python -m experiments.train`."""
+    command = command.removeprefix("experiments.")
+    if pathlib.Path(sys.argv[0]).stem == SCRIPT:
+        return f"{SCRIPT} {command}".strip()
+    return f"python -m {__package__}.{command}".rstrip(".")
 
 
 def main(command: Callable[[], Any]) -> None:
@@ -40,7 +49,7 @@ def main(command: Callable[[], Any]) -> None:
         sys.exit(NOT_FINITE)
     except training.LostHost as error:
         training.leave_at_once(training.STALLED, f"error: {error}")
-    except (ValueError, OSError, FloatingPointError) as error:
+    except (ValueError, OSError, ArithmeticError) as error:
         if os.environ.get("SCORE_JAX_DEBUG"):
             raise
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
@@ -49,7 +58,7 @@ def main(command: Callable[[], Any]) -> None:
 
 def parse(cls: Any, prog: str, argv: Sequence[str] | None = None) -> Any:
     """Read the command line into the dataclass `cls` (its docstring and comments are the help)."""
-    return tyro.cli(cls, args=argv, prog=f"python -m {prog}", description=cls.__doc__)
+    return tyro.cli(cls, args=argv, prog=program(prog), description=cls.__doc__)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,7 +127,7 @@ def parse_config(
         cls,
         default=Command(first.config, f"runs/{first.config}", False, False, HostsConfig(), default),
         args=rest,
-        prog=f"python -m {prog}",
+        prog=program(prog),
         description=f"{description} (presets: {', '.join(presets.CONFIGS)})",
     )
     return args, flags.config_of(args.cfg)
@@ -140,4 +149,4 @@ def parse_over_run(cls: Any, prog: str, argv: Sequence[str] | None = None) -> An
         needed = [f.name for f in dataclasses.fields(cls) if f.default is dataclasses.MISSING]
         sample = runs.load_config(pathlib.Path(named.workdir)).sample
         default["default"] = cls(**dict.fromkeys(needed, tyro.MISSING) | {"sample": sample})
-    return tyro.cli(cls, args=args, prog=f"python -m {prog}", description=cls.__doc__, **default)
+    return tyro.cli(cls, args=args, prog=program(prog), description=cls.__doc__, **default)

@@ -21,6 +21,7 @@ from jax.tree_util import Partial
 from tqdm import tqdm
 
 from score_jax._check import check_count
+from score_jax._failures import named_failures
 
 _AXIS = "examples"
 _EVERYWHERE, _DIVIDED = PartitionSpec(), PartitionSpec(_AXIS)
@@ -126,9 +127,11 @@ def in_chunks(
     on all devices: a tree whose arrays are arguments of the program, while everything else in it,
     such as functions and records, selects the program. No device waits for another within a chunk.
 
-    seconds is the time from the first dispatch to the last result, compile_seconds the time before.
+    compile_seconds is the time to trace and compile the program, about 0 where that was done before;
+    seconds is the time from the first dispatch to the last result.
 
-    Raises ValueError for a chunk or number of examples below 1, or no devices.
+    Raises ValueError for a chunk or number of examples below 1, or no devices, and SolverError where a
+    check inside the program fails.
     """
     check_count(chunk=chunk)
     if n < 1:
@@ -141,16 +144,20 @@ def in_chunks(
     clock = time.perf_counter()
     run, arguments = program(function, shared, mesh)
 
-    def dispatch(start: int) -> Any:
+    def part_from(start: int) -> Any:
         index = start + np.arange(chunk)
         part = (index.astype(np.uint32), take(index))
-        return run(*arguments, *jax.device_put(part, NamedSharding(mesh, _DIVIDED)))
+        return jax.device_put(part, NamedSharding(mesh, _DIVIDED))
 
+    dispatch = lambda start: run(*arguments, *part_from(start))
     hidden = None if progress is None else not progress
-    running = dispatch(0)
+    # Compiled apart from the first call, because on CPUs that call may return only when it is done.
+    # The call takes the program from JAX's cache.
+    run.lower(*arguments, *part_from(0)).compile()
     compile_seconds = time.perf_counter() - clock
     clock, found = time.perf_counter(), []
-    with tqdm(total=n, desc=desc, unit=desc, disable=hidden) as bar:
+    with named_failures(), tqdm(total=n, desc=desc, unit=desc, disable=hidden) as bar:
+        running = dispatch(0)
         for start in range(0, n, chunk):
             # Each chunk is fetched while the next one is computed.
             ahead = dispatch(start + chunk) if start + chunk < n else None

@@ -6,8 +6,8 @@ methods below (`score_jax.sde.LinearSDE` derives all of them from two). Data may
 `(b, d)`, `(b, l, c)`, `(b, h, w, c)`, ...
 """
 
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple, Protocol, SupportsIndex, runtime_checkable
 
 import jax.numpy as jnp
 import numpy as np
@@ -131,6 +131,26 @@ def check_sde(sde: Any) -> None:
     """Raise ValueError unless `sde` is an `SDE`, not a class of them."""
     if not isinstance(sde, SDE) or isinstance(sde, type):
         raise ValueError(f"sde must be an SDE, such as VP(), got {sde!r:.60}")
+
+
+@runtime_checkable
+class Source(Protocol):
+    """Examples by number: Grain's `RandomAccessDataSource` with a description beside it.
+
+    A source may also have `__getitems__(indices)`, which gives several examples at once, stacked:
+    `score_jax.data.take` uses it where it is there.
+    """
+
+    @property
+    def description(self) -> Any:
+        """What the examples look like: a `score_jax.data.Description`."""
+        ...
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: SupportsIndex, /) -> Mapping[str, Any]:
+        """{"x": (*d,)} and, where the source has them, "y" (), "cond" and "mask"."""
+        ...
 
 
 class IndexSampler(NamedTuple):

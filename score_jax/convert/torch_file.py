@@ -2,7 +2,7 @@
 
 Two layouts: since version 1.6 of PyTorch a zip with `data.pkl`, `byteorder` and one record a storage;
 before that a sequence of pickles (magic number, version, system, object, keys) with the storages after
-them. Both pickles go through the interpreter of `pickles.py`.
+them. Both pickles go through the interpreter of `score_jax/_pickles.py`.
 """
 
 import io
@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from score_jax.convert.pickles import CONTAINERS, Refused, read_pickle
+from score_jax._pickles import CONTAINERS, Refused, read_pickle
 
 MAGIC, PROTOCOL = 0x1950A86A20F9469CFC6C, 1001  # of the older layout
 ZIP_START = b"PK\x03\x04"

@@ -1,4 +1,4 @@
-r"""Data sets in memory, batches that resume exactly, dequantisation and scaling.
+r"""Sources of examples, batches that resume exactly, dequantisation and scaling.
 
 Integer data with L levels are dequantised and scaled by
 
@@ -20,6 +20,13 @@ from score_jax.data.scaling import quantize as quantize
 from score_jax.data.scaling import random_flip as random_flip
 from score_jax.data.scaling import scale as scale
 from score_jax.data.scaling import unscale as unscale
+from score_jax.data.sources import Described as Described
+from score_jax.data.sources import Description as Description
+from score_jax.data.sources import Examples as Examples
+from score_jax.data.sources import Subset as Subset
+from score_jax.data.sources import as_source as as_source
+from score_jax.data.sources import describe as describe
+from score_jax.data.sources import take as take
 from score_jax.data.tfds import default_data_dir as default_data_dir
 from score_jax.data.tfds import load_digits as load_digits
 from score_jax.data.tfds import load_tfds as load_tfds

@@ -1,70 +1,106 @@
 """Data sets in memory: from arrays, from files of arrays, and two moons."""
 
 import dataclasses
+import functools
+import operator
 import os
 import pathlib
 import zipfile
+from collections.abc import Sequence
+from typing import Any, SupportsIndex
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from score_jax._check import check, check_count
+from score_jax.data.checks import cast, check_labels, check_layout, check_values, form_of
+from score_jax.data.sources import Description, Examples
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Dataset:
-    """Examples in memory: x (n, *d), optional labels y (n,) int32, grey levels (None: continuous).
+    """A source in memory: x (n, *d), optional labels y (n,) int32, levels (None: continuous).
 
-    x is uint8 if `levels` is given (values below it) and float32 otherwise.
+    x is uint8 or uint16 if `levels` is given (values below it) and float32 otherwise.
     """
 
     x: np.ndarray
     y: np.ndarray | None
     levels: int | None
     name: str
+    class_names: tuple[str, ...] | None = None
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def __getitem__(self, index: SupportsIndex) -> Examples:
+        i = operator.index(index)
+        return {"x": self.x[i]} | ({} if self.y is None else {"y": self.y[i]})
+
+    def __getitems__(self, indices: Any) -> Examples:
+        """The examples of these numbers (a sequence, an array or a slice), stacked."""
+        rows = indices if isinstance(indices, slice) else np.asarray(indices)
+        return {"x": self.x[rows]} | ({} if self.y is None else {"y": self.y[rows]})
+
+    @functools.cached_property
+    def description(self) -> Description:
+        """What an example looks like; without names, the classes end at the largest label."""
+        names = self.class_names
+        classes = None if self.y is None else len(names or ()) or int(self.y.max()) + 1
+        return Description(
+            self.x.shape[1:], self.x.dtype.name, self.levels, classes, names,
+            made={"name": self.name},
+        )  # fmt: skip
 
 
 def from_arrays(
-    x: ArrayLike, y: ArrayLike | None = None, *, levels: int | None = None, name: str = "array"
+    x: ArrayLike,
+    y: ArrayLike | None = None,
+    *,
+    levels: int | None = None,
+    name: str = "array",
+    class_names: Sequence[str] | None = None,
+    as_is: bool = False,
+    missing: bool = False,
 ) -> Dataset:
     """Make a `Dataset` of x (n, *d) and labels y (n,).
 
-    uint8 data have levels (256 by default); floating-point data are continuous.
+    Whole numbers have levels, by default all of uint8 (256) or uint16 (65,536); floating-point data are
+    continuous. `as_is` accepts data that look wrong (grey levels as floats, channels first);
+    `missing` allows NaN.
 
-    Raises ValueError for other dtypes, empty or non-finite data, values beyond `levels`, fewer than
-    two axes, and labels that are not integers >= 0 or have another length.
+    Raises ValueError for other dtypes, empty data, data that are not finite once they are float32,
+    values beyond `levels`, fewer than two axes, data that look wrong, and labels that are not integers
+    in [0, 2^31), one for each example, each with a name if there are `class_names`.
 
     >>> from_arrays(np.zeros((10, 8, 8, 1), np.uint8), levels=17)
     """
     x = np.asarray(x)
-    check("x", x.shape, x.ndim >= 2 and 0 not in x.shape, "of shape (n, *d) with no empty axis")
-    if x.dtype == np.uint8:
-        levels = 256 if levels is None else levels
-        most = int(x.max())
-        allowed = f"in [2, 256] and above every value of x, of which the largest is {most}"
-        check("levels", levels, 2 <= levels <= 256 and most < levels, allowed)
-    elif np.issubdtype(x.dtype, np.floating):
-        check("levels", levels, levels is None, f"None for data of dtype {x.dtype} (not uint8)")
-        if not np.isfinite(x).all():
-            raise ValueError("x must be finite, got NaN or infinity")
-        x = x.astype(np.float32)
-    else:
-        raise ValueError(f"x must be uint8 (levels) or floating (continuous), got {x.dtype}")
+    check_layout("x", x.shape, as_is=as_is)
+    form = form_of("x", x.dtype, levels)
+    check_values("x", x, levels, as_is=as_is)
+    x = cast("x", x, form, missing=missing)
+    names = None if class_names is None else tuple(class_names)
     if y is not None:
-        y = np.asarray(y)
-        if y.shape != (len(x),) or not np.issubdtype(y.dtype, np.integer) or y.min() < 0:
-            raise ValueError(
-                f"y must be integers >= 0 of shape ({len(x)},), got {y.dtype} of shape {y.shape}"
-            )
-        y = y.astype(np.int32)
-    return Dataset(x, y, levels, name)
+        y = check_labels("y", y, len(x))
+        most = int(y.max())
+        check(
+            "class_names", names, names is None or most < len(names), f"at least {most + 1} names"
+        )
+    return Dataset(x, y, form.levels, name, None if y is None else names)
 
 
-def load_array(path: str | os.PathLike[str], *, levels: int | None = None) -> Dataset:
+def load_array(
+    path: str | os.PathLike[str],
+    *,
+    levels: int | None = None,
+    as_is: bool = False,
+    missing: bool = False,
+) -> Dataset:
     """Read a .npy file, or a .npz file that holds "x" and optionally "y", or a single array.
 
-    Pickled objects are never read. Raises ValueError naming the file for anything it cannot use and
-    FileNotFoundError if it is missing.
+    The options are those of `from_arrays`. Pickled objects are never read. Raises ValueError naming the
+    file for anything it cannot use and FileNotFoundError if it is missing.
     """
     path = pathlib.Path(path)
     if not path.is_file():
@@ -85,7 +121,14 @@ def load_array(path: str | os.PathLike[str], *, levels: int | None = None) -> Da
             raise ValueError(f"{path}: must hold an array named 'x', found {sorted(arrays)}")
         arrays = {"x": next(iter(arrays.values()))}
     try:
-        return from_arrays(arrays["x"], arrays.get("y"), levels=levels, name=path.stem)
+        return from_arrays(
+            arrays["x"],
+            arrays.get("y"),
+            levels=levels,
+            name=path.stem,
+            as_is=as_is,
+            missing=missing,
+        )
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
 

@@ -22,7 +22,8 @@ import numpy as np
 
 from score_jax._check import check
 from score_jax._files import PathLike, write_npz
-from score_jax.convert.pickles import CONTAINERS, Built, Refused, read_pickle
+from score_jax._pickled_arrays import PickledArray, arrays_table
+from score_jax._pickles import read_pickle
 from score_jax.metrics.dinov2 import CLASS_TOKEN
 from score_jax.metrics.inception import POOL, SPATIAL
 from score_jax.metrics.statistics import Moments, Summary, check_points, moments_of
@@ -32,7 +33,7 @@ from score_jax.metrics.weights import PICKLES, file_sha256
 ENDINGS = {POOL: "", SPATIAL: "_s", CLASS_TOKEN: "_dinov2"}
 PICKLED = {"fid": POOL, "fd_dinov2": CLASS_TOKEN}
 IMAGES = "arr_0"
-FLOATS, LITTLE = ("f8", "f4", "<f8", "<f4"), ("<", "=")  # types and orders of bytes in a pickle
+TABLE = arrays_table(("f8", "f4"))
 
 
 @dataclass(frozen=True)
@@ -48,63 +49,6 @@ class Reference:
     features: dict[str, np.ndarray] = field(default_factory=dict)
     images: bool = False
     protocol: dict[str, Any] = field(default_factory=dict)
-
-
-class _Array(Built):
-    """An array while a pickle is read: its type, shape and bytes come in a second step."""
-
-    def build(self, state: Any) -> None:
-        """Take (version, shape, dtype, is_fortran, bytes)."""
-        if not isinstance(state, tuple) or len(state) != 5 or not isinstance(state[2], _Type):
-            raise Refused("an array without type and bytes")
-        self.value = _numbers(state[4], state[2], state[1], state[3])
-
-
-class _Type(Built):
-    """A dtype while a pickle is read: float64 or float32, little-endian."""
-
-    def __init__(self, name: Any, *flags: Any) -> None:
-        if name not in FLOATS:
-            raise Refused(f"an array of type {name!r}, which is not float64 or float32")
-        self.dtype = np.dtype(name)
-
-    def build(self, state: Any) -> None:
-        """Check the order of bytes."""
-        if not isinstance(state, tuple) or len(state) < 2 or state[1] not in LITTLE:
-            raise Refused("an array that is not little-endian")
-
-
-def _numbers(raw: Any, kind: _Type, shape: Any, fortran: Any) -> np.ndarray:
-    if not isinstance(raw, bytes) or not all(type(n) is int and n >= 0 for n in shape):
-        raise Refused("an array without bytes or a shape")
-    return np.frombuffer(raw, kind.dtype).reshape(shape, order="F" if fortran else "C")
-
-
-def _from_buffer(raw: Any, kind: Any, shape: Any, order: Any) -> _Array:
-    array = _Array()
-    if not isinstance(kind, _Type):
-        raise Refused("an array without a type")
-    array.value = _numbers(raw, kind, shape, order != "C")
-    return array
-
-
-def _scalar(kind: Any, raw: Any) -> Any:
-    if not isinstance(kind, _Type):
-        raise Refused("a number without a type")
-    return _numbers(raw, kind, (), False).item()
-
-
-_NUMPY = {
-    "multiarray._reconstruct": lambda *arguments: _Array(),
-    "multiarray.scalar": _scalar,
-    "numeric._frombuffer": _from_buffer,
-}
-TABLE: dict[str, Any] = {
-    **CONTAINERS,
-    **{f"numpy.{core}.{n}": f for core in ("core", "_core") for n, f in _NUMPY.items()},
-    "numpy.ndarray": "numpy.ndarray",
-    "numpy.dtype": _Type,
-}
 
 
 def _gaussian(path: PathLike, name: str, mu: Any, sigma: Any, n: int | None = None) -> Moments:
@@ -127,7 +71,9 @@ def _read_pickled(path: Path) -> Reference:
     n = value.get("num_images") if isinstance(value, dict) else None
     for key, name in PICKLED.items():
         part = value.get(key) if isinstance(value, dict) else None
-        if isinstance(part, dict) and all(isinstance(part.get(k), _Array) for k in ("mu", "sigma")):
+        if isinstance(part, dict) and all(
+            isinstance(part.get(k), PickledArray) for k in ("mu", "sigma")
+        ):
             mu, sigma = part["mu"].value, part["sigma"].value
             moments[name] = _gaussian(path, name, mu, sigma, n if isinstance(n, int) else None)
     if not moments:

@@ -12,8 +12,8 @@ import msgpack
 import numpy as np
 import pytest
 
+from score_jax._pickles import read_pickle
 from score_jax.convert import read_flax_msgpack, read_torch
-from score_jax.convert.pickles import read_pickle
 from tests.helpers.convert_files import (
     dictionary,
     name,
