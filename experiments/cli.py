@@ -49,7 +49,7 @@ def main(command: Callable[[], Any]) -> None:
         sys.exit(NOT_FINITE)
     except training.LostHost as error:
         training.leave_at_once(training.STALLED, f"error: {error}")
-    except (ValueError, OSError, FloatingPointError) as error:
+    except (ValueError, OSError, ArithmeticError) as error:
         if os.environ.get("SCORE_JAX_DEBUG"):
             raise
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
