@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Annotated, Any, Literal, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import tyro
 
@@ -235,7 +236,7 @@ def residual(problem: Problem, x: np.ndarray, done: Sequence[int]) -> float:
     total, count = 0.0, 0
     for one, i in zip(x, done, strict=True):
         given = inverse.Measurement(problem.operators[i], problem.y[i : i + 1], problem.noise_std)
-        away = np.asarray(given.residual(one[None]))
+        away = np.asarray(given.residual(jnp.asarray(one)[None]))
         total, count = total + float(np.sum(away**2)), count + away.size
     return float(np.sqrt(total / count))
 
@@ -246,11 +247,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     check(args)
     workdir = pathlib.Path(args.workdir)
     out = pathlib.Path(args.out) if args.out else workdir / "restored" / args.task
-    png, npz, record = outputs.files(out, (".png", ".npz", ".json"), overwrite=args.overwrite)
     cli.start()
     run, params, step = runs.load(workdir)
     sampling.check_sample(run, args.sample)
     problem = measured(args, run, jax.random.key(args.seed + 1))
+    png, npz, record = outputs.files(out, (".png", ".npz", ".json"), overwrite=args.overwrite)
     parts: list[tuple[list[int], np.ndarray]] = []
     interrupted = outputs.collect(restore(args, run, params, problem), parts)
     done = np.concatenate([part for part, _ in parts])

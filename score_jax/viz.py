@@ -100,13 +100,17 @@ def labelled(
 
     >>> labelled(image_grid(x, columns=3), columns=["measured", "restored", "truth"])
     """
-    font, probe = ImageFont.load_default(14), ImageDraw.Draw(Image.new("RGB", (1, 1)))
-    wide = [int(np.ceil(probe.textlength(text, font))) for text in (*rows, *columns)]
+    probe = ImageDraw.Draw(Image.new("RGB", (1, 1)))
+    cell = image.width // max(1, len(columns))
+    for size in (14, 12, 10):
+        font = ImageFont.load_default(size)
+        wide = [int(np.ceil(probe.textlength(text, font))) for text in (*rows, *columns)]
+        widest = max(wide[len(rows) :], default=0) + 4
+        if widest <= cell:
+            break
     left = max(wide[: len(rows)], default=-12) + 12
-    head = 24 if columns else 0
-    # Columns narrower than their names are too close together: the names are set in steps.
-    step = max(1, -(-(max(wide[len(rows) :], default=0) + 8) * len(columns) // image.width))
-    head *= min(step, 4)
+    step = min(4, -(-widest // cell))  # lines, where names are wider than their columns
+    head = 24 * step if columns else 0
     canvas = Image.new("RGB", (image.width + left, image.height + head), PAPER)
     canvas.paste(image, (left, head))
     draw = ImageDraw.Draw(canvas)
@@ -115,7 +119,7 @@ def labelled(
         middle = min(
             max(middle, left + wide[len(rows) + i] / 2), canvas.width - wide[len(rows) + i] / 2
         )
-        draw.text((middle, 12 + 24 * (i % min(step, 4))), text, fill=INK, font=font, anchor="mm")
+        draw.text((middle, 12 + 24 * (i % step)), text, fill=INK, font=font, anchor="mm")
     for i, text in enumerate(rows):
         middle = head + (i + 0.5) * image.height / len(rows)
         draw.text((left - 8, middle), text, fill=INK, font=font, anchor="rm")

@@ -14,8 +14,8 @@ def files(out: pathlib.Path, endings: Sequence[str], *, overwrite: bool) -> list
     there = [path for path in found if path.exists()]
     if there and not overwrite:
         raise ValueError(
-            f"--out {str(out)!r}: {', '.join(path.name for path in there)} exists already: choose another "
-            "--out, or write over it by --overwrite"
+            f"--out {str(out)!r}: {', '.join(path.name for path in there)} exists already: choose "
+            "another --out, or write over it by --overwrite"
         )
     return found
 
