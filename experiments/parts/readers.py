@@ -4,13 +4,13 @@ To add a kind: one entry in `KINDS`. Functions here take the `DataConfig` as `c`
 when a source is opened, because the options of every command are made of this table.
 """
 
-import importlib
 import math
 import os
 import pathlib
-import sys
 from collections.abc import Callable
 from typing import Any, NamedTuple
+
+from .named import function_named
 
 Open = Callable[[Any, str | None, str], Any]  # (config, path, split) -> a source
 
@@ -218,11 +218,4 @@ def called(name: str) -> Any:
     Modules of the current folder are found, here and in worker processes. Raises ValueError for a name
     that is not there.
     """
-    module, _, function = name.partition(":")
-    if os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())
-    try:
-        made = getattr(importlib.import_module(module), function)
-    except (ImportError, AttributeError) as error:
-        raise ValueError(f"data.source {name!r} cannot be imported: {error}") from None
-    return made()
+    return function_named("data.source", name)()
