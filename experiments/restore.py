@@ -251,6 +251,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     run, params, step = runs.load(workdir)
     sampling.check_sample(run, args.sample)
     problem = measured(args, run, jax.random.key(args.seed + 1))
+    _label(args, run)
     png, npz, record = outputs.files(out, (".png", ".npz", ".json"), overwrite=args.overwrite)
     parts: list[tuple[list[int], np.ndarray]] = []
     interrupted = outputs.collect(restore(args, run, params, problem), parts)
