@@ -7,6 +7,8 @@ from score_jax.inverse.exact import log_evidence as log_evidence
 from score_jax.inverse.exact import most_likely_noise as most_likely_noise
 from score_jax.inverse.hold import repaint as repaint
 from score_jax.inverse.hold import replacement as replacement
+from score_jax.inverse.matching import mmps as mmps
+from score_jax.inverse.matching import tmpd as tmpd
 from score_jax.inverse.measurement import Measurement as Measurement
 from score_jax.inverse.measurement import consistent as consistent
 from score_jax.inverse.measurement import measure as measure
@@ -31,6 +33,10 @@ from score_jax.inverse.operators import as_matrix as as_matrix
 from score_jax.inverse.operators import dense as dense
 from score_jax.inverse.operators import grayscale as grayscale
 from score_jax.inverse.operators import matrix_of as matrix_of
+from score_jax.inverse.particles import twisted_smc as twisted_smc
+from score_jax.inverse.renoising import daps as daps
+from score_jax.inverse.renoising import ddrm as ddrm
+from score_jax.inverse.renoising import diffpir as diffpir
 from score_jax.inverse.sampling import Restorer as Restorer
 from score_jax.inverse.sampling import edit as edit
 from score_jax.inverse.sampling import from_time as from_time

@@ -34,6 +34,7 @@ from score_jax.inverse.calibration import sbc_ranks, tarp_levels, uniformity
 from score_jax.inverse.exact import conditioner, exact
 from score_jax.inverse.measurement import Measurement, measure, measurement_logp
 from score_jax.inverse.operators import LinearOperator, Operator
+from score_jax.inverse.particles import twisted_smc
 from score_jax.inverse.sampling import posterior_sample
 from score_jax.metrics.distances import Estimate, frechet_distance, sliced_wasserstein
 from score_jax.samplers import ancestral, log_snr_grid
@@ -205,6 +206,36 @@ def by_exact_score(prior: Mixture, **kwargs: Any) -> Drawer:
     def draw(key: Any, sde: SDE, score: Any, measurement: Measurement, num: int) -> Drawn:
         method = exact(prior, measurement)
         return by_steps(method, **kwargs)(key, sde, score, measurement, num)
+
+    return draw
+
+
+def by_particles(
+    method: Callable[..., Any] | None = None,
+    *,
+    nfe: int = 100,
+    times: int = 1,
+    grid: Callable[..., Any] = log_snr_grid,
+    **options: Any,
+) -> Drawer:
+    """A drawer of `twisted_smc` with one system of `times` * num particles for each y.
+
+    `nfe` are the evaluations of a particle, the steps of `grid(sde, n)`; options are those of
+    `twisted_smc`.
+
+    >>> drawer = by_particles(times=4, data_std=0.5)
+    """
+    check_count(nfe=nfe, times=times)
+
+    def draw(key: Any, sde: SDE, score: Any, measurement: Measurement, num: int) -> Drawn:
+        cost = 1 if method is None else 2
+        out = twisted_smc(
+            key, sde, score, measurement, method, grid=grid(sde, nfe // cost),
+            particles=times * num, islands=1, progress=False, **options,
+        )  # fmt: skip
+        x = np.stack([one.draw(num, seed=i) for i, one in enumerate(out.found)])
+        evidence = np.array([one.log_evidence for one in out.found])
+        return Drawn(x, float(nfe * times), out.seconds, evidence)
 
     return draw
 
