@@ -17,7 +17,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from score_jax import metrics, viz
+from score_jax import data, metrics, viz
 from score_jax._files import write_json, write_text
 from score_jax.samplers import Candidate, compare_samplers, flow, sample
 
@@ -25,7 +25,7 @@ from . import cli, runs
 from .config import SampleConfig
 from .parts import samplers, sampling
 from .reports import tables
-from .reports.features import FeatureSpace, feature_space
+from .reports.features import MOST_EXAMPLES, FeatureSpace, feature_space
 from .runs import Run
 
 # Relative and absolute tolerances of the adaptive samplers: each gives a number of evaluations.
@@ -80,7 +80,7 @@ def candidates(run: Run, base: SampleConfig, name: str, args: Args) -> dict[str,
 
 def distances(run: Run, space: FeatureSpace) -> dict[str, Callable[[Any], float]]:
     """Make the distances of samples, in the network's range, to the test split."""
-    test = space.features(run.source.test.x)
+    test = space.features(run.source.examples(MOST_EXAMPLES)["x"])
 
     def measure(f: Callable[[Any, Any], float], x: Any) -> float:
         return f(space.features(run.source.to_data(x)), test)
@@ -106,7 +106,7 @@ def compare(workdir: pathlib.Path, args: Args) -> dict[str, Any]:
         key, run.sde, score, shape,
         sampler=flow(rtol=FINE, atol=FINE, final_denoising=final), grid=ends, **options,
     )  # fmt: skip
-    space = feature_space(run.source.train, run.source.test)
+    space = feature_space(run)
     far = distances(run, space)
     rows = []
     for name in names:
@@ -117,8 +117,9 @@ def compare(workdir: pathlib.Path, args: Args) -> dict[str, Any]:
         for row in found:
             rows.append({"sampler": name, "how": row.name, **as_dict(row)})
             print(" ".join(cells(rows[-1], list(far))), flush=True)
-    index = np.random.default_rng(args.seed).permutation(len(run.source.train.x))[: args.num]
-    real = run.source.from_data(jax.random.key(args.seed), run.source.train.x[index])
+    train = run.source.split("train")
+    index = np.random.default_rng(args.seed).permutation(len(train))[: args.num]
+    real = run.source.from_data(jax.random.key(args.seed), data.take(train, index)["x"])
     return {
         "step": step,
         "num": args.num,

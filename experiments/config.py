@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import flax.linen as nn
 
-from score_jax._check import check
 from score_jax.convert import records
 from score_jax.nets import NCSNpp
 from score_jax.parametrization import (
@@ -26,6 +25,8 @@ from score_jax.parametrization import (
 from score_jax.sde import VP, NoiseSchedule
 from score_jax.types import SDE
 
+from .data_config import DataConfig as DataConfig
+from .parts.rules import at_least, require
 from .parts.samplers import SAMPLERS
 
 if TYPE_CHECKING:
@@ -35,60 +36,9 @@ else:
 # Fields of networks that `runs.build` fills in.
 DERIVED = (
     "num_classes", "out_channels", "dims", "centered", "sigmas", "num_levels", "super_resolution",
+    "cond_size",
 )  # fmt: skip
 SCHEDULE_OBJECTIVES = ("simple", "hybrid", "variational")
-
-
-def _require(owner: str, record: Any, *rules: tuple[str, bool, str]) -> None:
-    """Raise ValueError for the first rule (field, whether it holds, what is allowed) that fails."""
-    for name, ok, allowed in rules:
-        if not ok:
-            check(f"{owner}.{name}", getattr(record, name), ok, allowed)
-
-
-def _at_least(record: Any, least: int, *names: str) -> list[tuple[str, bool, str]]:
-    """Rules for whole numbers, or None where a field may be None."""
-    values = {name: getattr(record, name) for name in names}
-    return [(k, v is None or v >= least, f"at least {least}") for k, v in values.items()]
-
-
-@dataclasses.dataclass(frozen=True)
-class DataConfig:
-    """The data."""
-
-    # Which data: scikit-learn's 8x8 digits, the two moons in the plane, an array file, or images
-    # that tensorflow-datasets has prepared.
-    name: Literal["digits", "two_moons", "array", "tfds"] = "digits"
-    # For "array": a .npy or .npz file ("x", and "y" for labels); one in ten is kept for testing.
-    path: str | None = None
-    # For "tfds": the data set, as tensorflow-datasets calls it.
-    builder: str | None = None
-    # For "tfds": height and width of an image.
-    image_size: int = 32
-    # For "tfds": channels of an image.
-    channels: int = 3
-    # How many classes its labels have; none: labels are not used.
-    num_classes: int | None = None
-    # The interval that grey levels are scaled to; not used for data without levels.
-    range: tuple[float, float] = (-1.0, 1.0)
-    # Fill the cells of the grey levels with uniform noise in training (likelihoods always do).
-    dequantize: bool = True
-    # Mirror half of the images (never for digits).
-    flip: bool = False
-    # For "two_moons": the number of points.
-    num_points: int = 20_000
-    # For a super-resolution network: the factor between the image and the small one it is given.
-    low_res_factor: int | None = None
-
-    def __post_init__(self) -> None:
-        _require(
-            "data", self,
-            ("range", self.range[0] < self.range[1], "(low, high), low < high"),
-            ("path", self.name != "array" or bool(self.path), "given for array"),
-            ("builder", self.name != "tfds" or bool(self.builder), "given for tfds"),
-            *_at_least(self, 100, "num_points"),
-            *_at_least(self, 1, "image_size", "channels", "num_classes", "low_res_factor"),
-        )  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,7 +67,7 @@ class LossConfig:
 
     def __post_init__(self) -> None:
         weighted = self.times != "importance" or self.weighting == "likelihood"
-        _require(
+        require(
             "loss", self,
             ("times", weighted, "importance only with loss.weighting likelihood"),
             ("weight", self.weight > 0, "> 0"),
@@ -164,7 +114,7 @@ class OptimConfig:
         final = 0 < self.final_lr <= 1 or (self.final_lr == 0 and self.schedule != "exponential")
         decays = self.weight_decay == 0 or (self.weight_decay > 0 and self.rule != "adam")
         fractions = ("ema_decay", "beta1", "beta2")
-        _require(
+        require(
             "optim", self,
             ("lr", math.isfinite(self.lr) and self.lr > 0, "finite and > 0"),
             ("warmup", self.warmup >= 0, "at least 0"),
@@ -217,10 +167,10 @@ class TrainConfig:
         whole = ("log_every", "sample_every", "checkpoint_every", "steps", "snapshot_every")
         divides = lambda n: n is None or n % self.steps_per_call == 0
         allowed = f"a multiple of train.steps_per_call={self.steps_per_call}"
-        _require("train", self, *_at_least(self, 1, *counts))
-        _require("train", self, *((name, divides(getattr(self, name)), allowed) for name in whole))
+        require("train", self, *at_least(self, 1, *counts))
+        require("train", self, *((name, divides(getattr(self, name)), allowed) for name in whole))
         ok = self.batch_size % self.microbatches == 0
-        _require("train", self, ("microbatches", ok, f"a divisor of {self.batch_size}"))
+        require("train", self, ("microbatches", ok, f"a divisor of {self.batch_size}"))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -234,7 +184,7 @@ class MeshConfig:
 
     def __post_init__(self) -> None:
         ok = self.shard == "none" or self.mapping == "jit"
-        _require("mesh", self, ("shard", ok, "'none' unless mesh.mapping is 'jit'"))
+        require("mesh", self, ("shard", ok, "'none' unless mesh.mapping is 'jit'"))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -290,9 +240,9 @@ class SampleConfig:
 
     def __post_init__(self) -> None:
         positive = ("snr", "rtol", "atol", "s_noise", "epsilon")
-        _require(
+        require(
             "sample", self,
-            *_at_least(self, 1, "steps", "corrector_steps"),
+            *at_least(self, 1, "steps", "corrector_steps"),
             ("t0", 0 < self.t0 < 1, "in (0, 1)"),
             ("eta", 0 <= self.eta <= 1, "in [0, 1]"),
             ("order", self.order in (1, 2, 3), "1, 2 or 3"),
@@ -333,7 +283,7 @@ class Config:
     mesh: MeshConfig = field(default_factory=MeshConfig)
 
     def __post_init__(self) -> None:
-        _require("config", self, *_at_least(self, 0, "seed"))
+        require("config", self, *at_least(self, 0, "seed"))
         schedule, loss = isinstance(self.sde, NoiseSchedule), self.loss
         kind = type(self.sde).__name__
         for name, value, needs in (
@@ -371,7 +321,8 @@ RESUMABLE = (
     "train.steps", "train.log_every", "train.sample_every", "train.checkpoint_every", "train.keep",
     "train.checkpoint_metric", "train.microbatches", "train.remat", "train.nonfinite_limit",
     "train.save_error", "train.snapshot_every", "train.ahead", "mesh.mapping", "mesh.shard",
-    "net.remat", *(f"sample.{f.name}" for f in dataclasses.fields(SampleConfig)),
+    "net.remat", "data.path", "data.test_path", "data.workers", "data.processes",
+    "data.resume", *(f"sample.{f.name}" for f in dataclasses.fields(SampleConfig)),
 )  # fmt: skip
 
 

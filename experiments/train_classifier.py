@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import tyro
 
-from score_jax import checkpoints, data, training
+from score_jax import checkpoints, training
 from score_jax._files import write_json
 from score_jax.losses import classifier_loss
 
@@ -19,6 +19,7 @@ from .parts import guiding
 from .reports import tables
 
 EVERY = 10
+MOST = 2_000  # test examples on which the accuracy is measured
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,8 +41,8 @@ def prepare(run: runs.Run) -> Any:
 
 def accuracies(run: runs.Run, net: Any, params: Any, times: Sequence[float]) -> Any:
     """The fraction of test examples that are classified correctly, at each of some times."""
-    x0 = run.source.from_data(jax.random.key(0), run.source.test.x)
-    y = np.asarray(run.source.test.y)
+    held_out = run.source.examples(MOST)
+    x0, y = run.source.from_data(jax.random.key(0), held_out["x"]), np.asarray(held_out["y"])
 
     @jax.jit
     def right(key: Any, t: Any) -> Any:
@@ -58,7 +59,7 @@ def accuracies(run: runs.Run, net: Any, params: Any, times: Sequence[float]) -> 
 
 def fit(workdir: pathlib.Path, c: guiding.ClassifierConfig, progress: bool | None = None) -> Any:
     """Train the classifier of a run; (network, parameters, result of `training.fit`)."""
-    run = runs.build(runs.load_config(workdir))
+    run = runs.build(runs.load_config(workdir), runs.load_record(workdir))
     net = guiding.make_classifier(run, c)
     folder = workdir / guiding.FOLDER
     folder.mkdir(exist_ok=True)
@@ -80,7 +81,7 @@ def fit(workdir: pathlib.Path, c: guiding.ClassifierConfig, progress: bool | Non
         result = training.fit(
             training.init_state(state_key, params, optimizer),
             training.jit_step(training.scan_steps(step, EVERY)),
-            data.batches(run.source.train, c.batch_size, seed=c.seed),
+            run.source.batches(c.batch_size, seed=c.seed),
             steps=steps,
             checkpoints=store,
             saving=training.Saving(max(EVERY, steps // (5 * EVERY) * EVERY)),

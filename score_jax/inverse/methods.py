@@ -30,7 +30,7 @@ from score_jax._check import check_positive
 from score_jax._math import as_time, batch_sum, bcast
 from score_jax.inverse.measurement import check, consistent
 from score_jax.inverse.operators import LinearOperator
-from score_jax.score import denoise
+from score_jax.score import denoise, tweedie_at
 from score_jax.types import (
     SDE,
     Data,
@@ -141,8 +141,8 @@ def linearized(sde: SDE, score: ScoreFn, x: Data, t: Time) -> Linearized:
     """Tweedie's estimate of x0 and its derivative: one evaluation, one backward pass for each pull."""
     found: Any = jax.vjp(lambda x: tuple(score_out(score, x, t)), x, has_aux=True)
     value, pull, variance = found
-    m, s2 = bcast(sde.mean_coeff(t), x), bcast(jnp.square(sde.std(t)), x)
-    return Linearized((x + s2 * value) / m, value, variance, lambda v: (v + s2 * pull(v)[0]) / m)
+    there = tweedie_at(sde, x, t)
+    return Linearized(there.x0(x, value), value, variance, lambda v: there.x0(v, pull(v)[0]))
 
 
 def no_longer(move: Data, reference: Data, limit: float) -> Data:
@@ -189,13 +189,12 @@ def pigdm(
 
     def guided(x: Data, t: TimeLike) -> Data | ScoreOut:
         t = as_time(t)
-        found = linearized(sde, score, x, t)
+        there, found = tweedie_at(sde, x, t), linearized(sde, score, x, t)
         r2 = spread(sde, t, stds)
         back = operator.ridge(measurement.residual(found.x0), r2, measurement.noise_std**2)
         move = found.pull(back)
         if math.isfinite(limit):
-            m, s2 = bcast(sde.mean_coeff(t), x), bcast(jnp.square(sde.std(t)), x)
-            move = no_longer(move, m * bcast(r2, x) / s2 * back, limit)
+            move = no_longer(move, there.push(bcast(r2, x) * back), limit)
         return as_returned(ScoreOut(found.score + scale * move, found.variance))
 
     return Conditional(guided, None, partial(consistent, measurement))
@@ -220,12 +219,11 @@ def projection(
 
     def guided(x: Data, t: TimeLike) -> Data | ScoreOut:
         t = as_time(t)
-        m, s2 = bcast(sde.mean_coeff(t), x), bcast(jnp.square(sde.std(t)), x)
-        out = score_out(score, x, t)
-        residual = measurement.residual((x + s2 * out.score) / m)
+        there, out = tweedie_at(sde, x, t), score_out(score, x, t)
+        residual = measurement.residual(there.x0(x, out.score))
         r2 = spread(sde, t, stds)
-        move = m * bcast(r2, x) / s2 * operator.ridge(residual, r2, measurement.noise_std**2)
-        return as_returned(out._replace(score=out.score + move))
+        move = bcast(r2, x) * operator.ridge(residual, r2, measurement.noise_std**2)
+        return as_returned(out._replace(score=out.score + there.push(move)))
 
     return Conditional(guided, None, partial(consistent, measurement))
 
