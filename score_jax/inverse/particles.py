@@ -18,6 +18,7 @@ between the times, with variance bridge + x0_coeff^2 r^2: exact for normal data 
 `data_std` on any grid, and for all data as the steps get finer.
 """
 
+import dataclasses
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -33,7 +34,8 @@ from score_jax._check import check as require
 from score_jax._check import check_count, check_key, check_score
 from score_jax._math import batch_sum
 from score_jax.analytic import Weighted
-from score_jax.inverse.measurement import Measurement, check
+from score_jax.inverse.combining import example_of, own_operators, shared
+from score_jax.inverse.measurement import Measurement, check, measurement_logp
 from score_jax.inverse.methods import Conditional, check_stds, spread
 from score_jax.inverse.operators import LinearOperator
 from score_jax.samplers import check_grid
@@ -48,8 +50,7 @@ class _Problem(NamedTuple):
     times: Any
     sde: Any
     score: Any
-    operator: Any
-    noise_std: float
+    measurement: Any
     method: Any
     options: tuple[tuple[str, Any], ...]
     stds: Any
@@ -81,20 +82,15 @@ class Systems(NamedTuple):
     compile_seconds: float
 
 
-def measured_entries(measurement: Measurement) -> Any:
-    """How many entries of y are measured: those that a random x0 makes different from 0."""
-    x = jax.random.normal(
-        jax.random.key(0), (1, *measurement.shape), jnp.asarray(measurement.y).dtype
-    )
-    return (measurement.operator.forward(x) != 0).sum()
-
-
 def whole_logp(measurement: Measurement, x0: Data) -> PerExample:
     """log p(y | x0) in nats, with its constant: (b,)."""
-    std = measurement.noise_std
-    squares = batch_sum(jnp.square(measurement.residual(x0) / std))
-    constant = measured_entries(measurement) * (0.5 * math.log(2 * math.pi) + math.log(std))
-    return -0.5 * squares - constant
+    logp = measurement_logp(measurement)(x0, jnp.zeros(()))
+    if measurement.noise is not None:
+        return logp
+    # Entries that are not measured are 0 for every x0.
+    x = jax.random.normal(jax.random.key(0), x0.shape, x0.dtype)
+    count = batch_sum((measurement.operator.forward(x) != 0).astype(x0.dtype))
+    return logp - count * (0.5 * math.log(2 * math.pi) + math.log(measurement.noise_std))
 
 
 def twist(measurement: Measurement, x0: Data, r2: Any) -> PerExample:
@@ -138,12 +134,17 @@ def _moments(problem: _Problem, measurement: Any, x: Any, t: Any) -> tuple[Any, 
     return x0, x0 + jnp.square(sde.std(t)) / sde.mean_coeff(t) * slope, logs
 
 
-def _system(problem: _Problem, number: Any, y: Any) -> tuple[Any, Any, Any, Any]:
-    """One system of particles for y (*out): x (p, *d), log-weights (p,), log p(y), resamplings."""
+def _system(problem: _Problem, number: Any, part: Any) -> tuple[Any, Any, Any, Any]:
+    """One system of particles: x (p, *d), log-weights (p,), log p(y), resamplings.
+
+    `part` is y (*out) and its operator, None where all systems share that of the problem.
+    """
+    y, own = part
     sde, p = problem.sde, problem.particles
     start_key, scan_key = jax.random.split(jax.random.fold_in(problem.key, number))
     every = jnp.broadcast_to(y[None], (p, *y.shape))
-    measurement = Measurement(problem.operator, every, problem.noise_std)
+    operator = problem.measurement.operator if own is None else own
+    measurement = dataclasses.replace(problem.measurement, operator=operator, y=every)
     x = sde.prior_sample(start_key, (p, *problem.shape))
 
     def body(state: _State, this: Any) -> tuple[_State, None]:
@@ -177,9 +178,9 @@ def _alive(logs: Any) -> Any:
     return jnp.where(jnp.isnan(logs), -jnp.inf, logs)
 
 
-def _run(problem: _Problem, index: Any, y: Any) -> Any:
+def _run(problem: _Problem, index: Any, part: Any) -> Any:
     """The systems of a chunk, on one device."""
-    return jax.vmap(partial(_system, problem))(index, y)
+    return jax.vmap(partial(_system, problem))(index, part)
 
 
 def twisted_smc(
@@ -236,12 +237,14 @@ def twisted_smc(
     stds = check_stds(data_std)
     given = tuple(sorted((options or {}).items()))
     problem = _Problem(
-        key, jnp.asarray(times), sde, score, measurement.operator, measurement.noise_std, method,
-        given, stds, shape, particles, float(threshold),
+        key, jnp.asarray(times), sde, score, shared(measurement), method, given, stds, shape, particles,
+        float(threshold),
     )  # fmt: skip
-    y = np.repeat(np.asarray(measurement.y), islands, axis=0)
+    part = (np.asarray(measurement.y), own_operators(measurement.operator))
+    num = islands * len(measurement.y)
+    take = lambda index: jax.tree.map(lambda v: v[index % num // islands], part)
     done = in_chunks(
-        _run, problem, lambda index: y[index % len(y)], len(y),
+        _run, problem, take, num,
         chunk=chunk, devices=devices, progress=progress, desc="system",
     )  # fmt: skip
     parts = [v.reshape(-1, islands, *v.shape[1:]) for v in done.out]
@@ -253,8 +256,7 @@ def _check_method(sde: Any, score: Any, measurement: Any, method: Any, options: 
     """Raise ValueError for a method whose steps are not moves by a score."""
     if method is None:
         return
-    one = Measurement(measurement.operator, measurement.y[:1], measurement.noise_std)
-    if method(sde, score, one, **(options or {})).wrap is not None:
+    if method(sde, score, example_of(measurement, 0), **(options or {})).wrap is not None:
         raise ValueError(
             "method must be a score alone, such as pigdm, mmps or tmpd: the moves of one that acts on "
             "steps have no known density"
