@@ -11,6 +11,7 @@ from jaxtyping import Array, ArrayLike, Key
 
 from score_jax._check import check, check_finite, is_number, known, plain
 from score_jax._math import batch_sum
+from score_jax.inverse.noises import Noise
 from score_jax.inverse.operators import (
     Examples,
     LinearOperator,
@@ -23,12 +24,14 @@ from score_jax.inverse.operators import (
 from score_jax.types import Data, PerExample, Time
 
 
-@record("noise_std")
+@record("noise_std", "noise")
 @dataclasses.dataclass(frozen=True, eq=False)
 class Measurement:
     """y = A(x0) + noise_std n, n unit noise: operator A, y (b, *out) with one entry an example.
 
-    noise_std is a number of Python, NumPy or JAX. Entries of y that a `Mask` hides may be NaN.
+    noise_std is a number of Python, NumPy or JAX. Entries of y that a `Mask` hides may be NaN. `noise` is
+    another kind than the normal one, such as `Poisson(30.0)`; noise_std is then its standard deviation,
+    for methods that know only normal noise.
 
     Raises ValueError for a noise_std that is not a number >= 0, and for y that is not floating point or
     not finite where it is measured.
@@ -39,20 +42,29 @@ class Measurement:
     operator: Any
     y: Any
     noise_std: float = 0.0
+    noise: Any = None
 
     def __post_init__(self) -> None:
         if known(self.noise_std):
             object.__setattr__(self, "noise_std", plain(self.noise_std))
             ok = is_number(self.noise_std) and self.noise_std >= 0
             check("noise_std", self.noise_std, ok, "a finite number >= 0")
+        if self.noise is not None and not isinstance(self.noise, Noise):
+            raise ValueError(f"noise must be a Noise, such as Poisson(30.0), got {self.noise!r}")
         dtype = getattr(self.y, "dtype", None)
         if dtype is not None and not jnp.issubdtype(dtype, jnp.floating):
             raise ValueError(
                 f"y must be floating point, got dtype {dtype}: scale it as the data are"
             )
         if isinstance(self.y, np.ndarray | jax.Array) and known((self.y, self.operator)):
-            hides = isinstance(self.operator, Mask) and self.y.shape[1:] == self.operator.mask.shape
-            check_finite("y", np.asarray(self.y)[:, self.operator.mask] if hides else self.y)
+            check_finite("y", self._measured())
+
+    def _measured(self) -> Any:
+        """y without entries that are not measured; y as it is where the operator does not fit it."""
+        try:
+            return self.operator.measured(jnp.asarray(self.y))
+        except (AttributeError, ValueError, TypeError):
+            return self.y
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -62,8 +74,7 @@ class Measurement:
     def residual(self, x0: Examples) -> Outputs:
         """y - A(x0): (b, *out), for x0 (b, *d); entries of y that are not measured are ignored."""
         y = jnp.asarray(self.y, x0.dtype)
-        known = self.operator.forward(y) if isinstance(self.operator, Mask) else y
-        return known - self.operator.forward(x0)
+        return self.operator.measured(y) - self.operator.forward(x0)
 
 
 def check_measurement(measurement: Any, shape: tuple[int, ...] | None = None) -> tuple[int, ...]:
@@ -86,9 +97,16 @@ def check_measurement(measurement: Any, shape: tuple[int, ...] | None = None) ->
 
 
 def measure(
-    key: Key[Array, ""], operator: Operator, x0: ArrayLike, *, noise_std: float = 0.0
+    key: Key[Array, ""],
+    operator: Operator,
+    x0: ArrayLike,
+    *,
+    noise_std: float = 0.0,
+    noise: Any = None,
 ) -> Measurement:
     """Measure known data x0 (b, *d), with noise drawn: a `Measurement`.
+
+    `noise` is another kind than the normal one of `noise_std`, such as `Poisson(30.0)`.
 
     Raises ValueError for a noise_std that is negative, or data that the operator does not take.
 
@@ -97,14 +115,17 @@ def measure(
     x0 = jnp.asarray(x0)
     operator.out_shape(x0.shape[1:])
     clean = operator.forward(x0)
-    noise = jax.random.normal(key, clean.shape, clean.dtype)
-    if isinstance(operator, Mask):
-        noise = operator.forward(noise)
-    return Measurement(operator, clean + noise_std * noise, noise_std)
+    if noise is not None:
+        y = operator.measured(noise.draw(key, clean))
+        return Measurement(operator, y, noise_std or noise.std(clean), noise)
+    n = operator.measured(jax.random.normal(key, clean.shape, clean.dtype))
+    return Measurement(operator, clean + noise_std * n, noise_std)
 
 
 def measurement_logp(measurement: Measurement) -> Callable[[Data, Time], PerExample]:
     """log p(y | x0) up to a constant: (x0, t) -> (b,), for `guide` with `on_x0`; differentiable A.
+
+    With a `noise` of the measurement its likelihood, with the constant.
 
     Raises ValueError for a measurement without noise, whose likelihood has no gradient.
 
@@ -114,6 +135,12 @@ def measurement_logp(measurement: Measurement) -> Callable[[Data, Time], PerExam
         raise ValueError(f"noise_std must be > 0 for a likelihood, got {measurement.noise_std}")
 
     def logp(x0: Data, t: Time) -> PerExample:
+        if measurement.noise is not None:
+            operator = measurement.operator
+            each = measurement.noise.logp(
+                jnp.asarray(measurement.y, x0.dtype), operator.forward(x0)
+            )
+            return batch_sum(operator.measured(each))
         return -0.5 * batch_sum(jnp.square(measurement.residual(x0) / measurement.noise_std))
 
     return logp
