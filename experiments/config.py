@@ -340,7 +340,7 @@ RESUMABLE = (
     "train.save_error", "train.snapshot_every", "train.ahead",
     "train.fid_every", "train.fid_num", "train.inception", "train.features", "mesh.mapping", "mesh.shard",
     "net.remat", "data.path", "data.test_path", "data.workers", "data.processes",
-    "data.resume", *(f"sample.{f.name}" for f in dataclasses.fields(SampleConfig)),
+    "data.resume", "data.verify", *(f"sample.{f.name}" for f in dataclasses.fields(SampleConfig)),
 )  # fmt: skip
 
 
