@@ -1,22 +1,32 @@
 """Evaluate a trained run on held-out data: `python -m experiments.evaluate --workdir runs/x`."""
 
+from __future__ import annotations
+
 import dataclasses
 import pathlib
 from collections.abc import Sequence
 from typing import Any
 
-import jax
 import numpy as np
 
-from score_jax import metrics
 from score_jax._files import write_json
 
-from . import cli, runs
-from .parts import samplers, sampling
+from . import cli
+from .late import late
+from .parts import samplers
 from .reports import bits, tables
-from .reports.features import FeatureSpace, feature_space
-from .reports.held_out import held_out_loss
-from .runs import Run
+
+with late():
+    import jax
+
+    from score_jax import metrics
+
+    from . import runs
+    from .parts import sampling
+    from .reports.features import FeatureSpace, feature_space
+    from .reports.held_out import held_out_loss
+    from .runs import Run
+
 
 RESULT_FILE = "evaluation.json"
 BPD_FILE = "bits_per_dim.json"

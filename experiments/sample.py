@@ -1,21 +1,28 @@
 """Draw samples of a trained run: `python -m experiments.sample --workdir runs/x --num 64`."""
 
+from __future__ import annotations
+
 import dataclasses
 import pathlib
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
-import jax
 import numpy as np
 import tyro
 
 from score_jax._files import write_json, write_npz
 
-from . import cli, runs
+from . import cli
 from .config import SampleConfig
-from .parts import guiding, sampling
-from .reports import pictures
-from .runs import Run
+from .late import late
+
+with late():
+    import jax
+
+    from . import runs
+    from .parts import guiding, sampling
+    from .reports import pictures
+    from .runs import Run
 
 
 @dataclasses.dataclass(frozen=True)

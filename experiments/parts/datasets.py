@@ -12,7 +12,8 @@ from score_jax import data
 from score_jax.draws import draw_of
 from score_jax.types import Batch, PRNGKey
 
-from ..config import Config, DataConfig
+from ..config import DataConfig
+from ..run_config import Config
 
 _Form = tuple[tuple[int, ...], int | None, int | None]  # shape, levels, num_classes
 _DEQUANTISE, _FLIP = range(2)  # the purposes of an example's draw

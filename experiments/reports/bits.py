@@ -1,29 +1,36 @@
 """Bits per dimension of a run's data: by the flow, by the SDE's bound, and by a plain Gaussian."""
 
+from __future__ import annotations
+
 import dataclasses
 import functools
 import math
 import pathlib
 from typing import Any, Literal
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-from sklearn.covariance import ledoit_wolf
 
-from score_jax import likelihood, losses, viz
-from score_jax._batched import in_chunks
 from score_jax._files import write_npz
-from score_jax.parametrization import SMALL
-from score_jax.samplers import static
-from score_jax.sde import schedule_grid, spaced_indices
-from score_jax.types import Params, PRNGKey
 
-from ..runs import Run
-from . import curves
+from ..late import late
+
+with late():
+    import jax
+    import jax.numpy as jnp
+    from sklearn.covariance import ledoit_wolf
+
+    from score_jax import likelihood, losses, viz
+    from score_jax._batched import in_chunks
+    from score_jax.parametrization import SMALL
+    from score_jax.samplers import static
+    from score_jax.sde import schedule_grid, spaced_indices
+    from score_jax.types import Params, PRNGKey
+
+    from ..runs import Run
+    from . import curves
+
 
 Split = Literal["test", "train"]
-GAPS = {"ignore": likelihood.IGNORE, "tweedie": likelihood.TWEEDIE, "offset": likelihood.OFFSET}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -91,8 +98,9 @@ def mean_stderr(values: np.ndarray) -> dict[str, float]:
 def _estimate(run: Run, args: Options, key: Any, params: Any, x: Any, y: Any) -> Any:
     small = math.prod(run.shape) <= likelihood.EXACT_UP_TO
     divergence = None if small else likelihood.hutchinson(args.probes)
+    gap = getattr(likelihood, args.gap.upper())
     return likelihood.log_likelihood(
-        key, run.sde, run.score(params, y), x, t0=run.config.loss.t0, gap=GAPS[args.gap],
+        key, run.sde, run.score(params, y), x, t0=run.config.loss.t0, gap=gap,
         divergence=divergence, rtol=args.tol, atol=args.tol,
     )  # fmt: skip
 
