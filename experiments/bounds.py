@@ -82,9 +82,7 @@ def gradient_factor(run: Run, folder: pathlib.Path, args: Args) -> float | None:
     state = found.state
     prepare_key, key = jax.random.split(jax.random.key(args.seed))
     b = run.config.train.batch_size
-    raw = {"x": jnp.asarray(run.source.train.x[:b])}
-    if run.num_classes and run.source.train.y is not None:
-        raw["y"] = jnp.asarray(run.source.train.y[:b])
+    raw = jax.tree.map(jnp.asarray, run.source.examples(b, "train"))
     batch = run.source.prepare(prepare_key, raw)
     even = losses.uniform_indices(run.sde.n)
     # The loss of training, with dropout.

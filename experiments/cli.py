@@ -107,7 +107,7 @@ class _Screen(io.StringIO):
         self._encoding = getattr(stream, "encoding", None) or "utf-8"
 
     @property
-    def encoding(self) -> str:
+    def encoding(self) -> str:  # type: ignore[override]
         """That of the stream: tyro draws boxes where it can."""
         return self._encoding
 

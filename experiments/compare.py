@@ -29,7 +29,7 @@ from .reports import tables
 with late():
     import jax
 
-    from score_jax import metrics, viz
+    from score_jax import data, metrics, viz
     from score_jax.samplers import Candidate, compare_samplers, flow, sample
 
     from . import runs
@@ -44,6 +44,7 @@ TOLERANCES = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5)
 FINE = 1e-6
 # Not for few evaluations: Langevin dynamics alone, and the authors' tables, which have no short ones.
 LEFT_OUT = ("langevin", "song")
+MOST = 10_000  # test examples that samples are compared with
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,7 +91,7 @@ def candidates(run: Run, base: SampleConfig, name: str, args: Args) -> dict[str,
 
 def distances(run: Run, space: FeatureSpace) -> dict[str, Callable[[Any], float]]:
     """Make the distances of samples, in the network's range, to the test split."""
-    test = space.features(run.source.test.x)
+    test = space.features(run.source.examples(MOST)["x"])
 
     def measure(f: Callable[[Any, Any], float], x: Any) -> float:
         return f(space.features(run.source.to_data(x)), test)
@@ -127,8 +128,9 @@ def compare(workdir: pathlib.Path, args: Args) -> dict[str, Any]:
         for row in found:
             rows.append({"sampler": name, "how": row.name, **as_dict(row)})
             print(" ".join(cells(rows[-1], list(far))), flush=True)
-    index = np.random.default_rng(args.seed).permutation(len(run.source.train.x))[: args.num]
-    real = run.source.from_data(jax.random.key(args.seed), run.source.train.x[index])
+    train = run.source.split("train")
+    index = np.random.default_rng(args.seed).permutation(len(train))[: args.num]
+    real = run.source.from_data(jax.random.key(args.seed), data.take(train, index)["x"])
     return {
         "step": step,
         "num": args.num,

@@ -6,76 +6,16 @@ because the options of every command are made of it.
 
 import dataclasses
 import math
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
+from .data_config import DataConfig as DataConfig
+from .parts.rules import at_least, require
 from .parts.samplers import SAMPLERS
 
 if TYPE_CHECKING:
     SamplerName = str
 else:
     SamplerName = Literal[tuple(SAMPLERS)]
-
-
-# What each kind of data uses, of the fields of `DataConfig` that not all kinds do.
-_LEVELS = ("range", "dequantize", "flip", "low_res_factor")
-DATA_USES: dict[str, tuple[str, ...]] = {
-    "digits": _LEVELS,
-    "two_moons": ("num_points",),
-    "array": ("path", *_LEVELS),
-    "tfds": ("builder", "image_size", "channels", "num_classes", *_LEVELS),
-}
-
-
-def _require(owner: str, record: Any, *rules: tuple[str, bool, str]) -> None:
-    """Raise ValueError for the first rule (field, whether it holds, what is allowed) that fails."""
-    for name, ok, allowed in rules:
-        if not ok:
-            raise ValueError(f"{owner}.{name} must be {allowed}, got {getattr(record, name)!r}")
-
-
-def _at_least(record: Any, least: int, *names: str) -> list[tuple[str, bool, str]]:
-    """Rules for whole numbers, or None where a field may be None."""
-    values = {name: getattr(record, name) for name in names}
-    return [(k, v is None or v >= least, f"at least {least}") for k, v in values.items()]
-
-
-@dataclasses.dataclass(frozen=True)
-class DataConfig:
-    """The data."""
-
-    # Which data: scikit-learn's 8x8 digits, the two moons in the plane, an array file, or images
-    # that tensorflow-datasets has prepared.
-    name: Literal["digits", "two_moons", "array", "tfds"] = "digits"
-    # For "array": a .npy or .npz file ("x", and "y" for labels); one in ten is kept for testing.
-    path: str | None = None
-    # For "tfds": the data set, as tensorflow-datasets calls it.
-    builder: str | None = None
-    # For "tfds": height and width of an image.
-    image_size: int = 32
-    # For "tfds": channels of an image.
-    channels: int = 3
-    # How many classes its labels have; none: labels are not used.
-    num_classes: int | None = None
-    # The interval that grey levels are scaled to; not used for data without levels.
-    range: tuple[float, float] = (-1.0, 1.0)
-    # Fill the cells of the grey levels with uniform noise in training (likelihoods always do).
-    dequantize: bool = True
-    # Mirror half of the images (never for digits).
-    flip: bool = False
-    # For "two_moons": the number of points.
-    num_points: int = 20_000
-    # For a super-resolution network: the factor between the image and the small one it is given.
-    low_res_factor: int | None = None
-
-    def __post_init__(self) -> None:
-        _require(
-            "data", self,
-            ("range", self.range[0] < self.range[1], "(low, high), low < high"),
-            ("path", self.name != "array" or bool(self.path), "given for array"),
-            ("builder", self.name != "tfds" or bool(self.builder), "given for tfds"),
-            *_at_least(self, 100, "num_points"),
-            *_at_least(self, 1, "image_size", "channels", "num_classes", "low_res_factor"),
-        )  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,7 +44,7 @@ class LossConfig:
 
     def __post_init__(self) -> None:
         weighted = self.times != "importance" or self.weighting == "likelihood"
-        _require(
+        require(
             "loss", self,
             ("times", weighted, "importance only with loss.weighting likelihood"),
             ("weight", self.weight > 0, "> 0"),
@@ -151,7 +91,7 @@ class OptimConfig:
         final = 0 < self.final_lr <= 1 or (self.final_lr == 0 and self.schedule != "exponential")
         decays = self.weight_decay == 0 or (self.weight_decay > 0 and self.rule != "adam")
         fractions = ("ema_decay", "beta1", "beta2")
-        _require(
+        require(
             "optim", self,
             ("lr", math.isfinite(self.lr) and self.lr > 0, "finite and > 0"),
             ("warmup", self.warmup >= 0, "at least 0"),
@@ -204,10 +144,10 @@ class TrainConfig:
         whole = ("log_every", "sample_every", "checkpoint_every", "steps", "snapshot_every")
         divides = lambda n: n is None or n % self.steps_per_call == 0
         allowed = f"a multiple of train.steps_per_call={self.steps_per_call}"
-        _require("train", self, *_at_least(self, 1, *counts))
-        _require("train", self, *((name, divides(getattr(self, name)), allowed) for name in whole))
+        require("train", self, *at_least(self, 1, *counts))
+        require("train", self, *((name, divides(getattr(self, name)), allowed) for name in whole))
         ok = self.batch_size % self.microbatches == 0
-        _require("train", self, ("microbatches", ok, f"a divisor of {self.batch_size}"))
+        require("train", self, ("microbatches", ok, f"a divisor of {self.batch_size}"))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -221,7 +161,7 @@ class MeshConfig:
 
     def __post_init__(self) -> None:
         ok = self.shard == "none" or self.mapping == "jit"
-        _require("mesh", self, ("shard", ok, "'none' unless mesh.mapping is 'jit'"))
+        require("mesh", self, ("shard", ok, "'none' unless mesh.mapping is 'jit'"))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -277,9 +217,9 @@ class SampleConfig:
 
     def __post_init__(self) -> None:
         positive = ("snr", "rtol", "atol", "s_noise", "epsilon")
-        _require(
+        require(
             "sample", self,
-            *_at_least(self, 1, "steps", "corrector_steps"),
+            *at_least(self, 1, "steps", "corrector_steps"),
             ("t0", 0 < self.t0 < 1, "in (0, 1)"),
             ("eta", 0 <= self.eta <= 1, "in [0, 1]"),
             ("order", self.order in (1, 2, 3), "1, 2 or 3"),
@@ -307,8 +247,8 @@ class ClassifierConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        _require(
+        require(
             "classifier", self,
-            *_at_least(self, 1, "width", "steps", "batch_size"),
+            *at_least(self, 1, "width", "steps", "batch_size"),
             ("lr", math.isfinite(self.lr) and self.lr > 0, "finite and > 0"),
         )  # fmt: skip

@@ -24,12 +24,14 @@ with late():
     from . import runs
     from .parts import sampling
     from .reports.features import FeatureSpace, feature_space
+    from .reports.gaussian import gaussian
     from .reports.held_out import held_out_loss
     from .runs import Run
 
 
 RESULT_FILE = "evaluation.json"
 BPD_FILE = "bits_per_dim.json"
+MOST = 10_000  # test examples that samples are compared with
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -64,7 +66,7 @@ def evaluate(workdir: pathlib.Path, args: Args) -> dict[str, Any]:
     """Evaluate a run folder; the result is also written to its evaluation.json."""
     run, params, step = runs.load(workdir)
     keys = jax.random.split(jax.random.key(args.seed), 5)
-    result: dict[str, Any] = {"step": step, "test_examples": len(run.source.test.x)}
+    result: dict[str, Any] = {"step": step, "test_examples": len(run.source.test)}
     if not args.bpd:
         result["loss"] = held_out_loss(run, params, keys[1], draws=8, chunk=args.chunk)
     if args.draws and not args.bpd and bits.never_dequantised(run, args):
@@ -86,8 +88,9 @@ def _distance(run: Run, params: Any, keys: Any, args: Args) -> dict[str, Any]:
     given = {k: v for k in ("sampler", "steps") if (v := getattr(args, k)) is not None}
     config = dataclasses.replace(run.config.sample, **given)
     drawn = sampling.draw(run, params, keys[4], args.num, config)
-    compare = lambda x: distances(space, x, run.source.test.x)
-    baseline = bits.Gaussian(run, keys[0]).sample(args.seed, args.num, run.shape)
+    test = run.source.examples(MOST)["x"]
+    compare = lambda x: distances(space, x, test)
+    plain = gaussian(run, keys[0])
     result: dict[str, Any] = {
         "space": space.name,
         "classifier_accuracy": space.accuracy,
@@ -96,9 +99,11 @@ def _distance(run: Run, params: Any, keys: Any, args: Args) -> dict[str, Any]:
         "nfe": drawn.nfe,
         "seconds": drawn.seconds,
         "model": compare(run.source.to_data(drawn.x)),
-        "gaussian": compare(run.source.to_data(baseline)),
-        "train_split": compare(run.source.train.x[: args.num]),
+        "train_split": compare(run.source.examples(args.num, "train")["x"]),
     }
+    if plain is not None:
+        baseline = plain.sample(args.seed, args.num, run.shape)
+        result["gaussian"] = compare(run.source.to_data(baseline))
     if run.num_classes and space.classify is not None:
         asked = np.arange(args.num) % run.num_classes
         right = float((space.classify(run.source.to_data(drawn.x)) == asked).mean())
@@ -115,14 +120,15 @@ def report(result: dict[str, Any]) -> str:
     counted = next((u for u in ("bits_per_dim", "bits_per_dim_of_density") if u in result), None)
     if counted:
         b = result[counted]
-        show = lambda k: f"{b[k]['mean']:.3f} ± {b[k]['stderr']:.3f}"
+        show = lambda k: f"{b[k]['mean']:.3f} ± {b[k]['stderr']:.3f}" if b[k] else ""
         rows.append([counted.replace("_", " "), show("model"), show("gaussian"), ""])
         if "bound" in b:
             rows.append(["variational bound", show("bound"), "", ""])
     if "distance" in result:
         d = result["distance"]
         for name in ("frechet", "kid", "sliced_wasserstein"):
-            cells = [f"{d[k][name]:.4g}" for k in ("model", "gaussian", "train_split")]
+            of = lambda k, name=name: f"{d[k][name]:.4g}" if k in d else ""
+            cells = [of(k) for k in ("model", "gaussian", "train_split")]
             rows.append([f"{name.replace('_', ' ')} to test", *cells])
     if len(rows) > 1:
         lines.append(tables.table(rows))

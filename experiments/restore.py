@@ -167,9 +167,9 @@ def measured(args: Args, run: Run, key: Any) -> tuple[inverse.Measurement, Any]:
         y = np.stack([read_image(path, out, (low, high)) for path in args.images])
         return inverse.Measurement(operator, y, args.noise_std), None
     if args.test:
-        if args.test > len(run.source.test.x):
-            raise ValueError(f"--test must be at most {len(run.source.test.x)}, got {args.test}")
-        truth = np.asarray(run.source.on_levels(run.source.test.x[: args.test]), np.float32)
+        if args.test > len(run.source.test):
+            raise ValueError(f"--test must be at most {len(run.source.test)}, got {args.test}")
+        truth = np.asarray(run.source.on_levels(run.source.examples(args.test)["x"]), np.float32)
     else:
         truth = np.stack([read_image(path, run.shape, (low, high)) for path in args.truth])
     return inverse.measure(key, operator, truth, noise_std=args.noise_std), truth
@@ -177,7 +177,9 @@ def measured(args: Args, run: Run, key: Any) -> tuple[inverse.Measurement, Any]:
 
 def data_stds(run: Run, operator: Any) -> tuple[float, ...]:
     """Standard deviations of the data of a run in the measured directions."""
-    return inverse.measured_stds(operator, run.source.on_levels(run.source.train.x[:1_000]))
+    return inverse.measured_stds(
+        operator, run.source.on_levels(run.source.examples(1_000, "train")["x"])
+    )
 
 
 def make_method(args: Args, run: Run, operator: Any) -> tuple[Any, dict[str, Any]]:

@@ -32,6 +32,7 @@ from .parts import upgrade
 # Fields of networks that `runs.build` fills in.
 DERIVED = (
     "num_classes", "out_channels", "dims", "centered", "sigmas", "num_levels", "super_resolution",
+    "cond_size",
 )  # fmt: skip
 SCHEDULE_OBJECTIVES = ("simple", "hybrid", "variational")
 
@@ -106,7 +107,8 @@ RESUMABLE = (
     "train.steps", "train.log_every", "train.sample_every", "train.checkpoint_every", "train.keep",
     "train.checkpoint_metric", "train.microbatches", "train.remat", "train.nonfinite_limit",
     "train.save_error", "train.snapshot_every", "train.ahead", "mesh.mapping", "mesh.shard",
-    "net.remat", *(f"sample.{f.name}" for f in dataclasses.fields(SampleConfig)),
+    "net.remat", "data.path", "data.test_path", "data.workers", "data.processes",
+    "data.resume", *(f"sample.{f.name}" for f in dataclasses.fields(SampleConfig)),
 )  # fmt: skip
 
 

@@ -2,8 +2,10 @@
 
 import dataclasses
 import functools
+import json
 import pathlib
 import sys
+from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -23,10 +25,11 @@ from score_jax.parametrization import LevelInput
 from score_jax.score import NetworkScore
 from score_jax.types import IndexSampler, Loss, Params, PRNGKey
 
-from .parts import datasets, upgrade
+from .parts import datasets, fitting, upgrade
 from .run_config import Config, differences, from_json, to_json, to_record
 
 CONFIG_FILE = "config.json"
+DATA_FILE = "data.json"
 SNAPSHOTS = "averages"
 METRICS = "metrics.jsonl"
 
@@ -36,7 +39,7 @@ class Run:
     """All parts of a run, built from its config."""
 
     config: Config
-    source: datasets.Source
+    source: datasets.RunData
     ingredients: Ingredients
     optimizer: optax.GradientTransformation
 
@@ -102,23 +105,61 @@ class Run:
 
     def init_params(self, key: PRNGKey) -> Params:
         """Draw the parameters of the network."""
-        y = jnp.zeros((1,), jnp.int32) if self.num_classes else None
         x = jnp.zeros((1, *self.shape))
-        small = {"low_res": self.source.reduced(x)} if self.config.data.low_res_factor else {}
-        return jax.jit(self.net.init)(key, x, jnp.ones((1,)), y, **small)
-
-    def score(self, params: Params, y: Any = None) -> NetworkScore:
-        """The score of the parameters and class labels."""
+        batch = {"y": jnp.zeros((1,), jnp.int32)}
+        if self.source.cond is not None:
+            batch["cond"] = jnp.zeros((1, *self.source.cond.shape))
+        given = self.source.given(batch)
         if self.config.data.low_res_factor:
+            given["low_res"] = self.source.reduced(x)
+        return jax.jit(self.net.init)(key, x, jnp.ones((1,)), **given)
+
+    def score(self, params: Params, y: Any = None, low_res: Any = None) -> NetworkScore:
+        """The score of the parameters and what the network is given: labels or vectors y, fields."""
+        if self.net_is_given_images and low_res is None:
             raise ValueError(
-                "a super-resolution network needs the small images: use Model.score(low_res=...)"
+                "this network is conditioned on images or fields, which have to be given: "
+                "Model.score(params, low_res=...)"
             )
-        return self.model.score(params, y)
+        return self.model.score(params, y, **({} if low_res is None else {"low_res": low_res}))
+
+    @property
+    def net_is_given_images(self) -> bool:
+        """Whether the network is conditioned on small images or on fields of the data's size."""
+        cond = self.source.cond
+        field = cond is not None and len(cond.shape) > 1
+        return field or self.config.data.low_res_factor is not None
 
 
-def build(config: Config) -> Run:
-    """Build every part of a run; ValueError where the config does not fit the data."""
-    source = datasets.source(config)
+def build(config: Config, record: Mapping[str, Any] | None = None) -> Run:
+    """Build every part of a run; ValueError where the config does not fit the data.
+
+    record: what is known of the data (`load_record`), which then need not be there.
+    """
+    return of_data(config, datasets.run_data(config, record))
+
+
+def begin(config: Config, workdir: pathlib.Path) -> tuple[Run, list[str]]:
+    """(the run, notes about its data): as it began in a folder, or its data surveyed for a new run.
+
+    The first of several hosts decides. Raises ValueError for data that are not those of the folder.
+    """
+    record, old = None, False
+    if training.is_first():
+        record, old = load_record(workdir), (workdir / CONFIG_FILE).is_file()
+    if training.several_hosts():
+        record, old = training.share([record, old])
+    if record is not None or old:
+        # An older run has no record of its data, and never standardised them.
+        run = build(config, record)
+        source = run.source.described() if record is None else run.source
+        return of_data(config, source), []
+    source, notes = datasets.run_data(config).surveyed()
+    return of_data(config, source), notes
+
+
+def of_data(config: Config, source: datasets.RunData) -> Run:
+    """Build every part of a run on its data."""
     classes = source.num_classes if config.class_conditional else None
     if classes is not None and config.loss.label_dropout:
         classes += 1  # the class of hidden labels
@@ -129,12 +170,19 @@ def build(config: Config) -> Run:
     return Run(config, source, ingredients, make_optimizer(config))
 
 
-def _resolved(config: Config, source: datasets.Source, classes: int | None) -> nn.Module:
+def _resolved(config: Config, source: datasets.RunData, classes: int | None) -> nn.Module:
     """The network with the fields filled in that follow from the data and the process."""
     net: Any = config.net
     kind, known = type(net).__name__, {f.name for f in dataclasses.fields(net)}
+    fitting.check_fit(net, source.shape)
     if classes is not None and "num_classes" not in known:
         raise ValueError(f"net.kind={kind!r} cannot be conditioned on classes")
+    cond = None if source.cond is None else source.cond.shape
+    needs = None if cond is None else "cond_size" if len(cond) == 1 else "super_resolution"
+    if needs is not None and needs not in known:
+        what = "a vector" if needs == "cond_size" else "a field"
+        fit = fitting.kinds_for(source.shape, needs)
+        raise ValueError(f"net.kind={kind!r} cannot be conditioned on {what}: use one of {fit}")
     if config.learns_variance and "out_channels" not in known:
         raise ValueError(
             f"variance={config.variance and config.variance.name!r} needs twice the channels, which "
@@ -145,7 +193,8 @@ def _resolved(config: Config, source: datasets.Source, classes: int | None) -> n
         "out_channels": source.shape[-1] * (2 if config.learns_variance else 1),
         "dims": len(source.shape) - 1,
         "centered": config.data.range[0] < 0,
-        "super_resolution": config.data.low_res_factor is not None,
+        "super_resolution": config.data.low_res_factor is not None or needs == "super_resolution",
+        "cond_size": cond[0] if cond is not None and needs == "cond_size" else None,
     }
     if isinstance(config.noise_input, LevelInput):
         sde: Any = config.sde
@@ -273,8 +322,9 @@ def save_config(workdir: pathlib.Path, config: Config, *, allow_changes: bool = 
 
 
 def save(workdir: pathlib.Path, run: Run, *, allow_changes: bool = False) -> None:
-    """Write config.json, as `save_config`, and model.json, which `sj.load_pretrained` reads."""
+    """Write config.json (`save_config`), data.json, and model.json for `sj.load_pretrained`."""
     save_config(workdir, run.config, allow_changes=allow_changes)
+    write_json(workdir / DATA_FILE, run.source.to_record())
     write_text(workdir / MODEL_FILE, ingredients_to_json(run.ingredients))
 
 
@@ -292,6 +342,20 @@ def load_config(workdir: pathlib.Path) -> Config:
         raise ValueError(f"{path}: {error}") from None
 
 
+def load_record(workdir: pathlib.Path) -> Any:
+    """What data.json says of the data of a run, or None where there is none (older folders).
+
+    Raises ValueError that names the file where it cannot be read.
+    """
+    path = workdir / DATA_FILE
+    if not path.is_file():
+        return None
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+
+
 def check_new(name: str, folder: pathlib.Path) -> None:
     """Raise ValueError naming the argument if there is more than an empty folder at its path."""
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
@@ -300,7 +364,7 @@ def check_new(name: str, folder: pathlib.Path) -> None:
 
 def load(workdir: pathlib.Path) -> tuple[Run, Params, int]:
     """Read a run folder: (run, EMA parameters, step); it needs nothing but that folder."""
-    run = build(load_config(workdir))
+    run = build(load_config(workdir), load_record(workdir))
     template = jax.eval_shape(run.init_params, jax.random.key(0))
     with checkpoints.open_checkpoints(workdir / CHECKPOINTS, read_only=True) as store:
         params, step = store.restore_params(template), store.latest_step()

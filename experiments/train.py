@@ -15,7 +15,7 @@ from .late import late
 with late():
     import jax
 
-    from score_jax import checkpoints, data, training
+    from score_jax import checkpoints, training
     from score_jax.types import Params
 
     from . import runs
@@ -31,7 +31,7 @@ def describe(run: runs.Run, params: Params) -> str:
     hosts = f" of {jax.process_count()} hosts" if training.several_hosts() else ""
     return (
         f"{type(run.net).__name__} with {dry_run.count(params):,} parameters, "
-        f"{len(run.source.train.x):,} examples of shape {run.shape}, "
+        f"examples of shape {run.shape}, "
         f"batch {run.config.train.batch_size} on {len(devices)} {devices[0].platform} device(s){hosts}"
     )
 
@@ -73,8 +73,8 @@ def train(
     Of several hosts the first reads and writes the folder. Raises ValueError for a config that does
     not fit the folder, unless `allow_changes`, and FolderLocked where another run has the folder.
     """
-    run, c = runs.build(config), config.train
     _check_devices(config)
+    (run, notes), c = runs.begin(config, workdir), config.train
     # Whatever the config does not allow is found before anything is written.
     step, state = mapped_step(run), runs.initial_state(run)
     first = training.is_first()
@@ -84,7 +84,7 @@ def train(
             if not workdir.is_file():
                 stack.enter_context(training.locked(workdir))
             runs.save(workdir, run, allow_changes=allow_changes)
-            print(describe(run, state.params))
+            print("\n".join([run.source.report(), *notes, describe(run, state.params)]))
             opened = checkpoints.open_checkpoints(workdir / runs.CHECKPOINTS, keep=c.keep)
             store = stack.enter_context(opened)
             if c.snapshot_every is not None:
@@ -93,8 +93,7 @@ def train(
         return training.fit(
             state,
             step,
-            data.batches(
-                run.source.train,
+            run.source.batches(
                 c.batch_size,
                 seed=config.seed,
                 process_index=jax.process_index(),

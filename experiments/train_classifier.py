@@ -21,7 +21,7 @@ with late():
     import jax
     import jax.numpy as jnp
 
-    from score_jax import checkpoints, data, training
+    from score_jax import checkpoints, training
     from score_jax.losses import classifier_loss
 
     from . import runs
@@ -29,6 +29,7 @@ with late():
 
 
 EVERY = 10
+MOST = 2_000  # test examples on which the accuracy is measured
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,8 +51,8 @@ def prepare(run: runs.Run) -> Any:
 
 def accuracies(run: runs.Run, net: Any, params: Any, times: Sequence[float]) -> Any:
     """The fraction of test examples that are classified correctly, at each of some times."""
-    x0 = run.source.from_data(jax.random.key(0), run.source.test.x)
-    y = np.asarray(run.source.test.y)
+    held_out = run.source.examples(MOST)
+    x0, y = run.source.from_data(jax.random.key(0), held_out["x"]), np.asarray(held_out["y"])
 
     @jax.jit
     def right(key: Any, t: Any) -> Any:
@@ -68,7 +69,7 @@ def accuracies(run: runs.Run, net: Any, params: Any, times: Sequence[float]) -> 
 
 def fit(workdir: pathlib.Path, c: ClassifierConfig, progress: bool | None = None) -> Any:
     """Train the classifier of a run; (network, parameters, result of `training.fit`)."""
-    run = runs.build(runs.load_config(workdir))
+    run = runs.build(runs.load_config(workdir), runs.load_record(workdir))
     net = guiding.make_classifier(run, c)
     folder = workdir / guiding.FOLDER
     folder.mkdir(exist_ok=True)
@@ -90,7 +91,7 @@ def fit(workdir: pathlib.Path, c: ClassifierConfig, progress: bool | None = None
         result = training.fit(
             training.init_state(state_key, params, optimizer),
             training.jit_step(training.scan_steps(step, EVERY)),
-            data.batches(run.source.train, c.batch_size, seed=c.seed),
+            run.source.batches(c.batch_size, seed=c.seed),
             steps=steps,
             checkpoints=store,
             saving=training.Saving(max(EVERY, steps // (5 * EVERY) * EVERY)),

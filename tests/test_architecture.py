@@ -16,7 +16,7 @@ EXPERIMENTS = sorted((ROOT / "experiments").rglob("*.py"))
 # What each part may import of the others. A part is a file of score_jax or a folder of it.
 BASE = {
     "types", "_math", "_check", "_files", "_names", "_renamed", "_pickles", "_pickled_arrays", "draws",
-    "runtime", "_batched",
+    "runtime", "_batched", "_failures",
 }  # fmt: skip
 MODELS = {
     "analytic",
@@ -31,6 +31,7 @@ TOOLS = {"training", "checkpoints", "convert", "metrics", "viz"}
 ALLOWED = (
     dict.fromkeys(BASE, frozenset({"_renamed", "_check"}))
     | {"_pickled_arrays": frozenset({"_pickles"})}
+    | {"_batched": frozenset({"_check", "_failures"})}
     | dict.fromkeys(MODELS, BASE)
     | {
         "draws": {"types", "_check"},
@@ -45,6 +46,7 @@ ALLOWED = (
 EXTRA = {
     ("likelihood", "samplers"): "the probability flow is solved in one place",
     ("inverse", "samplers"): "methods wrap steps, and posterior samples are samples",
+    ("inverse", "metrics"): "the benchmark of methods measures distances to exact draws",
     ("metrics", "convert"): "published weights are read by the one reader that runs nothing",
     ("convert", "checkpoints"): "load_pretrained reads run folders",
     ("convert", "nets"): "published weights are those of published networks",

@@ -28,14 +28,13 @@ class Drawn(NamedTuple):
 def _score(
     run: Run, c: SampleConfig, guide: Guide | None, params: Any, given: dict[str, Any]
 ) -> ScoreFn:
-    y = given.get("y")
-    score = run.score(params, y) if guide is None else guide.score(run, params, y)
+    score = run.score(params, **given) if guide is None else guide.score(run, params, given["y"])
     rule = samplers.threshold_rule(c, *run.config.data.range)
     return score if rule is None else threshold(run.sde, score, rule)
 
 
 def make_score(run: Run, params: Any, c: SampleConfig, guide: Guide | None = None) -> Any:
-    """The function of the labels {"y": (b,)}, or {} without, that `score_jax.sample` takes.
+    """The function of what the network is given (`labels`), which `score_jax.sample` takes.
 
     The parameters are its arrays, so that one compiled program serves all of them. With a `guide`
     they are those that `guiding.make_guide` returned with it.
@@ -45,13 +44,44 @@ def make_score(run: Run, params: Any, c: SampleConfig, guide: Guide | None = Non
     return jax.tree_util.Partial(_score, run, c, guide, params)
 
 
-def labels(run: Run, num: int, y: Any = None, guide: Guide | None = None) -> dict[str, Any]:
-    """{"y": classes (num,)}, all in turn by default, or {} for a network without."""
+def labels(
+    run: Run, num: int, y: Any = None, guide: Guide | None = None, cond: Any = None
+) -> dict[str, Any]:
+    """What the network is given for `num` samples: {"y": ...}, {"low_res": ...}, both, or {}.
+
+    y (num,): classes, by default all in turn. cond (m, *d): vectors or fields in the data's own units,
+    repeated if m < num; by default those of the first test examples.
+    """
     classes = run.num_classes if guide is None else run.source.num_classes
-    if not classes:
-        return {}
-    y = np.arange(num) % classes if y is None else np.asarray(y)
-    return {"y": y.astype(np.int32)}
+    found: dict[str, Any] = {}
+    if classes:
+        found["y"] = (np.arange(num) % classes if y is None else np.asarray(y)).astype(np.int32)
+    if not run.net_is_given_images and run.source.cond is None:
+        if cond is not None:
+            raise ValueError("cond was given, but the network is conditioned on no vector or field")
+        return found
+    if guide is not None:
+        raise ValueError("guidance is for networks that are conditioned on classes alone")
+    return found | jax.tree.map(np.asarray, _conditions(run, num, cond))
+
+
+def _conditions(run: Run, num: int, cond: Any) -> dict[str, Any]:
+    source = run.source
+    if source.cond is None:
+        if cond is None:
+            cond = source.reduced(source.on_levels(source.examples(num)["x"]))
+        return {"low_res": _repeated(np.asarray(cond), num)}
+    cond = np.asarray(source.examples(num)["cond"] if cond is None else cond)
+    shape = source.cond.shape
+    if cond.shape[1:] != shape or not len(cond):
+        raise ValueError(
+            f"cond must be of shape (m, {', '.join(map(str, shape))}), got {cond.shape}"
+        )
+    return source.conditions(_repeated(cond, num))
+
+
+def _repeated(values: np.ndarray, num: int) -> np.ndarray:
+    return values[np.arange(num) % len(values)]
 
 
 def check_times(run: Run, c: SampleConfig) -> None:
@@ -70,12 +100,13 @@ def draw(
     c: SampleConfig,
     *,
     y: Any = None,
+    cond: Any = None,
     guide: Guide | None = None,
     chunk: int = 256,
     save_every: int | None = None,
     progress: bool | None = None,
 ) -> Drawn:
-    """Draw `num` samples with the sampler of `c`, `chunk` at a time; `y` (num,) are classes.
+    """Draw `num` samples with the sampler of `c`, `chunk` at a time; y and cond are as for `labels`.
 
     The samples depend on the key and not on the chunk and the devices (unless `c.together`). `params`
     and `guide` may be those of `guiding.make_guide`.
@@ -90,7 +121,7 @@ def draw(
         (num, *run.shape),
         sampler=samplers.make(c, run.model.variance),
         grid=samplers.make_grid(c, run.sde),
-        y=labels(run, num, y, guide),
+        y=labels(run, num, y, guide, cond),
         chunk=chunk,
         save_every=save_every,
         together=c.together,

@@ -8,7 +8,8 @@ Commands refuse such an option where it is given, and mention it where a config 
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from ..config import DATA_USES, DataConfig, LossConfig, OptimConfig, SampleConfig, TrainConfig
+from ..config import DataConfig, LossConfig, OptimConfig, SampleConfig, TrainConfig
+from .readers import KINDS
 from .samplers import CORRECTED, SAMPLERS
 
 
@@ -28,7 +29,7 @@ def of_sample(c: SampleConfig) -> dict[str, str]:
 
 def of_data(c: DataConfig) -> dict[str, str]:
     """Unused by the kind of data."""
-    return of_choice("data.name", c.name, DATA_USES)
+    return of_choice("data.name", c.name, {name: kind.uses for name, kind in KINDS.items()})
 
 
 def of_loss(c: LossConfig) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""The config.json of version 0.1, whose fields had other names, in the present form."""
+"""The config.json of older versions, whose fields had other names, in the present form."""
 
 import json
 from typing import Any
@@ -30,13 +30,30 @@ RENAMED = {
 
 
 def upgraded(text: str) -> str:
-    """The text of a config, converted to the present form if it is of version 0.1."""
+    """The text of a config in the present form, whichever version wrote it."""
     try:
         tree = json.loads(text)
-        old = tree["sde"]["kind"] in {*SDES, "diffusion"} and "label" in tree["net"]
-    except (json.JSONDecodeError, KeyError, TypeError):
+    except json.JSONDecodeError:
         return text
-    return json.dumps(_upgraded(tree)) if old else text
+    if not isinstance(tree, dict):
+        return text
+    try:
+        old = tree["sde"]["kind"] in {*SDES, "diffusion"} and "label" in tree["net"]
+    except (KeyError, TypeError):
+        old = False
+    tree = _upgraded(tree) if old else tree
+    data = tree.get("data")
+    if isinstance(data, dict) and "image_size" in data:
+        tree |= {"data": _data(data)}
+    return json.dumps(tree)
+
+
+def _data(tree: dict[str, Any]) -> dict[str, Any]:
+    """The data of a config that has the size and channels of "tfds", whatever the kind of the data."""
+    rest = {k: v for k, v in tree.items() if k not in ("image_size", "channels")}
+    if tree.get("name") != "tfds":
+        return rest
+    return rest | {"size": [tree["image_size"]], "channels": tree.get("channels", 3)}
 
 
 def _renamed(tree: dict[str, Any], names: dict[str, str]) -> dict[str, Any]:

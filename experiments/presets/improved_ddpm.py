@@ -36,10 +36,10 @@ _digits = Config(
 )
 
 _IMAGENET64 = DataConfig(
-    name="tfds", builder="downsampled_imagenet/64x64", image_size=64, dequantize=False
+    name="tfds", builder="downsampled_imagenet/64x64", size=(64,), channels=3, dequantize=False
 )
-_CIFAR10 = _replace(_IMAGENET64, builder="cifar10", image_size=32, num_classes=10)
-_BEDROOM = _replace(_IMAGENET64, builder="lsun/bedroom", image_size=256)
+_CIFAR10 = _replace(_IMAGENET64, builder="cifar10", size=(32,), num_classes=10)
+_BEDROOM = _replace(_IMAGENET64, builder="lsun/bedroom", size=(256,))
 _LABELLED = _replace(_IMAGENET64, builder="imagenet_resized/64x64", num_classes=1_000)
 _OPTIM = OptimConfig(lr=1e-4, warmup=0, grad_clip=None, ema_decay=0.9999)
 _TRAIN = TrainConfig(
@@ -79,7 +79,7 @@ PRESETS: dict[str, Config] = {
     ),
     "iddpm_upsample_64_256": _conditional(
         "iddpm_upsample_64_256",
-        _replace(_LABELLED, builder="imagenet2012", image_size=256, low_res_factor=4),
+        _replace(_LABELLED, builder="imagenet2012", size=(256,), low_res_factor=4),
         _replace(_TRAIN, steps=500_000, batch_size=256),
     ),
     "iddpm_lsun_bedroom": _published(

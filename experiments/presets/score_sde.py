@@ -15,10 +15,16 @@ _replace = dataclasses.replace
 
 # Data. None is dequantised in training: grey levels are points.
 _CIFAR10 = DataConfig(
-    name="tfds", builder="cifar10", image_size=32, num_classes=10, flip=True, dequantize=False
+    name="tfds",
+    builder="cifar10",
+    size=(32,),
+    channels=3,
+    num_classes=10,
+    flip=True,
+    dequantize=False,
 )
-_CELEBA = _replace(_CIFAR10, builder="celeb_a", image_size=64, num_classes=None)
-_BEDROOM = _replace(_CELEBA, builder="lsun/bedroom", image_size=256)
+_CELEBA = _replace(_CIFAR10, builder="celeb_a", size=(64,), num_classes=None)
+_BEDROOM = _replace(_CELEBA, builder="lsun/bedroom", size=(256,))
 _CHURCH = _replace(_BEDROOM, builder="lsun/church_outdoor")
 _CELEBAHQ = _replace(_BEDROOM, builder="celeb_a_hq/256")
 _FFHQ = _replace(_BEDROOM, builder="ffhq")
@@ -98,7 +104,7 @@ def _large_ve(name: str, data: DataConfig) -> tuple[str, Config]:
 
 
 def _1024_ve(name: str, data: DataConfig, loss: LossConfig) -> tuple[str, Config]:
-    data = _uncentered(_replace(data, image_size=1024))
+    data = _uncentered(_replace(data, size=(1024,)))
     return _config(name, data, loss, _OPTIM, _1024_TRAIN, _pc(0.15, 2_000))
 
 
@@ -167,7 +173,7 @@ PRESETS: dict[str, Config] = dict(
         _ncsnv2("ve_ncsnv2_celeba", _CELEBA, 500, 0.128),
         # Its file spells training.continuous wrongly: levels are meant, as in the other two.
         _config(
-            "ve_ncsnv2_bedroom", _uncentered(_replace(_BEDROOM, image_size=128)), _SUM,
+            "ve_ncsnv2_bedroom", _uncentered(_replace(_BEDROOM, size=(128,))), _SUM,
             _replace(_OPTIM_NCSNV2, ema_decay=0.9999), _replace(_LARGE_TRAIN, batch_size=128),
             _ald(0.095, 3, 1_086),
         ),

@@ -17,9 +17,8 @@ from ..late import late
 with late():
     import jax
     import jax.numpy as jnp
-    from sklearn.covariance import ledoit_wolf
 
-    from score_jax import likelihood, losses, viz
+    from score_jax import data, likelihood, losses, viz
     from score_jax._batched import in_chunks
     from score_jax.parametrization import SMALL
     from score_jax.samplers import static
@@ -28,6 +27,7 @@ with late():
 
     from ..runs import Run
     from . import curves
+    from .gaussian import densities, gaussian
 
 
 Split = Literal["test", "train"]
@@ -81,7 +81,7 @@ def unit(run: Run) -> str:
 def in_bits(run: Run, logp: Any) -> np.ndarray:
     """Bits per dimension of log-densities in nats; of the data's own units without levels."""
     if run.source.levels is None:
-        return -np.asarray(logp) / (math.prod(run.shape) * math.log(2))
+        return -(np.asarray(logp) + run.source.log_det) / (math.prod(run.shape) * math.log(2))
     return np.asarray(
         likelihood.bits_per_dim(
             jnp.asarray(logp), run.shape, levels=run.source.levels, range=run.config.data.range
@@ -100,25 +100,24 @@ def _estimate(run: Run, args: Options, key: Any, params: Any, x: Any, y: Any) ->
     divergence = None if small else likelihood.hutchinson(args.probes)
     gap = getattr(likelihood, args.gap.upper())
     return likelihood.log_likelihood(
-        key, run.sde, run.score(params, y), x, t0=run.config.loss.t0, gap=gap,
+        key, run.sde, run.score(params, **y), x, t0=run.config.loss.t0, gap=gap,
         divergence=divergence, rtol=args.tol, atol=args.tol,
     )  # fmt: skip
 
 
 def _bound(run: Run, args: Options, key: Any, params: Any, x: Any, y: Any) -> Any:
     return likelihood.variational_bound(
-        key, run.sde, run.score(params, y), x, t0=run.config.loss.t0, draws=args.bound
+        key, run.sde, run.score(params, **y), x, t0=run.config.loss.t0, draws=args.bound
     )
 
 
 def _over(run: Run, estimate: Any, params: Any, key: Any, args: Options) -> dict[str, Any]:
-    data = getattr(run.source, args.split)
     try:
         out = likelihood.over_dataset(
             key,
             functools.partial(estimate, run, args),
-            data.x,
-            y=data.y if run.num_classes else None,
+            run.source.split(args.split),
+            y=run.source.given,
             prepare=run.source.from_data,
             params=params,
             draws=args.draws,
@@ -148,22 +147,22 @@ def schedule_terms(
     indices (steps,), increasing; parts: total and prior (n,), terms, x0_mse and noise_mse (n, steps),
     means over the draws.
     """
-    data, model, source = getattr(run.source, args.split), run.model, run.source
+    examples, model, source = run.source.split(args.split), run.model, run.source
     steps = min(args.bound_steps or run.sde.n, run.sde.n)
     indices = np.array(spaced_indices(run.sde.n, steps))
     clean = None if source.levels is None else static(*run.config.data.range)
-    n = len(data.x)
+    n = len(examples)
 
     def take(index: np.ndarray) -> Any:
-        part = {"x": data.x[index % n]}
-        return part | ({"y": data.y[index % n]} if run.num_classes else {})
+        batch = data.take(examples, index % n)
+        return {"x": batch["x"], "given": source.given(batch)}
 
     def function(shared: Any, index: Any, part: Any) -> Any:
         key, params = shared
         return losses.schedule_bound(
             jax.random.fold_in(key, index[0]),
             run.sde,
-            run.score(params, part.get("y")),
+            run.score(params, **part["given"]),
             source.on_levels(part["x"]),
             variance=SMALL if model.variance is None else model.variance,
             grid=schedule_grid(run.sde, indices),
@@ -175,6 +174,10 @@ def schedule_terms(
     parts = {
         name: v.reshape(args.draws, n, *v.shape[1:]).mean(axis=0) for name, v in done.out.items()
     }
+    # Of standardised data the last term, and so the sum, is in the data's own units.
+    units = source.log_det / (math.prod(run.shape) * math.log(2)) if source.levels is None else 0.0
+    parts["total"] = parts["total"] - units
+    parts["terms"] = parts["terms"] - units * (np.arange(len(indices)) == 0)
     costs = {
         "nfe": float(len(indices)),
         "seconds": done.seconds,
@@ -195,8 +198,8 @@ def measure_schedule(
         line = (run.sde.times[indices], curve[name])
         picture = curves.along_the_schedule({name: line}, label)
         viz.save_image(picture, folder / f"bound_{name}.png")
-    if run.config.learns_variance and not run.num_classes:
-        x0 = run.source.on_levels(run.source.test.x[:64])
+    if run.config.learns_variance and not run.num_classes and run.source.cond is None:
+        x0 = run.source.on_levels(run.source.examples(64)["x"])
         picture = curves.learned_variance(run.model, params, picture_key, x0)
         viz.save_image(picture, folder / "learned_variance.png")
     return {
@@ -220,14 +223,18 @@ def by_bound(run: Run) -> bool:
     return run.config.loss.objective != "dsm"
 
 
-def _gaussian(run: Run, key: Any, args: Options) -> dict[str, float]:
-    """Bits per dimension of the same data under a plain Gaussian, dequantised."""
+def _gaussian(run: Run, key: Any, args: Options) -> dict[str, float] | None:
+    """Bits per dimension of the same data under a plain Gaussian; None for large examples."""
     fit_key, plain_key = jax.random.split(jax.random.fold_in(key, 1))
-    x = getattr(run.source, args.split).x
-    plain = Gaussian(run, fit_key)
-    draws = [run.source.from_data(k, x) for k in jax.random.split(plain_key, args.draws)]
-    logp = np.stack([plain.logp(np.asarray(d, np.float64)) for d in draws])
-    return mean_stderr(in_bits(run, logp.mean(axis=0)))
+    plain = gaussian(run, fit_key)
+    if plain is None:
+        return None
+    examples = run.source.split(args.split)
+    draws = [
+        np.concatenate([plain.logp(x) for x in densities(run, k, examples)])
+        for k in jax.random.split(plain_key, args.draws)
+    ]
+    return mean_stderr(in_bits(run, np.mean(draws, axis=0)))
 
 
 def never_dequantised(run: Run, args: Options) -> bool:
@@ -268,7 +275,7 @@ def measure(run: Run, params: Any, key: Any, args: Options, folder: pathlib.Path
     model_key, bound_key = jax.random.split(key)
     result: dict[str, Any] = {
         "split": args.split,
-        "examples": len(getattr(run.source, args.split).x),
+        "examples": len(run.source.split(args.split)),
         "draws": args.draws,
         "levels": run.source.levels,
         "t0": run.config.loss.t0,
@@ -282,30 +289,3 @@ def measure(run: Run, params: Any, key: Any, args: Options, folder: pathlib.Path
         result["bound"] = _over(run, _bound, params, bound_key, args)
     result["gaussian"] = _gaussian(run, key, args)
     return result
-
-
-class Gaussian:
-    """The plain baseline: a normal distribution with the mean and covariance of the training data.
-
-    With fewer examples than dimensions the covariance is shrunk towards a multiple of the identity
-    (Ledoit & Wolf 2004): that of the data has no inverse then.
-    """
-
-    def __init__(self, run: Run, key: Any):
-        x = np.asarray(run.source.from_data(key, run.source.train.x), np.float64).reshape(
-            len(run.source.train.x), -1
-        )
-        self.mean = x.mean(axis=0)
-        full = len(x) > x.shape[1]
-        self.chol = np.linalg.cholesky(np.cov(x, rowvar=False) if full else ledoit_wolf(x)[0])
-
-    def logp(self, x: np.ndarray) -> np.ndarray:
-        """Log density in nats: (n, *d) -> (n,)."""
-        z = np.linalg.solve(self.chol, (x.reshape(len(x), -1) - self.mean).T)
-        constant = 0.5 * len(self.mean) * math.log(2 * math.pi)
-        return -constant - np.log(np.diag(self.chol)).sum() - 0.5 * (z**2).sum(axis=0)
-
-    def sample(self, seed: int, n: int, shape: tuple[int, ...]) -> np.ndarray:
-        """Draw n samples."""
-        z = np.random.default_rng(seed).normal(size=(n, len(self.mean)))
-        return (self.mean + z @ self.chol.T).reshape(n, *shape).astype(np.float32)

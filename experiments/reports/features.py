@@ -29,11 +29,10 @@ class FeatureSpace(NamedTuple):
     name: str
 
 
-def feature_space(
-    train: Dataset, test: Dataset, folder: pathlib.Path | None = None
-) -> FeatureSpace:
+def feature_space(train: Any, test: Any, folder: pathlib.Path | None = None) -> FeatureSpace:
     """Train the classifier, or read it from the cache, and measure it on the test split."""
-    if train.y is None or test.y is None or train.levels is None:
+    labelled = all(isinstance(s, Dataset) and s.y is not None for s in (train, test))
+    if not labelled or train.levels is None:
         return FeatureSpace(
             lambda x: np.asarray(x, np.float64).reshape(len(x), -1), None, None, "x"
         )

@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from score_jax import data
 from score_jax._batched import in_chunks
 from score_jax.draws import number
 from score_jax.types import Params, PRNGKey
@@ -21,13 +22,9 @@ def held_out_loss(
 
     most: the largest number of examples. The draws depend on the key, not on the chunk or the devices.
     """
-    data = run.source.test
-    n = len(data.x) if most is None else min(len(data.x), most)
-
-    def take(index: np.ndarray) -> Any:
-        part = {"x": data.x[index % n]}
-        return part if data.y is None else part | {"y": data.y[index % n]}
-
+    source = run.source.test
+    n = len(source) if most is None else min(len(source), most)
+    take = lambda index: data.take(source, index % n)
     function, total = _function(run, n * draws), n * draws
     keys = (jax.random.fold_in(key, 0), jax.random.fold_in(key, 1))
     done = in_chunks(

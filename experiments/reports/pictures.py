@@ -16,7 +16,16 @@ def save_samples(run: Run, x: Any, path: pathlib.Path) -> None:
     if len(run.shape) == 3:
         viz.save_image(viz.image_grid(np.asarray(x), range=run.config.data.range, scale=4), path)
     elif run.shape == (2,):
-        viz.save_image(viz.scatter_2d(np.asarray(x), run.source.test.x[:2_000]), path)
+        viz.save_image(viz.scatter_2d(run.source.to_data(x), _test_points(run)), path)
+
+
+def _test_points(run: Run) -> np.ndarray | None:
+    """Points of the test data, or None where the data were moved or deleted."""
+    try:
+        found: np.ndarray = run.source.examples(2_000)["x"]
+    except (OSError, ValueError):
+        return None
+    return found
 
 
 def save_comparison(run: Run, panels: dict[str, Any], path: pathlib.Path) -> None:

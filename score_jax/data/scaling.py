@@ -14,6 +14,11 @@ def _check_floating(x: Array) -> None:
     check("x", x.dtype, jnp.issubdtype(x.dtype, jnp.floating), "floating")
 
 
+def _margin(levels: int) -> float:
+    """How far below 1 the uniform noise of a cell stays, so that rounding in float32 keeps the cell."""
+    return 1e-4 if levels <= 256 else 4e-7 * levels
+
+
 def scale(x: Array | np.ndarray, range: Interval = (-1.0, 1.0)) -> Float[Array, "..."]:
     """Take [0, 1] to the range; `unscale` is its inverse. Raises ValueError for integers."""
     _check_floating(jnp.asarray(x))
@@ -45,22 +50,24 @@ def dequantize(
     check("x", x.dtype, ok, f"integers in [0, {levels})")
     k = x.astype(jnp.zeros(0).dtype)
     # Below 1 by more than the rounding of k + u, so that quantize finds k again.
-    u = jax.random.uniform(key, x.shape, k.dtype, maxval=1 - 1e-4)
+    u = jax.random.uniform(key, x.shape, k.dtype, maxval=1 - _margin(levels))
     return scale((k + u) / levels, range)
 
 
 def quantize(
     x: Array, *, levels: int = 256, range: Interval = (-1.0, 1.0)
 ) -> Integer[Array, "..."]:
-    """Undo `dequantize` exactly: the integer in [0, levels) whose cell holds x, clipped, uint8.
+    """Undo `dequantize` exactly: the integer in [0, levels) whose cell holds x, clipped.
+
+    It is uint8 for up to 256 levels, and uint16 beyond.
 
     Raises ValueError for integers, levels < 2, and a range that is not (low, high).
     """
     check_count(2, levels=levels)
     check_interval("range", range)
     _check_floating(x)
-    k = jnp.floor(unscale(x, range) * levels + 5e-5)
-    return jnp.clip(k, 0, levels - 1).astype(jnp.uint8)
+    k = jnp.floor(unscale(x, range) * levels + _margin(levels) / 2)
+    return jnp.clip(k, 0, levels - 1).astype(jnp.uint8 if levels <= 256 else jnp.uint16)
 
 
 def random_flip(key: Key[Array, ""], x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:

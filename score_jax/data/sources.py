@@ -186,22 +186,31 @@ class Subset:
 def take(source: Any, indices: Sequence[SupportsIndex] | np.ndarray) -> Examples:
     """The examples of these numbers, stacked along a first axis: {"x": (b, *d), "y": (b,)}.
 
-    A source's own `__getitems__` is used where it has one. Raises ValueError, naming the number of the
-    example, where one has another form than the first.
+    A source's own `__getitems__` is used where it has one; it may return the examples stacked, or a list
+    of them, as sources of tensorflow-datasets do. Labels become int32. Raises ValueError, naming the
+    number of the example, where one has another form than the first.
     """
     if many := getattr(source, "__getitems__", None):
-        batch: Examples = many(indices)
-        return batch
-    examples = [_example(source[int(i)]) for i in indices]
+        found = many(indices)
+        if isinstance(found, Mapping):
+            return dict(found)
+    else:
+        found = [source[int(i)] for i in indices]
+    examples = [_example(example) for example in found]
     form = {k: v.shape for k, v in examples[0].items()}
     for i, example in zip(indices, examples, strict=True):
-        found = {k: v.shape for k, v in example.items()}
-        if found != form:
+        other = {k: v.shape for k, v in example.items()}
+        if other != form:
             raise ValueError(
-                f"example {int(i)} has the shapes {found}, but example {int(indices[0])} has {form}"
+                f"example {int(i)} has the shapes {other}, but example {int(indices[0])} has {form}"
             )
     return {k: np.stack([example[k] for example in examples]) for k in form}
 
 
-def _example(example: Mapping[str, Any]) -> Examples:
-    return {k: np.asarray(v) for k, v in example.items() if v is not None}
+def _example(example: Any) -> Examples:
+    if not isinstance(example, Mapping):
+        raise ValueError(f"an example of a source must be a dict with 'x', got {example!r:.80}")
+    found = {k: np.asarray(v) for k, v in example.items() if v is not None}
+    if "y" in found and np.issubdtype(found["y"].dtype, np.integer):
+        found["y"] = found["y"].astype(np.int32)
+    return found

@@ -1,10 +1,14 @@
 """Inverse problems: measurements of data, and samples of the data given them, with any sampler."""
 
+from score_jax.inverse.exact import exact as exact
+from score_jax.inverse.exact import exact_posterior as exact_posterior
+from score_jax.inverse.exact import exact_posteriors as exact_posteriors
+from score_jax.inverse.exact import log_evidence as log_evidence
+from score_jax.inverse.exact import most_likely_noise as most_likely_noise
 from score_jax.inverse.hold import repaint as repaint
 from score_jax.inverse.hold import replacement as replacement
 from score_jax.inverse.measurement import Measurement as Measurement
 from score_jax.inverse.measurement import consistent as consistent
-from score_jax.inverse.measurement import exact_posterior as exact_posterior
 from score_jax.inverse.measurement import measure as measure
 from score_jax.inverse.measurement import measurement_logp as measurement_logp
 from score_jax.inverse.methods import Conditional as Conditional

@@ -10,7 +10,6 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Key
 
 from score_jax._math import batch_sum
-from score_jax.analytic import Mixture
 from score_jax.inverse.operators import (
     Examples,
     LinearOperator,
@@ -18,7 +17,6 @@ from score_jax.inverse.operators import (
     Operator,
     Outputs,
     SpectralOperator,
-    matrix_of,
     record,
 )
 from score_jax.types import Data, PerExample, Time
@@ -111,26 +109,6 @@ def measurement_logp(measurement: Measurement) -> Callable[[Data, Time], PerExam
         return -0.5 * batch_sum(jnp.square(measurement.residual(x0) / measurement.noise_std))
 
     return logp
-
-
-def exact_posterior(mixture: Mixture, measurement: Measurement) -> Mixture:
-    """The posterior of a mixture of Gaussians given its measurement, of one example: a `Mixture`.
-
-    The reference of every method: `exact_posterior(data, measurement).score(sde)` is the score of its
-    noisy states. Linear operators only.
-
-    Raises ValueError for more than one example, or an operator that is not linear.
-    """
-    check(measurement, mixture.shape)
-    if measurement.y.shape[0] != 1:
-        raise ValueError(f"y must be of one example, got {measurement.y.shape[0]}")
-    if not isinstance(measurement.operator, LinearOperator):
-        raise ValueError(f"the operator must be linear, got {measurement.operator!r}")
-    matrix = matrix_of(measurement.operator, mixture.shape)
-    # Entries that are not measured carry no noise either.
-    seen = jnp.asarray(abs(matrix).sum(axis=1) > 0)
-    y = jnp.asarray(measurement.y).reshape(-1)
-    return mixture.posterior(matrix[seen], y[seen], measurement.noise_std)
 
 
 def consistent(measurement: Measurement, x0: Data) -> Data:

@@ -25,7 +25,7 @@ from score_jax._check import check_positive
 from score_jax._math import as_time, batch_mean
 from score_jax.losses.decoders import Decoder, discretized_gaussian, gaussian_kl
 from score_jax.losses.times import Weighting
-from score_jax.losses.training import Objective, Sample
+from score_jax.losses.training import Objective, Sample, mean_reduction
 from score_jax.parametrization import DENOISED, SMALL
 from score_jax.score import Reverse, reverse_moments
 from score_jax.sde import NoiseSchedule, posterior
@@ -88,7 +88,7 @@ def simple(*, weighting: Weighting | None = None) -> Objective:
 
     def objective(s: Sample) -> tuple[PerExample, dict[str, PerExample]]:
         target = s.parametrization.target(s.sde, s.x0, s.z, s.x, s.t)
-        mse = batch_mean(jnp.square(target - s.prediction()[0]))
+        mse = mean_reduction(jnp.square(target - s.prediction()[0]), s.mask)
         return (mse if weighting is None else weighting(s.sde, s.t) * mse), {"mse": mse}
 
     return objective
@@ -102,6 +102,10 @@ def variational(*, decoder: Decoder = _DECODER, rescaled: bool = True) -> Object
 
     def objective(s: Sample) -> tuple[PerExample, dict[str, PerExample]]:
         schedule = _schedule(s.sde)
+        if s.mask is not None:
+            raise ValueError(
+                'batch["mask"] is for dsm() and simple(): a bound needs all entries of x'
+            )
         prediction, values = s.prediction()
         z = s.parametrization.to_noise(s.sde, prediction, s.x, s.t)
         x0 = DENOISED.from_noise(s.sde, z, s.x, s.t)

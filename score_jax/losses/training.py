@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Bool, Float, Int, Key
 
 from score_jax._check import check, check_float, check_function, check_key
 from score_jax._math import batch_mean, batch_sum, bcast
@@ -47,7 +47,8 @@ from score_jax.types import SDE, Apply, Batch, Data, Loss, Metrics, Params, PerE
 class Sample(NamedTuple):
     """The arguments of an objective: a network's output `value` at x, and the data and noise of x.
 
-    value (b, *d), with twice the channels for a learned variance; x0, x, z (b, *d) and t (b,).
+    value (b, *d), with twice the channels for a learned variance; x0, x, z (b, *d) and t (b,); mask
+    (b, *d), True where x0 was observed, or None where all of it was.
     """
 
     sde: SDE
@@ -58,6 +59,7 @@ class Sample(NamedTuple):
     x: Data
     z: Data
     t: PerExample
+    mask: Bool[Array, "..."] | None = None
 
     def prediction(self) -> tuple[Data, Data | None]:
         """(the prediction, the values of the variance or None), both (b, *d)."""
@@ -67,7 +69,7 @@ class Sample(NamedTuple):
 Objective = Callable[
     [Sample], tuple[PerExample, dict[str, PerExample]]
 ]  # -> losses (b,) and their parts
-Reduction = Callable[[Float[Array, "b *d"]], Float[Array, " b"]]
+Reduction = Callable[..., Float[Array, " b"]]  # (squares (b, *d), mask or None) -> (b,)
 
 
 def noise_weighting(sde: SDE, t: Float[Array, "..."]) -> Float[Array, "..."]:
@@ -80,14 +82,21 @@ def likelihood_weighting(sde: SDE, t: Float[Array, "..."]) -> Float[Array, "..."
     return jnp.square(sde.diffusion(t) / sde.std(t))
 
 
-def mean_reduction(squares: Float[Array, "b *d"]) -> Float[Array, " b"]:
-    """Mean over the entries of an example."""
-    return batch_mean(squares)
+def mean_reduction(
+    squares: Float[Array, "b *d"], mask: Bool[Array, "b *d"] | None = None
+) -> Float[Array, " b"]:
+    """Mean over the entries of an example, of those that were observed if there is a mask."""
+    if mask is None:
+        return batch_mean(squares)
+    count = batch_sum(mask.astype(squares.dtype))
+    return batch_sum(jnp.where(mask, squares, 0)) / jnp.maximum(count, 1)
 
 
-def half_sum_reduction(squares: Float[Array, "b *d"]) -> Float[Array, " b"]:
-    """One half of the sum over the entries of an example, as in the likelihood bound."""
-    return 0.5 * batch_sum(squares)
+def half_sum_reduction(
+    squares: Float[Array, "b *d"], mask: Bool[Array, "b *d"] | None = None
+) -> Float[Array, " b"]:
+    """One half of the sum over the (observed) entries of an example, as in the likelihood bound."""
+    return 0.5 * batch_sum(squares if mask is None else jnp.where(mask, squares, 0))
 
 
 def dsm(
@@ -99,7 +108,9 @@ def dsm(
 
     def objective(s: Sample) -> tuple[PerExample, dict[str, PerExample]]:
         z_hat = s.parametrization.to_noise(s.sde, s.prediction()[0], s.x, s.t)
-        return weighting(s.sde, s.t) * reduction(jnp.square(z_hat - s.z)), {}
+        squares = jnp.square(z_hat - s.z)
+        reduced = reduction(squares) if s.mask is None else reduction(squares, s.mask)
+        return weighting(s.sde, s.t) * reduced, {}
 
     return objective
 
@@ -194,12 +205,14 @@ def training_loss(
 ) -> Loss:
     """A `Loss` of an objective, by default `dsm()`: (params, key, batch) -> (mean loss, metrics).
 
-    The batch is a dict: "x" (b, *d), floating; optionally "y" (b,), class labels, passed to the
-    network as y= and in training replaced by `null_class` with probability `label_dropout`;
-    "low_res", the smaller image of a super-resolution network; "draw", a `Draw` (see
-    `score_jax.draws`), without which one is made from the key; and for a noise schedule "index" (b,)
-    and "weight" (b,) from an `IndexSampler`, with which the metrics have "per_example", the losses
-    (b,) before weighting. Metrics: "loss" and the parts of the objective.
+    The batch is a dict: "x" (b, *d), floating; optionally "y", class labels (b,) or vectors (b, k),
+    passed to the network as y=, the labels in training replaced by `null_class` with probability
+    `label_dropout`; "low_res", the small image, or the field of the size of x, of a network with
+    `super_resolution`; "mask" (b, *d), False where x is missing (and any finite number), which `dsm` and
+    `simple` leave out; "draw", a `Draw` (see `score_jax.draws`), without which one is made from the
+    key; and for a noise schedule "index" (b,) and "weight" (b,) from an `IndexSampler`, with which the
+    metrics have "per_example", the losses (b,) before weighting. Metrics: "loss" and the parts of the
+    objective.
 
     times: a rule `times(u, t0, t1)` (`score_jax.losses.times`), by default the timesteps of a noise
     schedule and uniform times of any other SDE; stratified: over the whole batch, or independent;
@@ -228,7 +241,10 @@ def training_loss(
             drop = lambda key, y: drop_labels(key, y, rate=label_dropout, null_class=null)
             kwargs["y"] = draw.fold(LABELS).each(drop, batch["y"])
         value = apply(params, drawn.x, noise_input(sde, drawn.t), **kwargs)
-        sample = Sample(sde, parametrization, variance, value, drawn.x0, drawn.x, drawn.z, drawn.t)
+        sample = Sample(
+            sde, parametrization, variance, value, drawn.x0, drawn.x, drawn.z, drawn.t,
+            batch.get("mask"),
+        )  # fmt: skip
         per_example, parts = objective(sample)
         weight = batch.get("weight", jnp.ones_like(per_example))
         total = (weight * per_example).mean()

@@ -15,7 +15,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from score_jax.nets.convolution import Image, Volume
+from score_jax.nets.convolution import Volume
 from score_jax.nets.layers import (
     Conv,
     Dropout,
@@ -47,6 +47,7 @@ class Names(NamedTuple):
     embed0: str = "embed0"
     embed1: str = "embed1"
     classes: str = "classes"
+    vector: str = "vector"
 
 
 SCORE_SDE_NAMES = Names()
@@ -90,7 +91,7 @@ class Style:
     def embed(
         self, emb: Float[Array, "b e"], y: Array | None, width: int, num_classes: int | None
     ) -> Float[Array, "b width"]:
-        """Two dense layers of the noise input's embedding, plus the embedding of the classes.
+        """Two dense layers of the noise input's embedding, plus that of the classes or the vectors y.
 
         They belong to the calling module and are computed in float32, which costs little and keeps
         neighbouring times distinct.
@@ -99,9 +100,11 @@ class Style:
         emb = self.dense(nn.silu(h), width, self.names.embed1)
         if y is None:
             return emb
+        if num_classes is None:
+            return emb + self.dense(y, width, self.names.vector)
         normal, flax = nn.initializers.normal(1.0), nn.linear.default_embed_init
         start = normal if self.plain_init else flax
-        classes = nn.Embed(num_classes or 0, width, embedding_init=start, name=self.names.classes)
+        classes = nn.Embed(num_classes, width, embedding_init=start, name=self.names.classes)
         return emb + classes(y)
 
 
@@ -120,13 +123,14 @@ class FirConv(nn.Module):
     dtype: Any = None
 
     @nn.compact
-    def __call__(self, x: Image) -> Image:
+    def __call__(self, x: Volume) -> Volume:
         """Resample x."""
-        w = self.param("kernel", default_init(), (3, 3, x.shape[3], self.features))
+        shape = (3,) * (x.ndim - 2) + (x.shape[-1], self.features)
+        w = self.param("kernel", default_init(), shape)
         bias = self.param("bias", nn.initializers.zeros, (self.features,))
         x, w = nn.dtypes.promote_dtype(x, w, dtype=self.dtype)
         y = (fir_conv_up if self.up else fir_conv_down)(x, w, self.taps)
-        return y + bias.astype(y.dtype)[None, None, None]
+        return y + bias.astype(y.dtype).reshape((1,) * (y.ndim - 1) + (-1,))
 
 
 def resize(x: Volume, up: bool, taps: tuple[int, ...] | None) -> Volume:
@@ -153,8 +157,9 @@ class Resample(nn.Module):
             return FirConv(self.features, s.taps, self.up, s.dtype, name="conv")(x)
         if self.up:
             return s.conv(self.features, "conv")(double(x))
-        down = {"stride": factors(x.ndim - 2), "padding": s.padding}
-        return s.conv(self.features, s.names.down, **down)(x)
+        stride = factors(x.ndim - 2)
+        padding = tuple(s.padding if n > 1 else (1, 1) for n in stride)
+        return s.conv(self.features, s.names.down, stride=stride, padding=padding)(x)
 
 
 class ResBlock(nn.Module):

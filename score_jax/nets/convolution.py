@@ -67,7 +67,7 @@ def conv(
     padding: tuple[int, int] | Pads,
     *,
     stride: int | Sizes = 1,
-    dilation: int = 1,
+    dilation: int | Sizes = 1,
     spacing: int = 1,
 ) -> Float[Array, "b *e o"]:
     """Convolve x with w along one, two or three axes.
@@ -77,7 +77,8 @@ def conv(
       w: kernel.
       padding: zeros before and after, for every axis alike or one pair per axis.
       stride: of the output, for every axis alike or one number per axis.
-      dilation: of the input: its entries are this many places apart, with zeros in between.
+      dilation: of the input: its entries are this many places apart, with zeros in between; for
+        every axis alike or one number per axis.
       spacing: of the kernel: its taps are this many places apart.
 
     >>> y = conv(jnp.ones((1, 8, 8, 3)), jnp.ones((3, 3, 3, 16)), (1, 1))

@@ -9,13 +9,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.ad_checkpoint import checkpoint_name
-from jaxtyping import Array, Float, Num
+from jaxtyping import Array, Float, Int, Num
 
 from score_jax._check import check, check_count
 from score_jax.nets.convolution import Pads, Sizes, Volume, conv
 
 Init = Callable[..., Array]
 Levels = tuple[float, float, int]
+# What a network is conditioned on: class labels (b,), or vectors (b, k).
+Condition = Int[Array, " b"] | Float[Array, "b _"] | None
 
 SHAPES = {1: "(b, l, c) of series", 2: "(b, h, w, c) of images", 3: "(b, d, h, w, c) of volumes"}
 KEPT = "block"  # the name of what `kept` marks, for `jax.checkpoint_policies`
@@ -50,18 +52,52 @@ def at_least_float32(x: Num[Array, "*n"]) -> Float[Array, "*n"]:
 
 
 def check_inputs(
-    x: Array, noise_input: Array, y: Array | None = None, num_classes: int | None = None
+    x: Array,
+    noise_input: Array,
+    y: Array | None = None,
+    num_classes: int | None = None,
+    cond_size: int | None = None,
 ) -> None:
-    """Raise ValueError unless every example has a noise input, and y is given iff num_classes is."""
+    """Raise ValueError unless every example has a noise input, and the y that the network needs.
+
+    y is labels (b,) exactly when `num_classes` is given, vectors (b, cond_size) exactly when
+    `cond_size` is.
+    """
     batch = x.shape[:1]
     check("noise_input", noise_input.shape, noise_input.shape == batch, f"of shape {batch}")
-    if (y is None) != (num_classes is None):
+    if num_classes is not None and cond_size is not None:
         raise ValueError(
-            "class labels y are needed exactly when num_classes is given, got "
-            f"num_classes={num_classes} and y={'None' if y is None else 'labels'}"
+            f"num_classes and cond_size exclude each other, got {num_classes} and {cond_size}"
+        )
+    if (y is None) != (num_classes is None and cond_size is None):
+        raise ValueError(
+            "class labels y are needed exactly when num_classes is given, and vectors y exactly when "
+            f"cond_size is, got num_classes={num_classes}, cond_size={cond_size} and "
+            f"y={'None' if y is None else y.shape}"
         )
     if y is not None:
-        check("y", y.shape, y.shape == batch, f"of shape {batch}")
+        shape = batch if cond_size is None else (*batch, cond_size)
+        check("y", y.shape, y.shape == shape, f"of shape {shape}")
+
+
+def with_low_res(x: Array, low_res: Array | None, needed: bool) -> Array:
+    """x with the channels of `low_res`, brought to the size of x by linear interpolation.
+
+    Raises ValueError unless `low_res` is given exactly when it is needed, with the rank and the number
+    of examples of x.
+    """
+    if (low_res is not None) != needed:
+        raise ValueError(
+            "low_res is needed exactly when super_resolution is set, got super_resolution="
+            f"{needed} and low_res={'None' if low_res is None else 'data'}"
+        )
+    if low_res is None:
+        return x
+    if low_res.ndim != x.ndim or low_res.shape[0] != x.shape[0]:
+        raise ValueError(f"low_res must be as x of shape {x.shape}, got {low_res.shape}")
+    shape = (*x.shape[:-1], low_res.shape[-1])
+    wide = jax.image.resize(low_res.astype(x.dtype), shape, "linear", antialias=False)
+    return jnp.concatenate([x, wide], axis=-1)
 
 
 def check_fields(net: Any, *counts: str) -> None:
@@ -206,7 +242,8 @@ class Conv(nn.Module):
     dtype: Any = None
     spacing: int = 1  # of the taps of the kernel
     plain_init: bool = False
-    padding: tuple[int, int] | None = None  # before and after; None: half of the kernel's reach
+    # before and after, of every axis alike or each; None: half of the kernel's reach
+    padding: tuple[int, int] | Pads | None = None
 
     @nn.compact
     def __call__(self, x: Volume) -> Volume:

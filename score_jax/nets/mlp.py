@@ -5,18 +5,18 @@ from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
 from score_jax._check import check_count
-from score_jax.nets.layers import Dropout, check_inputs, kept, sinusoids
+from score_jax.nets.layers import Condition, Dropout, check_inputs, kept, sinusoids
 
 
 class MLP(nn.Module):
     """Residual MLP: (x (b, *d), noise input (b,), y (b,)) -> shape of x; data of any rank is flattened.
 
-    The noise input (t * 999) is embedded by sines and, with the embedding of the class y, shifts and
-    scales the hidden layer of every block. y is needed exactly when `num_classes` is given. Parameters
-    are float32, and the output has the type of x.
+    The noise input (t * 999) is embedded by sines and, with the embedding of y, shifts and scales the
+    hidden layer of every block. y is class labels (b,) exactly when `num_classes` is given, and vectors
+    (b, cond_size) exactly when `cond_size` is. Parameters are float32, and the output has the type of x.
 
     Raises ValueError for sizes below 1, noise inputs of another length than x, and missing or
     superfluous y.
@@ -31,22 +31,25 @@ class MLP(nn.Module):
     num_classes: int | None = None  # number of classes, if conditioned on them
     dtype: Any = None  # of the computation; parameters and output stay float32
     remat: bool = False  # compute every block again in the backward pass: less memory, more time
+    cond_size: int | None = None  # length of the vector, if conditioned on one
 
     @nn.compact
     def __call__(
         self,
         x: Float[Array, "b *d"],
         noise_input: Float[Array, " b"],
-        y: Int[Array, " b"] | None = None,
+        y: Condition = None,
         *,
         train: bool = False,
     ) -> Float[Array, "b *d"]:
-        """Predict from x, the noise input and the classes."""
+        """Predict from x, the noise input and the classes or vectors."""
         check_count(width=self.width, num_blocks=self.num_blocks)
-        check_inputs(x, noise_input, y, self.num_classes)
+        check_inputs(x, noise_input, y, self.num_classes, self.cond_size)
         dense = functools.partial(nn.Dense, dtype=self.dtype)
         emb = nn.silu(dense(self.width)(sinusoids(noise_input, self.width)))
-        if y is not None:
+        if y is not None and self.num_classes is None:
+            emb = emb + dense(self.width, name="vector")(y)
+        elif y is not None:
             emb = emb + nn.Embed(self.num_classes or 0, self.width, dtype=self.dtype)(y)
         flat = x.reshape(x.shape[0], -1)
         h = dense(self.width)(flat)

@@ -26,12 +26,13 @@ from typing import Any, Literal, get_args
 
 import flax.linen as nn
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, Num
+from jaxtyping import Array, Float, Num
 
 from score_jax._check import check
 from score_jax.nets.blocks import Attention, Move, Resample, ResBlock, Style
-from score_jax.nets.convolution import Image
+from score_jax.nets.convolution import Volume
 from score_jax.nets.layers import (
+    Condition,
     Conv,
     FourierEmbedding,
     Levels,
@@ -43,6 +44,7 @@ from score_jax.nets.layers import (
     noise_levels,
     residual,
     sinusoids,
+    with_low_res,
 )
 from score_jax.nets.resample import DEFAULT_KERNEL
 
@@ -58,12 +60,13 @@ CHOICES = {
 
 
 class NCSNpp(nn.Module):
-    """U-Net of the NCSN++ / DDPM++ family: (x (b, h, w, c), noise input (b,), y (b,)) -> shape of x.
+    """U-Net of the NCSN++ / DDPM++ family: (x (b, *size, c), noise input (b,), y (b,)) -> shape of x.
 
     The noise input is t * 999 for the positional embedding, sigma for the Fourier one (its logarithm
-    is embedded), or an index of `sigmas`. Class labels `y` are needed exactly when `num_classes` is
-    given. Height and width must be divisible by 2 ** (len(channel_mult) - 1). With train=True a key
-    for "dropout" is needed if dropout > 0.
+    is embedded), or an index of `sigmas`. y is class labels (b,) exactly when `num_classes` is given,
+    and vectors (b, cond_size) exactly when `cond_size` is; `low_res` is as for `UNet`. Height and width
+    (or length) must be divisible by 2 ** (len(channel_mult) - 1). With train=True a key for "dropout" is
+    needed if dropout > 0.
 
     Raises ValueError for unknown choices, numbers out of range, sizes that do not divide, noise
     inputs of another length than x, and missing or superfluous y.
@@ -98,6 +101,9 @@ class NCSNpp(nn.Module):
     attend_every_block: bool = False  # on the way up too, rather than after a level's last block
     dtype: Any = None  # of the computation; parameters and output stay float32
     remat: bool = False  # compute every block again in the backward pass: less memory, more time
+    dims: int = 2  # axes of space, 1 to 3; of three, the first keeps its length
+    super_resolution: bool = False  # conditioned on an image of low resolution, or a field
+    cond_size: int | None = None  # length of the vector, if conditioned on one
 
     @property
     def style(self) -> Style:
@@ -115,8 +121,9 @@ class NCSNpp(nn.Module):
         check_fields(self, *(name for name in counts if getattr(self, name) is not None))
         if self.sigmas is not None:
             noise_levels(self.sigmas)
-        check_size(x.shape, 2, len(self.channel_mult) - 1)
-        check_inputs(x, noise_input, y, self.num_classes)
+        check("dims", self.dims, self.dims in (1, 2, 3), "1, 2 or 3")
+        check_size(x.shape, self.dims, len(self.channel_mult) - 1)
+        check_inputs(x, noise_input, y, self.num_classes, self.cond_size)
 
     def _block(
         self, features: int, name: str, resample: Move = "none", *, beside: bool = False
@@ -134,8 +141,8 @@ class NCSNpp(nn.Module):
         groups = None if name.startswith("mid") else self.attention_groups
         return make(self.style, init_scale=self.init_scale, groups=groups, name=name)
 
-    def _attends(self, h: Image) -> bool:
-        return max(h.shape[1], h.shape[2]) in self.attention
+    def _attends(self, h: Volume) -> bool:
+        return max(h.shape[1:-1]) in self.attention
 
     def _out_conv(self, channels: int, name: str) -> Conv:
         # Without `dtype`: few channels cost little, and the output keeps its precision.
@@ -151,27 +158,27 @@ class NCSNpp(nn.Module):
             return None
         return self.style.embed(emb, y, 4 * self.channels, self.num_classes)
 
-    def _move(self, h: Image, emb: Array | None, up: bool, level: int, train: bool) -> Image:
-        name, features = f"{'up' if up else 'down'}{level}", h.shape[3]
+    def _move(self, h: Volume, emb: Array | None, up: bool, level: int, train: bool) -> Volume:
+        name, features = f"{'up' if up else 'down'}{level}", h.shape[-1]
         if self.block == "ddpm":
             kept_features = features if self.resample_with_conv else None
             return Resample(self.style, up, kept_features, name=name)(h)
         return self._block(features, name, "up" if up else "down")(h, emb, train)
 
-    def _input_path(self, pyramid: Image, h: Image, level: int) -> tuple[Image, Image]:
+    def _input_path(self, pyramid: Volume, h: Volume, level: int) -> tuple[Volume, Volume]:
         """One step of the progressive input: (pyramid, h) at the next resolution."""
-        name, features = f"input{level}", h.shape[3]
+        name, features = f"input{level}", h.shape[-1]
         if self.progressive_input == "input_skip":
             pyramid = Resample(self.style, False)(pyramid)
             side = self.style.conv(features, f"{name}_combine", size=1)(pyramid)
-            return pyramid, side + h if self.combine == "sum" else jnp.concatenate([side, h], 3)
+            return pyramid, side + h if self.combine == "sum" else jnp.concatenate([side, h], -1)
         pyramid = Resample(self.style, False, features, name=name)(pyramid)
         pyramid = residual(pyramid, h, self.skip_rescale)
         return pyramid, pyramid
 
     def _output_path(
-        self, pyramid: Image | None, h: Image, level: int, channels: int
-    ) -> tuple[Image, Image]:
+        self, pyramid: Volume | None, h: Volume, level: int, channels: int
+    ) -> tuple[Volume, Volume]:
         """One step of the progressive output: (pyramid, h) at this resolution."""
         name = f"output{level}"
         normed = lambda h: nn.silu(self.style.norm(f"{name}_norm")(h))
@@ -179,8 +186,8 @@ class NCSNpp(nn.Module):
             side = self._out_conv(channels, f"{name}_conv")(normed(at_least_float32(h)))
             return (side if pyramid is None else Resample(self.style, True)(pyramid) + side), h
         if pyramid is None:
-            return self.style.conv(h.shape[3], f"{name}_conv")(normed(h)), h
-        pyramid = Resample(self.style, True, h.shape[3], name=name)(pyramid)
+            return self.style.conv(h.shape[-1], f"{name}_conv")(normed(h)), h
+        pyramid = Resample(self.style, True, h.shape[-1], name=name)(pyramid)
         pyramid = residual(pyramid, h, self.skip_rescale)
         return pyramid, pyramid
 
@@ -189,16 +196,18 @@ class NCSNpp(nn.Module):
         self,
         x: Float[Array, "..."],
         noise_input: Num[Array, " b"],
-        y: Int[Array, " b"] | None = None,
+        y: Condition = None,
         *,
+        low_res: Float[Array, "..."] | None = None,
         train: bool = False,
-    ) -> Image:
-        """Predict (noise, or score with scale_by_sigma) from x, the noise input and the classes."""
+    ) -> Volume:
+        """Predict (noise, or score with scale_by_sigma) from x, the noise input, y and low_res."""
         # Longer than most functions: the U shape is read best in one piece.
         self._check(x, noise_input, y)
-        channels, last = x.shape[3], len(self.channel_mult) - 1
+        channels, last = x.shape[-1], len(self.channel_mult) - 1
+        start = with_low_res(x, low_res, self.super_resolution)
         emb = self._embed(noise_input, y)
-        pyramid = h = x if self.centered else 2 * x - 1
+        pyramid = h = start if self.centered else 2 * start - 1
         skips = [h := self.style.conv(self.channels, "first")(h)]
         for level, mult in enumerate(self.channel_mult):
             for i in range(self.num_blocks):
@@ -212,15 +221,15 @@ class NCSNpp(nn.Module):
                     pyramid, h = self._input_path(pyramid, h, level)
                 skips.append(h)
 
-        h = self._block(h.shape[3], "mid0")(h, emb, train)
+        h = self._block(h.shape[-1], "mid0")(h, emb, train)
         h = self._attention("mid_attention")(h)
-        h = self._block(h.shape[3], "mid1")(h, emb, train)
+        h = self._block(h.shape[-1], "mid1")(h, emb, train)
 
-        output: Image | None = None
+        output: Volume | None = None
         for level, mult in reversed(list(enumerate(self.channel_mult))):
             attends = self._attends(h)
             for i in range(self.num_blocks + 1):
-                h = jnp.concatenate([h, skips.pop()], axis=3)
+                h = jnp.concatenate([h, skips.pop()], axis=-1)
                 block = self._block(self.channels * mult, f"dec{level}_{i}", beside=attends)
                 h = block(h, emb, train)
                 if attends and (i == self.num_blocks or self.attend_every_block):

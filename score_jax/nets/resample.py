@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-from score_jax.nets.convolution import Image, Volume, conv
+from score_jax.nets.convolution import Pads, Volume, conv
 from score_jax.nets.layers import factors
 
 DEFAULT_KERNEL = (1, 3, 3, 1)
@@ -51,34 +51,50 @@ def _double(x: Array, axis: int, taps: list[float]) -> Array:
     return jnp.stack(phases, axis + 1).reshape(shape)
 
 
-def fir_up(x: Image, taps: tuple[int, ...] = DEFAULT_KERNEL) -> Image:
-    """Double the resolution: (b, h, w, c) -> (b, 2h, 2w, c). ValueError for less than two taps."""
+def _resampled(x: Volume) -> list[int]:
+    """The axes whose length changes."""
+    return [axis for axis, factor in enumerate(factors(x.ndim - 2), start=1) if factor > 1]
+
+
+def _pads(x: Volume, size: int, pad: int) -> Pads:
+    """`pad` on both sides of the axes whose length changes; as needed to keep that of the others."""
+    keep, changed = (size // 2, size - 1 - size // 2), _resampled(x)
+    return tuple((pad, pad) if axis in changed else keep for axis in range(1, x.ndim - 1))
+
+
+def fir_up(x: Volume, taps: tuple[int, ...] = DEFAULT_KERNEL) -> Volume:
+    """Double the resolution: (b, h, w, c) -> (b, 2h, 2w, c). ValueError for less than two taps.
+
+    Of three axes of space, only the last two are doubled, here and in the functions below.
+    """
     each = normalised(taps, 2.0)
-    return _double(_double(x, 1, each), 2, each)
+    for axis in _resampled(x):
+        x = _double(x, axis, each)
+    return x
 
 
-def fir_down(x: Image, taps: tuple[int, ...] = DEFAULT_KERNEL) -> Image:
+def fir_down(x: Volume, taps: tuple[int, ...] = DEFAULT_KERNEL) -> Volume:
     """Halve the resolution: (b, h, w, c) -> (b, h/2, w/2, c). ValueError for less than two taps."""
     each, p = normalised(taps, 1.0), len(taps) - 2
-    for axis in (1, 2):
+    for axis in _resampled(x):
         x = _filter(x, axis, each, (p + 1) // 2, p // 2, step=2)
     return x
 
 
-def fir_conv_down(x: Image, w: Float[Array, "k k i o"], taps: tuple[int, ...]) -> Image:
+def fir_conv_down(x: Volume, w: Float[Array, "*k i o"], taps: tuple[int, ...]) -> Volume:
     """Filter, then convolve with stride 2: (b, h, w, i) -> (b, h/2, w/2, o)."""
     each, p = normalised(taps, 1.0), len(taps) - 2 + w.shape[0] - 1
-    for axis in (1, 2):
+    for axis in _resampled(x):
         x = _filter(x, axis, each, (p + 1) // 2, p // 2)
-    return conv(x, w, (0, 0), stride=2)
+    return conv(x, w, _pads(x, w.shape[0], 0), stride=factors(x.ndim - 2))
 
 
-def fir_conv_up(x: Image, w: Float[Array, "k k i o"], taps: tuple[int, ...]) -> Image:
+def fir_conv_up(x: Volume, w: Float[Array, "*k i o"], taps: tuple[int, ...]) -> Volume:
     """Convolve the input with zeros between its entries, then filter: (b, 2h, 2w, o)."""
     k = w.shape[0]
-    x = conv(x, w, (k - 1, k - 1), dilation=2)
+    x = conv(x, w, _pads(x, k, k - 1), dilation=factors(x.ndim - 2))
     each, p = normalised(taps, 2.0), len(taps) - 2 - (k - 1)
-    for axis in (1, 2):
+    for axis in _resampled(x):
         x = _filter(x, axis, each, (p + 1) // 2 + 1, p // 2 + 1)
     return x
 

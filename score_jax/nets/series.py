@@ -3,9 +3,10 @@
 from typing import Any
 
 import flax.linen as nn
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
 from score_jax._check import check
+from score_jax.nets.layers import Condition
 from score_jax.nets.unet import UNet
 
 
@@ -14,7 +15,7 @@ class SeriesUNet(nn.Module):
 
     The blocks of Improved DDPM (`score_jax.nets.UNet` with `dims=1`, whose fields these are) with
     defaults for data of a few to some hundred entries. A vector (b, d) is a series of d entries and one
-    channel. The noise input is t * 999.
+    channel. The noise input is t * 999. y and low_res are as there.
 
     Raises ValueError for x of another rank, a length that cannot be halved len(channel_mult) - 1
     times, and as `UNet`.
@@ -33,22 +34,28 @@ class SeriesUNet(nn.Module):
     groups: int = 8  # of every group normalisation
     remat: bool = False  # compute every block again in the backward pass: less memory, more time
     dtype: Any = None  # of the computation; parameters and output stay float32
+    super_resolution: bool = (
+        False  # conditioned on a series of low resolution, or of the same length
+    )
+    cond_size: int | None = None  # length of the vector, if conditioned on one
 
     @nn.compact
     def __call__(
         self,
         x: Float[Array, "..."],
         noise_input: Float[Array, " b"],
-        y: Int[Array, " b"] | None = None,
+        y: Condition = None,
         *,
+        low_res: Float[Array, "..."] | None = None,
         train: bool = False,
     ) -> Float[Array, "..."]:
-        """Predict from x, the noise input and the classes."""
+        """Predict from x, the noise input, the classes or vectors and the series of low resolution."""
         check("x", x.shape, x.ndim in (2, 3), "series (b, l, c) or vectors (b, d)")
         series = x if x.ndim == 3 else x[:, :, None]
         net = UNet(
             self.channels, self.channel_mult, self.num_blocks, self.attention_factors, self.dropout,
             self.num_heads, dims=1, groups=self.groups, remat=self.remat, dtype=self.dtype,
-            num_classes=self.num_classes, name="unet",
+            num_classes=self.num_classes, cond_size=self.cond_size,
+            super_resolution=self.super_resolution, name="unet",
         )  # fmt: skip
-        return net(series, noise_input, y, train=train).reshape(x.shape)
+        return net(series, noise_input, y, low_res=low_res, train=train).reshape(x.shape)

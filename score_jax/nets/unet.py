@@ -21,14 +21,20 @@ import dataclasses
 from typing import Any
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
 from score_jax._check import check
 from score_jax.nets.blocks import ADM, Attention, Move, Resample, ResBlock, Style
 from score_jax.nets.convolution import Volume
-from score_jax.nets.layers import check_fields, check_inputs, check_size, sinusoids
+from score_jax.nets.layers import (
+    Condition,
+    check_fields,
+    check_inputs,
+    check_size,
+    sinusoids,
+    with_low_res,
+)
 
 
 class UNetHalf(nn.Module):
@@ -125,9 +131,10 @@ class UNet(UNetHalf):
     """U-Net: (x (b, *size, c), noise input (b,), y (b,), low_res) -> (b, *size, out_channels).
 
     The noise input may be any number: Improved DDPM gives an index of its noise schedule, or that
-    scaled to 1000. With `super_resolution`, `low_res` (b, *smaller, c) is needed: it is brought to the
-    size of x by linear interpolation and appended to the channels of x. y is needed exactly when
-    `num_classes` is given.
+    scaled to 1000. With `super_resolution`, `low_res` (b, *smaller, k) is needed: a small image, or a
+    field of the size of x. It is brought to the size of x by linear interpolation and appended to the
+    channels of x. y is class labels (b,) exactly when `num_classes` is given, and vectors (b, cond_size)
+    exactly when `cond_size` is.
 
     Raises ValueError for fields outside their range, x of another rank than `dims` says or of a size
     that cannot be halved, and missing or superfluous y or low_res.
@@ -141,37 +148,24 @@ class UNet(UNetHalf):
     )
     num_classes: int | None = None  # number of classes, if conditioned on them
     num_heads_upsample: int | None = None  # heads on the way up, if they differ
-    super_resolution: bool = False  # conditioned on an image of low resolution
-
-    def _with_low_res(self, x: Array, low_res: Array | None) -> Array:
-        if (low_res is not None) != self.super_resolution:
-            raise ValueError(
-                "low_res is needed exactly when super_resolution is set, got super_resolution="
-                f"{self.super_resolution} and low_res={'None' if low_res is None else 'data'}"
-            )
-        if low_res is None:
-            return x
-        if low_res.ndim != x.ndim or low_res.shape[0] != x.shape[0]:
-            raise ValueError(f"low_res must be as x of shape {x.shape}, got {low_res.shape}")
-        shape = (*x.shape[:-1], low_res.shape[-1])
-        wide = jax.image.resize(low_res.astype(x.dtype), shape, "linear", antialias=False)
-        return jnp.concatenate([x, wide], axis=-1)
+    super_resolution: bool = False  # conditioned on an image of low resolution, or a field
+    cond_size: int | None = None  # length of the vector, if conditioned on one
 
     @nn.compact
     def __call__(
         self,
         x: Float[Array, "..."],
         noise_input: Float[Array, " b"],
-        y: Int[Array, " b"] | None = None,
+        y: Condition = None,
         *,
         low_res: Float[Array, "..."] | None = None,
         train: bool = False,
     ) -> Volume:
-        """Predict from x, the noise input, the classes and the image of low resolution."""
+        """Predict from x, the noise input, the classes or vectors and the image of low resolution."""
         self._check(x)
-        check_inputs(x, noise_input, y, self.num_classes)
+        check_inputs(x, noise_input, y, self.num_classes, self.cond_size)
         out_channels = self.out_channels or x.shape[-1]
-        start = self._with_low_res(x, low_res)
+        start = with_low_res(x, low_res, self.super_resolution)
         emb = self._embed(noise_input, y, self.num_classes)
 
         skips = self._encode(start, emb, train)

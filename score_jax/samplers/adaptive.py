@@ -351,15 +351,18 @@ def adaptive_multistep(
         v = batch.astype(dtype) / bcast(_size(sde, t_from), batch.astype(dtype))
         state = _start(flow, v, order, rtol, atol)
         state = jax.lax.while_loop(more, lambda s: _advance(s, _attempt(flow, s, scaled)), state)
-        v = eqx.error_if(
-            state.v, state.broken >= _BROKEN, "adaptive_multistep: the score is not finite"
+        broken = state.broken >= _BROKEN
+        # The whole state, because an output that does not depend on a check loses it.
+        state = eqx.branched_error_if(
+            state,
+            broken | ~state.done,
+            jnp.where(broken, 0, 1),
+            [
+                "adaptive_multistep: the score is not finite",
+                f"adaptive_multistep: max_steps={max_steps} reached before t_to",
+            ],
         )
-        v = eqx.error_if(
-            v,
-            more(state._replace(accepted=0, rejected=0)),
-            f"adaptive_multistep: max_steps={max_steps} reached before t_to",
-        )
-        end = bcast(_size(sde, t_to), v) * v
+        end = bcast(_size(sde, t_to), state.v) * state.v
         newest = state.values[(state.slot - 1) % (order + 1)]
         cost = state.accepted + state.rejected
         return AdaptiveOut(

@@ -188,7 +188,7 @@ UNUSED = [
     ("sample --workdir {} --sampler heun --together", "--together is not used by sampler 'heun'"),
     ("sample --workdir {} --corrector none --snr=3", "--snr is not used by corrector 'none'"),
     ("train --config two_moons_vp --data.path x.npy", "--data.path is not used by data.name"),
-    ("train --data.name array --data.path x.npy --data.image-size 8", "--data.image-size is not"),
+    ("train --data.name array --data.path x.npy --data.size 8", "--data.size is not used"),
     ("train --data.name two_moons --data.no-dequantize", "--data.dequantize is not used"),
     ("train --loss.weight 0.1", "--loss.weight is not used by loss.objective 'dsm'"),
     ("train --optim.rule lion --optim.eps 1e-3", "--optim.eps is not used by optim.rule 'lion'"),

@@ -1,0 +1,35 @@
+"""Which kinds of networks fit data of a shape, and which one is usual."""
+
+from typing import Any
+
+from score_jax.convert import records
+
+# Axes of an example, the channels included, that the networks take; those not named take any.
+AXES = {
+    "SeriesUNet": (1, 2), "UNet": (2, 3, 4), "NCSNpp": (2, 3, 4), "DDPM": (2, 3, 4), "NCSN": (3,),
+    "NCSNv2": (3,),
+}  # fmt: skip
+NAMES = {1: "vectors", 2: "series", 3: "images", 4: "volumes"}
+# The usual network by the number of axes; others are taken as vectors.
+USUAL = {2: "SeriesUNet", 3: "NCSNpp", 4: "UNet"}
+
+
+def usual_kind(shape: tuple[int, ...]) -> str:
+    """The kind of network that data of a shape usually get."""
+    return USUAL.get(len(shape), "MLP")
+
+
+def kinds_for(shape: tuple[int, ...], field: str | None = None) -> str:
+    """The kinds of networks that take data of a shape, and have a field, as text."""
+    fit = [kind for kind in records.NETS if len(shape) in AXES.get(kind, (len(shape),))]
+    return ", ".join(k for k in fit if field is None or field in records.fields_of(records.NETS[k]))
+
+
+def check_fit(net: Any, shape: tuple[int, ...]) -> None:
+    """Raise ValueError, with the kinds that fit, for a network that cannot take data of a shape."""
+    kind = type(net).__name__
+    if len(shape) not in AXES.get(kind, (len(shape),)):
+        what = NAMES.get(len(shape), "data")
+        raise ValueError(
+            f"net.kind={kind!r} does not take {what} of shape {shape}: use one of {kinds_for(shape)}"
+        )

@@ -1,0 +1,43 @@
+r"""The density and the score of a mixture of Gaussians at a noise level.
+
+For x = m x0 + s z, in the axes of component k with variances v_k and coordinates c_k of x - m mu_k:
+
+    log(w_k N(x; m mu_k, m^2 C_k + s^2 I)) = log w_k - 1/2 sum (c_k^2 / u_k + log(2 pi u_k))
+    score = -sum_k p(k | x) V_k c_k / u_k,     u_k = m^2 v_k + s^2
+"""
+
+import math
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from score_jax.analytic.covariance import Covariance
+
+
+class Parts(NamedTuple):
+    """logs (b, k) and along (b, k, n), c, of the formulas above; variance, u, (1 or b, k, n)."""
+
+    logs: Any
+    along: Any
+    variance: Any
+
+
+def parts(covariance: Covariance, log_weights: Any, means: Any, x: Any, m: Any, s: Any) -> Parts:
+    """The parts of a mixture at x (b, *d), the levels m and s () or (b,).
+
+    log_weights are (1 or b, k) and means (1 or b, k, n): the same for all examples, or of each.
+    """
+    # Levels against components and their axes: (b or 1, 1, 1).
+    m, s = (jnp.asarray(v).reshape(-1, 1, 1).astype(x.dtype) for v in (m, s))
+    away = x.reshape(x.shape[0], 1, -1) - m * means
+    along = covariance.along(away)
+    variance = jnp.square(m) * jnp.asarray(covariance.values, x.dtype)[None] + jnp.square(s)
+    logs = -0.5 * (jnp.square(along) / variance + jnp.log(2 * math.pi * variance)).sum(axis=2)
+    return Parts(logs + log_weights, along, variance)
+
+
+def score_of(covariance: Covariance, found: Parts, x: Any) -> Any:
+    """The score of the mixture with these parts: shape of x."""
+    pull = jax.nn.softmax(found.logs, axis=1)[:, :, None] * found.along / found.variance
+    return -covariance.together(pull).reshape(x.shape)

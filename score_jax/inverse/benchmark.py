@@ -1,0 +1,310 @@
+r"""How far the draws of a posterior sampler are from the exact posterior.
+
+A `Problem` is a prior with a known posterior, an operator and noise. `pose` draws x0 and y of it
+several times and computes the reference of each; `by_steps` and `by_particles` make drawers, functions
+that sample the posteriors; `compare_draws` measures one drawer's output, for every y alone:
+
+    sliced_wasserstein  to exact draws, in units of the posterior's standard deviation
+    frechet             of the moments to the exact ones, divided by the total variance
+    mean_error          root mean square, in units of the posterior's standard deviation
+    std_ratio           root mean square deviation of the draws over the exact one: 1 is right
+    std_error           root mean square error of the standard deviations, in units of theirs
+    weights_error       half the sum of |weight - exact weight| over the components of the mixture
+    residual            root mean square of y - A(x), in units of the noise where there is some
+    sbc, tarp           distance of ranks and coverage levels to uniform, over all y
+
+Finite samples of the exact posterior have distances too: those of `exact_draws`, the first of every
+comparison, are the scale of all others. Errors are standard errors over the y, for the last two
+by bootstrap.
+"""
+
+import dataclasses
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Key
+
+from score_jax._check import check, check_count
+from score_jax.analytic import Mixture, importance_posterior
+from score_jax.inverse.calibration import sbc_ranks, tarp_levels, uniformity
+from score_jax.inverse.exact import conditioner, exact
+from score_jax.inverse.measurement import Measurement, measure, measurement_logp
+from score_jax.inverse.operators import LinearOperator, Operator
+from score_jax.inverse.sampling import posterior_sample
+from score_jax.metrics.distances import Estimate, frechet_distance, sliced_wasserstein
+from score_jax.samplers import ancestral, log_snr_grid
+from score_jax.types import SDE
+
+EXACT = "exact draws"  # the name of the first line of a comparison
+_FRECHET = 300  # entries up to which covariances are compared
+_PROJECTIONS = 8  # directions whose ranks are taken
+_BOOTSTRAP = 100
+
+
+@dataclasses.dataclass(frozen=True)
+class Problem:
+    """A prior, an operator and the noise of a measurement: the posterior is exact for linear operators.
+
+    For others it is found by `draws` draws of the prior, in few dimensions.
+    """
+
+    prior: Mixture
+    operator: Operator
+    noise_std: float = 0.1
+    draws: int = 200_000
+
+
+class Reference(NamedTuple):
+    """The posterior of one y, flat: mean (n,), std (n,), cov (n, n) or None, weights (k,) of components.
+
+    draws and others: two sets of draws (m, n). error: the largest standard error of the mean in units of
+    the standard deviation; 0 where the reference is exact.
+    """
+
+    mean: np.ndarray
+    std: np.ndarray
+    cov: np.ndarray | None
+    weights: np.ndarray
+    draws: np.ndarray
+    others: np.ndarray
+    error: float
+
+
+class Posed(NamedTuple):
+    """A problem posed r times: x0 (r, *d), their measurement, and the reference of each."""
+
+    problem: Problem
+    x0: np.ndarray
+    measurement: Measurement
+    references: tuple[Reference, ...]
+
+
+class Drawn(NamedTuple):
+    """Draws x (r, num, *d), evaluations for each, seconds of drawing all, log p(y) (r,) or None."""
+
+    x: np.ndarray
+    nfe: float
+    seconds: float
+    log_evidence: np.ndarray | None = None
+
+
+# (key, sde, score, measurement of r examples, num) -> Drawn
+Drawer = Callable[[Any, SDE, Any, Measurement, int], Drawn]
+
+
+class Comparison(NamedTuple):
+    """The figures of one drawer on one problem.
+
+    figures: estimates by the names of the module, without those that do not apply; ranks (r, 8) and
+    levels (r,): those of calibration; nonfinite: the share of draws that are not finite.
+    """
+
+    figures: dict[str, Estimate]
+    ranks: np.ndarray
+    levels: np.ndarray
+    nonfinite: float
+    nfe: float
+    seconds: float
+
+
+def _flat(x: Any) -> np.ndarray:
+    return np.asarray(x, np.float64).reshape(len(x), -1)
+
+
+def pose(key: Key[Array, ""], problem: Problem, *, repeats: int = 16, num: int = 256) -> Posed:
+    """Draw x0 and y `repeats` times and find the posterior of each, with `num` draws: `Posed`.
+
+    Raises ValueError for counts that are too small, and for an operator that does not fit the prior.
+    """
+    check_count(2, repeats=repeats, num=num)
+    x_key, y_key, key = jax.random.split(key, 3)
+    x0 = problem.prior.sample(x_key, repeats)
+    measurement = measure(y_key, problem.operator, x0, noise_std=problem.noise_std)
+    keys = jax.random.split(key, repeats)
+    if isinstance(problem.operator, LinearOperator):
+        given, seen = conditioner(problem.prior, measurement)
+        ys = np.asarray(measurement.y, np.float64).reshape(repeats, -1)[:, seen]
+        found = [_exact(k, given(y), num) for k, y in zip(keys, ys, strict=True)]
+    else:
+        each = [Measurement(problem.operator, y[None], problem.noise_std) for y in measurement.y]
+        found = [_sampled(k, problem, one, num) for k, one in zip(keys, each, strict=True)]
+    return Posed(problem, np.asarray(x0), measurement, tuple(found))
+
+
+def _exact(key: Any, posterior: Mixture, num: int) -> Reference:
+    """The reference of a linear operator."""
+    mean, std = posterior.mean.reshape(-1), posterior.std.reshape(-1)
+    cov = posterior.cov if len(std) <= _FRECHET else None
+    x = _flat(posterior.sample(key, 2 * num))
+    return Reference(mean, std, cov, posterior.weights, x[:num], x[num:], 0.0)
+
+
+def _sampled(key: Any, problem: Problem, one: Measurement, num: int) -> Reference:
+    """The reference of any other, by importance sampling from the prior."""
+    logp = measurement_logp(one)
+    found = importance_posterior(
+        key, problem.prior, lambda x: logp(x, jnp.zeros(())), problem.draws
+    )
+    mean, std = found.mean.reshape(-1), found.std.reshape(-1)
+    away = _flat(found.x) - mean[None]
+    cov = np.einsum("i,ij,ik->jk", found.weights, away, away, optimize=True)
+    members = np.asarray(problem.prior.memberships(jnp.asarray(found.x)), np.float64)
+    x = _flat(found.draw(2 * num))
+    error = (found.mean_error.reshape(-1) / np.maximum(std, 1e-12)).max()
+    return Reference(mean, std, cov, found.weights @ members, x[:num], x[num:], float(error))
+
+
+def exact_draws(posed: Posed) -> Drawn:
+    """Other draws of the posteriors themselves: the scale of all figures."""
+    x = np.stack([reference.others for reference in posed.references])
+    return Drawn(x.reshape(*x.shape[:2], *posed.x0.shape[1:]), 0.0, 0.0)
+
+
+def by_steps(
+    method: Callable[..., Any],
+    *,
+    nfe: int = 100,
+    sampler: Callable[..., Any] = ancestral,
+    grid: Callable[..., Any] = log_snr_grid,
+    chunk: int = 2048,
+    **options: Any,
+) -> Drawer:
+    """A drawer of a method (sde, score, measurement, **options) -> `Conditional` with a sampler of steps.
+
+    As many steps of `grid(sde, n)` as `nfe` evaluations pay for, and Tweedie's formula at the end.
+
+    >>> drawer = by_steps(pigdm, nfe=50, data_std=0.5)
+    """
+    check_count(2, nfe=nfe)
+
+    def draw(key: Any, sde: SDE, score: Any, measurement: Measurement, num: int) -> Drawn:
+        y = np.asarray(measurement.y)
+        one = Measurement(measurement.operator, y[:1], measurement.noise_std)
+        cost = method(sde, score, one, **options)
+        cost = cost.step(sampler(sde, cost)).nfe
+        steps = max(1, (nfe - 1) // cost)
+        every = np.repeat(y, num, axis=0)
+        out = posterior_sample(
+            key, sde, score, Measurement(measurement.operator, every, measurement.noise_std),
+            method, grid=grid(sde, steps), sampler=sampler, options=options, chunk=chunk,
+            together=True, progress=False,
+        )  # fmt: skip
+        x = out.x.reshape(len(y), num, *out.x.shape[1:])
+        return Drawn(x, float(out.nfe.mean()), out.seconds)
+
+    return draw
+
+
+def by_exact_score(prior: Mixture, **kwargs: Any) -> Drawer:
+    """The drawer of `exact`, the exact score given y, with the arguments of `by_steps`."""
+
+    def draw(key: Any, sde: SDE, score: Any, measurement: Measurement, num: int) -> Drawn:
+        method = exact(prior, measurement)
+        return by_steps(method, **kwargs)(key, sde, score, measurement, num)
+
+    return draw
+
+
+def compare_draws(posed: Posed, drawn: Drawn, *, seed: int = 0) -> Comparison:
+    """The figures of draws against the references, see the module: `Comparison`.
+
+    Values of a y with draws that are not finite are left out, and `nonfinite` is their share of all
+    draws. Raises ValueError for draws of another shape.
+    """
+    r, shape = len(posed.x0), posed.x0.shape[1:]
+    x = np.asarray(drawn.x, np.float64)
+    fits = x.shape[:1] + x.shape[2:] == (r, *shape)
+    check("the shape of x", x.shape, fits, f"({r}, num, *{shape})")
+    x = x.reshape(r, x.shape[1], -1)
+    fine: Any = np.isfinite(x).all(axis=2)
+    kept = [i for i in range(r) if fine[i].all()]
+    rows = [_figures(posed, i, x[i]) for i in kept]
+    figures = {name: _mean([row[name] for row in rows]) for name in (rows[0] if rows else ())}
+    rng = np.random.default_rng(seed)
+    directions = rng.normal(size=(x.shape[2], _PROJECTIONS))
+    directions /= np.linalg.norm(directions, axis=0, keepdims=True)
+    truth, draws = _flat(posed.x0)[kept], x[kept]
+    ranks, levels = np.zeros((0, _PROJECTIONS)), np.zeros(0)
+    if len(kept) > 1:
+        ranks = sbc_ranks(truth @ directions, draws @ directions)
+        points = _flat(posed.problem.prior.sample(jax.random.key(seed), len(kept)))
+        levels = tarp_levels(truth, draws, points)
+        figures["sbc"] = _bootstrap(ranks, rng)
+        figures["tarp"] = _bootstrap(levels, rng)
+    return Comparison(figures, ranks, levels, float(1 - fine.mean()), drawn.nfe, drawn.seconds)
+
+
+def _figures(posed: Posed, i: int, x: np.ndarray) -> dict[str, float]:
+    """The figures of one y, x (num, n)."""
+    truth, size = posed.references[i], posed.x0.shape[1:]
+    rms = lambda v: float(np.sqrt(np.mean(np.square(v))))
+    unit = max(rms(truth.std), 1e-12)
+    mean, std = x.mean(axis=0), x.std(axis=0, ddof=1)
+    found = {
+        "sliced_wasserstein": sliced_wasserstein(x, truth.draws) / unit,
+        "mean_error": rms(mean - truth.mean) / unit,
+        "std_ratio": rms(std) / unit,
+        "std_error": rms(std - truth.std) / unit,
+    }
+    if truth.cov is not None:
+        far = frechet_distance(mean, np.cov(x.T).reshape(len(mean), -1), truth.mean, truth.cov)
+        found["frechet"] = far / (len(mean) * unit**2)
+    examples = jnp.asarray(x.reshape(-1, *size), jnp.float32)
+    if len(truth.weights) > 1:
+        weights = np.asarray(posed.problem.prior.memberships(examples), np.float64).mean(axis=0)
+        found["weights_error"] = 0.5 * float(abs(weights - truth.weights).sum())
+    one = posed.measurement
+    y = jnp.repeat(jnp.asarray(one.y)[i : i + 1], len(x), axis=0)
+    residual = _flat(Measurement(one.operator, y, one.noise_std).residual(examples))
+    measured = (residual != 0).any(axis=0)
+    found["residual"] = (
+        rms(residual[:, measured]) / (one.noise_std or 1.0) if measured.any() else 0.0
+    )
+    return found
+
+
+def _mean(values: Sequence[float]) -> Estimate:
+    """The mean over the y with its standard error."""
+    return Estimate(
+        float(np.mean(values)), float(np.std(values, ddof=len(values) > 1)), len(values)
+    )
+
+
+def _bootstrap(levels: np.ndarray, rng: Any) -> Estimate:
+    """The distance of levels to uniform, with its error by drawing the y again."""
+    r = len(levels)
+    again = [uniformity(levels[rng.integers(0, r, r)]) for _ in range(_BOOTSTRAP)]
+    return Estimate(uniformity(levels), float(np.std(again) * np.sqrt(r)), r)
+
+
+def compare(
+    key: Key[Array, ""],
+    sde: SDE,
+    posed: Posed,
+    drawers: Mapping[Any, Drawer],
+    *,
+    num: int = 256,
+    score: Any = None,
+) -> dict[Any, Comparison]:
+    """Compare drawers on a posed problem: their figures by name, after those of exact draws.
+
+    `score` is the exact one of the prior unless given. A drawer that raises ValueError for this problem,
+    such as one for linear operators only, is left out.
+
+    >>> posed = pose(key, Problem(data, Mask(mask), 0.1))
+    >>> compare(key, sde, posed, {"pigdm": by_steps(pigdm), "exact": by_exact_score(data)})
+    """
+    score = posed.problem.prior.score(sde) if score is None else score
+    found = {EXACT: compare_draws(posed, exact_draws(posed))}
+    for name, drawer in drawers.items():
+        try:
+            drawn = drawer(key, sde, score, posed.measurement, num)
+        except ValueError as error:
+            warnings.warn(f"{name} is left out: {error}", stacklevel=2)
+            continue
+        found[name] = compare_draws(posed, drawn)
+    return found

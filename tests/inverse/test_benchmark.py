@@ -1,0 +1,98 @@
+"""The benchmark tells exact draws from others: in place, in spread, in weights, and in calibration."""
+
+import jax
+import numpy as np
+import pytest
+
+from score_jax.analytic import Mixture
+from score_jax.inverse import Mask, Nonlinear, dps, pigdm
+from score_jax.inverse.benchmark import (
+    EXACT,
+    Drawn,
+    Problem,
+    by_exact_score,
+    by_steps,
+    compare,
+    compare_draws,
+    exact_draws,
+    pose,
+)
+from score_jax.inverse.calibration import sbc_ranks, tarp_levels, uniformity
+from tests.inverse.test_inverse import SDE
+
+DATA = Mixture([0.6, 0.4], [[0.0, -1.5], [0.5, 1.5]], [0.1 * np.eye(2), 0.1 * np.eye(2) + 0.05])
+
+
+@pytest.fixture(scope="module")
+def posed():
+    return pose(jax.random.key(0), Problem(DATA, Mask([True, False]), 0.3), repeats=48, num=100)
+
+
+def value(found, name):
+    return found.figures[name].value
+
+
+@pytest.mark.slow
+def test_wrong_draws_are_seen(posed):
+    """Moved, narrowed, and with the modes mixed up: each figure sees its own fault."""
+    x = np.asarray(exact_draws(posed).x)
+    exact = compare_draws(posed, Drawn(x, 0.0, 0.0))
+    assert value(exact, "std_ratio") == pytest.approx(1, abs=0.05)
+    assert value(exact, "residual") == pytest.approx(1, abs=0.2)
+    assert value(exact, "sbc") < 0.2 and value(exact, "tarp") < 0.25
+    mean = x.mean(axis=1, keepdims=True)
+    std = np.array([truth.std for truth in posed.references])[:, None]
+    moved = compare_draws(posed, Drawn(x + 0.5 * std, 0.0, 0.0))
+    assert value(moved, "mean_error") == pytest.approx(0.5, abs=0.1)
+    assert value(moved, "sliced_wasserstein") > 2 * value(exact, "sliced_wasserstein")
+    assert value(moved, "frechet") == pytest.approx(0.25, abs=0.05)
+    narrow = compare_draws(posed, Drawn(mean + 0.3 * (x - mean), 0.0, 0.0))
+    assert value(narrow, "std_ratio") == pytest.approx(0.3, abs=0.02)
+    assert value(narrow, "sbc") > value(exact, "sbc") + 0.1
+    one = np.repeat(np.where(x[:, :1, 1:] > 0, 1.5, -1.5), 100, axis=1)
+    single = compare_draws(posed, Drawn(np.concatenate([x[..., :1], one], axis=2), 0.0, 0.0))
+    assert value(single, "weights_error") > value(exact, "weights_error") + 0.1
+    broken = np.where(np.arange(48)[:, None, None] == 3, np.nan, x)
+    found = compare_draws(posed, Drawn(broken, 0.0, 0.0))
+    assert found.nonfinite == pytest.approx(1 / 48) and len(found.levels) == 47
+    with pytest.raises(ValueError, match="shape of x must be"):
+        compare_draws(posed, Drawn(x[:3], 0.0, 0.0))
+
+
+@pytest.mark.slow
+def test_methods_are_compared_in_one_call(posed):
+    """The exact score is as good as exact draws and PiGDM is not, with the evaluations asked for."""
+    drawers = {"exact": by_exact_score(DATA, nfe=60), "pigdm": by_steps(pigdm, nfe=60)}
+    found = compare(jax.random.key(1), SDE, posed, drawers, num=100)
+    assert list(found) == [EXACT, "exact", "pigdm"]
+    far = {name: value(row, "sliced_wasserstein") for name, row in found.items()}
+    assert far["exact"] < 1.4 * far[EXACT] < far["pigdm"]
+    assert found["pigdm"].nfe == 60 and found["pigdm"].seconds > 0
+
+
+@pytest.mark.slow
+def test_a_nonlinear_problem_has_a_reference_with_an_error():
+    square = Problem(DATA, Nonlinear(lambda x: x[:, :1] ** 2, (2,)), 0.2, draws=20_000)
+    posed = pose(jax.random.key(0), square, repeats=2, num=50)
+    assert all(0 < truth.error < 0.2 for truth in posed.references)
+    with pytest.warns(UserWarning, match="left out: this method needs a linear"):
+        drawers = {"pigdm": by_steps(pigdm), "dps": by_steps(dps, nfe=20)}
+        found = compare(jax.random.key(1), SDE, posed, drawers, num=50)
+    assert list(found) == [EXACT, "dps"]
+
+
+def test_levels_of_exact_draws_are_uniform_and_of_others_not():
+    rng = np.random.default_rng(0)
+    place = rng.normal(size=(400, 1, 2))
+    truth, draws = place[:, 0] + rng.normal(size=(400, 2)), place + rng.normal(size=(400, 99, 2))
+    points = 2 * rng.normal(size=(400, 2))
+    assert uniformity(sbc_ranks(truth, draws)) < 0.07
+    assert uniformity(tarp_levels(truth, draws, points)) < 0.07
+    narrow = place + 0.5 * (draws - place)
+    assert uniformity(sbc_ranks(truth, narrow)) > 0.12
+    assert uniformity(tarp_levels(truth, narrow, points)) > 0.1
+    assert uniformity(np.full(10, 0.3)) == pytest.approx(0.7)
+    with pytest.raises(ValueError, match="shapes of truth and draws"):
+        sbc_ranks(truth, draws[:3])
+    with pytest.raises(ValueError, match="points must be"):
+        tarp_levels(truth, draws, points[:3])
