@@ -260,7 +260,8 @@ def parse_over_run(cls: Any, prog: str, argv: Sequence[str] | None = None) -> An
     default: dict[str, Any] = {}
     sample = _sample_of(pathlib.Path(named.workdir))
     if sample is not None:
-        needed = [f.name for f in dataclasses.fields(cls) if f.default is dataclasses.MISSING]
+        none = dataclasses.MISSING
+        needed = [f.name for f in dataclasses.fields(cls) if f.default is none is f.default_factory]
         default["default"] = cls(**dict.fromkeys(needed, tyro.MISSING) | {"sample": sample})
     args = parse(cls, prog, words, **default)
     found = unused.of_sample(args.sample)

@@ -30,7 +30,7 @@ ALGORITHMS = {"losses", "samplers", "likelihood", "guidance", "inverse"}
 TOOLS = {"training", "checkpoints", "convert", "metrics", "viz"}
 ALLOWED = (
     dict.fromkeys(BASE, frozenset({"_renamed", "_check"}))
-    | {"_pickled_arrays": frozenset({"_pickles"})}
+    | {"_pickled_arrays": frozenset({"_pickles"}), "_pickles": frozenset({"_files"})}
     | {"_batched": frozenset({"_check", "_failures"})}
     | dict.fromkeys(MODELS, BASE)
     | {

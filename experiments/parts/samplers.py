@@ -31,27 +31,29 @@ class From(NamedTuple):
 class Known(NamedTuple):
     """A sampler by name.
 
-    make: a factory of steps, or a solver of the probability flow if `adaptive`; grid: that usually
-    taken, "schedule" for any other SDE than a noise schedule meaning uniform; options: arguments of
-    `make` by name, as the value or as `From` a field of the config; together: whether it computes
-    anything over all samples drawn at once.
+    make: a factory of steps, or a solver of the probability flow if `adaptive`; grid, on_schedule: the
+    usual grid, and that on a noise schedule if it is another; deterministic: whether all noise is in
+    the latent, or a function of the config; options: arguments of `make` by name, as the value or as
+    `From` a field of the config; learned: whether `make` takes the variance of the model; tweedie: the
+    cheapest form of the final denoising "tweedie"; together: whether it computes anything over all
+    samples drawn at once.
     """
 
     make: Callable[..., Any]
     grid: str = "uniform"
-    deterministic: bool = False
+    on_schedule: str | None = None
+    deterministic: bool | Callable[[Any], bool] = False
     adaptive: bool = False
     options: Mapping[str, Any] = MappingProxyType({})
+    learned: bool = False
+    tweedie: Any = None
     together: bool = False
 
     def uses(self) -> set[str]:
         """The fields of the config that only some samplers use, and this one does."""
         found = {v.field for v in self.options.values() if isinstance(v, From)}
-        return (
-            found
-            | ({"together"} if self.together else set())
-            | (set() if self.adaptive else {"steps", "grid"})
-        )
+        found |= {"together"} if self.together else set()
+        return found if self.adaptive else found | {"steps", "grid"}
 
 
 def _fields(*names: str) -> dict[str, From]:
@@ -168,47 +170,61 @@ SAMPLERS: dict[str, Known] = {
     "song": Known(song_predictor_corrector, "song", options=_SONG, together=True),
     "em": Known(_library("euler_maruyama")),
     "reverse_diffusion": Known(_library("reverse_diffusion")),
-    "ancestral": Known(_library("ancestral"), "schedule"),
+    "ancestral": Known(_library("ancestral"), on_schedule="schedule", learned=True),
     "langevin": Known(_library("langevin_dynamics"), "log_snr", options=_LANGEVIN),
     "euler": Known(_library("euler_maruyama"), deterministic=True, options={"ode": True}),
-    "ddim": Known(_library("ddim"), "log_snr", True, options=_fields("eta")),
-    "heun": Known(_library("heun"), "karras", True),
+    "ddim": Known(
+        _library("ddim"), "log_snr", "schedule", lambda c: c.eta == 0, options=_fields("eta")
+    ),
+    "heun": Known(_library("heun"), "karras", deterministic=True),
     "edm": Known(_library("edm"), "karras", options=_EDM),
-    "dpmpp_2s": Known(_library("dpmpp_2s"), "log_snr", True),
-    "dpmpp_2m": Known(_library("dpmpp_2m"), "log_snr", True),
-    "dpmpp_3m": Known(_library("dpmpp_3m"), "log_snr", True),
+    "dpmpp_2s": Known(_library("dpmpp_2s"), "log_snr", deterministic=True),
+    "dpmpp_2m": Known(_library("dpmpp_2m"), "log_snr", deterministic=True),
+    "dpmpp_3m": Known(_library("dpmpp_3m"), "log_snr", deterministic=True),
     "sde_dpmpp": Known(_library("sde_dpmpp_2m"), "log_snr"),
-    "unipc": Known(_library("unipc"), "log_snr", True, options=_fields("order")),
-    "adaptive": Known(_library("adaptive_multistep"), "uniform", True, True, _TOLERANCES, True),
-    "ode": Known(_library("probability_flow"), "uniform", True, True, _TOLERANCES, True),
-}
+    "unipc": Known(_library("unipc"), "log_snr", deterministic=True, options=_fields("order")),
+    # The denoised state comes with its last step, at no cost.
+    "adaptive": Known(
+        _library("adaptive_multistep"), deterministic=True, adaptive=True, options=_TOLERANCES,
+        tweedie=_library("last_mean"), together=True,
+    ),
+    "ode": Known(
+        _library("probability_flow"), deterministic=True, adaptive=True, options=_TOLERANCES,
+        together=True,
+    ),
+}  # fmt: skip
+
+
+def known(c: Any) -> Known:
+    """The entry of the sampler of a config; ValueError for an unknown name."""
+    found: Known = choose(c.sampler, SAMPLERS, "sampler")
+    return found
 
 
 def make(c: Any, variance: Variance | None = None) -> Sampler:
     """The sampler of a config; `variance` is that of the model, for ancestral sampling."""
-    known = choose(c.sampler, SAMPLERS, "sampler")
+    entry = known(c)
     read = lambda v: getattr(c, v.field) if isinstance(v, From) else v
-    options = {name: read(value) for name, value in known.options.items()}
-    factory, final = real(known.make), final_denoising(c.final_denoising)
-    if factory is samplers.ancestral:
+    options = {name: read(value) for name, value in entry.options.items()}
+    if entry.learned:
         options["variance"] = parametrization.SMALL if variance is None else variance
-    if factory is samplers.adaptive_multistep and c.final_denoising == "tweedie":
-        final = samplers.last_mean  # the denoised state comes with the last step, at no cost
-    wrap: Any = samplers.flow if known.adaptive else samplers.stepwise
-    return wrap(factory, final_denoising=final, **options)
+    cheapest = {} if entry.tweedie is None else {"tweedie": entry.tweedie}
+    final = final_denoising(c.final_denoising, FINAL_DENOISING | cheapest)
+    wrap: Any = samplers.flow if entry.adaptive else samplers.stepwise
+    return wrap(real(entry.make), final_denoising=final, **options)
 
 
-def final_denoising(name: str) -> Any:
+def final_denoising(name: str, known: Mapping[str, Any] = FINAL_DENOISING) -> Any:
     """The final denoising of this name."""
-    return real(choose(name, FINAL_DENOISING, "final_denoising"))
+    return real(choose(name, known, "final denoising"))
 
 
 def grid_name(c: Any, sde: SDE) -> str:
     """The name of the grid of a config: a noise schedule's own times for its own samplers."""
-    usual: str = choose(c.sampler, SAMPLERS, "sampler").grid
-    if c.sampler == "ddim" and isinstance(sde, processes.NoiseSchedule):
-        usual = "schedule"
-    return usual if c.grid == "usual" else str(c.grid)
+    entry = known(c)
+    on_schedule = isinstance(sde, processes.NoiseSchedule) and entry.on_schedule is not None
+    usual = entry.on_schedule if on_schedule else entry.grid
+    return str(usual if c.grid == "usual" else c.grid)
 
 
 def make_grid(c: Any, sde: SDE) -> Any:
@@ -218,8 +234,8 @@ def make_grid(c: Any, sde: SDE) -> Any:
 
 def deterministic(c: Any) -> bool:
     """Whether all noise of a sample is in its latent."""
-    known = choose(c.sampler, SAMPLERS, "sampler")
-    return known.deterministic and (c.sampler != "ddim" or c.eta == 0)
+    given = known(c).deterministic
+    return given(c) if callable(given) else given
 
 
 def threshold_rule(c: Any, low: float, high: float) -> Callable[[Any], Any] | None:
