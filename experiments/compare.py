@@ -34,6 +34,7 @@ with late():
 
     from . import runs
     from .parts import sampling
+    from .reports import features
     from .reports.features import FeatureSpace, feature_space
     from .runs import Run
 
@@ -44,7 +45,6 @@ TOLERANCES = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5)
 FINE = 1e-6
 # Not for few evaluations: Langevin dynamics alone, and the authors' tables, which have no short ones.
 LEFT_OUT = ("langevin", "song")
-MOST = 10_000  # test examples that samples are compared with
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,7 +91,7 @@ def candidates(run: Run, base: SampleConfig, name: str, args: Args) -> dict[str,
 
 def distances(run: Run, space: FeatureSpace) -> dict[str, Callable[[Any], float]]:
     """Make the distances of samples, in the network's range, to the test split."""
-    test = space.features(run.source.examples(MOST)["x"])
+    test = space.features(run.source.examples(features.MOST_EXAMPLES)["x"])
 
     def measure(f: Callable[[Any, Any], float], x: Any) -> float:
         return f(space.features(run.source.to_data(x)), test)
@@ -117,7 +117,7 @@ def compare(workdir: pathlib.Path, args: Args) -> dict[str, Any]:
         key, run.sde, score, shape,
         sampler=flow(rtol=FINE, atol=FINE, final_denoising=final), grid=ends, **options,
     )  # fmt: skip
-    space = feature_space(run.source.train, run.source.test)
+    space = feature_space(run)
     far = distances(run, space)
     rows = []
     for name in names:
