@@ -25,8 +25,8 @@ from score_jax.parametrization import LevelInput
 from score_jax.score import NetworkScore
 from score_jax.types import IndexSampler, Loss, Params, PRNGKey
 
-from .config import Config, differences, from_json, to_json, to_record
 from .parts import datasets, fitting, upgrade
+from .run_config import Config, differences, from_json, to_json, to_record
 
 CONFIG_FILE = "config.json"
 DATA_FILE = "data.json"

@@ -1,5 +1,7 @@
 """Train a score model: `python -m experiments.train --config digits_vp --workdir runs/x`."""
 
+from __future__ import annotations
+
 import contextlib
 import functools
 import pathlib
@@ -7,17 +9,21 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-import jax
+from . import cli
+from .late import late
 
-from score_jax import checkpoints, training
-from score_jax.types import Params
+with late():
+    import jax
 
-from . import cli, runs
-from .config import Config, to_record
-from .parts import sampling
-from .reports import dry_run, pictures
-from .reports.held_out import held_out_loss
-from .reports.small_fid import SmallFID
+    from score_jax import checkpoints, training
+    from score_jax.types import Params
+
+    from . import runs
+    from .parts import sampling
+    from .reports import dry_run, pictures
+    from .reports.held_out import held_out_loss
+    from .reports.small_fid import SmallFID
+    from .run_config import Config, to_record
 
 
 def describe(run: runs.Run, params: Params) -> str:
