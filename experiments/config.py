@@ -161,16 +161,33 @@ class TrainConfig:
     snapshot_every: int | None = None
     # Calls whose batches are transferred to the devices early.
     ahead: int = 2
+    # Updates between two Frechet distances of few samples to the training images, in metrics.jsonl as
+    # fid_1000 with their number, to follow a run and not to publish; none: not computed.
+    fid_every: int | None = None
+    # The number of these samples.
+    fid_num: int = 1_000
+    # For them: weights of the FID Inception, pt_inception-2015-12-05-6726825d.pth.
+    inception: str | None = None
+    # Or a function of your own, package.module:function, from uint8 images to (b, k): frechet_1000.
+    features: str | None = None
 
     def __post_init__(self) -> None:
         counts = [f.name for f in dataclasses.fields(self) if f.type in (int, int | None)]
-        whole = ("log_every", "sample_every", "checkpoint_every", "steps", "snapshot_every")
+        whole = (
+            "log_every",
+            "sample_every",
+            "checkpoint_every",
+            "steps",
+            "snapshot_every",
+            "fid_every",
+        )
         divides = lambda n: n is None or n % self.steps_per_call == 0
         allowed = f"a multiple of train.steps_per_call={self.steps_per_call}"
         require("train", self, *at_least(self, 1, *counts))
         require("train", self, *((name, divides(getattr(self, name)), allowed) for name in whole))
         ok = self.batch_size % self.microbatches == 0
-        require("train", self, ("microbatches", ok, f"a divisor of {self.batch_size}"))
+        require("train", self, ("microbatches", ok, f"a divisor of {self.batch_size}"),
+                ("fid_num", self.fid_num >= 2, "at least 2"))  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -320,7 +337,8 @@ class Config:
 RESUMABLE = (
     "train.steps", "train.log_every", "train.sample_every", "train.checkpoint_every", "train.keep",
     "train.checkpoint_metric", "train.microbatches", "train.remat", "train.nonfinite_limit",
-    "train.save_error", "train.snapshot_every", "train.ahead", "mesh.mapping", "mesh.shard",
+    "train.save_error", "train.snapshot_every", "train.ahead",
+    "train.fid_every", "train.fid_num", "train.inception", "train.features", "mesh.mapping", "mesh.shard",
     "net.remat", "data.path", "data.test_path", "data.workers", "data.processes",
     "data.resume", "data.verify", *(f"sample.{f.name}" for f in dataclasses.fields(SampleConfig)),
 )  # fmt: skip

@@ -17,6 +17,7 @@ from .config import Config, to_record
 from .parts import sampling
 from .reports import dry_run, pictures
 from .reports.held_out import held_out_loss
+from .reports.small_fid import SmallFID
 
 
 def describe(run: runs.Run, params: Params) -> str:
@@ -72,6 +73,7 @@ def train(
     # Whatever the config does not allow is found before anything is written.
     step, state = mapped_step(run), runs.initial_state(run)
     first = training.is_first()
+    small_fid = SmallFID(run) if first and c.fid_every is not None else None
     with contextlib.ExitStack() as stack:
         store, snapshots = None, None
         if first:
@@ -96,6 +98,7 @@ def train(
             steps=c.steps,
             hooks=[
                 *_hooks(run, workdir, snapshots, first),
+                training.Every(c.fid_every, small_fid),
                 training.Progress(progress if first else False),
             ],
             checkpoints=training.SharedCheckpoints(store) if training.several_hosts() else store,
