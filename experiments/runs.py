@@ -280,7 +280,7 @@ def make_step(run: Run, axis_name: str | None = None) -> training.TrainStep:
         axis_name=axis_name,
         index_sampler=run.index_sampler,
         averages=make_averages(run.config),
-        accumulate=run.config.train.microbatches,
+        microbatches=run.config.train.microbatches,
     )
 
 
