@@ -1,23 +1,32 @@
 """Restore data with a trained run: `--workdir runs/x --task inpaint --mask center --images a.png`."""
 
+from __future__ import annotations
+
 import dataclasses
 import pathlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Annotated, Any, Literal, NamedTuple
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import tyro
 
-from score_jax import inverse, viz
 from score_jax._files import write_json, write_npz
 
-from . import cli, runs
+from . import cli
 from .config import SampleConfig
-from .parts import outputs, problems, samplers, sampling
-from .reports import pictures
-from .runs import Run
+from .late import late
+from .parts import outputs
+
+with late():
+    import jax
+    import jax.numpy as jnp
+
+    from score_jax import inverse, viz
+
+    from . import runs
+    from .parts import problems, samplers, sampling
+    from .reports import pictures
+    from .runs import Run
 
 
 @dataclasses.dataclass(frozen=True)

@@ -26,8 +26,8 @@ from score_jax.parametrization import LevelInput
 from score_jax.score import NetworkScore
 from score_jax.types import IndexSampler, Loss, Params, PRNGKey
 
-from .config import Config, differences, from_json, to_json, to_record
 from .parts import datasets, fitting, upgrade
+from .run_config import Config, differences, from_json, to_json, to_record
 
 CONFIG_FILE = "config.json"
 DATA_FILE = "data.json"
@@ -285,7 +285,7 @@ def make_step(run: Run, axis_name: str | None = None) -> training.TrainStep:
         axis_name=axis_name,
         index_sampler=run.index_sampler,
         averages=make_averages(run.config),
-        accumulate=run.config.train.microbatches,
+        microbatches=run.config.train.microbatches,
     )
 
 
