@@ -35,6 +35,7 @@ DEFAULT = "digits_vp"  # the preset that is taken unless another is named
 # The modules that each extra of setup.cfg brings, which a command asks for before it starts its work.
 EXTRAS: dict[str, tuple[str, ...]] = {
     "data": ("sklearn", "PIL"),
+    "hub": ("huggingface_hub",),
     "metrics": ("sklearn",),
     "plots": ("matplotlib", "PIL"),
     "tensorboard": ("tensorboardX",),
