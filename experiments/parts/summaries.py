@@ -100,7 +100,9 @@ def read_reference(network: Network, path: str, *, keep: int, batch: int) -> Ref
     kept = {name: x[:keep] for name, x in features.items()}
     n = moments[network.main].n
     numbers = np.arange(len(kept.get(network.main, ())))
-    record = {"source": path, "sha256": found.sha256, "n": n, "protocol": found.protocol}
+    record: dict[str, Any] = {
+        "source": path, "sha256": found.sha256, "n": n, "protocol": found.protocol,
+    }  # fmt: skip
     record |= {"warnings": notes} if notes else {}
     return Reference(Statistics(moments, kept, numbers, n), record)
 
