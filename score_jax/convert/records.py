@@ -138,6 +138,9 @@ def from_record(hint: Any, value: Any, where: str) -> Any:
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if hint in KINDS:
         return _of_kind(KINDS[hint], value, where)
+    if hint is forms.Parametrization and isinstance(value, str):
+        found = forms.parametrization_of(value)
+        return _choice(NAMED[hint], value, where) if found is None else found
     if hint in NAMED:
         return _choice(NAMED[hint], value, where)
     if dataclasses.is_dataclass(hint):
