@@ -56,6 +56,7 @@ class Parametrization(NamedTuple):
     to_noise: Callable[[SDE, Data, Data, TimeLike], Data]
     target: Callable[[SDE, Data, Data, Data, TimeLike], Data]
     to_input: Callable[[SDE, Data, TimeLike], Data] = lambda sde, x, t: x
+    sigma_data: float | None = None  # of `edm`
 
     def from_noise(
         self, sde: SDE, z: Float[Array, "b *d"], x: Float[Array, "b *d"], t: TimeLike
@@ -126,8 +127,7 @@ V = Parametrization("v", _v_to_noise, _v_target)
 PREVIOUS = Parametrization("previous", _previous_to_noise, _previous_target)
 
 
-@functools.cache
-def edm(sigma_data: float = 0.5) -> Parametrization:
+def edm(sigma_data: float = SIGMA_DATA) -> Parametrization:
     """EDM's preconditioned network for data of standard deviation `sigma_data`, eq. (1).
 
     The same object for the same number, so that models are equal. Its name in records and flags is
@@ -136,8 +136,11 @@ def edm(sigma_data: float = 0.5) -> Parametrization:
     >>> model = Model(LinearVE(), net.apply, LogSigmaInput(), edm())
     """
     check_positive(sigma_data=sigma_data)
-    d = float(sigma_data)
+    return _edm(float(sigma_data))
 
+
+@functools.cache
+def _edm(d: float) -> Parametrization:
     def coefficients(sde: SDE, x: Data, t: TimeLike) -> tuple[Array, Array, Array]:
         m, s = _coefficients(sde, x, t)
         return m, s, jnp.sqrt(s * s + m * m * d * d)
@@ -154,7 +157,7 @@ def edm(sigma_data: float = 0.5) -> Parametrization:
         return x / coefficients(sde, x, t)[2]
 
     name = "edm" if d == SIGMA_DATA else f"edm({d!r})"
-    return Parametrization(name, to_noise, target, to_input)
+    return Parametrization(name, to_noise, target, to_input, d)
 
 
 def parametrization_of(name: str) -> Parametrization | None:

@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from score_jax.convert import records
+from score_jax.parametrization import Parametrization
 
 from ..config import DERIVED, Config
 
@@ -52,7 +53,7 @@ def config_flags(config: Config, kinds: Mapping[str, str | None]) -> Any:
     """
     made: list[Any] = []
     for name, help in _help(Config, FIELDS).items():
-        hint, value = FIELDS[name].type, getattr(config, name)
+        hint, value, shown = FIELDS[name].type, getattr(config, name), None
         if name in OBJECTS:
             cls = records.KINDS[hint][kinds[name] or type(value).__name__]
             hint, value = _flags(cls, CHOICES[name], value)
@@ -61,7 +62,9 @@ def config_flags(config: Config, kinds: Mapping[str, str | None]) -> Any:
                 if hint in (kind, kind | None):
                     some: Any = Literal[tuple(known)]
                     hint, value = some if hint is kind else some | None, records.to_record(value)
-        made.append((name, Annotated[hint, tyro.conf.arg(help=help)], value))
+            if FIELDS[name].type is Parametrization:
+                hint, shown = str, f"{{{','.join(records.NAMED[Parametrization])},edm(SIGMA_DATA)}}"
+        made.append((name, Annotated[hint, tyro.conf.arg(help=help, metavar=shown)], value))
     cls = dataclasses.make_dataclass("Config", [part[:2] for part in made], frozen=True)
     return cls(*(part[2] for part in made))
 

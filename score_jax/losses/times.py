@@ -64,7 +64,7 @@ def log_normal_times(sde: SDE, mean: float = -1.2, std: float = 1.2) -> Times:
     check_positive(std=std)
 
     def times(u: Float[Array, " b"], t0: float, t1: float) -> Float[Array, " b"]:
-        log_sigma = mean + std * jax.scipy.special.ndtri(u)
+        log_sigma = mean + std * jax.scipy.special.ndtri(jnp.clip(u, 1e-6, 1 - 1e-6))
         return jnp.clip(sde.time_of_log_snr(-2 * log_sigma), t0, t1)
 
     return times

@@ -63,10 +63,10 @@ class NCSNpp(nn.Module):
     """U-Net of the NCSN++ / DDPM++ family: (x (b, *size, c), noise input (b,), y (b,)) -> shape of x.
 
     The noise input is t * 999 for the positional embedding, sigma for the Fourier one (its logarithm
-    is embedded), any number for the plain Fourier one, or an index of `sigmas`. y is class labels (b,) exactly when `num_classes` is given,
-    and vectors (b, cond_size) exactly when `cond_size` is; `low_res` is as for `UNet`. Height and width
-    (or length) must be divisible by 2 ** (len(channel_mult) - 1). With train=True a key for "dropout" is
-    needed if dropout > 0.
+    is embedded), any number for the plain Fourier one, or an index of `sigmas`. y is class labels (b,)
+    exactly when `num_classes` is given, and vectors (b, cond_size) exactly when `cond_size` is;
+    `low_res` is as for `UNet`. Height and width (or length) must be divisible by
+    2 ** (len(channel_mult) - 1). With train=True a key for "dropout" is needed if dropout > 0.
 
     Raises ValueError for unknown choices, numbers out of range, sizes that do not divide, noise
     inputs of another length than x, and missing or superfluous y.
