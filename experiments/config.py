@@ -330,7 +330,7 @@ RESUMABLE = (
     "train.checkpoint_metric", "train.microbatches", "train.remat", "train.nonfinite_limit",
     "train.save_error", "train.snapshot_every", "train.ahead", "mesh.mapping", "mesh.shard",
     "net.remat", "data.path", "data.test_path", "data.workers", "data.processes",
-    "data.resume", *(f"sample.{f.name}" for f in dataclasses.fields(SampleConfig)),
+    "data.resume", "data.verify", *(f"sample.{f.name}" for f in dataclasses.fields(SampleConfig)),
 )  # fmt: skip
 
 

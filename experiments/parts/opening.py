@@ -39,13 +39,13 @@ def open_splits(c: DataConfig) -> Splits:
     if c.name == "source":
         return _of_function(c)
     kind = readers.KINDS[c.name]
-    train = _open(c, c.path, "train")
+    train = open_source(c, c.path, "train")
     if c.test_path is not None:
         if c.cond is not None and pathlib.Path(c.cond).exists():
             raise ValueError("data.cond names data beside data.path: use data.test_fraction")
-        return _described(c, train, _open(c, c.test_path, "test"))
+        return _described(c, train, open_source(c, c.test_path, "test"))
     if kind.own_split(c, str(c.path)):
-        return _described(c, train, _open(c, c.path, "test"))
+        return _described(c, train, open_source(c, c.path, "test"))
     return _described(c, *_divided(c, train))
 
 
@@ -60,7 +60,7 @@ def split_rule(c: DataConfig) -> str:
     return f"test: {c.test_fraction:g} of all, the same in every run"
 
 
-def _open(c: DataConfig, path: str | None, split: str) -> Any:
+def open_source(c: DataConfig, path: str | None, split: str) -> Any:
     """A source of the config, with what the network is conditioned on."""
     kind = readers.KINDS[c.name]
     source = kind.open(c, path, split)
@@ -225,8 +225,8 @@ def surveyed(c: DataConfig, found: Splits) -> tuple[Description, Description | N
     for name, survey in seen.items():
         notes += _checked(c, form, name, survey)
     if continuous:
-        form, how = _standardised(c, form, seen["train"])
-        notes += [_said(seen["train"], how)] if how else []
+        form, note = _standardised(c, form, seen["train"])
+        notes += [note] if note else []
     elif c.standardize is not None:
         raise ValueError(
             f"data.standardize={c.standardize!r} is for continuous data, and these have {form.levels} "
@@ -239,12 +239,15 @@ def surveyed(c: DataConfig, found: Splits) -> tuple[Description, Description | N
 
 
 def _standardised(c: DataConfig, form: Description, found: Survey) -> tuple[Description, str]:
-    """(the standardised description, how: "by channel", "all alike" or "")."""
+    """(the standardised description, a note of how, "" where the data are left as they are)."""
+    stored = (form.scale, form.shift) != ((1.0,), (0.0,))
+    if c.standardize is None and stored:
+        return form, "standardised by the mean and the standard deviation that the data state"
     if c.standardize == "none" or (c.standardize is None and found.standard):
         return dataclasses.replace(form, scale=(1.0,), shift=(0.0,)), ""
     by_channel = c.standardize != "global"
     how = "by channel" if by_channel else "all alike"
-    return data.standardised(form, found, by_channel=by_channel), how
+    return data.standardised(form, found, by_channel=by_channel), _said(found, how)
 
 
 def _said(found: Survey, how: str) -> str:
