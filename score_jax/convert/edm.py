@@ -100,7 +100,7 @@ def _tensors(module: Mapping[Any, Any]) -> dict[str, np.ndarray]:
     """All parameters and buffers of a module by their names, as its state dict would have them."""
     found: dict[str, np.ndarray] = {}
     waiting: list[tuple[str, int, Any]] = [("", 0, module)]
-    for count in range(MOST_MODULES):
+    for _ in range(MOST_MODULES):
         if not waiting:
             return found
         prefix, depth, state = waiting.pop()
@@ -112,7 +112,7 @@ def _tensors(module: Mapping[Any, Any]) -> dict[str, np.ndarray]:
                     found[f"{prefix}{name}"] = value
         for name, value in (state.get("_modules") or {}).items():
             waiting.append((f"{prefix}{name}.", depth + 1, _state(value)))
-    raise ValueError(f"the network has more than {count:,} modules")
+    raise ValueError(f"the network has more than {MOST_MODULES:,} modules")
 
 
 class _Fields(NamedTuple):
