@@ -11,7 +11,8 @@ import dataclasses
 from score_jax.parametrization import LogSigmaInput, edm
 from score_jax.sde import LinearVE
 
-from ..config import Config, DataConfig, LossConfig, OptimConfig, SampleConfig, TrainConfig
+from ..config import DataConfig, LossConfig, OptimConfig, SampleConfig, TrainConfig
+from ..run_config import Config
 from .shared import published
 
 _replace = dataclasses.replace

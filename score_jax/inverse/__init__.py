@@ -17,6 +17,7 @@ from score_jax.inverse.imaging import FanBeam as FanBeam
 from score_jax.inverse.imaging import MultiCoil as MultiCoil
 from score_jax.inverse.imaging import phase_retrieval as phase_retrieval
 from score_jax.inverse.imaging import quantization as quantization
+from score_jax.inverse.independent import combine_observations as combine_observations
 from score_jax.inverse.matching import mmps as mmps
 from score_jax.inverse.matching import tmpd as tmpd
 from score_jax.inverse.measurement import Measurement as Measurement
@@ -54,6 +55,9 @@ from score_jax.inverse.sampling import Restorer as Restorer
 from score_jax.inverse.sampling import edit as edit
 from score_jax.inverse.sampling import from_time as from_time
 from score_jax.inverse.sampling import posterior_sample as posterior_sample
+from score_jax.inverse.summaries import Summary as Summary
+from score_jax.inverse.summaries import mode_seeking as mode_seeking
+from score_jax.inverse.summaries import posterior_summary as posterior_summary
 from score_jax.inverse.transforms import Blur as Blur
 from score_jax.inverse.transforms import Fourier as Fourier
 from score_jax.inverse.transforms import Radon as Radon

@@ -57,7 +57,7 @@ class Problem:
     prior: Mixture
     operator: Operator
     noise_std: float = 0.1
-    draws: int = 200_000
+    draws: int = 100_000
 
 
 class Reference(NamedTuple):

@@ -90,6 +90,7 @@ def test_a_network_that_is_not_exported_cannot_be_written():
         to_json(Ingredients(Own(), VP(), TimeInput()))
 
 
+@pytest.mark.slow
 def test_a_published_file_is_a_model_by_the_name_of_its_preset(monkeypatch):
     net = NCSNpp(channels=16, channel_mult=(1, 2), num_blocks=1, attention=(4,))
     small = {"vp_cifar10_ddpmpp_continuous": Ingredients(net, VP(), TimeInput())}
