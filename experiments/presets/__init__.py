@@ -7,12 +7,13 @@ published runs are those of `score_jax.convert.published`.
 from score_jax.convert.published import lookup
 
 from ..run_config import Config
-from . import digits, improved_ddpm, score_sde
+from . import digits, edm, improved_ddpm, score_sde
 
 CONFIGS: dict[str, Config] = {
     **digits.PRESETS,
     **improved_ddpm.PRESETS,
     **score_sde.PRESETS,
+    **edm.PRESETS,
 }
 
 
