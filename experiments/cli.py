@@ -136,6 +136,14 @@ def _filled(line: str) -> str:
     return line if len(line) <= width else textwrap.fill(line, width, subsequent_indent="  ")
 
 
+def printed(call: Callable[[], Any]) -> str:
+    """What a call prints before it ends the program."""
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.suppress(SystemExit):
+        call()
+    return out.getvalue()
+
+
 def parse(cls: Any, prog: str, argv: Sequence[str] | None = None, **options: Any) -> Any:
     """Read the command line into the dataclass `cls` (its docstring and comments are the help)."""
     description = inspect.cleandoc(cls.__doc__ or "")
