@@ -13,7 +13,7 @@ import shutil
 import sys
 import textwrap
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Annotated, Any, Generic, TypeVar
+from typing import Annotated, Any, Generic, Literal, TypeVar
 
 import tyro
 
@@ -223,6 +223,8 @@ class Command(Generic[Flags]):
     dry_run: bool
     # Continue a run although fields of its config have changed.
     allow_changes: bool
+    # Log to TensorBoard (the folder tensorboard of the run) or Weights & Biases too.
+    log: tuple[Literal["tensorboard", "wandb"], ...]
     # The processes of a run on several hosts.
     hosts: HostsConfig
     cfg: Annotated[Flags, tyro.conf.arg(name=""), tyro.conf.AvoidSubcommands]
@@ -245,7 +247,7 @@ def parse_config(
     args = _read(
         cls,
         rest,
-        default=Command(first.config, f"runs/{name}", False, False, HostsConfig(), default),
+        default=Command(first.config, f"runs/{name}", False, False, (), HostsConfig(), default),
         prog=program(prog),
         description=f"{description} The command presets lists the presets.",
     )

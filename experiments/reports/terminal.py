@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 
 _DOTS = ((0x01, 0x02, 0x04, 0x40), (0x08, 0x10, 0x20, 0x80))  # of a Braille sign, by column and row
 
@@ -25,8 +26,8 @@ def curve(x: Sequence[float], y: Sequence[float], width: int = 60, height: int =
     for (a, _), value in zip(points, values, strict=True):
         place = (a - first) / (last - first) if last > first else 0.0
         columns.setdefault(round(place * (2 * width - 1)), []).append(value)
-    for column, found in columns.items():
-        mean = sum(found) / len(found)
+    means = {column: sum(found) / len(found) for column, found in columns.items()}
+    for column, mean in _joined(means).items():
         up = (mean - low) / (high - low) if high > low else 0.5
         row = round((1 - up) * (4 * height - 1))
         cells[row // 4][column // 2] |= _DOTS[column % 2][row % 4]
@@ -40,3 +41,14 @@ def curve(x: Sequence[float], y: Sequence[float], width: int = 60, height: int =
         f"{' ' * margin} └{'─' * width}",
         f"{' ' * margin}  {under}",
     ]
+
+
+def _joined(means: dict[int, float]) -> dict[int, float]:
+    """Values of columns, with those between them on straight lines."""
+    places = sorted(means)
+    found = dict(means)
+    for left, right in pairwise(places):
+        for column in range(left + 1, right):
+            share = (column - left) / (right - left)
+            found[column] = means[left] + share * (means[right] - means[left])
+    return found
