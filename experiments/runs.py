@@ -15,6 +15,7 @@ import numpy as np
 import optax
 
 from score_jax import checkpoints, losses, training
+from score_jax._check import check_classes
 from score_jax._files import replacing, write_json, write_text
 from score_jax.convert.pretrained import CHECKPOINTS, MODEL_FILE
 from score_jax.convert.records import Ingredients
@@ -122,6 +123,10 @@ class Run:
                 "this network is conditioned on images or fields, which have to be given: "
                 "Model.score(params, low_res=...)"
             )
+        if y is not None and self.null_class is not None:
+            check_classes(y, self.null_class + 1)
+            # A class outside, as only a compiled program can have it, counts as no class.
+            y = jnp.where((y >= 0) & (y < self.null_class), y, self.null_class)
         return self.model.score(params, y, **({} if low_res is None else {"low_res": low_res}))
 
     @property
