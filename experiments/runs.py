@@ -22,7 +22,7 @@ from score_jax.convert.records import Ingredients
 from score_jax.convert.records import to_json as ingredients_to_json
 from score_jax.model import Model
 from score_jax.nets.layers import KEPT
-from score_jax.parametrization import LevelInput
+from score_jax.parametrization import SIGMA_DATA, LevelInput
 from score_jax.score import NetworkScore
 from score_jax.types import IndexSampler, Loss, Params, PRNGKey
 
@@ -215,12 +215,17 @@ def _resolved(config: Config, source: datasets.RunData, classes: int | None) -> 
 def _make_loss(run: Run, model: Model, *, train: bool) -> Loss:
     """The loss of a config on a model."""
     c, sde = run.config.loss, model.sde
-    weightings = {"noise": losses.noise_weighting, "likelihood": losses.likelihood_weighting}
+    weightings = {
+        "noise": losses.noise_weighting, "likelihood": losses.likelihood_weighting,
+        "edm": losses.edm_weighting(model.parametrization.sigma_data or SIGMA_DATA),
+    }  # fmt: skip
     reductions = {"mean": losses.mean_reduction, "half_sum": losses.half_sum_reduction}
     weighting: losses.Weighting = weightings[c.weighting]
     times = None
     if c.times == "importance":
         weighting, times = losses.importance_weighting(sde, c.t0), losses.log_snr_times(sde)
+    if c.times == "log_normal":
+        times = losses.log_normal_times(sde, c.log_sigma_mean, c.log_sigma_std)
     if isinstance(model.noise_input, LevelInput):
         n = model.noise_input.n
         times = losses.timesteps(np.arange(n) / (n - 1))

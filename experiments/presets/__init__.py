@@ -7,6 +7,7 @@ published runs are those of `score_jax.convert.published`. After a change:
 
 from __future__ import annotations
 
+<<<<<<< HEAD
 import functools
 from typing import Any
 
@@ -30,6 +31,17 @@ def __getattr__(name: str) -> Any:
     if name == "CONFIGS":
         return _configs()
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+=======
+from ..run_config import Config
+from . import digits, edm, improved_ddpm, score_sde
+
+CONFIGS: dict[str, Config] = {
+    **digits.PRESETS,
+    **improved_ddpm.PRESETS,
+    **score_sde.PRESETS,
+    **edm.PRESETS,
+}
+>>>>>>> main
 
 
 def get(name: str) -> Config:
