@@ -7,7 +7,6 @@ published runs are those of `score_jax.convert.published`. After a change:
 
 from __future__ import annotations
 
-<<<<<<< HEAD
 import functools
 from typing import Any
 
@@ -21,9 +20,9 @@ with late():
 
 @functools.cache
 def _configs() -> dict[str, Config]:
-    from . import digits, improved_ddpm, score_sde
+    from . import digits, edm, improved_ddpm, score_sde
 
-    return {**digits.PRESETS, **improved_ddpm.PRESETS, **score_sde.PRESETS}
+    return {**digits.PRESETS, **improved_ddpm.PRESETS, **score_sde.PRESETS, **edm.PRESETS}
 
 
 def __getattr__(name: str) -> Any:
@@ -31,17 +30,6 @@ def __getattr__(name: str) -> Any:
     if name == "CONFIGS":
         return _configs()
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-=======
-from ..run_config import Config
-from . import digits, edm, improved_ddpm, score_sde
-
-CONFIGS: dict[str, Config] = {
-    **digits.PRESETS,
-    **improved_ddpm.PRESETS,
-    **score_sde.PRESETS,
-    **edm.PRESETS,
-}
->>>>>>> main
 
 
 def get(name: str) -> Config:
