@@ -11,7 +11,7 @@ from typing import Any, SupportsIndex, cast
 import numpy as np
 
 from score_jax._check import check, check_count
-from score_jax.data.sources import Examples, Subset, take
+from score_jax.data.sources import Examples, Subset, as_source, take
 
 _MOST_THREADS = 8
 _NEXT = "next_index"  # the state of Grain's own iterators, so that old checkpoints resume
@@ -29,7 +29,7 @@ def split(source: Any, fraction: float, *, seed: int = 0) -> tuple[Any, Any]:
     count = math.floor(n * fraction + 1e-9)
     ok = 1 <= count < n
     check("fraction", fraction, ok, f"such that both parts of {n} examples have one")
-    order = np.random.default_rng(seed).permutation(n)
+    order, source = np.random.default_rng(seed).permutation(n), as_source(source)
     return Subset(source, order[count:]), Subset(source, order[:count])
 
 
