@@ -63,6 +63,7 @@ def solvers():
         "DPM++ 2M": (sm.dpmpp_2m, 1),
         "DPM++ 2M, lower": (part(sm.dpmpp_2m, lower_at_end=True), 1),
         "DPM++ 3M": (sm.dpmpp_3m, 1),
+        "DPM++ 3M, exact": (part(sm.dpmpp_3m, exact=True), 1),
         "DPM++ 3M, lower": (part(sm.dpmpp_3m, lower_at_end=True), 1),
         "UniPC 2, B1": (part(sm.unipc, b=sm.bh1), 1),
         "UniPC 2, B2": (sm.unipc, 1),

@@ -49,7 +49,7 @@ def main(command: Callable[[], Any]) -> None:
         sys.exit(NOT_FINITE)
     except training.LostHost as error:
         training.leave_at_once(training.STALLED, f"error: {error}")
-    except (ValueError, OSError, FloatingPointError) as error:
+    except (ValueError, OSError, ArithmeticError) as error:
         if os.environ.get("SCORE_JAX_DEBUG"):
             raise
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
@@ -146,7 +146,8 @@ def parse_over_run(cls: Any, prog: str, argv: Sequence[str] | None = None) -> An
     default: dict[str, Any] = {}
     # A folder without a run raises its error later.
     if (pathlib.Path(named.workdir) / runs.CONFIG_FILE).is_file():
-        needed = [f.name for f in dataclasses.fields(cls) if f.default is dataclasses.MISSING]
+        none = dataclasses.MISSING
+        needed = [f.name for f in dataclasses.fields(cls) if f.default is none is f.default_factory]
         sample = runs.load_config(pathlib.Path(named.workdir)).sample
         default["default"] = cls(**dict.fromkeys(needed, tyro.MISSING) | {"sample": sample})
     return tyro.cli(cls, args=args, prog=program(prog), description=cls.__doc__, **default)

@@ -1,4 +1,8 @@
-"""Draw samples of a trained run: `python -m experiments.sample --workdir runs/x --num 64`."""
+"""Draw samples of a trained run: `python -m experiments.sample --workdir runs/x --num 64`.
+
+With --format they are written to a folder chunk by chunk, on all hosts, and a command that was killed
+continues.
+"""
 
 import dataclasses
 import pathlib
@@ -9,11 +13,12 @@ import jax
 import numpy as np
 import tyro
 
+from score_jax import training
 from score_jax._files import write_json, write_npz
 
 from . import cli, runs
 from .config import SampleConfig
-from .parts import guiding, sampling
+from .parts import drawing, folders, guiding, sampling
 from .reports import pictures
 from .runs import Run
 
@@ -39,12 +44,17 @@ class Args:
     # The source of the guidance: the network itself, trained with hidden labels (loss.label_dropout),
     # or the classifier of experiments.train_classifier; auto: the first that exists.
     guidance_by: Literal["auto", "free", "classifier"] = "auto"
-    # Samples drawn at once; the pictures do not depend on it.
+    # Samples drawn at once, and written at once with --format; the samples do not depend on it.
     chunk: int = 256
-    # Seed of the noise.
+    # Seed of the noise; with it, sample number i is always the same.
     seed: int = 0
     # Where to write (default: WORKDIR/samples/SAMPLER).
     out: str | None = None
+    # Write all samples to the folder --out, where the same command continues after a kill: PNG files,
+    # one zip of them, .npy shards, or one .npz with arr_0 (as ADM's evaluator reads it). Default: a
+    # picture and an .npz of one call.
+    format: folders.Format | None = None
+    hosts: cli.HostsConfig = dataclasses.field(default_factory=cli.HostsConfig)
     # How samples are drawn.
     sample: Annotated[SampleConfig, tyro.conf.OmitArgPrefixes] = dataclasses.field(
         default_factory=SampleConfig
@@ -78,37 +88,66 @@ def labels(args: Args, run: Run) -> np.ndarray | None:
 def main(argv: Sequence[str] | None = None) -> None:
     """Entry point of `python -m experiments.sample`."""
     args = parse(argv)
+    args.hosts.connect()
     cli.start()
-    workdir, config = pathlib.Path(args.workdir), args.sample
+    workdir = pathlib.Path(args.workdir)
     run, params, step = runs.load(workdir)
-    key, y, guide = jax.random.key(args.seed), labels(args, run), None
+    y, guide, own = labels(args, run), None, params
     if args.guidance is not None:
         options: dict[str, Any] = {"scale": args.guidance, "interval": args.guidance_interval}
         guide, params = guiding.make_guide(run, params, workdir, by=args.guidance_by, **options)
-    drawn = sampling.draw(run, params, key, args.num, config, y=y, guide=guide, chunk=args.chunk)
-    out = pathlib.Path(args.out) if args.out else workdir / "samples" / config.sampler
-    out.parent.mkdir(parents=True, exist_ok=True)
-    write_npz(out.with_name(out.name + ".npz"), x=run.source.to_data(drawn.x))
-    pictures.save_samples(run, drawn.x[:256], out.with_name(out.name + ".png"))
-    facts = {
-        "step": step,
-        "num": args.num,
-        "seed": args.seed,
+    plan = drawing.Plan(
+        run, params, jax.random.key(args.seed), args.num, args.sample,
+        sampling.labels(run, args.num, y, guide).get("y"), guide, args.chunk,
+    )  # fmt: skip
+    out = pathlib.Path(args.out) if args.out else workdir / "samples" / args.sample.sampler
+    facts = settings(args, step)
+    if args.format is None:
+        preview(plan, out, facts)
+    else:
+        # The weights of the run; with a classifier, those of its own are not part of them.
+        to_folder(plan, out, args.format, facts | {"weights": drawing.fingerprint(own)})
+
+
+def settings(args: Args, step: int) -> dict[str, Any]:
+    """What decides the samples, as JSON."""
+    guided = {
         "label": args.label,
         "guidance": args.guidance,
         "guidance_interval": args.guidance_interval,
-        "sample": dataclasses.asdict(config),
-        "nfe": drawn.nfe,
-        "seconds": drawn.seconds,
-        "compile_seconds": drawn.compile_seconds,
-        "devices": [device.device_kind for device in jax.local_devices()],
+        "guidance_by": args.guidance_by,
     }
-    write_json(out.with_name(out.name + ".json"), facts)
+    return drawing.settings(step, args.seed, args.sample) | guided
+
+
+def preview(plan: drawing.Plan, out: pathlib.Path, facts: dict[str, Any]) -> None:
+    """Draw the samples in one call; write OUT.npz in the data's own units, OUT.png and OUT.json."""
+    run, num, chunk = plan.run, plan.num, plan.chunk
+    options: dict[str, Any] = {"y": plan.y, "guide": plan.guide, "chunk": chunk}
+    drawn = sampling.draw(run, plan.params, plan.key, num, plan.config, **options)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    write_npz(out.with_name(out.name + ".npz"), x=run.source.to_data(drawn.x))
+    pictures.save_samples(run, drawn.x[:256], out.with_name(out.name + ".png"))
+    cost = drawing.Cost().plus(drawn).as_dict()
+    write_json(out.with_name(out.name + ".json"), facts | {"num": num} | cost)
     print(
-        f"{args.num} samples of step {step} by {config.sampler}: {drawn.nfe:.0f} evaluations each, "
-        f"{drawn.seconds:.1f} s (+ {drawn.compile_seconds:.1f} s to compile)\n"
+        f"{num} samples of step {facts['step']} by {plan.config.sampler}: {drawn.nfe:.0f} "
+        f"evaluations each, {drawn.seconds:.1f} s (+ {drawn.compile_seconds:.1f} s to compile)\n"
         f"wrote {out}.npz, {out}.png and {out}.json"
     )
+
+
+def to_folder(
+    plan: drawing.Plan, out: pathlib.Path, format: folders.Format, facts: dict[str, Any]
+) -> None:
+    """Draw the samples that the folder lacks, on all hosts, and write its records."""
+    cost, written = drawing.fill(drawing.folder_of(plan, out, format, facts), plan)
+    if training.is_first():
+        print(
+            f"{plan.num:,} samples of step {facts['step']} by {plan.config.sampler}, {cost.num:,} of "
+            f"them drawn now: {cost.seconds:.1f} s (+ {cost.compile_seconds:.1f} s to compile)\n"
+            f"wrote {', '.join(map(str, written))}"
+        )
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ from jax.tree_util import Partial
 from tqdm import tqdm
 
 from score_jax._check import check_count
+from score_jax._failures import named_failures
 
 _AXIS = "examples"
 _EVERYWHERE, _DIVIDED = PartitionSpec(), PartitionSpec(_AXIS)
@@ -129,7 +130,8 @@ def in_chunks(
     compile_seconds is the time to trace and compile the program, about 0 where that was done before;
     seconds is the time from the first dispatch to the last result.
 
-    Raises ValueError for a chunk or number of examples below 1, or no devices.
+    Raises ValueError for a chunk or number of examples below 1, or no devices, and SolverError where a
+    check inside the program fails.
     """
     check_count(chunk=chunk)
     if n < 1:
@@ -154,8 +156,8 @@ def in_chunks(
     run.lower(*arguments, *part_from(0)).compile()
     compile_seconds = time.perf_counter() - clock
     clock, found = time.perf_counter(), []
-    running = dispatch(0)
-    with tqdm(total=n, desc=desc, unit=desc, disable=hidden) as bar:
+    with named_failures(), tqdm(total=n, desc=desc, unit=desc, disable=hidden) as bar:
+        running = dispatch(0)
         for start in range(0, n, chunk):
             # Each chunk is fetched while the next one is computed.
             ahead = dispatch(start + chunk) if start + chunk < n else None

@@ -21,6 +21,24 @@ def check(name: str, value: Any, ok: Any, allowed: str) -> None:
         raise ValueError(f"{name} must be {allowed}, got {got}")
 
 
+def brief(value: Any, limit: int = 60) -> str:
+    """A value of unknown origin for a message: short scalars as they are, all else by its kind.
+
+    `repr` of objects from a file can take unbounded time and memory.
+
+    >>> brief([[1, 2], "x"])
+    'a list of 2'
+    """
+    kind = type(value)
+    if kind in (bool, float, type(None)) or (kind is int and value.bit_length() < 4 * limit):
+        return repr(value)
+    if kind in (str, bytes):
+        return repr(value[:limit]) + (" ..." if len(value) > limit else "")
+    if kind in (list, tuple, dict, set):
+        return f"a {kind.__name__} of {len(value)}"
+    return f"an object {kind.__name__}"
+
+
 def known(*values: Any) -> bool:
     """Whether no leaf of the values is traced, so that they can be compared with numbers."""
     return not any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(values))

@@ -1,5 +1,6 @@
-"""Files that are written whole or not at all, and a lock that one process at a time holds."""
+"""Files: written whole or not at all, locked by one process at a time, and read with clear errors."""
 
+import errno
 import fcntl
 import json
 import logging
@@ -19,8 +20,40 @@ _LOCK = ".lock"
 _log = logging.getLogger(__name__)
 
 
+REASON = 300  # characters of a reason in a message
+
+
 class FolderLocked(OSError):
     """Another process that is alive holds the folder."""
+
+
+def reason(error: BaseException) -> str:
+    """What an exception says, on one line of bounded length, with its type unless it is a ValueError."""
+    text = " ".join(str(error)[: 4 * REASON].split())
+    if type(error) is not ValueError:
+        text = f"{type(error).__name__}: {text}" if text else type(error).__name__
+    return text if len(text) <= REASON else f"{text[:REASON]} ..."
+
+
+@contextmanager
+def reading(path: PathLike, kind: str = "") -> Iterator[None]:
+    """Turn every exception of the body, which reads the file, into a ValueError that names the file.
+
+    A library that reads damaged files raises whatever its code happens to raise. The message is one
+    line, "PATH cannot be read (as KIND): reason". Errors of the operating system pass, such as
+    FileNotFoundError.
+
+    >>> with reading("x.npz", "an array file"):
+    ...     arrays = dict(np.load("x.npz"))
+    """
+    try:
+        yield
+    except Exception as error:
+        # Without a number, or "invalid argument": a library's own, or an offset outside of the file.
+        if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
+            raise
+        how = f" as {kind}" if kind else ""
+        raise ValueError(f"{path} cannot be read{how}: {reason(error)}") from error
 
 
 @contextmanager

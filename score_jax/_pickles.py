@@ -4,17 +4,26 @@ A pickle is a program for a small stack machine, and Python's own machine will i
 the file names. This one accepts numbers, strings, containers and the names of a given table;
 `pickletools` only splits the bytes into opcodes and executes nothing. Everything else raises an error
 that names it.
+
+Time and memory are linear in the size of the pickle: the arguments of calls may not be longer, in all,
+than the bytes read before them (`_Machine.spend`), keys have hashes that an author of a file cannot
+make equal, and messages never print a container (`score_jax._check.brief`).
 """
 
 import collections
 import io
 import mmap
 import pickletools
+import sys
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
+from score_jax._files import reason
+
 Table = Mapping[str, Any]  # "module.name" -> a function that checks its arguments, or a plain value
 PLAIN_KEYS = (str, bytes, int, float, bool, type(None))
+MOST_OPCODES = 5_000_000  # an empty set is one byte in the file and 216 in memory
+SLACK = 1_000  # entries that calls may receive beyond the bytes read
 
 
 class Refused(ValueError):
@@ -29,6 +38,28 @@ class Built:
         raise Refused("it sets the state of an object")
 
 
+class Record(dict[Any, Any], Built):
+    """An object of a class that is not known, as data: nothing of the class is imported or called.
+
+    `name` is the class or function, `arguments` what it would have been called with, `state` what
+    would have been set on it; entries are those of a dictionary.
+    """
+
+    def __init__(self, name: str, arguments: tuple[Any, ...]) -> None:
+        super().__init__()
+        self.name, self.arguments = name, arguments
+        self.state: Any = None
+
+    def build(self, state: Any) -> None:
+        """Keep the state."""
+        self.state = state
+
+    @classmethod
+    def named(cls, name: str) -> Callable[..., "Record"]:
+        """The function of arguments that makes records of this name."""
+        return lambda *arguments: cls(name, arguments)
+
+
 class _Call(NamedTuple):
     """A name of the table that may be called by REDUCE."""
 
@@ -39,12 +70,20 @@ class _Call(NamedTuple):
 class _Machine:
     """The stack, the marks on it, and the memo."""
 
-    def __init__(self, table: Table, persistent: Callable[[Any], Any] | None) -> None:
+    def __init__(
+        self,
+        table: Table,
+        persistent: Callable[[Any], Any] | None,
+        unknown: Callable[[str], Callable[..., Any]] | None,
+    ) -> None:
         self.table = table
         self.persistent = persistent
+        self.unknown = unknown
         self.stack: list[Any] = []
         self.marks: list[int] = []
         self.memo: dict[int, Any] = {}
+        self.position = 0  # bytes read
+        self.spent = 0  # entries of the arguments of all calls
 
     def since_mark(self) -> list[Any]:
         """Take everything above the last mark."""
@@ -55,19 +94,32 @@ class _Machine:
 
     def find(self, name: str) -> Any:
         """What a name stands for; Refused if it is not in the table."""
-        if name not in self.table:
-            raise Refused(f"it contains {name}, which is neither a tensor nor a plain container")
-        found = self.table[name]
-        return _Call(name, found) if callable(found) else found
+        if name in self.table:
+            found = self.table[name]
+            return _Call(name, found) if callable(found) else found
+        if self.unknown is None:
+            raise Refused(
+                f"it contains {name[:80]}, which is neither a tensor nor a plain container"
+            )
+        return _Call(name, self.unknown(name))
+
+    def call(self, function: Any, arguments: tuple[Any, ...]) -> Any:
+        """Call a name of the table, unless the same long arguments are used again and again."""
+        call = _expect(function, _Call)
+        self.spent += sum(len(a) for a in arguments if isinstance(a, list | dict | str | bytes))
+        if self.spent > self.position + SLACK:
+            raise Refused("it uses its objects again and again as arguments")
+        return call.function(*arguments)
 
 
 def _key(key: Any) -> Any:
-    # Deeply nested tuples take exponential time, or the C stack, to hash.
-    if isinstance(key, PLAIN_KEYS):
-        return key
-    if isinstance(key, tuple) and all(isinstance(k, PLAIN_KEYS) for k in key):
-        return key
-    raise Refused(f"a {type(key).__name__} as a key of a dictionary or member of a set")
+    # Tuples of equal hashes are easily made, and nested ones take exponential time to hash. Integers
+    # below the modulus are their own hashes.
+    if not isinstance(key, PLAIN_KEYS):
+        raise Refused(f"a {type(key).__name__} as a key of a dictionary or member of a set")
+    if isinstance(key, int) and abs(key) >= sys.hash_info.modulus:
+        raise Refused(f"an integer of {key.bit_length()} bits as a key of a dictionary or a set")
+    return key
 
 
 def _expect(value: Any, kind: type) -> Any:
@@ -156,12 +208,19 @@ def _stack_global(m: _Machine, arg: Any) -> None:
 
 def _instance(m: _Machine, arg: Any) -> None:
     name = ".".join(arg.split(" ", 1))
-    raise Refused(f"it contains an instance of {name}")
+    raise Refused(f"it contains an instance of {name[:80]}")
 
 
 def _reduce(m: _Machine, arg: Any) -> None:
     arguments, call = _expect(m.stack.pop(), tuple), m.stack.pop()
-    m.stack.append(_expect(call, _Call).function(*arguments))
+    m.stack.append(m.call(call, arguments))
+
+
+def _new(m: _Machine, arg: Any) -> None:
+    arguments, call = _expect(m.stack.pop(), tuple), _expect(m.stack.pop(), _Call)
+    if call.name in m.table:
+        raise Refused(f"it uses the opcode NEWOBJ with {call.name}")
+    m.stack.append(m.call(call, arguments))
 
 
 def _build(m: _Machine, arg: Any) -> None:
@@ -198,7 +257,7 @@ HANDLERS: dict[str, Callable[[_Machine, Any], None]] = {
     **dict.fromkeys(("BINPUT", "LONG_BINPUT", "MEMOIZE"), _put),
     **dict.fromkeys(("BINGET", "LONG_BINGET"), _get),
     "GLOBAL": _global, "STACK_GLOBAL": _stack_global, "INST": _instance,
-    "REDUCE": _reduce, "BUILD": _build, "BINPERSID": _persistent,
+    "REDUCE": _reduce, "NEWOBJ": _new, "BUILD": _build, "BINPERSID": _persistent,
 }  # fmt: skip
 
 
@@ -226,25 +285,31 @@ def read_pickle(
     source: io.BytesIO | mmap.mmap,
     table: Table = CONTAINERS,
     persistent: Callable[[Any], Any] | None = None,
+    unknown: Callable[[str], Callable[..., Any]] | None = None,
 ) -> Any:
     """Read one pickle from where `source` stands to its end, executing nothing but `table`.
 
     `table` maps "module.name" to functions (called with the arguments that the pickle gives, which
-    they must check) or to plain values; `persistent` is given the persistent ids. Raises
-    Refused, a ValueError, for everything else, naming it, and ValueError for a damaged pickle.
+    they must check) or to plain values; `persistent` is given the persistent ids; `unknown(name)`
+    makes the function that stands for a name outside of the table (`Record.named`). Raises Refused, a
+    ValueError, for everything else, naming it, and ValueError for a damaged pickle.
 
     >>> read_pickle(io.BytesIO(b"(K\\x01K\\x02t."))
     (1, 2)
     """
-    machine = _Machine(table, persistent)
+    machine = _Machine(table, persistent, unknown)
+    start = source.tell()
     try:
-        for opcode, arg, _ in pickletools.genops(source):  # type: ignore[arg-type]
+        for count, (opcode, arg, position) in enumerate(pickletools.genops(source)):  # type: ignore[arg-type]
             if opcode.name not in HANDLERS:
                 raise Refused(f"it uses the opcode {opcode.name}, which no file of tensors needs")
+            if count >= MOST_OPCODES:
+                raise Refused(f"it has more than {MOST_OPCODES:,} opcodes")
+            machine.position = (position or 0) - start
             HANDLERS[opcode.name](machine, arg)
         (result,) = machine.stack
         return result
     except Refused:
         raise
-    except (ValueError, TypeError, IndexError, KeyError, OverflowError, MemoryError) as error:
-        raise ValueError(f"the pickle is damaged ({type(error).__name__}: {error})") from error
+    except Exception as error:
+        raise ValueError(f"the pickle is damaged ({reason(error)})") from error

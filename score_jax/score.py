@@ -118,6 +118,29 @@ def score_fn(
     return NetworkScore(params, arrays, sde, apply, noise_input, parametrization, variance, options)
 
 
+class Tweedie(NamedTuple):
+    """Tweedie's formula x0 = (x + s^2 score) / m at a time: m and s^2, ready to multiply x (b, *d)."""
+
+    m: Float[Array, "..."]
+    s2: Float[Array, "..."]
+
+    def x0(self, x: Float[Array, "b *d"], score: Float[Array, "b *d"]) -> Float[Array, "b *d"]:
+        """The mean of x0 given x: (b, *d).
+
+        Of w (b, *d) and (d score / dx)^T w it makes (d x0 / dx)^T w, the pullback of the mean.
+        """
+        return (x + self.s2 * score) / self.m
+
+    def push(self, move: Float[Array, "b *d"]) -> Float[Array, "b *d"]:
+        """What moves x0 by `move` if it is added to the score: (b, *d)."""
+        return self.m / self.s2 * move
+
+
+def tweedie_at(sde: SDE, x: Float[Array, "b *d"], t: float | Float[Array, "..."]) -> Tweedie:
+    """The coefficients of Tweedie's formula at t, () or (b,), for data of the shape of x (b, *d)."""
+    return Tweedie(bcast(sde.mean_coeff(t), x), bcast(jnp.square(sde.std(t)), x))
+
+
 def denoise(
     sde: SDE,
     score: ScoreFn,
@@ -128,15 +151,7 @@ def denoise(
 
     One evaluation of the score. Robbins 1956; arXiv:2011.13456 section "denoising".
     """
-    return _x0_of_score(sde, score_at(score, x, t), x, t)
-
-
-def _x0_of_score(
-    sde: SDE, value: Float[Array, "b *d"], x: Float[Array, "b *d"], t: float | Float[Array, "..."]
-) -> Float[Array, "b *d"]:
-    """Tweedie's formula for a known value of the score: shape of x."""
-    m, s = sde.mean_coeff(t), sde.std(t)
-    return (x + bcast(jnp.square(s), x) * value) / bcast(m, x)
+    return tweedie_at(sde, x, t).x0(x, score_at(score, x, t))
 
 
 class Reverse(NamedTuple):
@@ -209,7 +224,7 @@ def reverse_fn(
             raise ValueError(
                 f"variance={variance.name!r} needs a score that returns a learned variance, a ScoreOut"
             )
-        x0 = _x0_of_score(sde, out.score, x, t)
+        x0 = tweedie_at(sde, x, t).x0(x, out.score)
         x0 = x0 if clean is None else clean(x0)
         return reverse_moments(sde, x0, out.variance, x, t, t_next, variance=variance, first=first)
 

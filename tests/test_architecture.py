@@ -16,7 +16,7 @@ EXPERIMENTS = sorted((ROOT / "experiments").rglob("*.py"))
 # What each part may import of the others. A part is a file of score_jax or a folder of it.
 BASE = {
     "types", "_math", "_check", "_files", "_renamed", "_pickles", "_pickled_arrays", "draws", "runtime",
-    "_batched",
+    "_batched", "_failures",
 }  # fmt: skip
 MODELS = {
     "analytic",
@@ -30,7 +30,8 @@ ALGORITHMS = {"losses", "samplers", "likelihood", "guidance", "inverse"}
 TOOLS = {"training", "checkpoints", "convert", "metrics", "viz"}
 ALLOWED = (
     dict.fromkeys(BASE, frozenset({"_renamed", "_check"}))
-    | {"_pickled_arrays": frozenset({"_pickles"})}
+    | {"_pickled_arrays": frozenset({"_pickles"}), "_pickles": frozenset({"_files"})}
+    | {"_batched": frozenset({"_check", "_failures"})}
     | dict.fromkeys(MODELS, BASE)
     | {
         "draws": {"types", "_check"},

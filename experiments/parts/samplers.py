@@ -19,16 +19,21 @@ from score_jax.types import SDE, Sampler, ScoreFn, Step
 class Known(NamedTuple):
     """A sampler by name.
 
-    make: a factory of steps, or a solver of the probability flow if `adaptive`; grid: that usually
-    taken, "schedule" for any other SDE than a noise schedule meaning uniform; options: arguments of
-    `make` by name, as the value or a function of the config.
+    make: a factory of steps, or a solver of the probability flow if `adaptive`; grid, on_schedule: the
+    usual grid, and that on a noise schedule if it is another; deterministic: whether all noise is in
+    the latent, or a function of the config; options: arguments of `make` by name, as the value or a
+    function of the config; learned: whether `make` takes the variance of the model; tweedie: the
+    cheapest form of the final denoising "tweedie".
     """
 
     make: Callable[..., Any]
     grid: str = "uniform"
-    deterministic: bool = False
+    on_schedule: str | None = None
+    deterministic: bool | Callable[[Any], bool] = False
     adaptive: bool = False
     options: Mapping[str, Any] = MappingProxyType({})
+    learned: bool = False
+    tweedie: Any = samplers.tweedie
 
 
 def _fields(*names: str) -> dict[str, Callable[[Any], Any]]:
@@ -138,41 +143,55 @@ SAMPLERS: dict[str, Known] = {
     "song": Known(song_predictor_corrector, "song", options=_SONG),
     "em": Known(samplers.euler_maruyama),
     "reverse_diffusion": Known(samplers.reverse_diffusion),
-    "ancestral": Known(samplers.ancestral, "schedule"),
+    "ancestral": Known(samplers.ancestral, on_schedule="schedule", learned=True),
     "langevin": Known(samplers.langevin_dynamics, "log_snr", options=_LANGEVIN),
     "euler": Known(samplers.euler_maruyama, deterministic=True, options={"ode": True}),
-    "ddim": Known(samplers.ddim, "log_snr", True, options=_fields("eta")),
-    "heun": Known(samplers.heun, "karras", True),
+    "ddim": Known(
+        samplers.ddim, "log_snr", "schedule", lambda c: c.eta == 0, options=_fields("eta")
+    ),
+    "heun": Known(samplers.heun, "karras", deterministic=True),
     "edm": Known(samplers.edm, "karras", options=_EDM),
-    "dpmpp_2s": Known(samplers.dpmpp_2s, "log_snr", True),
-    "dpmpp_2m": Known(samplers.dpmpp_2m, "log_snr", True),
-    "dpmpp_3m": Known(samplers.dpmpp_3m, "log_snr", True),
+    "dpmpp_2s": Known(samplers.dpmpp_2s, "log_snr", deterministic=True),
+    "dpmpp_2m": Known(samplers.dpmpp_2m, "log_snr", deterministic=True),
+    "dpmpp_3m": Known(samplers.dpmpp_3m, "log_snr", deterministic=True),
     "sde_dpmpp": Known(samplers.sde_dpmpp_2m, "log_snr"),
-    "unipc": Known(samplers.unipc, "log_snr", True, options=_fields("order")),
-    "adaptive": Known(samplers.adaptive_multistep, "uniform", True, True, _TOLERANCES),
-    "ode": Known(samplers.probability_flow, "uniform", True, True, _TOLERANCES),
+    "unipc": Known(samplers.unipc, "log_snr", deterministic=True, options=_fields("order")),
+    # The denoised state comes with its last step, at no cost.
+    "adaptive": Known(
+        samplers.adaptive_multistep,
+        deterministic=True,
+        adaptive=True,
+        options=_TOLERANCES,
+        tweedie=samplers.last_mean,
+    ),
+    "ode": Known(samplers.probability_flow, deterministic=True, adaptive=True, options=_TOLERANCES),
 }
+
+
+def known(c: Any) -> Known:
+    """The entry of the sampler of a config; ValueError for an unknown name."""
+    return lookup(c.sampler, SAMPLERS, "sampler")
 
 
 def make(c: Any, variance: Variance | None = None) -> Sampler:
     """The sampler of a config; `variance` is that of the model, for ancestral sampling."""
-    known = lookup(c.sampler, SAMPLERS, "sampler")
-    options = {k: v(c) if callable(v) else v for k, v in known.options.items()}
-    if known.make is samplers.ancestral:
+    entry = known(c)
+    options = {k: v(c) if callable(v) else v for k, v in entry.options.items()}
+    if entry.learned:
         options["variance"] = SMALL if variance is None else variance
-    final = FINAL_DENOISING[c.final_denoising]
-    if known.make is samplers.adaptive_multistep and c.final_denoising == "tweedie":
-        final = samplers.last_mean  # the denoised state comes with the last step, at no cost
-    wrap = samplers.flow if known.adaptive else samplers.stepwise
-    return wrap(known.make, final_denoising=final, **options)
+    final = lookup(
+        c.final_denoising, FINAL_DENOISING | {"tweedie": entry.tweedie}, "final denoising"
+    )
+    wrap = samplers.flow if entry.adaptive else samplers.stepwise
+    return wrap(entry.make, final_denoising=final, **options)
 
 
 def grid_name(c: Any, sde: SDE) -> str:
     """The name of the grid of a config: a noise schedule's own times for its own samplers."""
-    usual: str = lookup(c.sampler, SAMPLERS, "sampler").grid
-    if c.sampler == "ddim" and isinstance(sde, NoiseSchedule):
-        usual = "schedule"
-    return usual if c.grid == "usual" else str(c.grid)
+    entry = known(c)
+    on_schedule = isinstance(sde, NoiseSchedule) and entry.on_schedule is not None
+    usual = entry.on_schedule if on_schedule else entry.grid
+    return str(usual if c.grid == "usual" else c.grid)
 
 
 def make_grid(c: Any, sde: SDE) -> Any:
@@ -182,8 +201,8 @@ def make_grid(c: Any, sde: SDE) -> Any:
 
 def deterministic(c: Any) -> bool:
     """Whether all noise of a sample is in its latent."""
-    known = lookup(c.sampler, SAMPLERS, "sampler")
-    return known.deterministic and (c.sampler != "ddim" or c.eta == 0)
+    given = known(c).deterministic
+    return given(c) if callable(given) else given
 
 
 def threshold_rule(c: Any, low: float, high: float) -> Callable[[Any], Any] | None:

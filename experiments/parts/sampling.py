@@ -105,8 +105,11 @@ def draw(
     chunk: int = 256,
     save_every: int | None = None,
     progress: bool | None = None,
+    first: int = 0,
 ) -> Drawn:
     """Draw `num` samples with the sampler of `c`, `chunk` at a time; y and cond are as for `labels`.
+
+    They are numbered from `first`; without `y`, classes are in turn from the first class.
 
     The samples depend on the key and not on the chunk and the devices (unless `c.together`). `params`
     and `guide` may be those of `guiding.make_guide`.
@@ -126,6 +129,7 @@ def draw(
         save_every=save_every,
         together=c.together,
         progress=progress,
+        first=first,
     )
     if not np.isfinite(out.x).all():
         raise FloatingPointError(f"sampler {c.sampler!r} returned values that are not finite")

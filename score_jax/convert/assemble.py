@@ -1,5 +1,6 @@
 """From named tensors to a tree of parameters, with every tensor accounted for."""
 
+import itertools
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -8,6 +9,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+from score_jax._check import brief
 
 Move = Callable[[np.ndarray], np.ndarray]
 Tree = dict[str, Any]
@@ -77,9 +80,19 @@ def leaves(tree: Any, path: tuple[str, ...] = ()) -> dict[tuple[str, ...], Any]:
     return found
 
 
-def _list(names: Collection[Any]) -> str:
-    """Some names, and how many more there are."""
-    shown = [str(n) for n in list(names)[:4]]
+def tensors(tree: Any, where: str | Path) -> dict[str, np.ndarray]:
+    """The named arrays of a state dict; ValueError, naming the file, for anything else in it."""
+    if not isinstance(tree, Mapping):
+        raise ValueError(f"{where} holds {brief(tree)}, not a state dict")
+    for name, value in tree.items():
+        if not isinstance(value, np.ndarray):
+            raise ValueError(f"{brief(name)} of {where} must be a tensor, got {brief(value)}")
+    return {str(name): value for name, value in tree.items()}
+
+
+def listed(names: Collection[Any]) -> str:
+    """Some names, and how many more there are, for a message."""
+    shown = [str(n)[:80] for n in itertools.islice(names, 4)]
     more = f" and {len(names) - len(shown)} more" if len(names) > len(shown) else ""
     return ", ".join(shown) + more
 
@@ -106,15 +119,15 @@ def assemble(
     """
     missing = [name for name in plan if name not in weights]
     if missing:
-        raise ValueError(f"{where} lacks tensors that the network needs: {_list(missing)}")
+        raise ValueError(f"{where} lacks tensors that the network needs: {listed(missing)}")
     extra = [name for name in weights if name not in plan and name not in unused]
     if extra:
-        raise ValueError(f"{where} has tensors that the network does not use: {_list(extra)}")
+        raise ValueError(f"{where} has tensors that the network does not use: {listed(extra)}")
     wanted = leaves(shapes)
     empty = set(wanted) - {slot.path for slot in plan.values()}
     if empty:
         names = ["/".join(path) for path in sorted(empty)]
-        raise ValueError(f"{where} has no tensors for parameters of the network: {_list(names)}")
+        raise ValueError(f"{where} has no tensors for parameters of the network: {listed(names)}")
     tree: Tree = {}
     for name, slot in plan.items():
         tensor = weights[name]

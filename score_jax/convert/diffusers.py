@@ -14,7 +14,18 @@ from typing import Any
 import numpy as np
 import safetensors
 
-from score_jax.convert.assemble import Slot, Tree, assemble, find, same, template, transposed
+from score_jax._check import brief, is_number
+from score_jax._files import reading
+from score_jax.convert.assemble import (
+    Slot,
+    Tree,
+    assemble,
+    find,
+    same,
+    template,
+    tensors,
+    transposed,
+)
 from score_jax.convert.schedulers import Process, read_scheduler
 from score_jax.convert.score_sde import (
     CONV,
@@ -60,6 +71,14 @@ DEFAULTS = {
     "num_class_embeds": None, "out_channels": 3, "resnet_time_scale_shift": "default",
     "sample_size": None, "time_embedding_type": "positional", "upsample_type": "conv",
 }  # fmt: skip
+LONGEST = 1 << 24  # bytes of a JSON file
+MOST_LEVELS, MOST_BLOCKS, MOST_CHANNELS, LARGEST = 16, 64, 1 << 16, 1 << 16
+# The largest whole number of a field, and whether it may be null.
+COUNTS = {
+    "in_channels": (MOST_CHANNELS, False), "out_channels": (MOST_CHANNELS, False),
+    "layers_per_block": (MOST_BLOCKS, False), "norm_num_groups": (MOST_CHANNELS, True),
+    "attention_head_dim": (MOST_CHANNELS, True), "num_class_embeds": (LARGEST, True),
+}  # fmt: skip
 # diffusers has this number of groups in the norms of attention, and in those before it on the way up,
 # where score_sde has min(channels // 4, 32).
 GROUPS = 32
@@ -83,6 +102,38 @@ KINDS: dict[tuple[str, ...], dict[str, tuple[Any, ...]]] = {
 SKIP, PLAIN = KINDS
 
 
+def _is_count(value: Any, most: int) -> bool:
+    return type(value) is int and 1 <= value <= most
+
+
+def _is_size(value: Any) -> bool:
+    sides = value if isinstance(value, list) and len(value) == 2 else [value]
+    return value is None or all(_is_count(side, LARGEST) for side in sides)
+
+
+def _check_kinds(config: Mapping[str, Any], path: Path) -> None:
+    """Raise ValueError, naming the field, for a number or a list of another kind or size."""
+    widths = config.get("block_out_channels", (224, 448, 672, 896))
+    ok = isinstance(widths, list | tuple) and 0 < len(widths) <= MOST_LEVELS
+    ok = ok and all(_is_count(w, MOST_CHANNELS) for w in widths)
+    rules = {"block_out_channels": (ok, f"a list of at most {MOST_LEVELS} channels")}
+    for field in ("down_block_types", "up_block_types"):
+        names = config.get(field)
+        ok = isinstance(names, list) and 0 < len(names) <= MOST_LEVELS
+        ok = ok and all(isinstance(name, str) for name in names or ())
+        rules[field] = (ok, f"a list of at most {MOST_LEVELS} names")
+    for field, (most, optional) in COUNTS.items():
+        ok = _is_count(config[field], most) or (optional and config[field] is None)
+        rules[field] = (ok, f"a whole number from 1 to {most}{' or null' * optional}")
+    for field in ("dropout", "mid_block_scale_factor", "norm_eps"):
+        rules[field] = (is_number(config[field]), "a number")
+    rules["sample_size"] = (_is_size(config["sample_size"]), f"one or two of 1 to {LARGEST}")
+    for field, (ok, allowed) in rules.items():
+        if not ok:
+            got = brief(config.get(field))
+            raise ValueError(f"{field} of {path} must be {allowed}, got {got}")
+
+
 def _check_fields(config: Mapping[str, Any], path: Path) -> tuple[str, ...]:
     """The names of the network's kinds of blocks; ValueError for fields that they do not have here."""
     types = {*config.get("down_block_types", ()), *config.get("up_block_types", ())}
@@ -93,7 +144,8 @@ def _check_fields(config: Mapping[str, Any], path: Path) -> tuple[str, ...]:
         )
     for field, allowed in (BOTH | KINDS[names]).items():
         if config[field] not in allowed:
-            raise ValueError(f"{field} of {path} must be one of {allowed}, got {config[field]!r}")
+            got = brief(config[field])
+            raise ValueError(f"{field} of {path} must be one of {allowed}, got {got}")
     scale = math.sqrt(2) if names is SKIP else 1
     if not math.isclose(config["mid_block_scale_factor"], scale, rel_tol=1e-6):
         raise ValueError(
@@ -122,6 +174,7 @@ def _attended(config: Mapping[str, Any], names: tuple[str, ...], path: Path) -> 
 
 def _network(config: Mapping[str, Any], path: Path) -> tuple[Any, tuple[int, ...]]:
     """The network of a configuration, and the shape of its images."""
+    _check_kinds(config, path)
     names = _check_fields(config, path)
     attended = _attended(config, names, path)
     widths = config["block_out_channels"]
@@ -211,11 +264,8 @@ def read_safetensors(path: str | Path) -> dict[str, np.ndarray]:
     """
     if not Path(path).is_file():
         raise FileNotFoundError(f"{path} is not a file")
-    try:
-        with safetensors.safe_open(path, framework="numpy") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (safetensors.SafetensorError, TypeError, ValueError) as error:
-        raise ValueError(f"{path} cannot be read: {error}") from error
+    with reading(path), safetensors.safe_open(path, framework="numpy") as file:
+        return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
 
 
 READERS = {
@@ -229,7 +279,7 @@ def _read_weights(folder: Path) -> tuple[Path, dict[str, Any]]:
     if not found:
         raise ValueError(f"{folder} has none of {list(READERS)}")
     weights: dict[str, Any] = {}
-    for name, value in READERS[found[0].name](found[0]).items():
+    for name, value in tensors(READERS[found[0].name](found[0]), found[0]).items():
         parts = [RENAMED.get(part, part) for part in name.split(".")]
         weights[".".join(parts)] = value
     # The frequencies may have two names for one tensor.
@@ -242,12 +292,12 @@ def _read_weights(folder: Path) -> tuple[Path, dict[str, Any]]:
 
 
 def _read_json(path: Path) -> dict[str, Any]:
-    try:
+    with reading(path, "JSON"):
+        if path.stat().st_size > LONGEST:
+            raise ValueError(f"it has more than {LONGEST:,} bytes")
         found = json.loads(path.read_text())
-    except ValueError as error:
-        raise ValueError(f"{path} is not JSON: {error}") from None
-    if not isinstance(found, dict):
-        raise ValueError(f"{path} must hold an object, got {type(found).__name__}")
+        if not isinstance(found, dict):
+            raise ValueError(f"it must hold an object, got {brief(found)}")
     return found
 
 
@@ -276,19 +326,26 @@ def from_diffusers(folder: str | Path, sde: SDE | None = None) -> Loaded:
     home = folder / "unet" if (folder / "unet").is_dir() else folder
     path = home / "config.json"
     config = _read_json(path)
+    process = _process(folder)
     module, shape = _network(DEFAULTS | config, path)
     file, weights = _read_weights(home)
     shapes = template(module, shape, classes=bool(module.num_classes))
     params = assemble(shapes, _plan(module, shapes), weights, file)
     info = {"module": module, "shape": shape, "config": config}
-    for place in (folder / "scheduler", folder):
-        scheduler = place / "scheduler_config.json"
-        if scheduler.is_file():
-            process = read_scheduler(_read_json(scheduler), scheduler)
-            return _model(module, process), params, info | process.info
+    if process is not None:
+        return _model(module, process), params, info | process.info
     if sde is None:
         raise ValueError(f"{folder} has no scheduler_config.json, which has the SDE: give sde")
     return default_model(module, sde), params, info
+
+
+def _process(folder: Path) -> Process | None:
+    """The process of the folder's scheduler, if there is one."""
+    for place in (folder / "scheduler", folder):
+        path = place / "scheduler_config.json"
+        if path.is_file():
+            return read_scheduler(_read_json(path), path)
+    return None
 
 
 def _model(module: NCSNpp, process: Process) -> Model:

@@ -13,20 +13,32 @@ from typing import Any
 import msgpack
 import numpy as np
 
+from score_jax._check import brief
+from score_jax._files import reading
 from score_jax.convert.torch_file import DTYPES
 
 CHUNKED = "__msgpack_chunked_array__"
 UNSIGNED = {f"uint{n}": np.dtype(f"uint{n}") for n in (16, 32, 64)}
 NAMES = {name.encode(): dtype for name, dtype in (DTYPES | UNSIGNED).items()}
+MOST_ENTRIES = 1 << 16  # of a list; a header claims them before they are there
+MOST_AXES, DEEPEST = 32, 100
 PLAIN = (str, bytes, int, float, bool, complex, type(None), np.ndarray, np.generic)
+
+
+def _count(shape: Any) -> int:
+    """The number of entries of a shape, which is a list of a few whole numbers."""
+    ok = len(shape) <= MOST_AXES and all(type(n) is int and n >= 0 for n in shape)
+    if not ok:
+        raise ValueError(f"an array of shape {brief(shape)}")
+    return math.prod(shape)
 
 
 def _array(data: bytes) -> np.ndarray:
     """An array from (shape, name of its dtype, bytes)."""
-    shape, name, raw = msgpack.unpackb(data, raw=True)
+    shape, name, raw = msgpack.unpackb(data, raw=True, max_array_len=MOST_AXES)
     if name not in NAMES:
-        raise ValueError(f"an array of dtype {name!r}")
-    if math.prod(shape) * NAMES[name].itemsize != len(raw):
+        raise ValueError(f"an array of dtype {brief(name)}")
+    if _count(shape) * NAMES[name].itemsize != len(raw):
         raise ValueError(f"an array of shape {tuple(shape)} and {name!r} in {len(raw)} bytes")
     return np.frombuffer(raw, NAMES[name]).reshape(shape)
 
@@ -50,17 +62,21 @@ def _joined(tree: Any) -> np.ndarray:
     shape, chunks = (
         [tree[name][str(i)] for i in range(len(tree[name]))] for name in ("shape", "chunks")
     )
-    if sum(chunk.size for chunk in chunks) != math.prod(shape):
+    if sum(chunk.size for chunk in chunks) != _count(shape):
         raise ValueError(f"chunks of {sum(c.size for c in chunks)} numbers for the shape {shape}")
     return np.concatenate(chunks).reshape(shape)
 
 
-def _restore(tree: Any) -> Any:
+def _restore(tree: Any, depth: int = 0) -> Any:
     """The tree with chunks joined; ValueError for leaves that no checkpoint has."""
+    if depth > DEEPEST:
+        raise ValueError(f"containers nested more than {DEEPEST} deep")
     if isinstance(tree, dict):
-        return _joined(tree) if CHUNKED in tree else {k: _restore(v) for k, v in tree.items()}
+        if CHUNKED in tree:
+            return _joined(tree)
+        return {k: _restore(v, depth + 1) for k, v in tree.items()}
     if isinstance(tree, list | tuple):
-        return [_restore(v) for v in tree]
+        return [_restore(v, depth + 1) for v in tree]
     if not isinstance(tree, PLAIN):
         raise ValueError(f"a {type(tree).__name__}")
     return tree
@@ -76,12 +92,9 @@ def read_flax_msgpack(path: str | Path) -> Any:
     >>> ema = read_flax_msgpack("checkpoint_8")["params_ema"]
     """
     path = Path(path)
-    if not path.stat().st_size:
-        raise ValueError(f"{path} cannot be read: it is empty")
-    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-        try:
-            tree = msgpack.unpackb(data, ext_hook=_extension, raw=False, strict_map_key=False)
+    with reading(path, "a Flax checkpoint"):
+        if not path.stat().st_size:
+            raise ValueError("it is empty")
+        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+            tree = msgpack.unpackb(data, ext_hook=_extension, max_array_len=MOST_ENTRIES)
             return _restore(tree)
-        except (ValueError, TypeError, KeyError, msgpack.UnpackException, RecursionError) as error:
-            reason = f"{type(error).__name__}: {error}"
-            raise ValueError(f"{path} is not a readable Flax checkpoint ({reason})") from error

@@ -22,6 +22,7 @@ from score_jax.convert.assemble import (
     pointwise,
     same,
     template,
+    tensors,
     transposed,
 )
 from score_jax.convert.torch_file import read_torch
@@ -91,9 +92,7 @@ def _read(path: str | Path, module: Any, kinds: tuple[type, ...]) -> Tree:
     if not isinstance(module, kinds):
         names = " or ".join(kind.__name__ for kind in kinds)
         raise ValueError(f"module must be a {names}, got {type(module).__name__}")
-    weights = read_torch(path)
-    if not isinstance(weights, dict):
-        raise ValueError(f"{path} holds a {type(weights).__name__}, not a state dict")
+    weights = tensors(read_torch(path), path)
     shapes = _shapes(module, weights, path)
     return assemble(shapes, _plan(shapes, weights), weights, path)
 

@@ -18,6 +18,8 @@ import numpy as np
 
 from score_jax import nets, sde
 from score_jax import parametrization as forms
+from score_jax._check import brief
+from score_jax._files import reason
 from score_jax.model import Model
 from score_jax.types import SDE
 
@@ -122,8 +124,8 @@ def read_json(hint: Any, text: str, where: str = "config") -> Any:
     """Read what `to_json` wrote of a value of type `hint`; ValueError that names a wrong field."""
     try:
         tree = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"the {where} is not JSON: {error}") from None
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"the {where} is not JSON: {reason(error)}") from None
     return from_record(hint, tree, where)
 
 
@@ -154,31 +156,33 @@ def from_record(hint: Any, value: Any, where: str) -> Any:
         return float(value)
     if isinstance(hint, type) and type(value) is hint:
         return value
-    raise ValueError(f"{where} must be {getattr(hint, '__name__', hint)}, got {value!r}")
+    raise ValueError(f"{where} must be {getattr(hint, '__name__', hint)}, got {brief(value)}")
 
 
 def _choice(known: Mapping[Any, Any], value: Any, where: str) -> Any:
     if not isinstance(value, str | int) or value not in known:
-        raise ValueError(f"{where} must be one of {tuple(known)}, got {value!r}")
+        raise ValueError(f"{where} must be one of {tuple(known)}, got {brief(value)}")
     return known[value]
 
 
 def _of_kind(known: Mapping[str, type], tree: Any, where: str) -> Any:
     if not isinstance(tree, dict):
-        raise ValueError(f"{where} must be an object, got {tree!r}")
+        raise ValueError(f"{where} must be an object, got {brief(tree)}")
     fields = dict(tree)
     return _build(_choice(known, fields.pop("kind", None), f"{where}.kind"), fields, where)
 
 
 def _build(cls: Any, tree: Any, where: str) -> Any:
     if not isinstance(tree, dict):
-        raise ValueError(f"{where} must be an object, got {tree!r}")
+        raise ValueError(f"{where} must be an object, got {brief(tree)}")
     known = fields_of(cls)
     unknown = sorted(set(tree) - set(known))
     if unknown:
-        raise ValueError(f"{where} has unknown fields {unknown}; known: {sorted(known)}")
+        raise ValueError(
+            f"{where} has unknown fields {[k[:60] for k in unknown[:4]]}; known: {sorted(known)}"
+        )
     without = (dataclasses.MISSING, dataclasses.MISSING)
     missing = [k for k, f in known.items() if (f.default, f.default_factory) == without]
     if not set(missing) <= set(tree):
-        raise ValueError(f"{where} needs the fields {missing}, got {sorted(tree)}")
+        raise ValueError(f"{where} needs the fields {missing}")
     return cls(**{k: from_record(known[k].type, v, f"{where}.{k}") for k, v in tree.items()})

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from score_jax._check import check
+from score_jax._check import brief, check, is_number
 from score_jax.parametrization import (
     DENOISED,
     LARGE,
@@ -19,6 +19,7 @@ from score_jax.parametrization import (
     Variance,
 )
 from score_jax.sde import VE, VP, CosineBetas, from_betas
+from score_jax.sde.schedules import MOST_TIMESTEPS
 from score_jax.types import SDE
 
 # (start, end, n) -> betas. Those of diffusers do not depend on n at the ends.
@@ -48,6 +49,19 @@ class Process(NamedTuple):
     info: dict[str, Any]  # the configuration's numbers
 
 
+def _number(config: Mapping[str, Any], key: str, default: float, where: Any) -> float:
+    value = config.get(key, default)
+    if not is_number(value):
+        raise ValueError(f"{key} of {where} must be a number, got {brief(value)}")
+    return float(value)
+
+
+def _choose(field: str, value: Any, known: Mapping[str, Any], where: Any) -> None:
+    ok = isinstance(value, str) and value in known
+    if not ok:
+        raise ValueError(f"{field} of {where} must be one of {list(known)}, got {brief(value)}")
+
+
 def read_scheduler(config: Mapping[str, Any], where: Any) -> Process:
     """The process that a scheduler's configuration describes.
 
@@ -55,9 +69,10 @@ def read_scheduler(config: Mapping[str, Any], where: Any) -> Process:
     (float64), "prediction_type", "variance_type"} of a noise schedule. Absent fields have the
     defaults of diffusers. Raises ValueError for an unknown schedule, prediction or variance.
     """
+    number = lambda key, default: _number(config, key, default, where)
     name = config.get("_class_name")
-    if name in SDES:
-        ends = {key: float(config.get(key, value)) for key, value in SDES[str(name)].items()}
+    if isinstance(name, str) and name in SDES:
+        ends = {key: number(key, value) for key, value in SDES[name].items()}
         if "snr" in ends:
             return Process(VE(ends["sigma_min"], ends["sigma_max"]), None, None, ends)
         return Process(VP(**ends), None, None, ends)
@@ -66,17 +81,27 @@ def read_scheduler(config: Mapping[str, Any], where: Any) -> Process:
     given = config.get("trained_betas")
     if given is None:
         schedule = config.get("beta_schedule", "linear")
-        check(f"beta_schedule of {where}", schedule, schedule in BETAS, f"one of {list(BETAS)}")
-        start, end = float(config.get("beta_start", 1e-4)), float(config.get("beta_end", 0.02))
-        given = BETAS[schedule](start, end, int(config.get("num_train_timesteps", 1000)))
+        _choose("beta_schedule", schedule, BETAS, where)
+        n = config.get("num_train_timesteps", 1000)
+        ok = type(n) is int and 1 <= n <= MOST_TIMESTEPS
+        check(
+            f"num_train_timesteps of {where}", n, ok, f"a whole number from 1 to {MOST_TIMESTEPS}"
+        )
+        given = BETAS[schedule](number("beta_start", 1e-4), number("beta_end", 0.02), n)
+    elif not isinstance(given, list) or not all(map(is_number, given)):
+        raise ValueError(f"trained_betas of {where} must be a list of numbers, got {brief(given)}")
     info: dict[str, Any] = {
         "betas": np.asarray(given, np.float64),
         "prediction_type": config.get("prediction_type", "epsilon"),
         "variance_type": config.get("variance_type", "fixed_small"),
     }
     for field, known in (("prediction_type", PREDICTIONS), ("variance_type", VARIANCES)):
-        check(f"{field} of {where}", info[field], info[field] in known, f"one of {list(known)}")
+        _choose(field, info[field], known, where)
+    try:
+        schedule = from_betas(info["betas"])
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from error
     return Process(
-        from_betas(info["betas"]), PREDICTIONS[info["prediction_type"]],
+        schedule, PREDICTIONS[info["prediction_type"]],
         VARIANCES[info["variance_type"]], info,
     )  # fmt: skip

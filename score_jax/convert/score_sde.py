@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import numpy as np
 
+from score_jax._check import brief
 from score_jax.convert.assemble import (
     Move,
     Slot,
@@ -22,10 +23,12 @@ from score_jax.convert.assemble import (
     find,
     inner,
     leaves,
+    listed,
     outward,
     pointwise,
     same,
     template,
+    tensors,
     transposed,
 )
 from score_jax.convert.flax_file import read_flax_msgpack
@@ -281,7 +284,7 @@ def _check_sigmas(module: Any, sigmas: Any, path: str | Path) -> None:
 def _entry(tree: Any, names: tuple[str, ...], path: str | Path) -> Any:
     found = find(tree, names)
     if found is None:
-        known = sorted(map(str, tree)) if isinstance(tree, Mapping) else type(tree).__name__
+        known = listed(tree) if isinstance(tree, Mapping) else brief(tree)
         raise ValueError(f"{path} has no {'/'.join(names)!r}; it holds {known}")
     return found
 
@@ -289,6 +292,8 @@ def _entry(tree: Any, names: tuple[str, ...], path: str | Path) -> Any:
 def _averaged(file: Any, weights: dict[str, Any], path: str | Path) -> dict[str, Any]:
     """The weights with the averaged ones in their place: a list in the order of the parameters."""
     shadows = _entry(file, ("ema", "shadow_params"), path)
+    if not isinstance(shadows, list) or not all(isinstance(s, np.ndarray) for s in shadows):
+        raise ValueError(f"ema/shadow_params of {path} must be a list of tensors")
     # Buffers and the random frequencies, which have no gradient, are not averaged.
     fixed = {"sigmas", *(n for n in weights if n.endswith(".W") and n.count(".") == 2)}
     names = [name for name in weights if name not in fixed]
@@ -327,8 +332,8 @@ def from_score_sde_pytorch(
     """
     net = _checked(module)
     file = read_torch(path)
-    model = _entry(file, ("model",), path)
-    weights = {str(name).removeprefix("module."): value for name, value in model.items()}
+    model = tensors(_entry(file, ("model",), path), path)
+    weights = {name.removeprefix("module."): value for name, value in model.items()}
     if ema:
         weights = _averaged(file, weights, path)
     info = {"step": find(file, ("step",)), "ema": ema}
@@ -354,8 +359,8 @@ def from_score_sde_jax(
     net = _checked(module)
     file = read_flax_msgpack(path)
     tree = _entry(file, ("params_ema",) if ema else ("optimizer", "target"), path)
-    tree = tree["params"] if set(tree) == {"params"} else tree
-    weights = {"/".join(names): value for names, value in leaves(tree).items()}
+    tree = tree["params"] if isinstance(tree, Mapping) and set(tree) == {"params"} else tree
+    weights = tensors({"/".join(names): value for names, value in leaves(tree).items()}, path)
     shape = np.shape(weights.get("Conv_0/kernel", 0))
     channels = shape[2] if len(shape) == 4 else 0
     info = {"step": find(file, ("step",)), "ema": ema}

@@ -17,6 +17,8 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
+from score_jax._check import brief
+from score_jax._files import reading
 from score_jax._pickles import CONTAINERS, Refused, read_pickle
 
 MAGIC, PROTOCOL = 0x1950A86A20F9469CFC6C, 1001  # of the older layout
@@ -62,13 +64,13 @@ class _Storage(NamedTuple):
 
 def _whole(value: Any, what: str) -> int:
     if type(value) is not int or value < 0:
-        raise Refused(f"{what} that is not a whole number from 0 on: {value!r}")
+        raise Refused(f"{what} that is not a whole number from 0 on: {brief(value)}")
     return value
 
 
 def _wholes(values: Any, what: str) -> tuple[int, ...]:
     if not isinstance(values, tuple | list):
-        raise Refused(f"{what} that are not a tuple: {values!r}")
+        raise Refused(f"{what} that are not a tuple: {brief(values)}")
     return tuple(_whole(v, what) for v in values)
 
 
@@ -125,8 +127,15 @@ def _values(raw: Any, dtype: np.dtype, little: bool) -> np.ndarray:
 def _storage_id(pid: Any) -> tuple[np.dtype, str, int, tuple[Any, ...]]:
     """(dtype, key, length, the rest) of a persistent id ("storage", kind, key, device, length)."""
     if not isinstance(pid, tuple) or len(pid) < 5 or not isinstance(pid[1], _Kind):
-        raise Refused(f"it refers to an object outside of the pickle: {str(pid)[:80]}")
-    return pid[1].dtype, str(pid[2]), _whole(pid[4], "a length of a storage"), pid[5:]
+        raise Refused(f"it refers to an object outside of the pickle: {brief(pid)}")
+    return pid[1].dtype, _name(pid[2]), _whole(pid[4], "a length of a storage"), pid[5:]
+
+
+def _name(key: Any) -> str:
+    """The name of a storage, a string or a number."""
+    if type(key) not in (str, int):
+        raise Refused(f"a storage that is named by {brief(key)}")
+    return str(key)
 
 
 def _cached(
@@ -141,6 +150,8 @@ def _cached(
         if name not in known:
             known[name] = _Storage(read(dtype, key, count))
         if rest and rest[0] is not None:
+            if not isinstance(rest[0], tuple) or len(rest[0]) != 3:
+                raise Refused(f"a view of a storage given by {brief(rest[0])}")
             _, start, length = rest[0]
             start, length = _whole(start, "a start of a view"), _whole(length, "a length of a view")
             return _Storage(known[name].values[start : start + length])
@@ -223,7 +234,7 @@ def _storage_places(data: mmap.mmap, keys: Any, kinds: dict[str, np.dtype]) -> d
     """Where the storages of an older file begin; each has its length in front of it."""
     places: dict[str, _Place] = {}
     position = data.tell()
-    for key in map(str, keys if isinstance(keys, list) else ()):
+    for key in map(_name, keys if isinstance(keys, list) else ()):
         count = int.from_bytes(data[position : position + 8], "little")
         width = kinds[key].itemsize if key in kinds else 0
         if not width:
@@ -250,12 +261,10 @@ def read_torch(path: str | Path) -> Any:
     """
     path = Path(path)
     with path.open("rb") as file:
-        start = file.read(512)
-    try:
-        if start.startswith(ZIP_START):
+        start = file.read(4)
+    with reading(path):
+        if start == ZIP_START:
             return _read_zip(path)
         if not start:
             raise ValueError("it is empty")
         return _read_legacy(path)
-    except (zipfile.BadZipFile, EOFError, NotImplementedError, ValueError) as error:
-        raise ValueError(f"{path} cannot be read: {error}") from error

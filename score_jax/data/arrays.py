@@ -5,7 +5,6 @@ import functools
 import operator
 import os
 import pathlib
-import zipfile
 from collections.abc import Sequence
 from typing import Any, SupportsIndex
 
@@ -13,6 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from score_jax._check import check, check_count
+from score_jax._files import reading
 from score_jax.data.checks import cast, check_labels, check_layout, check_values, form_of
 from score_jax.data.sources import Description, Examples
 
@@ -107,15 +107,13 @@ def load_array(
         raise FileNotFoundError(f"there is no file {path}")
     if path.suffix not in (".npy", ".npz"):
         raise ValueError(f"{path}: must be a .npy or .npz file")
-    try:
-        loaded = np.load(path, allow_pickle=False)
+    with reading(path, "an array file"), path.open("rb") as file:
+        loaded = np.load(file, allow_pickle=False)
         if isinstance(loaded, np.ndarray):
             arrays = {"x": loaded}
         else:
             with loaded:
                 arrays = {name: loaded[name] for name in loaded.files}
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{path}: cannot be read as an array file: {error}") from None
     if "x" not in arrays:
         if len(arrays) != 1:
             raise ValueError(f"{path}: must hold an array named 'x', found {sorted(arrays)}")

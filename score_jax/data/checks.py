@@ -105,7 +105,7 @@ def cast(name: str, x: np.ndarray, form: Form, *, missing: bool) -> np.ndarray:
         most = float(np.abs(x[~np.isnan(x)]).max())
         raise ValueError(f"{name} must be finite in {form.dtype}, got infinity or {most:g}")
     if not missing:
-        raise ValueError(f"{name} must be finite, got NaN: missing entries have to be allowed")
+        raise ValueError(f"{name} must be finite, got NaN: allow missing entries by `missing`")
     return kept
 
 

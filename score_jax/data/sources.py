@@ -63,6 +63,7 @@ class Description:
             check_count(num_classes=self.num_classes)
         named = self.class_names is None or len(self.class_names) == self.num_classes
         check("class_names", self.class_names, named, f"{self.num_classes} names")
+        object.__setattr__(self, "made", json.loads(json.dumps(dict(self.made))))
         per_level = 2.0 / self.levels if self.levels else 1.0
         if not self.scale:
             object.__setattr__(self, "scale", (per_level,))

@@ -5,6 +5,7 @@ call, because the default, tfrecord, imports TensorFlow.
 """
 
 import contextlib
+import dataclasses
 import functools
 import io
 import logging
@@ -12,13 +13,15 @@ import os
 import pathlib
 import shutil
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, SupportsIndex
 
 import numpy as np
 
 from score_jax._check import check
 from score_jax._files import locked
 from score_jax.data.arrays import Dataset, from_arrays
+from score_jax.data.images import Decoder, ImageOptions, decoder_for, image_of
+from score_jax.data.sources import INT_LEVELS, Description, Examples
 
 FORMAT = "array_record"
 DIGITS = {"train": 1500, "test": 297}  # examples of each split, drawn once with this seed
@@ -61,27 +64,92 @@ def load_tfds(
     image_key: str = "image",
     label_key: str | None = "label",
 ) -> Dataset:
-    """Read a split of any data set that tensorflow-datasets has prepared as array_record.
+    """Load a split of any data set that tensorflow-datasets has prepared as array_record: `Dataset`.
 
-    TensorFlow is not needed. Raises ValueError naming the data set if it is not there or has no such
-    feature.
+    `read_tfds` reads one that does not fit into memory, and says which errors are raised.
+    """
+    source = read_tfds(name, split, data_dir=data_dir, image_key=image_key, label_key=label_key)
+    rows = [source[i] for i in range(len(source))]
+    y = None if label_key is None else np.stack([row["y"] for row in rows])
+    names = source.description.class_names
+    return from_arrays(np.stack([row["x"] for row in rows]), y, name=name, class_names=names)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Prepared:
+    """A source of a split that tensorflow-datasets has prepared, decoded as it is taken."""
+
+    name: str
+    rows: Any
+    image_key: str
+    label_key: str | None
+    decoder: Decoder | None
+    description: Description
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: SupportsIndex) -> Examples:
+        i = range(len(self))[index]
+        row = self.rows[i]
+        x = np.asarray(row[self.image_key])
+        if self.decoder is not None:
+            x = self.decoder.fit(image_of(x), 8, f"example {i} of {self.name}")
+        return {"x": x} | (
+            {} if self.label_key is None else {"y": np.asarray(row[self.label_key], np.int32)}
+        )
+
+
+def read_tfds(
+    name: str,
+    split: str,
+    options: ImageOptions | None = None,
+    *,
+    data_dir: str | os.PathLike[str],
+    image_key: str = "image",
+    label_key: str | None = "label",
+) -> Prepared:
+    """A source of a split of any data set that tensorflow-datasets has prepared as array_record.
+
+    TensorFlow is not needed. `options` bring images of several sizes to one; without them x is taken as
+    it is. Raises ValueError naming the data set if it is not there or has no such feature.
+
+    >>> read_tfds("imagenet2012", "train", ImageOptions(size=(64, 64)), data_dir="tfds")
     """
     import tensorflow_datasets as tfds
 
     tfds.disable_progress_bar()
     try:
         builder = tfds.builder(name, data_dir=str(data_dir), file_format=FORMAT)
-        source = builder.as_data_source(split=split)
+        rows = builder.as_data_source(split=split)
     except Exception as error:
         raise ValueError(
             f"data set {name!r}, split {split!r}, is not prepared as array_record in "
             f"{str(data_dir)!r}: {error}"
         ) from None
-    features = sorted(builder.info.features)
+    features = builder.info.features
     for key in (image_key, label_key):
         if key is not None and key not in features:
-            raise ValueError(f"data set {name!r} has no feature {key!r}; it has {features}")
-    return from_arrays(*_stack(source, image_key, label_key), name=name)
+            raise ValueError(f"data set {name!r} has no feature {key!r}; it has {sorted(features)}")
+    shape = tuple(features[image_key].shape or ())
+    if options is None and None in shape:
+        raise ValueError(f"data set {name!r} has images of several sizes, {shape}: give a size")
+    if options is None:
+        dtype = np.dtype(features[image_key].np_dtype).name
+        decoder, description = None, Description(shape, dtype, INT_LEVELS.get(dtype))
+    else:
+        first = image_of(np.asarray(rows[0][image_key]))
+        decoder = decoder_for(first, 8, f"example 0 of {name}", options)
+        description = decoder.description(None, None)
+    if label_key is not None:
+        label = features[label_key]
+        names = getattr(label, "names", None) if getattr(label, "num_classes", None) else None
+        description = dataclasses.replace(
+            description,
+            num_classes=getattr(label, "num_classes", None),
+            class_names=None if names is None else tuple(names),
+        )
+    return Prepared(name, rows, image_key, label_key, decoder, description)
 
 
 def _stack(source: Any, image_key: str, label_key: str | None) -> tuple[np.ndarray, Any]:

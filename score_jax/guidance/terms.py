@@ -24,6 +24,7 @@ from jaxtyping import Array, Bool
 
 from score_jax._check import check_interval
 from score_jax._math import as_time, bcast
+from score_jax.score import tweedie_at
 from score_jax.types import (
     SDE,
     Data,
@@ -154,9 +155,9 @@ def guide(sde: SDE, score: ScoreFn, *terms: Any) -> ScoreFn:
             return as_returned(out._replace(score=out.score + gradient))
         found: Any = jax.vjp(lambda x: tuple(score_out(score, x, t)), x, has_aux=True)
         value, pull, variance = found
-        m, s2 = bcast(sde.mean_coeff(t), x), bcast(jnp.square(sde.std(t)), x)
-        wanted = jax.grad(lambda x0: _total(clean, x0, t))((x + s2 * value) / m)
-        guided = value + gradient + (wanted + s2 * pull(wanted)[0]) / m
+        there = tweedie_at(sde, x, t)
+        wanted = jax.grad(lambda x0: _total(clean, x0, t))(there.x0(x, value))
+        guided = value + gradient + there.x0(wanted, pull(wanted)[0])
         return as_returned(ScoreOut(guided, variance))
 
     return _when([term.interval for term in terms], with_terms, score)

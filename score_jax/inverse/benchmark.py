@@ -285,11 +285,11 @@ def compare(
     key: Key[Array, ""],
     sde: SDE,
     posed: Posed,
-    drawers: Mapping[str, Drawer],
+    drawers: Mapping[Any, Drawer],
     *,
     num: int = 256,
     score: Any = None,
-) -> dict[str, Comparison]:
+) -> dict[Any, Comparison]:
     """Compare drawers on a posed problem: their figures by name, after those of exact draws.
 
     `score` is the exact one of the prior unless given. A drawer that raises ValueError for this problem,

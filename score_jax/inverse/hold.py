@@ -36,7 +36,6 @@ from score_jax.types import (
     Step,
     StepOut,
     Time,
-    stateless,
 )
 
 
@@ -152,10 +151,11 @@ def repaint(
     Each interval of the grid is cut into `jump` equal steps, each followed by replacement with fresh
     noise; all but the last time the state is taken back up by the forward transition, so that the
     known and the unknown part agree better. arXiv:2201.09865 with its jump length `jump` (its grid of
-    n steps is one of n / jump intervals here). Costs resamplings * jump times the evaluations. For steps
-    without a state and measurements without noise.
+    n steps is one of n / jump intervals here). Costs resamplings * jump times the evaluations. For
+    measurements without noise, and steps that do not depend on earlier ones.
 
-    Raises ValueError for an operator that does not fit, noise, numbers below 1, a step with a state.
+    Raises ValueError for an operator that does not fit, noise and numbers below 1, and, when traced, for
+    a step that changes its state.
 
     >>> conditional = repaint(sde, score, Measurement(Mask(mask), images), resamplings=5)
     >>> step = conditional.step(ancestral(sde, conditional))
@@ -166,41 +166,49 @@ def repaint(
     check_count(resamplings=resamplings, jump=jump)
 
     def wrap(step: Step) -> Step:
-        example = jax.ShapeDtypeStruct((1, *measurement.shape), jnp.float32)
-        if jax.tree.leaves(jax.eval_shape(step.init, example, jnp.ones(2))):
-            raise ValueError(
-                "repaint needs a step without a state, such as ancestral or ddim: after x has been "
-                "noised up again, a multistep method's past no longer belongs to it"
-            )
+        def init(x: Data, grid: Grid) -> State:
+            # The times that the steps visit: each interval in `jump` parts.
+            times = grid[:-1, None] + jnp.diff(grid)[:, None] * (jnp.arange(jump) / jump)[None]
+            return step.init(x, jnp.append(times.reshape(-1), grid[-1]))
 
-        def down(key: PRNGKey, x: Data, t: Time, t_next: Time) -> StepOut:
+        def down(key: PRNGKey, x: Data, t: Time, t_next: Time, state: State) -> StepOut:
             def once(i: Any, out: StepOut) -> StepOut:
                 step_key, noise_key = jax.random.split(jax.random.fold_in(key, i))
                 here, there = (t + (t_next - t) * ((i + k) / jump) for k in (0, 1))
                 # The last one ends exactly at the end of the interval.
                 there = jnp.where(i == jump - 1, t_next, there)
-                out, _ = step.update(step_key, out.x, here, there, ())
+                out, after = step.update(step_key, out.x, here, there, state)
+                _check_constant(state, after)
                 z = jax.random.normal(noise_key, x.shape, x.dtype)
                 return hold.both(out, there, z)
 
             return jax.lax.fori_loop(0, jump, once, StepOut(x, x))
 
-        def update(key: PRNGKey, x: Data, t: Time, t_next: Time) -> StepOut:
+        def update(key: PRNGKey, x: Data, t: Time, t_next: Time, state: State) -> Moved:
             t, t_next = as_time(t), as_time(t_next)
             a, variance = sde.transition(t, t_next)
 
             def again(i: Any, x: Data) -> Data:
                 down_key, up_key = jax.random.split(jax.random.fold_in(key, i))
-                x = down(down_key, x, t, t_next).x
+                x = down(down_key, x, t, t_next, state).x
                 z = jax.random.normal(up_key, x.shape, x.dtype)
                 return bcast(a, x) * x + bcast(jnp.sqrt(variance), x) * z
 
             x = jax.lax.fori_loop(0, resamplings - 1, again, x)
-            return down(jax.random.fold_in(key, resamplings), x, t, t_next)
+            return down(jax.random.fold_in(key, resamplings), x, t, t_next, state), state
 
-        return stateless(update, step.nfe * resamplings * jump)
+        return Step(init, update, step.nfe * resamplings * jump, step.nfe_extra * resamplings)
 
     return Conditional(score, wrap, partial(consistent, measurement))
+
+
+def _check_constant(before: State, after: State) -> None:
+    """Raise ValueError unless a step returned the state that it was given, that of the grid."""
+    if any(a is not b for a, b in zip(*map(jax.tree.leaves, (before, after)), strict=True)):
+        raise ValueError(
+            "repaint needs a step without a state that changes, such as ancestral or ddim: after x has "
+            "been noised up again, a multistep method's past no longer belongs to it"
+        )
 
 
 def _hold(sde: SDE, measurement: Any, strength: float) -> _Hold:

@@ -30,7 +30,7 @@ from score_jax._check import check_positive
 from score_jax._math import as_time, batch_sum, bcast
 from score_jax.inverse.measurement import check, consistent
 from score_jax.inverse.operators import LinearOperator
-from score_jax.score import denoise
+from score_jax.score import denoise, tweedie_at
 from score_jax.types import (
     SDE,
     Data,
@@ -174,13 +174,13 @@ def pigdm(
         t = as_time(t)
         found: Any = jax.vjp(lambda x: tuple(score_out(score, x, t)), x, has_aux=True)
         value, pull, variance = found
-        m, s2 = bcast(sde.mean_coeff(t), x), bcast(jnp.square(sde.std(t)), x)
-        residual = measurement.residual((x + s2 * value) / m)
+        there = tweedie_at(sde, x, t)
+        residual = measurement.residual(there.x0(x, value))
         r2 = spread(sde, t, stds)
         back = operator.ridge(residual, r2, measurement.noise_std**2)
-        move = (back + s2 * pull(back)[0]) / m
+        move = there.x0(back, pull(back)[0])
         if math.isfinite(limit):
-            move = no_longer(move, m * bcast(r2, x) / s2 * back, limit)
+            move = no_longer(move, there.push(bcast(r2, x) * back), limit)
         return as_returned(ScoreOut(value + scale * move, variance))
 
     return Conditional(guided, None, partial(consistent, measurement))
@@ -205,12 +205,11 @@ def projection(
 
     def guided(x: Data, t: TimeLike) -> Data | ScoreOut:
         t = as_time(t)
-        m, s2 = bcast(sde.mean_coeff(t), x), bcast(jnp.square(sde.std(t)), x)
-        out = score_out(score, x, t)
-        residual = measurement.residual((x + s2 * out.score) / m)
+        there, out = tweedie_at(sde, x, t), score_out(score, x, t)
+        residual = measurement.residual(there.x0(x, out.score))
         r2 = spread(sde, t, stds)
-        move = m * bcast(r2, x) / s2 * operator.ridge(residual, r2, measurement.noise_std**2)
-        return as_returned(out._replace(score=out.score + move))
+        move = bcast(r2, x) * operator.ridge(residual, r2, measurement.noise_std**2)
+        return as_returned(out._replace(score=out.score + there.push(move)))
 
     return Conditional(guided, None, partial(consistent, measurement))
 

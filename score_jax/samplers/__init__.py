@@ -1,5 +1,6 @@
 """Samplers: grids, steps, the scan that runs them, and the probability-flow ODE."""
 
+from score_jax._failures import SolverError as SolverError
 from score_jax._renamed import renamed as _renamed
 from score_jax.samplers.adaptive import AdaptiveOut as AdaptiveOut
 from score_jax.samplers.adaptive import adaptive_multistep as adaptive_multistep

@@ -36,6 +36,7 @@ from score_jax._check import check_count, check_float, check_positive
 from score_jax._math import bcast
 from score_jax.samplers.ode import Cost, batch_rms, check_noise, check_time
 from score_jax.samplers.uneven import angle_between, uneven_weights
+from score_jax.score import tweedie_at
 from score_jax.types import SDE, Data, Number, Scalar, ScoreFn, score_at
 
 # Chosen on mixtures other than those of benchmarks/ode_solvers.py: see docs/adr/0009. None is sharp.
@@ -135,9 +136,7 @@ def _flow(sde: SDE, score: ScoreFn, t_from: Any, t_to: Any) -> _Flow:
 
     def predict(v: Any, t: Any) -> Any:
         x = bcast(_size(sde, t), v) * v
-        s2 = jnp.square(sde.std(t))
-        value = score_at(score, x, t).astype(v.dtype)
-        return (x + bcast(s2, v) * value) / bcast(sde.mean_coeff(t), v)
+        return tweedie_at(sde, x, t).x0(x, score_at(score, x, t).astype(v.dtype))
 
     return _Flow(t_from, place, predict, half(t_from), half(t_to))
 
@@ -351,15 +350,18 @@ def adaptive_multistep(
         v = batch.astype(dtype) / bcast(_size(sde, t_from), batch.astype(dtype))
         state = _start(flow, v, order, rtol, atol)
         state = jax.lax.while_loop(more, lambda s: _advance(s, _attempt(flow, s, scaled)), state)
-        v = eqx.error_if(
-            state.v, state.broken >= _BROKEN, "adaptive_multistep: the score is not finite"
+        broken = state.broken >= _BROKEN
+        # The whole state, because an output that does not depend on a check loses it.
+        state = eqx.branched_error_if(
+            state,
+            broken | ~state.done,
+            jnp.where(broken, 0, 1),
+            [
+                "adaptive_multistep: the score is not finite",
+                f"adaptive_multistep: max_steps={max_steps} reached before t_to",
+            ],
         )
-        v = eqx.error_if(
-            v,
-            more(state._replace(accepted=0, rejected=0)),
-            f"adaptive_multistep: max_steps={max_steps} reached before t_to",
-        )
-        end = bcast(_size(sde, t_to), v) * v
+        end = bcast(_size(sde, t_to), state.v) * state.v
         newest = state.values[(state.slot - 1) % (order + 1)]
         cost = state.accepted + state.rejected
         return AdaptiveOut(

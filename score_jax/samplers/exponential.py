@@ -29,6 +29,9 @@ from score_jax.types import SDE, Data, Grid, Scalar, Time
 
 # Terms of the series of I_k: at h = 1 the first one left out is below 1e-17.
 _TERMS = 18
+# How many times longer than the last a step may be for an order above 2 and above 1: measured on uniform
+# grids, whose last step is 4 times as long (docs/benchmarks.md).
+_LONG, _TOO_LONG = 2.0, 3.0
 
 
 class Interval(NamedTuple):
@@ -101,6 +104,15 @@ def node_weights(
     return lagrange_weights(h, nodes)
 
 
+def second_differences(nodes: Sequence[Scalar]) -> list[Scalar]:
+    """The weights of two predictions at `nodes` in the u^2 coefficient of the parabola through them.
+
+    The parabola goes through the prediction at 0 too, from which theirs are differences.
+    """
+    near, far = nodes
+    return [1 / (near * (near - far)), 1 / (far * (far - near))]
+
+
 def first_weight(h: Scalar) -> Scalar:
     """1 - e^-h: twice the weight of the first difference in the paper's second-order methods."""
     return -jnp.expm1(-h)
@@ -134,10 +146,22 @@ def advanced(past: Past, clean: Data, h: Scalar) -> Past:
 
 
 def order_at(
-    i: Int[Array, ""], n: Int[Array, ""], order: int, lower_at_end: bool
+    i: Int[Array, ""],
+    n: Int[Array, ""],
+    order: int,
+    lower_at_end: bool,
+    lengths: Sequence[Scalar],
 ) -> Int[Array, ""]:
-    """The order of step i of n: at most the number of predictions, and at the end of the steps left."""
+    """The order of step i of n: at most the number of predictions, and at the end of the steps left.
+
+    lengths: h of the step and of those before it. A step that is much longer than the one before would
+    extrapolate too far: above 2 times its length the order is at most 2, above 3 times it is 1.
+    """
     now = jnp.minimum(i + 1, order)
+    if order > 1:
+        h, last = lengths[:2]
+        allowed = jnp.where(h > _LONG * last, 2, order)
+        now = jnp.minimum(now, jnp.where(h > _TOO_LONG * last, 1, allowed))
     return jnp.minimum(now, n - i) if lower_at_end else now
 
 

@@ -10,8 +10,13 @@ is exactly Tweedie's denoising, `final_denoising=tweedie(sde, score)`, so that n
 step are its N = n + 1 steps with 2N - 1 evaluations.
 
 The stochastic sampler (algorithm 2) first raises the noise of every step from sigma to
-sigma (1 + gamma), with gamma = min(churn / n, sqrt(2) - 1) for s_min <= sigma <= s_max and else 0, by
-fresh noise of standard deviation s_noise sqrt(sigma_hat^2 - sigma^2).
+sigma (1 + gamma), with gamma = min(churn / N, sqrt(2) - 1) for s_min <= sigma <= s_max and else 0, by
+fresh noise of standard deviation s_noise sqrt(sigma_hat^2 - sigma^2). N counts the last step too, as in
+the paper and its program: it is the number of times of the grid.
+
+The end's slope is wrong by far where one interval leads from noise above the data's scale to almost none:
+a single step from sigma 80 would halve x. Such an interval, from sigma > 1 to less than a hundredth of
+it, is taken by Euler's step, which goes to D.
 """
 
 import math
@@ -35,6 +40,9 @@ from score_jax.types import (
     stateless,
 )
 
+# The interval that is taken by Euler's step: from sigma above the first to less than the second of it.
+_NOISY, _TOO_FAR = 1.0, 0.01
+
 
 def _heun(sde: SDE, score: ScoreFn, x: Data, t: Time, t_next: Time) -> Data:
     m, s, m_next, s_next = sde.mean_coeff(t), sde.std(t), sde.mean_coeff(t_next), sde.std(t_next)
@@ -43,13 +51,16 @@ def _heun(sde: SDE, score: ScoreFn, x: Data, t: Time, t_next: Time) -> Data:
     slope = bcast(-s, x) * score_at(score, x, t)
     there = bcast(keep, x) * x + bcast(change, x) * slope
     later = bcast(-s_next, x) * score_at(score, there, t_next)
-    return bcast(keep, x) * x + bcast(0.5 * change, x) * (slope + later)
+    long = (s > _NOISY * m) & (s_next < _TOO_FAR * keep * s)
+    mean = jnp.where(long, slope, 0.5 * (slope + later))
+    return bcast(keep, x) * x + bcast(change, x) * mean
 
 
 def heun(sde: SDE, score: ScoreFn) -> Step:
     """Heun's method on the probability flow in sigma = s/m: order 2, two evaluations.
 
-    Algorithm 1 of arXiv:2206.00364; its last step is the final denoising (see the module).
+    Algorithm 1 of arXiv:2206.00364; its last step is the final denoising. An interval from much noise
+    to almost none is taken with order 1 (see the module).
 
     >>> out = simulate(key, heun(sde, score), x, grid, final_denoising=tweedie(sde, score))
     """
@@ -72,9 +83,10 @@ def edm(
 ) -> Step:
     """EDM's stochastic sampler: noise is added, then removed by Heun's method; 2 evaluations.
 
-    `churn` is S_churn of the paper for a run over the whole grid (0: `heun`), s_min and s_max bound
-    the sigma = s/m where it acts, s_noise scales the added noise. The raised level never passes that
-    of t1. x_mean is x: the noise of the step cannot be separated. arXiv:2206.00364 algorithm 2.
+    `churn` is S_churn of the paper for a run over the whole grid (0: `heun`), of which each of the
+    grid's n + 1 times has an equal part, as in the paper's program; s_min and s_max bound the
+    sigma = s/m where it acts, s_noise scales the added noise. The raised level never passes that of t1.
+    x_mean is x: the noise of the step cannot be separated. arXiv:2206.00364 algorithm 2.
 
     Raises ValueError unless churn >= 0, 0 <= s_min <= s_max, and s_noise > 0, all numbers.
 
@@ -88,9 +100,8 @@ def edm(
         raise ValueError(f"s_noise must be finite and > 0, got {s_noise}")
 
     def init(x: Data, grid: Grid) -> Scalar:
-        # churn is that of a whole run, of which each step takes an equal part.
-        n = grid.shape[0] - 1
-        return jnp.asarray(min(churn / n, math.sqrt(2) - 1), grid.dtype)
+        # The paper's N steps: those of the grid, and the final denoising.
+        return jnp.asarray(min(churn / grid.shape[0], math.sqrt(2) - 1), grid.dtype)
 
     def update(key: PRNGKey, x: Data, t: Time, t_next: Time, gamma: Scalar) -> Moved:
         t, t_next = as_time(t), as_time(t_next)

@@ -177,6 +177,20 @@ def _controller(rtol: Any, atol: Any, norm: Any, controller: Any) -> Any:
     return controller
 
 
+def _checked(solution: Any, max_steps: int) -> Any:
+    """The solution, all of whose outputs raise if the end was not reached."""
+    return eqx.branched_error_if(
+        solution,
+        solution.result != diffrax.RESULTS.successful,
+        jnp.where(solution.result == diffrax.RESULTS.max_steps_reached, 0, 1),
+        [
+            f"probability_flow: max_steps={max_steps} reached before t_to: rtol and atol are too small, "
+            "or the score is not finite",
+            "probability_flow: diffrax's solver or controller gave up before t_to",
+        ],
+    )
+
+
 def _solve(
     field: Callable[[Any, Any], Any],
     start: Any,
@@ -229,7 +243,9 @@ def _solve(
         saveat=diffrax.SaveAt(t1=True, dense=dense, controller_state=counted),
         max_steps=max_steps,
         adjoint=diffrax.RecursiveCheckpointAdjoint() if adjoint is None else adjoint,
+        throw=False,
     )
+    solution = _checked(solution, max_steps)
     attempts = solution.stats["num_accepted_steps"] + solution.stats["num_rejected_steps"]
     fresh = solution.controller_state[2] if counted else 1
     return solution, evaluations(solver, attempts, fresh)

@@ -186,7 +186,8 @@ def sample(
     A second call with equal arguments, and another key, grid of the same length, parameters or labels,
     compiles nothing.
 
-    Raises ValueError for arguments that do not fit, before compiling.
+    Raises ValueError for arguments that do not fit, before compiling; SolverError where an adaptive
+    solver does not reach the last time, and FloatingPointError for samples that are not finite.
 
     >>> out = sample(jax.random.key(0), sde, score, (64, 28, 28, 1),
     ...              sampler=heun, grid=uniform_grid(sde, 20))
@@ -205,6 +206,12 @@ def sample(
         chunk=chunk, devices=devices, progress=progress, desc="sample",
     )  # fmt: skip
     x, nfe, paths = done.out
+    broken = num - int(np.isfinite(x).reshape(num, -1).all(axis=1).sum())
+    if broken:
+        raise FloatingPointError(
+            f"sample: {broken} of {num} samples are not finite: the score is not, or the sampler is "
+            "unstable on this grid"
+        )
     path = None if paths is None else np.swapaxes(paths, 0, 1)
     return Samples(x, nfe, path, done.seconds, done.compile_seconds)
 

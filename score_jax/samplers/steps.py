@@ -111,9 +111,10 @@ def ancestral(
 
     def update(key: PRNGKey, x: Data, t: Time, t_next: Time) -> StepOut:
         t, t_next = as_time(t), as_time(t_next)
-        a, g2 = sde.transition(t, t_next)
+        found = bridge(sde, t, t_next)
         out = score_out(score, x, t)
-        x_mean = (x + bcast(g2 * (0.5 if ode else 1.0), x) * out.score) / bcast(a, x)
+        push = bcast(found.g2 * (0.5 if ode else 1.0), x) * out.score
+        x_mean = (x + push) / bcast(found.a, x)
         if ode:
             return StepOut(x_mean, x_mean)
         if variance.learned and out.variance is None:
@@ -121,7 +122,6 @@ def ancestral(
                 f"variance={variance.name} needs a score that returns a ScoreOut with a variance: a "
                 "Model with a learned variance"
             )
-        found = bridge(sde, t, t_next)
         small, large = bcast(found.small, x), bcast(found.large, x)
         log_variance = variance.log_variance(out.variance, small, large)
         if gradient is not None:

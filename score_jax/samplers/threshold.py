@@ -15,6 +15,7 @@ from typing import Any
 import jax.numpy as jnp
 
 from score_jax._math import as_time, bcast
+from score_jax.score import tweedie_at
 from score_jax.types import SDE, Data, ScoreFn, ScoreOut, TimeLike, as_returned, score_out
 
 Rule = Callable[[Data], Data]  # of x0 (b, *d)
@@ -75,14 +76,13 @@ def threshold(sde: SDE, score: ScoreFn, rule: Any) -> ScoreFn:
 
     def thresholded(x: Data, t: TimeLike) -> Data | ScoreOut:
         t = as_time(t)
-        m, variance = bcast(sde.mean_coeff(t), x), bcast(jnp.square(sde.std(t)), x)
-        out = score_out(score, x, t)
-        x0 = (x + variance * out.score) / m
+        there, out = tweedie_at(sde, x, t), score_out(score, x, t)
+        x0 = there.x0(x, out.score)
         kept = rule(x0)
         if kept.shape != x0.shape:
             raise ValueError(
                 f"rule must keep the shape of x0, got {kept.shape} for {tuple(x0.shape)}"
             )
-        return as_returned(out._replace(score=out.score + m / variance * (kept - x0)))
+        return as_returned(out._replace(score=out.score + there.push(kept - x0)))
 
     return thresholded

@@ -69,7 +69,8 @@ def unipc(
     """UniPC of order 1, 2 or 3: one evaluation a step, converging with order + 1.
 
     Its state holds `order` predictions. `b` is B(h) of the paper, `bh1` or `bh2`; `lower_at_end` lowers
-    the order of the last steps to the number of steps left, which the authors do.
+    the order of the last steps to the number of steps left, which the authors do. A step that is much
+    longer than the last has a lower order (`exponential.order_at`).
 
     Raises ValueError unless order is 1, 2 or 3.
 
@@ -83,10 +84,12 @@ def unipc(
 
     def update(key: PRNGKey, x: Data, t: Time, t_next: Time, past: ex.Past) -> Moved:
         clean = denoise(sde, score, x, t)
-        before = ex.order_at(jnp.maximum(past.i - 1, 0), past.n, order, lower_at_end)
+        # The order of the interval that ended here, which the corrector has too.
+        last = jnp.maximum(past.i - 1, 0)
+        before = ex.order_at(last, past.n, order, lower_at_end, past.lengths)
         x = x + _correction(sde, t, past, clean, before, b)
         move = ex.interval(sde, t, t_next)
-        now = ex.order_at(past.i, past.n, order, lower_at_end)
+        now = ex.order_at(past.i, past.n, order, lower_at_end, (move.h, *past.lengths))
         weights = ex.predictor_weights(move.h, past.lengths[:-1], now, b)
         extra = ex.weighted(weights, past.clean[:-1], clean, move.m)
         x = ex.exponential_step(x, move, clean, extra)

@@ -212,13 +212,15 @@ class Bridge(NamedTuple):
     """q(x(t_next) | x(t), x0) = N(x0_coeff x0 + x_coeff x, exp(small)): each of the shape of t.
 
     small is the logarithm of the posterior's variance, large that of the transition's G^2: the two
-    bounds of a reverse variance in arXiv:2006.11239 section 3.2.
+    bounds of a reverse variance in arXiv:2006.11239 section 3.2. a and g2 are A and G^2 themselves.
     """
 
     x0_coeff: Coefficient
     x_coeff: Coefficient
     small: Coefficient
     large: Coefficient
+    a: Coefficient
+    g2: Coefficient
 
     def mean(self, x0: Float[Array, "b *d"], x: Float[Array, "b *d"]) -> Float[Array, "b *d"]:
         """x0_coeff x0 + x_coeff x: (b, *d)."""
@@ -243,6 +245,8 @@ def bridge(sde: SDE, t: TimeLike, t_next: TimeLike) -> Bridge:
         a * rest,
         jnp.where(variance_next > 0, small, large),
         large,
+        a,
+        g2,
     )
 
 

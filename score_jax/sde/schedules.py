@@ -31,6 +31,8 @@ from score_jax._math import as_time
 from score_jax.sde.base import Coefficient, TimeLike
 from score_jax.sde.families import RateSDE
 
+MOST_TIMESTEPS = 1_000_000  # float64 arrays of this length are kept for every schedule
+
 
 class _Place(NamedTuple):
     """Where a time lies: after knot `left` by `rest` of the interval `entry` (indices, shape of t)."""
@@ -51,6 +53,7 @@ class NoiseSchedule(RateSDE):
     betas: np.ndarray
 
     def _check(self) -> None:
+        check("n", self.n, self.n <= MOST_TIMESTEPS, f"at most {MOST_TIMESTEPS}")
         betas = self.betas
         if betas.ndim != 1 or not betas.size:
             raise ValueError(

@@ -127,7 +127,7 @@ def test_folders_without_weights_or_with_half_of_them(tmp_path):
     with pytest.raises(ValueError, match=f"has none of .*{WEIGHTS}"):
         from_diffusers(path)
     (path / "config.json").write_text("{")
-    with pytest.raises(ValueError, match=r"config\.json is not JSON"):
+    with pytest.raises(ValueError, match=r"config\.json cannot be read as JSON"):
         from_diffusers(path)
     (path / "config.json").unlink()
     with pytest.raises(OSError, match=r"config\.json"):

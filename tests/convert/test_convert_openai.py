@@ -83,7 +83,7 @@ def test_other_files_and_networks_are_refused(tmp_path):
     net, _, _ = port_unet.read(SMALL)
     path = tmp_path / "model.pt"
     write_torch(path, [1])
-    with pytest.raises(ValueError, match="holds a list, not a state dict"):
+    with pytest.raises(ValueError, match="holds a list of 1, not a state dict"):
         from_guided_diffusion(path, net, SCHEDULE)
     with pytest.raises(ValueError, match="must be a UNet or EncoderUNet, got MLP"):
         from_guided_diffusion(path, MLP(), SCHEDULE)

@@ -144,7 +144,7 @@ def test_plain_containers_of_every_protocol(protocol):
     big = 2**200
     value = {
         "a": [1, -2, 70_000, big, -big, 0.5, True, False, None, "text", b"bytes", ()],
-        ("tuple", 3): ((1,), (1, 2), (1, 2, 3), (1, 2, 3, 4)),
+        "tuples": ((1,), (1, 2), (1, 2, 3), (1, 2, 3, 4)),
         5: {"nested": [[], {}, "x" * 300]},
     }
     value["shared"] = value["a"]

@@ -173,7 +173,7 @@ def test_an_average_that_does_not_fit_is_named(tmp_path):
 def test_other_files_and_networks_are_refused(tmp_path):
     net, _, _, size = case("vp_ddpmpp_continuous")
     path = write_torch(tmp_path / "x.pth", {"weights": {}})
-    with pytest.raises(ValueError, match=r"has no 'model'; it holds \['weights'\]"):
+    with pytest.raises(ValueError, match=r"has no 'model'; it holds weights"):
         from_score_sde_pytorch(path, net, VP())
     write_torch(path, {"model": {"a": np.ones(2, "f4")}})
     with pytest.raises(ValueError, match="no convolution, so it is not a network of score_sde"):
@@ -273,5 +273,5 @@ def test_checkpoints_of_the_jax_program_that_do_not_fit(tmp_path):
     with pytest.raises(ValueError, match="checkpoint_8"):
         from_score_sde_jax(path, net, VP(), size=size)
     write_msgpack(path, {"step": 3})
-    with pytest.raises(ValueError, match=r"has no 'params_ema'; it holds \['step'\]"):
+    with pytest.raises(ValueError, match=r"has no 'params_ema'; it holds step"):
         from_score_sde_jax(path, net, VP())

@@ -177,7 +177,7 @@ def test_a_folder_of_another_process_or_network_is_refused(change, named, tmp_pa
         ({"--config": "cifar10_ddpmp"}, "unknown config 'cifar10_ddpmp'"),
         ({"--config": "nowhere.json"}, "'nowhere.json' is not a file"),
         ({"--file": "nowhere.pth"}, "'nowhere.pth' does not exist"),
-        ({"--from": "score_sde_jax"}, "not a readable Flax checkpoint"),
+        ({"--from": "score_sde_jax"}, "cannot be read as a Flax checkpoint"),
         ({"--from": "improved_diffusion"}, "must be a UNet, got NCSNpp"),
         ({"--config": "cifar10_ddpmpp_continuous"}, "lacks tensors that the network needs"),
     ],

@@ -33,6 +33,7 @@ from score_jax.samplers import (
     ancestral,
     chain,
     dpmpp_2m,
+    edm,
     heun,
     karras_grid,
     langevin,
@@ -179,6 +180,18 @@ def test_costs_are_told():
     assert repaint(SDE, SCORE, given(), resamplings=5, jump=4).step(step).nfe == 20
 
 
+def test_repaint_takes_steps_whose_state_is_that_of_the_grid():
+    """EDM keeps its churn per step, which is that of the times that RePaint visits."""
+    conditional = repaint(SDE, SCORE, given(num=1), resamplings=2, jump=3)
+    churned, grid = edm(SDE, SCORE, churn=0.9, s_noise=1e-6), jnp.asarray([1.0, 0.5, 0.1])
+    step = conditional.step(churned)
+    x = jnp.ones((1, 2))
+    state = step.init(x, grid)
+    assert float(state) == pytest.approx(0.9 / 7)
+    _, after = step.update(jax.random.key(0), x, grid[0], grid[1], state)
+    assert float(after) == float(state)
+
+
 SQUARE = Measurement(Nonlinear(jnp.square, (2,)), jnp.ones((1, 2)))
 SUMS = Measurement(Linear(lambda x: x[:, :1] + x[:, 1:], (2,)), jnp.ones((1, 1)), 0.1)
 
@@ -201,7 +214,7 @@ def drawn(**kwargs):
         (lambda: replacement(SDE, SCORE, given(), corrections=-1), "corrections must be"),
         (lambda: repaint(SDE, SCORE, given(), jump=0), "jump must be"),
         (lambda: repaint(SDE, SCORE, given(0.1)), "repaint is for noise_std 0"),
-        (lambda: repaint(SDE, SCORE, given()).step(dpmpp_2m(SDE, SCORE)), "without a state"),
+        (lambda: run(repaint(SDE, SCORE, given()), dpmpp_2m, GRID), "a state that changes"),
         (lambda: exact_posterior(PAIR, given(num=2)), "y must be of one example"),
         (drawn(grid=GRID, num=2), "one entry, or one for each of the num=2"),
         (drawn(grid=[0.1, 0.5]), "grid must decrease"),

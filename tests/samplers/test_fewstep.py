@@ -11,7 +11,7 @@ import pytest
 from score_jax import samplers as sm
 from score_jax.analytic import Mixture
 from score_jax.samplers import exponential as ex
-from score_jax.sde import VE, VP, SubVP, from_marginals
+from score_jax.sde import VE, VP, LinearVE, SubVP, from_marginals
 from score_jax.types import Step
 from tests.helpers.closed_form import isotropic
 from tests.helpers.every_step import move
@@ -25,7 +25,8 @@ SOLVERS = {
     "heun": (sm.heun, 2, 2),
     "dpmpp_2m": (sm.dpmpp_2m, 2, 1),
     "dpmpp_2m_lower": (functools.partial(sm.dpmpp_2m, lower_at_end=True), 2, 1),
-    "dpmpp_3m": (sm.dpmpp_3m, 3, 1),
+    "dpmpp_3m": (functools.partial(sm.dpmpp_3m, exact=True), 3, 1),
+    "dpmpp_3m_halved": (sm.dpmpp_3m, 2, 1),
     "dpmpp_2s": (sm.dpmpp_2s, 2, 2),
     "unipc_1": (functools.partial(sm.unipc, order=1), 2, 1),
     "unipc_2": (sm.unipc, 3, 1),
@@ -294,10 +295,10 @@ def test_what_the_solvers_have_in_common():
     same = lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-5, atol=2e-6)
     # DDIM with eta 1 is the first-order SDE solver.
     same(run(sm.ddim(sde, score, eta=1.0)), run(sm.sde_dpmpp_2m(sde, score, order=1)))
-    # Without churn, or outside [s_min, s_max], EDM's sampler is Heun's method, to the bit.
+    # Without churn, or outside [s_min, s_max], EDM's sampler is Heun's method.
     plain = run(sm.heun(sde, score))
-    np.testing.assert_array_equal(run(sm.edm(sde, score)), plain)
-    np.testing.assert_array_equal(run(sm.edm(sde, score, churn=9.0, s_min=1e3)), plain)
+    same(run(sm.edm(sde, score)), plain)
+    same(run(sm.edm(sde, score, churn=9.0, s_min=1e3)), plain)
     assert float(jnp.abs(run(sm.edm(sde, score, churn=9.0)) - plain).max()) > 0.05
     # One step of any multistep method is DDIM.
     once, first = grid[:2], sm.ddim(sde, score)
@@ -375,6 +376,67 @@ def test_the_last_step_of_edm_is_tweedie():
     )  # fmt: skip
     assert out.nfe == 2 * 5 - 1
     np.testing.assert_allclose(out.x, np.full((4, 2), MEAN), rtol=1e-4)
+
+
+def test_the_third_order_is_that_of_the_authors_program():
+    """One step with two past predictions, by the formulas of their multistep update of order 3."""
+    sde = SDES["vp"]
+    score = isotropic(sde, MEAN, STD)
+    times = sm.log_snr_grid(sde, 6)[:4]
+    x = jax.random.normal(jax.random.key(0), (3, 2))
+    lam = 0.5 * np.asarray(sde.log_snr(times), np.float64)
+    step, seen = sm.dpmpp_3m(sde, score), []
+    state = step.init(x, jnp.asarray([*times, 1e-3]))
+    for i in range(3):
+        before, gain = x, float(jnp.square(sde.std(times[i])))
+        seen.append((x + gain * score(x, times[i])) / sde.mean_coeff(times[i]))
+        out, state = step.update(jax.random.key(0), x, times[i], times[i + 1], state)
+        x = out.x
+    h, r0, r1 = lam[3] - lam[2], lam[2] - lam[1], lam[1] - lam[0]
+    r0, r1 = r0 / h, r1 / h
+    first, second = (seen[2] - seen[1]) / r0, (seen[1] - seen[0]) / r1
+    slope_ = first + r0 / (r0 + r1) * (first - second)
+    bend = (first - second) / (r0 + r1)
+    phi1 = np.expm1(-h)
+    phi2 = phi1 / h + 1
+    phi3 = phi2 / h - 0.5
+    m, ratio = sde.mean_coeff(times[3]), sde.std(times[3]) / sde.std(times[2])
+    wanted = ratio * before - m * phi1 * seen[2] + m * phi2 * slope_ - m * phi3 * bend
+    np.testing.assert_allclose(x, wanted, rtol=2e-5, atol=2e-5)
+
+
+@pytest.mark.slow
+def test_a_long_last_step_does_not_extrapolate(mixture_end, x64):
+    """Equal steps in time end with one four times as long as the last in log-SNR."""
+    sde, (score, z, _) = SDES["vp"], mixture_end
+    grid = sm.uniform_grid(sde, 20)
+    exact = sm.adaptive_multistep(sde, score, z, t_from=1.0, t_to=1e-3, rtol=1e-7, atol=1e-7).x
+    first = rms(runner(sm.ddim(sde, score))(z, grid), exact)
+    for solver in ("dpmpp_2m", "dpmpp_3m", "dpmpp_3m_halved", "unipc_2", "unipc_3"):
+        assert rms(runner(SOLVERS[solver][0](sde, score))(z, grid), exact) < first, solver
+
+
+def test_churn_counts_the_steps_of_the_paper():
+    """N = 18 steps, of which the last goes to 0, have S_churn / 18 each."""
+    sde, grid = SDES["ve"], sm.karras_grid(SDES["ve"], 17)
+    churned = lambda s: float(
+        sm.edm(sde, isotropic(sde, 0.0, 1.0), churn=s).init(jnp.ones((1, 2)), grid)
+    )
+    assert churned(1.8) == pytest.approx(0.1)
+    assert churned(80.0) == pytest.approx(np.sqrt(2) - 1)
+
+
+@pytest.mark.parametrize("make", [sm.heun, sm.edm], ids=["heun", "edm"])
+def test_one_step_from_noise_to_data_is_eulers(make):
+    """Heun's mean of two slopes would halve the latents, of standard deviation 80."""
+    sde = LinearVE()
+    score = isotropic(sde, MEAN, STD)
+    x = sde.prior_sample(jax.random.key(0), (64, 2))
+    out = sm.simulate(
+        jax.random.key(1), make(sde, score), x, sm.karras_grid(sde, 1),
+        final_denoising=sm.tweedie(sde, score),
+    )  # fmt: skip
+    np.testing.assert_allclose(out.x, MEAN, atol=0.02)
 
 
 BAD = [

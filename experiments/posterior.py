@@ -1,0 +1,235 @@
+"""Compare posterior samplers with exact posteriors: `--problems two_modes --methods pigdm mmps`.
+
+The priors are known, so the posterior of every measurement is too. For every problem, noise level,
+method and number of evaluations, the draws are compared with the posterior; the first line of each
+problem has exact draws, whose distances are those of finite samples. The command writes posterior.json
+(all numbers), posterior.md (a table) and posterior.png (the posterior card).
+
+A method of your own, a function (sde, score, measurement) -> Conditional in an importable module, is
+compared by `--method package.module:function`.
+"""
+
+import dataclasses
+import pathlib
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+
+from score_jax import VP, viz
+from score_jax._files import write_json, write_text
+from score_jax.inverse import benchmark
+
+from . import cli
+from .parts import posteriors
+from .reports import tables
+
+# Columns of the report, and their heads.
+FIGURES = {
+    "sliced_wasserstein": "sliced W",
+    "frechet": "Fréchet",
+    "mean_error": "mean",
+    "std_ratio": "std ratio",
+    "std_error": "std",
+    "weights_error": "weights",
+    "residual": "residual",
+    "sbc": "SBC",
+    "tarp": "TARP",
+}
+# Of the card, with the value of a perfect sampler where that is not the smallest.
+SHOWN: dict[str, float | None] = {
+    "sliced_wasserstein": None, "mean_error": None, "std_ratio": 1.0, "weights_error": None, "tarp": None,
+}  # fmt: skip
+LOGARITHMIC = ("sliced_wasserstein", "mean_error")
+LONG = {
+    "sliced_wasserstein": "sliced Wasserstein / std",
+    "mean_error": "error of the mean / std",
+    "std_ratio": "std / exact std",
+    "weights_error": "error of the mode weights",
+    "tarp": "miscalibration (TARP)",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Args:
+    """Compare posterior samplers with exact posteriors: distance, mode weights, calibration, time."""
+
+    # Priors and operators: two_modes, mixture, digits_half, digits_small, digits_blur, field, magnitude.
+    problems: tuple[str, ...] = ("two_modes", "mixture", "digits_half")
+    # Methods (default: all); docs/posterior.md explains them.
+    methods: tuple[str, ...] = ()
+    # A method of your own, as package.module:function; may be given more than once.
+    method: tuple[str, ...] = ()
+    # Standard deviations of the noise of the measurement.
+    noise: tuple[float, ...] = (0.1,)
+    # Evaluations of the score for each draw.
+    nfe: tuple[int, ...] = (100,)
+    # Draws of each posterior.
+    num: int = 128
+    # Measurements, each with its own posterior; two or more give the errors.
+    repeats: int = 24
+    # Seed of the measurements and of the draws.
+    seed: int = 0
+    # Folder of the results.
+    out: str = "runs/posterior"
+
+
+def check(args: Args) -> None:
+    """Raise ValueError for flags out of range."""
+    for name, least in (("num", 2), ("repeats", 2)):
+        if getattr(args, name) < least:
+            raise ValueError(f"--{name} must be at least {least}, got {getattr(args, name)}")
+    if not args.nfe or min(args.nfe) < 2:
+        raise ValueError(f"--nfe must be numbers of at least 2, got {args.nfe}")
+    if not args.noise or min(args.noise) < 0:
+        raise ValueError(f"--noise must be numbers of at least 0, got {args.noise}")
+
+
+def as_row(found: benchmark.Comparison) -> dict[str, Any]:
+    """One line of the comparison as plain numbers."""
+    figures = {k: {"value": v.value, "error": v.error} for k, v in found.figures.items()}
+    return {
+        "nfe": found.nfe,
+        "seconds": found.seconds,
+        "nonfinite": found.nonfinite,
+        "figures": figures,
+        "ranks": found.ranks.round(4).tolist(),
+        "levels": found.levels.round(4).tolist(),
+    }
+
+
+def run(args: Args) -> dict[str, Any]:
+    """Compare the methods on the problems: what posterior.json holds."""
+    methods = posteriors.chosen(args.methods, args.method)
+    sde, rows = VP(), []
+    key = jax.random.key(args.seed)
+    for name in args.problems:
+        for noise in args.noise:
+            problem = posteriors.problem(name, noise)
+            posed = benchmark.pose(key, problem, repeats=args.repeats, num=args.num)
+            drawers = {
+                (method, nfe): make(problem, nfe)
+                for method, make in methods.items()
+                for nfe in args.nfe
+            }
+            with warnings.catch_warnings():  # of methods that are not for this operator
+                warnings.simplefilter("ignore", UserWarning)
+                found = benchmark.compare(
+                    jax.random.fold_in(key, 1), sde, posed, drawers, num=args.num
+                )
+            error = max(reference.error for reference in posed.references)
+            for label, comparison in found.items():
+                method = label[0] if isinstance(label, tuple) else label
+                head = {"problem": name, "noise_std": noise, "method": method}
+                rows.append(head | as_row(comparison) | {"reference_error": error})
+                print("  ".join(cells(rows[-1])), flush=True)
+    return {"settings": dataclasses.asdict(args), "rows": rows}
+
+
+def cells(row: dict[str, Any]) -> list[str]:
+    """One line of the comparison as text."""
+    shown = []
+    for name in FIGURES:
+        found = row["figures"].get(name)
+        shown.append("" if found is None else f"{found['value']:.2f} ± {found['error']:.2f}")
+    nfe = f"{row['nfe']:.0f}" if row["nfe"] else ""
+    seconds = f"{row['seconds']:.2f}" if row["seconds"] else ""
+    if row["nonfinite"]:
+        seconds += f" ({100 * row['nonfinite']:.0f} % not finite)"
+    return [row["method"], nfe, *shown, seconds]
+
+
+def _groups(result: dict[str, Any]) -> dict[tuple[str, float], list[dict[str, Any]]]:
+    """The rows of each problem and noise level."""
+    found: dict[tuple[str, float], list[dict[str, Any]]] = {}
+    for row in result["rows"]:
+        found.setdefault((row["problem"], row["noise_std"]), []).append(row)
+    return found
+
+
+def report(result: dict[str, Any]) -> str:
+    """Set a comparison as Markdown tables, one a problem and noise level."""
+    s = result["settings"]
+    parts = [
+        f"{s['repeats']} measurements a problem, {s['num']} draws each; value ± standard error. Units: "
+        "the standard deviation of the posterior; residual: that of the noise. SBC and TARP: distance "
+        f"of ranks and coverage to uniform, about {0.87 / s['repeats'] ** 0.5:.2f} for exact draws."
+    ]
+    for (problem, noise), rows in _groups(result).items():
+        error = rows[0]["reference_error"]
+        known = f", reference known to {error:.2g} standard deviations" if error else ""
+        head = ["method", "evaluations", *FIGURES.values(), "seconds"]
+        lines = [head, *map(cells, rows)]
+        parts.append(f"### {problem}, noise {noise:g}{known}\n\n{tables.markdown(lines)}")
+    return "\n\n".join(parts) + "\n"
+
+
+def card(result: dict[str, Any]) -> Any:
+    """Draw the posterior card: a row a problem, a column a figure, a line a method."""
+    groups = _groups(result)
+    names = list(dict.fromkeys(row["method"] for row in result["rows"]))
+    budgets = sorted(set(result["settings"]["nfe"]))
+    tall = 0.6 + 0.21 * len(names)
+    figure = viz.new_figure(13, tall * len(groups) + 0.5, dpi=100)
+    axes = figure.subplots(len(groups), len(SHOWN), squeeze=False)
+    for i, ((problem, noise), rows) in enumerate(groups.items()):
+        for panel, (name, ideal) in zip(axes[i], SHOWN.items(), strict=True):
+            for row in rows:
+                _mark(panel, row, name, names.index(row["method"]), budgets)
+            exact = rows[0]["figures"].get(name)
+            at = ideal if ideal is not None else exact and exact["value"]
+            if at is not None:
+                panel.axvline(at, color="#868e96", linewidth=1, linestyle=":")
+            panel.set(ylim=(len(names) - 0.4, -0.6), yticks=range(len(names)))
+            panel.set_yticklabels(names if panel is axes[i][0] else [], fontsize=8)
+            panel.grid(True, axis="y", alpha=0.25)
+            if name in LOGARITHMIC and exact is not None:
+                panel.set_xscale("log", subs=(2, 5))
+                for which in ("major", "minor"):
+                    getattr(panel.xaxis, f"set_{which}_formatter")("{x:g}")
+            panel.tick_params(axis="x", which="both", labelsize=7)
+            if i == 0:
+                panel.set_title(LONG[name], fontsize=9)
+        axes[i][0].set_ylabel(f"{problem}, noise {noise:g}", fontsize=9)
+    return viz.render(figure).quantize(64)
+
+
+def _mark(panel: Any, row: dict[str, Any], name: str, place: int, budgets: list[int]) -> None:
+    """One figure of one line of the comparison, with its error; budgets have their own markers."""
+    found = row["figures"].get(name)
+    if found is None:
+        return
+    nearest = min(range(len(budgets)), key=lambda i: abs(budgets[i] - row["nfe"]))
+    low = max(found["value"] - 2 * found["error"], 0.2 * found["value"])
+    panel.plot([low, found["value"] + 2 * found["error"]], [place, place], color="#a5b4c8", lw=2)
+    exact = place == 0
+    marker = "|" if exact else "osD^"[nearest % 4]
+    panel.plot(found["value"], place, marker, color="#212529" if exact else f"C{nearest}", ms=5)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Entry point of `python -m experiments.posterior`."""
+    args = cli.parse(Args, "experiments.posterior", argv)
+    check(args)
+    posteriors.chosen(args.methods, args.method)
+    for name in args.problems:
+        posteriors.lookup(name, posteriors.PROBLEMS, "problem")
+    cli.start()
+    result = run(args)
+    out = pathlib.Path(args.out)
+    out.mkdir(parents=True, exist_ok=True)
+    write_json(out / "posterior.json", result)
+    write_text(out / "posterior.md", report(result))
+    print("\n" + report(result))
+    written = ["posterior.json", "posterior.md"]
+    try:
+        viz.save_image(card(result), out / "posterior.png")
+        written.append("posterior.png")
+    except ImportError:
+        print('no picture: it needs matplotlib, pip install "score_jax[notebooks]"')
+    print("wrote " + ", ".join(str(out / name) for name in written))
+
+
+if __name__ == "__main__":
+    cli.main(main)

@@ -1,0 +1,53 @@
+"""The posterior card by command: the exact score beside PiGDM and a method of the user's."""
+
+import json
+
+import pytest
+
+from tests.experiments.test_experiments import call
+
+MINE = """
+from score_jax import inverse
+mine = inverse.projection
+number = 3
+"""
+SMALL = ["--problems", "two_modes", "--num", 16, "--repeats", 3, "--nfe", 10]
+
+
+@pytest.mark.slow
+def test_methods_of_ours_and_of_the_users_stand_in_one_card(tmp_path, monkeypatch):
+    (tmp_path / "my_methods.py").write_text(MINE)
+    monkeypatch.syspath_prepend(tmp_path)
+    out = tmp_path / "card"
+    given = ["--methods", "exact", "pigdm", "--method", "my_methods:mine", "--out", out]
+    done = call("posterior", *SMALL, *given, check=0)
+    assert "two_modes, noise 0.1" in done.stdout
+    rows = json.loads((out / "posterior.json").read_text())["rows"]
+    assert [row["method"] for row in rows] == ["exact draws", "exact", "pigdm", "my_methods:mine"]
+    assert all(row["nfe"] == 10 for row in rows[1:])
+    assert rows[0]["figures"]["std_ratio"]["value"] == pytest.approx(1, abs=0.4)
+    assert "| my_methods:mine | 10 |" in (out / "posterior.md").read_text()
+    assert (out / "posterior.png").stat().st_size > 1000
+    wrong = {
+        "my_methods": "package.module:function",
+        "my_methods:none": "cannot be imported",
+        "no.such:mine": "cannot be imported",
+        "my_methods:number": "is no function",
+    }
+    for name, said in wrong.items():
+        assert said in call("posterior", "--method", name, check=2).stderr
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--problems", "two_mode"], "did you mean 'two_modes'"),
+        (["--methods", "ddp"], "unknown method 'ddp'"),
+        (["--num", 1], "--num must be at least 2"),
+        (["--noise", -1], "--noise must be"),
+        (["--nfe", 1], "--nfe must be"),
+    ],
+    ids=["problem", "method", "num", "noise", "nfe"],
+)
+def test_wrong_flags_end_in_one_line(flags, said):
+    assert said in call("posterior", *flags, check=2).stderr
