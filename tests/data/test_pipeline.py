@@ -1,4 +1,4 @@
-"""Batches of any source: the same for any workers and hosts, resumed exactly; views; what a survey finds."""
+"""Batches of any source, the same for any workers and hosts, resumed exactly; views and surveys."""
 
 import numpy as np
 import pytest
@@ -11,7 +11,10 @@ class Files:
 
     def __init__(self, n=23, **changes):
         rng = np.random.default_rng(0)
-        self.x, self.changes = [rng.integers(0, 256, (4, 4, 1), np.uint8) for _ in range(n)], changes
+        self.x, self.changes = (
+            [rng.integers(0, 256, (4, 4, 1), np.uint8) for _ in range(n)],
+            changes,
+        )
 
     def __len__(self):
         return len(self.x)
