@@ -35,8 +35,13 @@ class DataConfig:
     size: tuple[int, ...] | None = None
     # How: by halving, reducing and cropping the middle, or by reducing both sides alone.
     resize: Literal["crop", "plain"] = "crop"
+    # Also where the images are smaller than that.
+    enlarge: bool = False
     # Channels of an image (default: those of the data).
     channels: int | None = None
+    # For "folder" and "zip", where the labels are: in the first folders, the names of the files
+    # (label_name.jpg), dataset.json, or nowhere (default: as they are found).
+    labels: Literal["found", "folders", "names", "json", "none"] = "found"
     # How many classes the labels have (default: as the data say).
     num_classes: int | None = None
     # How many grey levels the integers have (default: all of their type).

@@ -39,12 +39,13 @@ def open_splits(c: DataConfig) -> Splits:
         return _of_function(c)
     kind = readers.KINDS[c.name]
     train = _open(c, c.path, "train")
+    names = data.describe(train).class_names
     if c.test_path is not None:
         if c.cond is not None and pathlib.Path(c.cond).exists():
             raise ValueError("data.cond names data beside data.path: use data.test_fraction")
-        return _described(c, train, _open(c, c.test_path, "test"))
-    if kind.own_split(c, str(c.path)):
-        return _described(c, train, _open(c, c.path, "test"))
+        return _described(c, train, _open(c, c.test_path, "test", names))
+    if kind.own_split(pathlib.Path(str(c.path))):
+        return _described(c, train, _open(c, c.path, "test", names))
     return _described(c, *_divided(c, train))
 
 
@@ -54,23 +55,26 @@ def split_rule(c: DataConfig) -> str:
         return f"test: {c.test_path}"
     if c.name == "source":
         return f"by {c.source}"
-    if readers.KINDS[c.name].own_split(c, str(c.path)):
+    if readers.KINDS[c.name].own_split(pathlib.Path(str(c.path))):
         return "a split of the data"
     return f"test: {c.test_fraction:g} of all, the same in every run"
 
 
-def _open(c: DataConfig, path: str | None, split: str) -> Any:
-    """A source of the config, with what the network is conditioned on."""
-    kind = readers.KINDS[c.name]
-    source = kind.open(c, path, split)
+def _open(
+    c: DataConfig, where: str | None, split: str, names: tuple[str, ...] | None = None
+) -> Any:
+    """A source of the config, with what the network is conditioned on; names: of its classes."""
+    kind, path = readers.KINDS[c.name], pathlib.Path(str(where))
+    source = kind.open(c, path, split, names)
     if c.cond is None or "cond" in source[0]:
         return source
     if pathlib.Path(c.cond).exists():
-        conditions = kind.open(dataclasses.replace(c, cond=None, levels=None), c.cond, split)
+        plain = dataclasses.replace(c, cond=None, levels=None)
+        conditions = kind.open(plain, pathlib.Path(c.cond), split, None)
     else:
         named = dataclasses.replace(c, cond=None, key=c.cond, label_key=None, levels=None)
         try:
-            conditions = kind.open(named, path, split)
+            conditions = kind.open(named, path, split, None)
         except ValueError as error:
             raise ValueError(
                 f"data.cond {c.cond!r} is no file or folder, nor part of {path}: {error}"
@@ -239,6 +243,9 @@ def surveyed(c: DataConfig, found: Splits) -> tuple[Description, Description | N
 
 def _standardised(c: DataConfig, form: Description, found: Survey) -> tuple[Description, str]:
     """(the standardised description, how: "by channel", "all alike" or "")."""
+    stored = form.scale != (1.0,) or form.shift != (0.0,)
+    if c.standardize is None and stored:
+        return form, "as the data say"
     if c.standardize == "none" or (c.standardize is None and found.standard):
         return dataclasses.replace(form, scale=(1.0,), shift=(0.0,)), ""
     by_channel = c.standardize != "global"

@@ -7,10 +7,11 @@ published runs are those of `score_jax.convert.published`.
 from score_jax.convert.published import lookup
 
 from ..config import Config
-from . import digits, improved_ddpm, score_sde
+from . import digits, fashion, improved_ddpm, score_sde
 
 CONFIGS: dict[str, Config] = {
     **digits.PRESETS,
+    **fashion.PRESETS,
     **improved_ddpm.PRESETS,
     **score_sde.PRESETS,
 }
