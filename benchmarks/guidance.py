@@ -66,7 +66,7 @@ def methods(run: Run, operator: Any) -> dict[str, tuple[Any, dict[str, Any]]]:
 def by_scale(workdir: pathlib.Path, args: Args) -> dict[str, Any]:
     """Share of samples classified as asked, Frechet distance, spread within a class, by scale."""
     run, params, _ = runs.load(workdir)
-    space = feature_space(run.source.train, run.source.test)
+    space = feature_space(run)
     assert space.classify is not None
     config = SampleConfig(sampler="dpmpp_2m", steps=args.steps)
     y = np.arange(args.num) % 10
@@ -91,7 +91,7 @@ def by_scale(workdir: pathlib.Path, args: Args) -> dict[str, Any]:
 def completed(workdir: pathlib.Path, args: Args, out: pathlib.Path) -> dict[str, Any]:
     """Accuracy and error of digits whose lower half was completed, beside a fill by the mean."""
     run, params, _ = runs.load(workdir)
-    space = feature_space(run.source.train, run.source.test)
+    space = feature_space(run)
     assert space.classify is not None
     truth = np.asarray(run.source.on_levels(run.source.test.x[: args.halves]), np.float32)
     y = np.asarray(run.source.test.y)[: args.halves]

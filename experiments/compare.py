@@ -25,7 +25,7 @@ from . import cli, runs
 from .config import SampleConfig
 from .parts import samplers, sampling
 from .reports import tables
-from .reports.features import FeatureSpace, feature_space
+from .reports.features import MOST_EXAMPLES, FeatureSpace, feature_space
 from .runs import Run
 
 # Relative and absolute tolerances of the adaptive samplers: each gives a number of evaluations.
@@ -34,7 +34,6 @@ TOLERANCES = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5)
 FINE = 1e-6
 # Not for few evaluations: Langevin dynamics alone, and the authors' tables, which have no short ones.
 LEFT_OUT = ("langevin", "song")
-MOST = 10_000  # test examples that samples are compared with
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,7 +80,7 @@ def candidates(run: Run, base: SampleConfig, name: str, args: Args) -> dict[str,
 
 def distances(run: Run, space: FeatureSpace) -> dict[str, Callable[[Any], float]]:
     """Make the distances of samples, in the network's range, to the test split."""
-    test = space.features(run.source.examples(MOST)["x"])
+    test = space.features(run.source.examples(MOST_EXAMPLES)["x"])
 
     def measure(f: Callable[[Any, Any], float], x: Any) -> float:
         return f(space.features(run.source.to_data(x)), test)
@@ -107,7 +106,7 @@ def compare(workdir: pathlib.Path, args: Args) -> dict[str, Any]:
         key, run.sde, score, shape,
         sampler=flow(rtol=FINE, atol=FINE, final_denoising=final), grid=ends, **options,
     )  # fmt: skip
-    space = feature_space(run.source.train, run.source.test)
+    space = feature_space(run)
     far = distances(run, space)
     rows = []
     for name in names:

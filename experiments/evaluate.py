@@ -1,4 +1,9 @@
-"""Evaluate a trained run on held-out data: `python -m experiments.evaluate --workdir runs/x`."""
+"""Evaluate a trained run: `python -m experiments.evaluate --workdir runs/x`.
+
+Without networks: held-out loss, bits per dimension, and distances of samples to the test split. With
+--inception, --dinov2 or --features: metrics of samples by their features, FID among them. What is
+computed is written part by part, and a part that fails leaves its reason.
+"""
 
 import dataclasses
 import pathlib
@@ -7,39 +12,94 @@ from typing import Any
 
 import jax
 import numpy as np
+import tyro
 
-from score_jax import metrics
-from score_jax._files import write_json
+from score_jax import metrics, training
 
 from . import cli, runs
-from .parts import samplers, sampling
-from .reports import bits, tables
+from .config import SampleConfig
+from .parts import feature_networks, samplers, sampling
+from .parts.feature_networks import NetworkConfig
+from .parts.results import Results, lines_of_missing, number, with_error
+from .reports import bits, features, measuring, tables
 from .reports.features import FeatureSpace, feature_space
 from .reports.gaussian import gaussian
 from .reports.held_out import held_out_loss
+from .reports.sample_metrics import MetricConfig
 from .runs import Run
 
 RESULT_FILE = "evaluation.json"
 BPD_FILE = "bits_per_dim.json"
-MOST = 10_000  # test examples that samples are compared with
+METRICS_FILE = "metrics.json"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Args(bits.Options):
-    """Held-out loss, bits per dimension and sample distance of a run and of a fitted Gaussian."""
+    """Held-out loss, bits per dimension and sample distance of a run; or FID and its relatives."""
 
-    # Folder of a run made by experiments.train.
-    workdir: str
+    # Folder of a run made by experiments.train (with --samples it may be left out).
+    workdir: str = ""
     # Only bits per dimension: no loss, no samples.
     bpd: bool = False
-    # Samples drawn for the distance (0: none).
-    num: int = 1_000
+    # Samples drawn for the distance (0: none; with --samples, default: all of them).
+    num: int | None = None
     # Sampler (default: that of the run's config).
     sampler: str | None = None
     # Steps of the fixed-step samplers.
     steps: int | None = None
     # Seed of all noise.
     seed: int = 0
+    # Samples to measure instead of new ones: a folder of images or of experiments.sample, a zip,
+    # .npy or .npz.
+    samples: str | None = None
+    # What samples are compared with by their features: a file of statistics (mu and sigma, as published
+    # or by experiments.statistics), or images as for --samples (default: the run's training split).
+    reference: str | None = None
+    # Where metrics of features are written (default: WORKDIR/metrics.json).
+    out: str | None = None
+    network: tyro.conf.OmitArgPrefixes[NetworkConfig] = dataclasses.field(
+        default_factory=NetworkConfig
+    )
+    metric: tyro.conf.OmitArgPrefixes[MetricConfig] = dataclasses.field(
+        default_factory=MetricConfig
+    )
+    hosts: cli.HostsConfig = dataclasses.field(default_factory=cli.HostsConfig)
+
+    @property
+    def by_features(self) -> bool:
+        """Whether samples are measured by the features of networks."""
+        return self.network.given
+
+    def check(self) -> None:
+        """Raise ValueError naming the first flag with an invalid value."""
+        super().check()
+        if self.num is not None and (self.num < 0 or self.num == 1):
+            raise ValueError(f"--num must be 0 or at least 2, got {self.num}")
+        if self.bpd and not self.draws:
+            raise ValueError("--draws must be at least 1 with --bpd, got 0")
+        samplers.check_names(() if self.sampler is None else (self.sampler,))
+        self.network.check()
+        self.metric.check(self.network)
+        for name in ("samples", "reference"):
+            if getattr(self, name) is not None and not self.by_features:
+                raise ValueError(
+                    f"--{name} needs a network that gives features: "
+                    f"{feature_networks.need_inception('FID')}; or --dinov2 FILE, or --features "
+                    "package.module:function"
+                )
+        if not self.workdir and (self.samples is None or self.reference is None):
+            raise ValueError("--workdir is needed, unless --samples and --reference are given")
+        if not self.workdir and self.metric.memorization:
+            raise ValueError(
+                "--memorization needs --workdir, the run whose training data are meant"
+            )
+        if self.by_features and self.num == 0:
+            raise ValueError("--num must be at least 2 for metrics of features, got 0")
+
+    def sample_config(self, run: Run) -> SampleConfig:
+        """The sampler of the run with that of the flags."""
+        given = {k: v for k in ("sampler", "steps") if (v := getattr(self, k)) is not None}
+        return dataclasses.replace(run.config.sample, **given)
 
 
 def distances(space: FeatureSpace, x: np.ndarray, test: np.ndarray) -> dict[str, float]:
@@ -53,49 +113,64 @@ def distances(space: FeatureSpace, x: np.ndarray, test: np.ndarray) -> dict[str,
 
 
 def evaluate(workdir: pathlib.Path, args: Args) -> dict[str, Any]:
-    """Evaluate a run folder; the result is also written to its evaluation.json."""
+    """Evaluate a run folder; the result is also written to its evaluation.json, part by part."""
+    return _evaluate(workdir, args).as_dict()
+
+
+def _evaluate(workdir: pathlib.Path, args: Args) -> Results:
     run, params, step = runs.load(workdir)
     keys = jax.random.split(jax.random.key(args.seed), 5)
-    result: dict[str, Any] = {"step": step, "test_examples": len(run.source.test)}
+    path = workdir / (BPD_FILE if args.bpd else RESULT_FILE)
+    results = Results(path, {"step": step, "test_examples": len(run.source.test)})
+    num = 1_000 if args.num is None else args.num
+    if args.draws and (args.bpd or not bits.never_dequantised(run, args)):
+        bits.check_run(run, args)
     if not args.bpd:
-        result["loss"] = held_out_loss(run, params, keys[1], draws=8, chunk=args.chunk)
+        loss = lambda: held_out_loss(run, params, keys[1], draws=8, chunk=args.chunk)
+        results.part("loss", "held-out loss", loss)
     if args.draws and not args.bpd and bits.never_dequantised(run, args):
-        result["no_bits_per_dim"] = (
+        results.values["no_bits_per_dim"] = (
             "no bits per dimension: trained on grey levels that were never dequantised "
             "(--allow-undequantised measures them all the same)"
         )
     elif args.draws:
-        result[bits.unit(run)] = bits.measure(run, params, keys[3], args, workdir)
-    if args.num and not args.bpd:
-        result["distance"] = _distance(run, params, keys, args)
-    write_json(workdir / (BPD_FILE if args.bpd else RESULT_FILE), result)
-    return result
+        measured = lambda: bits.measure(run, params, keys[3], args, workdir)
+        results.part(bits.unit(run), "bits per dimension", measured)
+    if num and not args.bpd:
+        try:
+            features.check_dimensions(run)
+        except ValueError as error:
+            results.leave_out("distance", str(error))
+        else:
+            measured = lambda: _distance(run, params, keys, args, num)
+            results.part("distance", "distances of samples to the test split", measured)
+    results.write()
+    return results
 
 
-def _distance(run: Run, params: Any, keys: Any, args: Args) -> dict[str, Any]:
+def _distance(run: Run, params: Any, keys: Any, args: Args, num: int) -> dict[str, Any]:
     """Compare samples, a fitted Gaussian and the training data with the test split."""
-    space = feature_space(run.source.train, run.source.test)
-    given = {k: v for k in ("sampler", "steps") if (v := getattr(args, k)) is not None}
-    config = dataclasses.replace(run.config.sample, **given)
-    drawn = sampling.draw(run, params, keys[4], args.num, config)
-    test = run.source.examples(MOST)["x"]
+    space, config = feature_space(run), args.sample_config(run)
+    drawn = sampling.draw(run, params, keys[4], num, config)
+    test = run.source.examples(features.MOST_EXAMPLES)["x"]
     compare = lambda x: distances(space, x, test)
     plain = gaussian(run, keys[0])
     result: dict[str, Any] = {
         "space": space.name,
         "classifier_accuracy": space.accuracy,
-        "num": args.num,
+        "num": num,
         "sampler": config.sampler,
         "nfe": drawn.nfe,
         "seconds": drawn.seconds,
         "model": compare(run.source.to_data(drawn.x)),
-        "train_split": compare(run.source.examples(args.num, "train")["x"]),
+        "train_split": compare(run.source.examples(num, "train")["x"]),
+        "gaussian": None,
     }
     if plain is not None:
-        baseline = plain.sample(args.seed, args.num, run.shape)
+        baseline = plain.sample(args.seed, num, run.shape)
         result["gaussian"] = compare(run.source.to_data(baseline))
     if run.num_classes and space.classify is not None:
-        asked = np.arange(args.num) % run.num_classes
+        asked = np.arange(num) % run.num_classes
         right = float((space.classify(run.source.to_data(drawn.x)) == asked).mean())
         result["classified_as_asked"] = right
     return result
@@ -105,20 +180,21 @@ def report(result: dict[str, Any]) -> str:
     """Set the result of `evaluate` as a short table."""
     lines = []
     if "loss" in result:
-        lines += [f"held-out loss {result['loss']:.4f} (step {result['step']})", ""]
+        lines += [f"held-out loss {number(result['loss'], '.4f')} (step {result['step']})", ""]
     rows = [["", "model", "Gaussian", "train split"]]
-    counted = next((u for u in ("bits_per_dim", "bits_per_dim_of_density") if u in result), None)
+    units = ("bits_per_dim", "bits_per_dim_of_density")
+    counted = next((u for u in units if result.get(u) is not None), None)
     if counted:
         b = result[counted]
-        show = lambda k: f"{b[k]['mean']:.3f} ± {b[k]['stderr']:.3f}" if b[k] else ""
-        rows.append([counted.replace("_", " "), show("model"), show("gaussian"), ""])
+        rows.append(
+            [counted.replace("_", " "), with_error(b["model"]), with_error(b["gaussian"]), ""]
+        )
         if "bound" in b:
-            rows.append(["variational bound", show("bound"), "", ""])
-    if "distance" in result:
-        d = result["distance"]
+            rows.append(["variational bound", with_error(b["bound"]), "", ""])
+    d = result.get("distance")
+    if d:
         for name in ("frechet", "kid", "sliced_wasserstein"):
-            of = lambda k, name=name: f"{d[k][name]:.4g}" if k in d else ""
-            cells = [of(k) for k in ("model", "gaussian", "train_split")]
+            cells = [number((d[k] or {}).get(name)) for k in ("model", "gaussian", "train_split")]
             rows.append([f"{name.replace('_', ' ')} to test", *cells])
     if len(rows) > 1:
         lines.append(tables.table(rows))
@@ -131,25 +207,29 @@ def report(result: dict[str, Any]) -> str:
         )
     if "no_bits_per_dim" in result:
         lines.append(result["no_bits_per_dim"])
-    if "classified_as_asked" in result.get("distance", {}):
-        lines.append(f"classified as asked: {result['distance']['classified_as_asked']:.1%}")
-    return "\n".join(lines)
+    if d:
+        lines.append(f"distances: {d['num']} samples, by the features of: {d['space']}")
+        if "classified_as_asked" in d:
+            lines.append(f"classified as asked: {d['classified_as_asked']:.1%}")
+    return "\n".join([*lines, *lines_of_missing(result)])
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Entry point of `python -m experiments.evaluate`."""
     args = cli.parse(Args, "experiments.evaluate", argv)
     args.check()
-    if args.num < 0 or args.num == 1:
-        raise ValueError(f"--num must be 0 or at least 2, got {args.num}")
-    if args.bpd and not args.draws:
-        raise ValueError("--draws must be at least 1 with --bpd, got 0")
-    samplers.check_names(() if args.sampler is None else (args.sampler,))
+    args.hosts.connect()
     cli.start()
-    workdir = pathlib.Path(args.workdir)
-    result = evaluate(workdir, args)
-    print(report(result))
-    print(f"wrote {workdir / (BPD_FILE if args.bpd else RESULT_FILE)}")
+    if args.by_features:
+        results = measuring.measure(args)
+        text = measuring.report(results.as_dict())
+    else:
+        results = _evaluate(pathlib.Path(args.workdir), args)
+        text = report(results.as_dict())
+    if training.is_first():
+        print(text)
+        print(f"wrote {results.path}")
+    results.check()
 
 
 if __name__ == "__main__":

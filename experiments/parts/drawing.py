@@ -71,10 +71,11 @@ class Cost(NamedTuple):
 def as_stored(run: Run, x: Any) -> np.ndarray:
     """Samples in the network's range as they are stored: bytes by `viz.to_uint8`, or float32.
 
-    Bytes are those of data with grey levels. This is the only rule by which samples become bytes.
+    Bytes are those of data with grey levels, and this is the only rule by which samples become bytes.
+    Continuous data are stored in their own units.
     """
     if run.source.levels is None:
-        return np.asarray(x, np.float32)
+        return np.asarray(run.source.to_data(x), np.float32)
     return viz.to_uint8(x, run.config.data.range)
 
 
@@ -188,7 +189,7 @@ def fill(folder: folders.SampleFolder, plan: Plan) -> tuple[Cost, list[pathlib.P
             print(f"{folder.path}: continuing, {left}", file=sys.stderr, flush=True)
         cost = write_chunks(plan, share_of_host(missing), folder.write)
         wait_for_hosts()
-        written = folder.finish(plan.y, cost.as_dict()) if first else []
+        written = folder.complete(plan.y, cost.as_dict()) if first else []
     wait_for_hosts()
     return cost, written
 

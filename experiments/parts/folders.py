@@ -153,7 +153,7 @@ class SampleFolder:
             with replacing(self.part(index)) as part:
                 np.save(part, x)
 
-    def finish(self, labels: np.ndarray | None, cost: dict[str, Any]) -> list[pathlib.Path]:
+    def complete(self, labels: np.ndarray | None, cost: dict[str, Any]) -> list[pathlib.Path]:
         """Make the single file and the records when all chunks are there: the files to look at."""
         left = self.missing()
         if left:

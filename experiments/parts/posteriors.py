@@ -1,7 +1,6 @@
 """Problems with known posteriors and methods of posterior sampling, by name."""
 
 import functools
-import importlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -14,6 +13,8 @@ from score_jax.analytic import Mixture, fit_mixture, random_field, random_mixtur
 from score_jax.convert.published import lookup
 from score_jax.inverse import benchmark
 from score_jax.inverse.benchmark import Drawer, Problem
+
+from .named import function_named
 
 
 def two_modes() -> Mixture:
@@ -86,15 +87,7 @@ def user_method(path: str) -> Callable[[Problem, int], Drawer]:
 
     Raises ValueError for another form, a module that cannot be imported or has no such function.
     """
-    module, _, name = path.partition(":")
-    if not (module and name):
-        raise ValueError(f"--method must be package.module:function, got {path!r}")
-    try:
-        method = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError) as error:
-        raise ValueError(f"--method {path!r} cannot be imported: {error}") from None
-    if not callable(method):
-        raise ValueError(f"--method {path!r} is no function, got {method!r:.60}")
+    method = function_named("--method", path)
     return _steps(method)
 
 

@@ -4,12 +4,11 @@ To add a kind: one entry in `KINDS`. Functions here take the `DataConfig` as `c`
 when a source is opened, because the options of every command are made of this table.
 """
 
-import importlib
-import os
 import pathlib
-import sys
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
+
+from .named import function_named
 
 Names = Sequence[str] | None  # of the classes of the training data, for another split
 Open = Callable[[Any, pathlib.Path, str, Names], Any]  # (config, path, split, names) -> a source
@@ -181,24 +180,8 @@ def _tfds(c: Any, path: pathlib.Path, split: str, names: Names) -> Any:
     return read_tfds(str(c.builder), split, _image_options(c), **options)
 
 
-def called(name: str) -> Any:
-    """What the function "package.module:function" returns, called without arguments.
-
-    Modules of the current folder are found, here and in worker processes. Raises ValueError for a name
-    that is not there.
-    """
-    module, _, function = name.partition(":")
-    if os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())
-    try:
-        made = getattr(importlib.import_module(module), function)
-    except (ImportError, AttributeError) as error:
-        raise ValueError(f"data.source {name!r} cannot be imported: {error}") from None
-    return made()
-
-
-def _called(c: Any, path: pathlib.Path, split: str, names: Names) -> Any:
-    return called(str(c.source))
+def _source(c: Any, path: pathlib.Path, split: str, names: Names) -> Any:
+    return function_named("data.source", str(c.source))()
 
 
 # Fields that several kinds use.
@@ -206,17 +189,8 @@ _LEVELS = ("range", "dequantize")
 _PICTURES = (*_LEVELS, "flip", "low_res_factor")
 _DIVIDED = ("path", "test_path", "test_fraction")
 _READ = ("num_classes", "cond", "workers", "processes")
-_FILES = (
-    *_PICTURES,
-    "size",
-    "resize",
-    "enlarge",
-    "channels",
-    "levels",
-    "labels",
-    *_DIVIDED,
-    *_READ,
-)
+_SIZES = ("size", "resize", "enlarge", "channels", "levels")
+_FILES = (*_PICTURES, *_SIZES, "labels", *_DIVIDED, *_READ)
 _NUMBERS = (
     *_PICTURES, "levels", "as_is", "missing", "standardize", "key", *_DIVIDED, *_READ,
 )  # fmt: skip
@@ -238,19 +212,16 @@ KINDS: dict[str, Kind] = {
     ),
     "parquet": Kind(
         _parquet, ("path",),
-        (*_NUMBERS, "label_key", "size", "resize", "enlarge", "channels"), _parquet_has_splits,
+        (*_NUMBERS, "label_key", *_SIZES), _parquet_has_splits,
     ),
     "zarr": Kind(_zarr, ("path",), (*_NUMBERS, "label_key")),
     "hdf5": Kind(_hdf5, ("path",), (*_NUMBERS, "label_key")),
     "tfds": Kind(
         _tfds, ("builder",),
-        (
-            *_PICTURES, "builder", "path", "size", "resize", "enlarge", "channels", "levels", "key",
-            "label_key", *_READ,
-        ), _always,
+        (*_PICTURES, *_SIZES, "builder", "path", "key", "label_key", *_READ), _always,
     ),
     "source": Kind(
-        _called, ("source",),
+        _source, ("source",),
         (*_PICTURES, "source", "levels", "missing", "standardize", "test_fraction", "resume", *_READ),
     ),
 }  # fmt: skip

@@ -1,12 +1,14 @@
-"""A feature space in which samples and data are compared: a small classifier of the labels.
+"""A feature space in which `evaluate` and `compare` measure samples without a published network.
 
-scikit-learn trains it once on the training split (seconds), never on the data that it assesses. It
-is cached as plain arrays in $SCORE_JAX_CACHE or ~/.cache/score_jax, and its last hidden layer gives
-the features. Data without labels, such as points of a file, are compared as they are.
+For scikit-learn's 8 x 8 digits it is the last hidden layer of a small classifier of the labels, which
+scikit-learn trains once on the training split (seconds), never on the data that it assesses, and which
+is cached as plain arrays in $SCORE_JAX_CACHE or ~/.cache/score_jax. Other data are compared as they
+are, if they have few enough dimensions.
 """
 
 import contextlib
 import hashlib
+import math
 import pathlib
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -15,9 +17,13 @@ import numpy as np
 
 from score_jax import runtime
 from score_jax._files import write_npz
-from score_jax.data import Dataset
+
+from ..runs import Run
+from .gaussian import MOST_DIMENSIONS
 
 RECIPE = "MLPClassifier (128, 64) alpha=0.5 seed=0 v1"
+MOST_EXAMPLES = 10_000  # of a split that a distance uses
+_DIGITS = ((8, 8, 1), 17, 10)  # the form of the digits: shape, levels, classes
 
 
 class FeatureSpace(NamedTuple):
@@ -29,27 +35,37 @@ class FeatureSpace(NamedTuple):
     name: str
 
 
-def feature_space(train: Any, test: Any, folder: pathlib.Path | None = None) -> FeatureSpace:
-    """Train the classifier, or read it from the cache, and measure it on the test split."""
-    labelled = all(isinstance(s, Dataset) and s.y is not None for s in (train, test))
-    if not labelled or train.levels is None:
-        return FeatureSpace(
-            lambda x: np.asarray(x, np.float64).reshape(len(x), -1), None, None, "x"
+def check_dimensions(run: Run) -> None:
+    """Raise ValueError for data of more dimensions than a covariance of them is computed for."""
+    size = math.prod(run.shape)
+    if size > MOST_DIMENSIONS:
+        raise ValueError(
+            f"the covariance of {size:,} numbers an example is not computed (at most "
+            f"{MOST_DIMENSIONS:,}): compare features, by --inception, --dinov2 or --features"
         )
-    digest = hashlib.sha256(RECIPE.encode() + train.x.tobytes() + train.y.tobytes()).hexdigest()[
-        :16
-    ]
-    path = (
-        runtime.cache_folder() / "features" if folder is None else folder
-    ) / f"{train.name}-{digest}.npz"
+
+
+def feature_space(run: Run, folder: pathlib.Path | None = None) -> FeatureSpace:
+    """Train the classifier of the digits, or read it from the cache; for other data, the data.
+
+    Raises ValueError for other data of too many dimensions.
+    """
+    source = run.source
+    if (source.shape, source.levels, source.num_classes) != _DIGITS:
+        check_dimensions(run)
+        flat = lambda x: np.asarray(x, np.float64).reshape(len(x), -1)
+        return FeatureSpace(flat, None, None, "the data themselves")
+    train, test = (source.examples(MOST_EXAMPLES, split) for split in ("train", "test"))
+    parts = (RECIPE.encode(), train["x"].tobytes(), train["y"].tobytes())
+    name = f"digits-{hashlib.sha256(b''.join(parts)).hexdigest()[:16]}.npz"
+    path = (runtime.cache_folder() / "features" if folder is None else folder) / name
     weights = _read(path)
     if weights is None:
         weights = _fit(train)
         _write(path, weights)
-    scale = float(train.levels - 1)
 
     def hidden(x: Any) -> np.ndarray:
-        z = np.asarray(x, np.float64).reshape(len(x), -1) / scale
+        z = _scaled(x)
         for i in range(2):
             z = np.maximum(z @ weights[f"w{i}"] + weights[f"b{i}"], 0)
         return z
@@ -57,16 +73,19 @@ def feature_space(train: Any, test: Any, folder: pathlib.Path | None = None) -> 
     def classify(x: Any) -> np.ndarray:
         return weights["classes"][np.argmax(hidden(x) @ weights["w2"] + weights["b2"], axis=1)]
 
-    accuracy = float((classify(test.x) == test.y).mean())
-    return FeatureSpace(hidden, classify, accuracy, "classifier")
+    accuracy = float((classify(test["x"]) == test["y"]).mean())
+    return FeatureSpace(hidden, classify, accuracy, "classifier of the digits")
 
 
-def _fit(train: Dataset) -> dict[str, np.ndarray]:
+def _scaled(x: Any) -> np.ndarray:
+    return np.asarray(x, np.float64).reshape(len(x), -1) / float(_DIGITS[1] - 1)
+
+
+def _fit(train: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     from sklearn.neural_network import MLPClassifier
 
-    assert train.y is not None and train.levels is not None
-    x = train.x.reshape(len(train.x), -1) / (train.levels - 1)
-    model = MLPClassifier((128, 64), alpha=0.5, random_state=0, max_iter=1000).fit(x, train.y)
+    model = MLPClassifier((128, 64), alpha=0.5, random_state=0, max_iter=1000)
+    model.fit(_scaled(train["x"]), train["y"])
     arrays = {f"w{i}": w for i, w in enumerate(model.coefs_)}
     arrays |= {f"b{i}": b for i, b in enumerate(model.intercepts_)}
     return arrays | {"classes": model.classes_}

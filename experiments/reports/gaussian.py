@@ -1,5 +1,7 @@
 """The plain baseline of a run: a normal distribution fitted to its training data."""
 
+import contextlib
+import itertools
 import math
 from collections.abc import Iterator
 from typing import Any
@@ -17,6 +19,7 @@ from ..runs import Run
 MOST_DIMENSIONS = 4_096
 MOST_EXAMPLES = 50_000  # to which it is fitted
 _CHUNK = 2_048
+_SHRUNK_CHUNKS = 5  # chunks of many examples to which a shrunk covariance is fitted
 
 
 class Gaussian:
@@ -49,9 +52,9 @@ def densities(run: Run, key: Any, source: Any) -> Iterator[np.ndarray]:
 def gaussian(run: Run, key: Any) -> Gaussian | None:
     """The Gaussian with the moments of the training data; None for examples that are too large for one.
 
-    With fewer examples than dimensions the covariance is shrunk towards a multiple of the identity
-    (Ledoit & Wolf 2004): that of the data has no inverse then. Of many examples some are taken, evenly
-    spaced, and of data with missing entries there is none.
+    The covariance is shrunk towards a multiple of the identity (Ledoit & Wolf 2004) where that of the
+    data has no inverse: with fewer examples than dimensions, or with constant entries. Of many examples
+    some are taken, evenly spaced, and of data with missing entries there is none.
     """
     dimensions = math.prod(run.shape)
     if dimensions > MOST_DIMENSIONS or run.config.data.missing == "mask":
@@ -63,6 +66,8 @@ def gaussian(run: Run, key: Any) -> Gaussian | None:
     chunks = densities(run, key, source)
     if len(source) > dimensions:
         moments = merge(*map(moments_of, chunks))
-        return Gaussian(moments.mean, moments.covariance)
+        with contextlib.suppress(np.linalg.LinAlgError):
+            return Gaussian(moments.mean, moments.covariance)
+        chunks = itertools.islice(densities(run, key, source), _SHRUNK_CHUNKS)
     x = np.concatenate(list(chunks))
     return Gaussian(x.mean(axis=0), ledoit_wolf(x)[0])
