@@ -35,13 +35,21 @@ class DataConfig:
     size: tuple[int, ...] | None = None
     # How: by halving, reducing and cropping the middle, or by reducing both sides alone.
     resize: Literal["crop", "plain"] = "crop"
-    # Also where the images are smaller than that.
+    # Accept images that are smaller.
     enlarge: bool = False
-    # Channels of an image (default: those of the data).
+    # Channels of an image, 1 or 3 (default: those of the first image).
     channels: int | None = None
-    # For "folder" and "zip", where the labels are: in the first folders, the names of the files
-    # (label_name.jpg), dataset.json, or nowhere (default: as they are found).
-    labels: Literal["found", "folders", "names", "json", "none"] = "found"
+    # Bits of a channel: 8 reduces images of 16, 16 keeps grey ones (default: as the first image has).
+    bits: int | None = None
+    # The colour behind transparent pixels.
+    background: tuple[int, int, int] = (255, 255, 255)
+    # Where the labels of images are: in the names of the first folders, before "_" in the names of the
+    # files, in dataset.json, nowhere; or dataset.json if there is one, otherwise the folders.
+    labels: Literal["auto", "folder", "name", "json", "none"] = "auto"
+    # For CIFAR-100: the 20 coarse classes.
+    coarse: bool = False
+    # For "records": compare the sha256 of every file when it is opened.
+    verify: bool = False
     # How many classes the labels have (default: as the data say).
     num_classes: int | None = None
     # How many grey levels the integers have (default: all of their type).
@@ -89,6 +97,7 @@ class DataConfig:
             ("size", self.size is None or min(self.size) >= 1, "at least 1"),
             ("source", self.source is None or ":" in self.source, "package.module:function"),
             *at_least(self, 100, "num_points"),
+            ("bits", self.bits in (None, 8, 16), "8 or 16"),
             *at_least(self, 2, "levels"),
             *at_least(self, 1, "channels", "num_classes", "low_res_factor", "workers"),
         )  # fmt: skip

@@ -1,23 +1,32 @@
 """Restore images with a trained run: `--workdir runs/x --task inpaint --mask center --images a.png`."""
 
+from __future__ import annotations
+
 import dataclasses
 import pathlib
 from collections.abc import Callable, Sequence
 from typing import Annotated, Any, Literal
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import tyro
-from PIL import Image
 
-from score_jax import inverse, viz
 from score_jax._files import write_json, write_npz
 
-from . import cli, runs
+from . import cli
 from .config import SampleConfig
-from .parts import samplers, sampling
-from .runs import Run
+from .late import late
+
+with late():
+    import jax
+    import jax.numpy as jnp
+    from PIL import Image
+
+    from score_jax import inverse, viz
+
+    from . import runs
+    from .parts import samplers, sampling
+    from .runs import Run
+
 
 MASKS = ("center", "border", "left", "right", "top", "bottom", "random")
 

@@ -1,5 +1,7 @@
 """Train a score model: `python -m experiments.train --config digits_vp --workdir runs/x`."""
 
+from __future__ import annotations
+
 import contextlib
 import functools
 import pathlib
@@ -7,16 +9,21 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-import jax
+from . import cli
+from .late import late
 
-from score_jax import checkpoints, training
-from score_jax.types import Params
+with late():
+    import jax
 
-from . import cli, runs
-from .config import Config, to_record
-from .parts import sampling
-from .reports import dry_run, pictures
-from .reports.held_out import held_out_loss
+    from score_jax import checkpoints, training
+    from score_jax.types import Params
+
+    from . import runs
+    from .parts import sampling
+    from .reports import dry_run, pictures
+    from .reports.held_out import held_out_loss
+    from .reports.small_fid import SmallFID
+    from .run_config import Config, to_record
 
 
 def describe(run: runs.Run, params: Params) -> str:
@@ -72,6 +79,7 @@ def train(
     # Whatever the config does not allow is found before anything is written.
     step, state = mapped_step(run), runs.initial_state(run)
     first = training.is_first()
+    small_fid = SmallFID(run) if first and c.fid_every is not None else None
     with contextlib.ExitStack() as stack:
         store, snapshots = None, None
         if first:
@@ -96,6 +104,7 @@ def train(
             steps=c.steps,
             hooks=[
                 *_hooks(run, workdir, snapshots, first),
+                training.Every(c.fid_every, small_fid),
                 training.Progress(progress if first else False),
             ],
             checkpoints=training.SharedCheckpoints(store) if training.several_hosts() else store,

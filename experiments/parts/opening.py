@@ -2,6 +2,7 @@
 
 import dataclasses
 import pathlib
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -38,14 +39,13 @@ def open_splits(c: DataConfig) -> Splits:
     if c.name == "source":
         return _of_function(c)
     kind = readers.KINDS[c.name]
-    train = _open(c, c.path, "train")
-    names = data.describe(train).class_names
+    train = open_source(c, c.path, "train")
     if c.test_path is not None:
         if c.cond is not None and pathlib.Path(c.cond).exists():
             raise ValueError("data.cond names data beside data.path: use data.test_fraction")
-        return _described(c, train, _open(c, c.test_path, "test", names))
-    if kind.own_split(pathlib.Path(str(c.path))):
-        return _described(c, train, _open(c, c.path, "test", names))
+        return _described(c, train, open_source(c, c.test_path, "test"))
+    if kind.own_split(c, str(c.path)):
+        return _described(c, train, open_source(c, c.path, "test"))
     return _described(c, *_divided(c, train))
 
 
@@ -55,26 +55,23 @@ def split_rule(c: DataConfig) -> str:
         return f"test: {c.test_path}"
     if c.name == "source":
         return f"by {c.source}"
-    if readers.KINDS[c.name].own_split(pathlib.Path(str(c.path))):
+    if readers.KINDS[c.name].own_split(c, str(c.path)):
         return "a split of the data"
     return f"test: {c.test_fraction:g} of all, the same in every run"
 
 
-def _open(
-    c: DataConfig, where: str | None, split: str, names: tuple[str, ...] | None = None
-) -> Any:
-    """A source of the config, with what the network is conditioned on; names: of its classes."""
-    kind, path = readers.KINDS[c.name], pathlib.Path(str(where))
-    source = kind.open(c, path, split, names)
+def open_source(c: DataConfig, path: str | None, split: str) -> Any:
+    """A source of the config, with what the network is conditioned on."""
+    kind = readers.KINDS[c.name]
+    source = kind.open(c, path, split)
     if c.cond is None or "cond" in source[0]:
         return source
     if pathlib.Path(c.cond).exists():
-        plain = dataclasses.replace(c, cond=None, levels=None)
-        conditions = kind.open(plain, pathlib.Path(c.cond), split, None)
+        conditions = kind.open(dataclasses.replace(c, cond=None, levels=None), c.cond, split)
     else:
         named = dataclasses.replace(c, cond=None, key=c.cond, label_key=None, levels=None)
         try:
-            conditions = kind.open(named, path, split, None)
+            conditions = kind.open(named, path, split)
         except ValueError as error:
             raise ValueError(
                 f"data.cond {c.cond!r} is no file or folder, nor part of {path}: {error}"
@@ -147,8 +144,8 @@ class Stream:
     The iterator yields dicts of arrays {"x": (b, *d), ...}. Its state is that of the iterator.
     """
 
-    def __init__(self, iterator: Any) -> None:
-        self._iterator: Any = iter(iterator)
+    def __init__(self, iterator: Iterator[Any]) -> None:
+        self._iterator = iter(iterator)
         if hasattr(self._iterator, "get_state") and hasattr(self._iterator, "set_state"):
             self.get_state, self.set_state = self._get_state, self._set_state
             start = self._iterator.get_state()
@@ -191,7 +188,7 @@ class Stream:
 
 def _of_function(c: DataConfig) -> Splits:
     """The splits of data.source: what a function of the user returns."""
-    made = readers.KINDS["source"].open(c, pathlib.Path(), "train", None)
+    made = readers.called(str(c.source))
     pair = made if isinstance(made, tuple) else (made,)
     if len(pair) not in (1, 2):
         raise ValueError(
@@ -228,8 +225,8 @@ def surveyed(c: DataConfig, found: Splits) -> tuple[Description, Description | N
     for name, survey in seen.items():
         notes += _checked(c, form, name, survey)
     if continuous:
-        form, how = _standardised(c, form, seen["train"])
-        notes += [_said(seen["train"], how)] if how else []
+        form, note = _standardised(c, form, seen["train"])
+        notes += [note] if note else []
     elif c.standardize is not None:
         raise ValueError(
             f"data.standardize={c.standardize!r} is for continuous data, and these have {form.levels} "
@@ -242,15 +239,15 @@ def surveyed(c: DataConfig, found: Splits) -> tuple[Description, Description | N
 
 
 def _standardised(c: DataConfig, form: Description, found: Survey) -> tuple[Description, str]:
-    """(the standardised description, how: "by channel", "all alike" or "")."""
-    stored = form.scale != (1.0,) or form.shift != (0.0,)
+    """(the standardised description, a note of how, "" where the data are left as they are)."""
+    stored = (form.scale, form.shift) != ((1.0,), (0.0,))
     if c.standardize is None and stored:
-        return form, "as the data say"
+        return form, "standardised by the mean and the standard deviation that the data state"
     if c.standardize == "none" or (c.standardize is None and found.standard):
         return dataclasses.replace(form, scale=(1.0,), shift=(0.0,)), ""
     by_channel = c.standardize != "global"
     how = "by channel" if by_channel else "all alike"
-    return data.standardised(form, found, by_channel=by_channel), how
+    return data.standardised(form, found, by_channel=by_channel), _said(found, how)
 
 
 def _said(found: Survey, how: str) -> str:

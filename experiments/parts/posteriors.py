@@ -79,6 +79,15 @@ METHODS: dict[str, Callable[[Problem, int], Drawer]] = {
     "projection": _with_std(inverse.projection),
     "replacement": _steps(inverse.replacement, corrections=3, snr=0.3),
     "dps": _steps(inverse.dps, scale=0.3),
+    "tmpd": _steps(inverse.tmpd),
+    "mmps": _steps(inverse.mmps),
+    "ddrm": _steps(inverse.ddrm),
+    "diffpir": _steps(inverse.diffpir),
+    "daps": _with_std(inverse.daps),
+    "smc": lambda problem, nfe: benchmark.by_particles(nfe=nfe, data_std=_data_std(problem)),
+    "smc_8": lambda problem, nfe: benchmark.by_particles(
+        nfe=nfe, times=8, data_std=_data_std(problem)
+    ),
 }
 
 

@@ -4,15 +4,15 @@ To add a kind: one entry in `KINDS`. Functions here take the `DataConfig` as `c`
 when a source is opened, because the options of every command are made of this table.
 """
 
+import math
+import os
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from .named import function_named
 
-Names = Sequence[str] | None  # of the classes of the training data, for another split
-Open = Callable[[Any, pathlib.Path, str, Names], Any]  # (config, path, split, names) -> a source
-IN_MEMORY = 2**30  # bytes of an array file that is read whole
+Open = Callable[[Any, str | None, str], Any]  # (config, path, split) -> a source
 
 
 class Kind(NamedTuple):
@@ -26,42 +26,63 @@ class Kind(NamedTuple):
     open: Open
     needs: tuple[str, ...]
     uses: tuple[str, ...]
-    own_split: Callable[[pathlib.Path], bool] = lambda path: False
+    own_split: Callable[[Any, str], bool] = lambda c, path: False
 
 
-def _always(path: pathlib.Path) -> bool:
+# What a run of every kind of files may have.
+FILES = ("path", "test_path", "test_fraction", "cond", "num_classes")
+IMAGES = ("flip", "low_res_factor")
+DECODED = ("size", "resize", "enlarge", "channels", "bits", "background")
+CONTINUOUS = ("standardize", "missing")
+NUMBERS = ("levels", "as_is", *CONTINUOUS)
+IN_MEMORY = 2**30  # bytes of data that are loaded rather than read as they are needed
+
+
+def _always(c: Any, path: str) -> bool:
     return True
 
 
-def _digits(c: Any, path: pathlib.Path, split: str, names: Names) -> Any:
+def _digits(c: Any, path: str | None, split: str) -> Any:
     from score_jax.data import load_digits
 
     return load_digits(split)
 
 
-def _two_moons(c: Any, path: pathlib.Path, split: str, names: Names) -> Any:
+def _two_moons(c: Any, path: str | None, split: str) -> Any:
     from score_jax.data import two_moons
 
     return two_moons(c.num_points) if split == "train" else two_moons(2_000, seed=1)
 
 
-def _values(c: Any) -> dict[str, Any]:
-    """The options that readers of arrays share."""
+def _arrays(c: Any) -> dict[str, Any]:
+    """The options of everything that is read as numbers."""
     return {"levels": c.levels, "as_is": c.as_is, "missing": c.missing == "mask"}
 
 
-def _array(c: Any, path: pathlib.Path, split: str, names: Names) -> Any:
+def _keys(c: Any) -> dict[str, Any]:
+    return {"key": c.key, "label_key": c.label_key, **_arrays(c)}
+
+
+def _image_options(c: Any) -> Any:
+    from score_jax import data
+
+    resize = {"crop": data.center_crop, "plain": data.stretch}[c.resize]
+    return data.ImageOptions(
+        c.image_size, resize, enlarge=c.enlarge, channels=c.channels, bits=c.bits,
+        background=c.background,
+    )  # fmt: skip
+
+
+def _array(c: Any, path: str | None, split: str) -> Any:
     from score_jax.data import load_array, read_arrays
 
     if c.key is not None:
-        return _named_array(c, path)
-    small = path.is_file() and path.stat().st_size <= IN_MEMORY
-    return (read_arrays if path.is_dir() or (not small and path.exists()) else load_array)(
-        path, **_values(c)
-    )
+        return _named_array(c, str(path))
+    small = os.path.isfile(str(path)) and os.path.getsize(str(path)) <= IN_MEMORY
+    return (load_array if small else read_arrays)(str(path), **_arrays(c))
 
 
-def _named_array(c: Any, path: pathlib.Path) -> Any:
+def _named_array(c: Any, path: str) -> Any:
     """One array of a .npz file."""
     import numpy as np
 
@@ -71,157 +92,147 @@ def _named_array(c: Any, path: pathlib.Path) -> Any:
         known = getattr(file, "files", [])
         if c.key not in known:
             raise ValueError(f"{path} has no array {c.key!r}, but {sorted(known)}")
-        return from_arrays(file[c.key], **_values(c))
+        return from_arrays(file[c.key], **_arrays(c))
 
 
-def _image_options(c: Any) -> Any:
-    from score_jax.data import ImageOptions, center_crop, stretch
-
-    bits = {256: 8, 65_536: 16}.get(c.levels)
-    return ImageOptions(
-        c.image_size, {"crop": center_crop, "plain": stretch}[c.resize], c.enlarge, c.channels, bits
-    )
-
-
-def _labelling(c: Any) -> Any:
+def _tfds(c: Any, path: str | None, split: str) -> Any:
     from score_jax import data
 
-    return {
-        "found": data.labels_found,
-        "folders": data.labels_of_folders,
-        "names": data.labels_of_names,
-        "json": data.labels_of_json,
-        "none": data.no_labels,
-    }[c.labels]
+    source = data.read_tfds(
+        str(c.builder),
+        split,
+        _image_options(c) if c.size or c.channels else None,
+        data_dir=data.default_data_dir() if path is None else path,
+        image_key=c.key or "image",
+        label_key=None if c.num_classes is None else c.label_key or "label",
+    )
+    size = math.prod(source.description.shape) * len(source)
+    return data.in_memory(source) if size <= IN_MEMORY else source
 
 
-def _folder(c: Any, path: pathlib.Path, split: str, names: Names) -> Any:
-    from score_jax.data import read_folder
+def _folder(c: Any, path: str | None, split: str) -> Any:
+    from score_jax.data import open_folder
 
-    inside = path / split if _has_splits(path) else path
-    return read_folder(inside, _image_options(c), labels=_labelling(c), class_names=names)
-
-
-def _has_splits(path: pathlib.Path) -> bool:
-    return all((path / split).is_dir() for split in ("train", "test"))
+    return _images(c, open_folder, path, split)
 
 
-def _zip(c: Any, path: pathlib.Path, split: str, names: Names) -> Any:
-    from score_jax.data import read_zip
+def _zip(c: Any, path: str | None, split: str) -> Any:
+    from score_jax.data import open_zip
 
-    return read_zip(path, _image_options(c), labels=_labelling(c), class_names=names)
+    return _images(c, open_zip, path, split)
 
 
-def _idx(c: Any, path: pathlib.Path, split: str, names: Names) -> Any:
+def _images(c: Any, open_files: Callable[[str], Any], path: str | None, split: str) -> Any:
+    """Image files; the classes of test data are numbered as those of the training data."""
+    from score_jax import data
+
+    labels = {
+        "auto": data.labels_found, "folder": data.labels_of_folders, "name": data.labels_of_names,
+        "json": data.labels_of_json, "none": data.no_labels,
+    }[c.labels]  # fmt: skip
+    names = None
+    if split != "train" and path != c.path:
+        found = labels(open_files(str(c.path)))
+        names = found.class_names if found and found.y.any() else None
+    options = _image_options(c)
+    return data.read_files(open_files(str(path)), options, labels=labels, class_names=names)
+
+
+def _idx(c: Any, path: str | None, split: str) -> Any:
     from score_jax.data import read_idx
 
-    return read_idx(path, split, levels=c.levels, as_is=c.as_is)
+    return read_idx(str(path), split, levels=c.levels, as_is=c.as_is)
 
 
-def _cifar(c: Any, path: pathlib.Path, split: str, names: Names) -> Any:
+def _cifar(c: Any, path: str | None, split: str) -> Any:
     from score_jax.data import read_cifar
 
-    return read_cifar(path, split)
+    return read_cifar(str(path), split, coarse=c.coarse)
 
 
-def _records(c: Any, path: pathlib.Path, split: str, names: Names) -> Any:
+def _records(c: Any, path: str | None, split: str) -> Any:
     from score_jax.data import read_records
 
-    return read_records(path, split)
+    # A folder given as test data need not call them so.
+    split = split if _has_test(c, str(path)) else "train"
+    return read_records(str(path), split, verify=c.verify)
 
 
-def _records_have_a_test_split(path: pathlib.Path) -> bool:
-    from score_jax.data.records import read_record
+def _has_test(c: Any, path: str) -> bool:
+    from score_jax.data import record_splits
 
-    return "test" in read_record(path)["splits"]
+    return "test" in record_splits(path)
 
 
-def _parquet(c: Any, path: pathlib.Path, split: str, names: Names) -> Any:
+def _parquet(c: Any, path: str | None, split: str) -> Any:
     from score_jax.data import read_parquet
 
-    return read_parquet(
-        path, split if _parquet_has_splits(path) else None, _image_options(c), image_key=c.key,
-        label_key=c.label_key, **_values(c),
-    )  # fmt: skip
+    keys = {"image_key": c.key, "label_key": c.label_key, **_arrays(c)}
+    return read_parquet(str(path), split, _image_options(c), **keys)
 
 
-def _parquet_has_splits(path: pathlib.Path) -> bool:
-    return path.is_dir() and all(any(path.glob(f"{split}*")) for split in ("train", "test"))
+def _has_test_files(c: Any, path: str) -> bool:
+    return any(p.name.startswith("test") for p in pathlib.Path(path).rglob("*.parquet"))
 
 
-def _zarr(c: Any, path: pathlib.Path, split: str, names: Names) -> Any:
+def _zarr(c: Any, path: str | None, split: str) -> Any:
     from score_jax.data import read_zarr
 
-    return read_zarr(path, key=c.key, label_key=c.label_key, **_values(c))
+    return read_zarr(str(path), **_keys(c))
 
 
-def _hdf5(c: Any, path: pathlib.Path, split: str, names: Names) -> Any:
+def _hdf5(c: Any, path: str | None, split: str) -> Any:
     from score_jax.data import read_hdf5
 
-    return read_hdf5(path, key=c.key, label_key=c.label_key, **_values(c))
+    return read_hdf5(str(path), **_keys(c))
 
 
-def _tfds(c: Any, path: pathlib.Path, split: str, names: Names) -> Any:
-    from score_jax.data import default_data_dir, read_tfds
-
-    options: dict[str, Any] = {
-        "data_dir": default_data_dir() if c.path is None else path,
-        "label_key": c.label_key or (None if c.num_classes is None else "label"),
-        "image_key": c.key or "image",
-    }
-    try:
-        source = read_tfds(str(c.builder), split, **options)
-    except ValueError:
-        if c.size is None:
-            raise
-    else:
-        if c.size is None or source.description.shape[:2] == c.image_size:
-            return source
-    return read_tfds(str(c.builder), split, _image_options(c), **options)
+def _called(c: Any, path: str | None, split: str) -> Any:
+    return called(str(c.source))
 
 
-def _source(c: Any, path: pathlib.Path, split: str, names: Names) -> Any:
-    return function_named("data.source", str(c.source))()
+def _of_files(open: Open, *uses: str, own_split: Any = lambda c, path: False) -> Kind:
+    return Kind(open, ("path",), (*FILES, *uses, "range", "dequantize", *IMAGES), own_split)
 
-
-# Fields that several kinds use.
-_LEVELS = ("range", "dequantize")
-_PICTURES = (*_LEVELS, "flip", "low_res_factor")
-_DIVIDED = ("path", "test_path", "test_fraction")
-_READ = ("num_classes", "cond", "workers", "processes")
-_SIZES = ("size", "resize", "enlarge", "channels", "levels")
-_FILES = (*_PICTURES, *_SIZES, "labels", *_DIVIDED, *_READ)
-_NUMBERS = (
-    *_PICTURES, "levels", "as_is", "missing", "standardize", "key", *_DIVIDED, *_READ,
-)  # fmt: skip
 
 KINDS: dict[str, Kind] = {
-    "digits": Kind(_digits, (), _PICTURES, _always),
-    "two_moons": Kind(_two_moons, (), ("num_points", "standardize"), _always),
-    "array": Kind(_array, ("path",), _NUMBERS),
-    "folder": Kind(_folder, ("path",), _FILES, _has_splits),
-    "zip": Kind(_zip, ("path",), _FILES),
-    "idx": Kind(
-        _idx, ("path",),
-        (*_PICTURES, "size", "channels", "levels", "as_is", *_DIVIDED, *_READ), pathlib.Path.is_dir,
+    "digits": Kind(_digits, (), ("range", "dequantize", *IMAGES), _always),
+    "two_moons": Kind(_two_moons, (), ("num_points", *CONTINUOUS), _always),
+    "folder": _of_files(_folder, *DECODED, "labels"),
+    "zip": _of_files(_zip, *DECODED, "labels"),
+    "array": _of_files(_array, *NUMBERS, "key"),
+    "idx": _of_files(
+        _idx, "levels", "as_is", "size", "channels", own_split=lambda c, path: os.path.isdir(path)
     ),
-    "cifar": Kind(_cifar, ("path",), (*_PICTURES, "path", *_READ), _always),
-    "records": Kind(
-        _records, ("path",),
-        (*_PICTURES, "standardize", "missing", *_DIVIDED, *_READ), _records_have_a_test_split,
+    "cifar": _of_files(_cifar, "coarse", own_split=_always),
+    "records": _of_files(_records, *CONTINUOUS, "verify", own_split=_has_test),
+    "parquet": _of_files(
+        _parquet, *DECODED, *NUMBERS, "key", "label_key", own_split=_has_test_files
     ),
-    "parquet": Kind(
-        _parquet, ("path",),
-        (*_NUMBERS, "label_key", *_SIZES), _parquet_has_splits,
-    ),
-    "zarr": Kind(_zarr, ("path",), (*_NUMBERS, "label_key")),
-    "hdf5": Kind(_hdf5, ("path",), (*_NUMBERS, "label_key")),
+    "zarr": _of_files(_zarr, *NUMBERS, "key", "label_key"),
+    "hdf5": _of_files(_hdf5, *NUMBERS, "key", "label_key"),
     "tfds": Kind(
         _tfds, ("builder",),
-        (*_PICTURES, *_SIZES, "builder", "path", "key", "label_key", *_READ), _always,
+        (
+            "path", "builder", *DECODED, "key", "label_key", "num_classes", "range", "dequantize",
+            *IMAGES,
+        ),
+        _always,
     ),
     "source": Kind(
-        _source, ("source",),
-        (*_PICTURES, "source", "levels", "missing", "standardize", "test_fraction", "resume", *_READ),
+        _called, ("source",),
+        (
+            "source", "test_fraction", "cond", "num_classes", "resume", "range", "dequantize", "levels",
+            *IMAGES, *CONTINUOUS,
+        ),
     ),
 }  # fmt: skip
+
+
+def called(name: str) -> Any:
+    """What the function "package.module:function" returns, called without arguments.
+
+    Modules of the current folder are found, here and in worker processes. Raises ValueError for a name
+    that is not there.
+    """
+    return function_named("data.source", name)()

@@ -5,7 +5,8 @@ The Debian package `dataset-fashion-mnist` installs them; other IDX files are gi
 
 from score_jax.nets import NCSNpp
 
-from ..config import Config, DataConfig, LossConfig, SampleConfig, TrainConfig
+from ..config import DataConfig, LossConfig, SampleConfig, TrainConfig
+from ..run_config import Config
 
 PRESETS: dict[str, Config] = {
     # Small enough for two processor cores.

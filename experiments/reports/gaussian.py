@@ -19,6 +19,7 @@ from ..runs import Run
 MOST_DIMENSIONS = 4_096
 MOST_EXAMPLES = 50_000  # to which it is fitted
 _CHUNK = 2_048
+_SINGULAR = 1e-6  # ratio of the smallest to the largest spread that is only rounding
 _SHRUNK_CHUNKS = 5  # chunks of many examples to which a shrunk covariance is fitted
 
 
@@ -67,7 +68,10 @@ def gaussian(run: Run, key: Any) -> Gaussian | None:
     if len(source) > dimensions:
         moments = merge(*map(moments_of, chunks))
         with contextlib.suppress(np.linalg.LinAlgError):
-            return Gaussian(moments.mean, moments.covariance)
+            found = Gaussian(moments.mean, moments.covariance)
+            spread = np.diag(found.chol)
+            if spread.min() > _SINGULAR * spread.max():
+                return found
         chunks = itertools.islice(densities(run, key, source), _SHRUNK_CHUNKS)
     x = np.concatenate(list(chunks))
     return Gaussian(x.mean(axis=0), ledoit_wolf(x)[0])

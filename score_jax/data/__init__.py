@@ -10,6 +10,7 @@ A level is then (high - low) / L wide, and `quantize`, the floor of the inverse,
 
 from score_jax.data.arrays import Dataset as Dataset
 from score_jax.data.arrays import from_arrays as from_arrays
+from score_jax.data.arrays import in_memory as in_memory
 from score_jax.data.arrays import load_array as load_array
 from score_jax.data.arrays import two_moons as two_moons
 from score_jax.data.chunks import read_hdf5 as read_hdf5
@@ -20,6 +21,9 @@ from score_jax.data.folders import labels_of_folders as labels_of_folders
 from score_jax.data.folders import labels_of_json as labels_of_json
 from score_jax.data.folders import labels_of_names as labels_of_names
 from score_jax.data.folders import no_labels as no_labels
+from score_jax.data.folders import open_folder as open_folder
+from score_jax.data.folders import open_zip as open_zip
+from score_jax.data.folders import read_files as read_files
 from score_jax.data.folders import read_folder as read_folder
 from score_jax.data.folders import read_zip as read_zip
 from score_jax.data.idx import read_idx as read_idx
@@ -36,6 +40,7 @@ from score_jax.data.pipeline import split as split
 from score_jax.data.preparing import Unreadable as Unreadable
 from score_jax.data.preparing import write_records as write_records
 from score_jax.data.records import read_records as read_records
+from score_jax.data.records import record_splits as record_splits
 from score_jax.data.scaling import Interval as Interval
 from score_jax.data.scaling import dequantize as dequantize
 from score_jax.data.scaling import quantize as quantize

@@ -14,7 +14,8 @@ from numpy.typing import ArrayLike
 from score_jax._check import check, check_count
 from score_jax._files import reading
 from score_jax.data.checks import cast, check_labels, check_layout, check_values, form_of
-from score_jax.data.sources import Description, Examples
+from score_jax.data.sources import Description, Examples, describe, take
+from score_jax.types import Source
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -129,6 +130,20 @@ def load_array(
         )
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
+
+
+def in_memory(source: Source) -> Dataset:
+    """Read all examples of a source into a `Dataset`.
+
+    >>> in_memory(read_records("data/mine"))
+    """
+    form = describe(source)
+    batch = take(source, np.arange(len(source)))
+    name = str(form.made.get("name", "source"))
+    return from_arrays(
+        batch["x"], batch.get("y"), levels=form.levels, name=name, class_names=form.class_names,
+        as_is=True, missing=True,
+    )  # fmt: skip
 
 
 def two_moons(n: int, *, seed: int = 0, noise: float = 0.07) -> Dataset:

@@ -14,6 +14,7 @@ import json
 import multiprocessing
 import os
 import pathlib
+import signal
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -30,7 +31,7 @@ from score_jax.data.records import (
     leaves_of,
     sha256_of,
 )
-from score_jax.data.sources import describe
+from score_jax.data.sources import Description, describe
 from score_jax.types import Source
 
 PathLike = str | os.PathLike[str]
@@ -119,7 +120,7 @@ def _run(
     jobs: list[_Job], sources: Any, leaves: Any, *, skip: bool, workers: int
 ) -> Iterator[tuple[_Job, list[str]]]:
     """Write the shards, here or in worker processes, in the order in which they are done."""
-    if not workers:
+    if not workers or len(jobs) <= 1:
         yield from (_write_shard(job, sources, leaves, skip) for job in jobs)
         return
     with concurrent.futures.ProcessPoolExecutor(
@@ -128,8 +129,9 @@ def _run(
         initializer=_give,
         initargs=(sources, leaves, skip),
     ) as pool:
-        futures = [pool.submit(_work, job) for job in jobs]
+        futures: list[Any] = []
         try:
+            futures += [pool.submit(_work, job) for job in jobs]
             yield from (f.result() for f in concurrent.futures.as_completed(futures))
         except concurrent.futures.process.BrokenProcessPool:
             raise ValueError(
@@ -140,13 +142,30 @@ def _run(
                 future.cancel()
 
 
+def _description(sources: Mapping[str, Source]) -> Description:
+    """That of the first split, with the classes of all; ValueError where another one differs."""
+    forms = {name: describe(source) for name, source in sources.items()}
+    first = next(iter(forms.values()))
+    for name, form in forms.items():
+        check(f"sources[{name!r}]", len(sources[name]), len(sources[name]) > 0, "of some examples")
+        for k in ("shape", "dtype", "levels", "class_names"):
+            value, wanted = getattr(form, k), getattr(first, k)
+            check(f"{k} of {name!r}", value, value == wanted, f"that of the first split, {wanted}")
+    classes = max(form.num_classes or 0 for form in forms.values()) or None
+    return dataclasses.replace(first, num_classes=classes)
+
+
 def _plan(
-    sources: Mapping[str, Source], leaves: Mapping[str, Leaf], shard_size: int, options: Any
+    sources: Mapping[str, Source],
+    description: Description,
+    leaves: Mapping[str, Leaf],
+    shard_size: int,
+    options: Any,
 ) -> dict[str, Any]:
     """What must be the same for a folder to be continued."""
     plan = {
         "format": FORMAT,
-        "description": describe(next(iter(sources.values()))).to_record(),
+        "description": description.to_record(),
         "leaves": leaves,
         "examples": {name: len(source) for name, source in sources.items()},
         "shard_size": shard_size,
@@ -228,9 +247,10 @@ def write_records(
 ) -> Written:
     """Write the splits {"train": source, ...} as the folder `out`, which `read_records` reads: `Written`.
 
-    The description is that of the first split. `options` are JSON values that are kept with it. `workers`
-    processes decode (0: this one). `skip` leaves out examples that cannot be read. `progress` is called
-    with the number of examples done, `say` with a line about a folder that is continued.
+    The description is that of the first split, with the classes of all. `options` are JSON values that
+    are kept with it. `workers` processes decode (0: this one). `skip` leaves out examples that cannot be
+    read. `progress` is called with the number of examples done, `say` with a line about a folder that is
+    continued.
 
     A call that was killed is continued by the same call. Nothing is at `out` before all of it is.
 
@@ -243,17 +263,11 @@ def write_records(
     check("out", str(out), not out.exists(), "a new folder")
     check_count(shard_size=shard_size)
     check_count(0, workers=workers)
-    first = describe(next(iter(sources.values())))
-    for name, source in sources.items():
-        check(f"sources[{name!r}]", len(source), len(source) > 0, "of at least one example")
-        other = describe(source)
-        for k in ("shape", "dtype", "levels", "num_classes", "class_names"):
-            value, wanted = getattr(other, k), getattr(first, k)
-            check(f"{k} of {name!r}", value, value == wanted, f"that of the first split, {wanted}")
+    description = _description(sources)
     leaves = _leaves(sources)
     part = out.with_name(f".{out.name}.preparing")
     with locked(part):
-        plan = _plan(sources, leaves, shard_size, dict(options or {}))
+        plan = _plan(sources, description, leaves, shard_size, dict(options or {}))
         _begin(part, plan, say)
         jobs = _jobs(sources, shard_size, part)
         left = [job for job in jobs if not job.note.exists()]

@@ -151,6 +151,11 @@ def read_record(folder: PathLike) -> dict[str, Any]:
     return dict(record)
 
 
+def record_splits(folder: PathLike) -> list[str]:
+    """The names of the splits of a prepared data set; errors as `read_records`."""
+    return sorted(read_record(folder)["splits"])
+
+
 def check_shards(folder: PathLike, shards: Sequence[Shard], *, verify: bool) -> None:
     """Raise ValueError naming the first shard that is missing or has another size or sha256."""
     for shard in shards:

@@ -19,7 +19,7 @@ import numpy as np
 
 from score_jax._check import check
 from score_jax._files import locked
-from score_jax.data.arrays import Dataset, from_arrays
+from score_jax.data.arrays import Dataset, from_arrays, in_memory
 from score_jax.data.images import Decoder, ImageOptions, decoder_for, image_of
 from score_jax.data.sources import INT_LEVELS, Description, Examples
 
@@ -68,11 +68,9 @@ def load_tfds(
 
     `read_tfds` reads one that does not fit into memory, and says which errors are raised.
     """
-    source = read_tfds(name, split, data_dir=data_dir, image_key=image_key, label_key=label_key)
-    rows = [source[i] for i in range(len(source))]
-    y = None if label_key is None else np.stack([row["y"] for row in rows])
-    names = source.description.class_names
-    return from_arrays(np.stack([row["x"] for row in rows]), y, name=name, class_names=names)
+    return in_memory(
+        read_tfds(name, split, data_dir=data_dir, image_key=image_key, label_key=label_key)
+    )
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -136,7 +134,10 @@ def read_tfds(
         raise ValueError(f"data set {name!r} has images of several sizes, {shape}: give a size")
     if options is None:
         dtype = np.dtype(features[image_key].np_dtype).name
-        decoder, description = None, Description(shape, dtype, INT_LEVELS.get(dtype))
+        decoder, description = (
+            None,
+            Description(shape, dtype, INT_LEVELS.get(dtype), made={"name": name}),
+        )
     else:
         first = image_of(np.asarray(rows[0][image_key]))
         decoder = decoder_for(first, 8, f"example 0 of {name}", options)

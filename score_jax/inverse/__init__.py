@@ -1,5 +1,11 @@
 """Inverse problems: measurements of data, and samples of the data given them, with any sampler."""
 
+from score_jax.inverse.combining import add as add
+from score_jax.inverse.combining import check_adjoint as check_adjoint
+from score_jax.inverse.combining import compose as compose
+from score_jax.inverse.combining import each as each
+from score_jax.inverse.combining import stack as stack
+from score_jax.inverse.combining import without_missing as without_missing
 from score_jax.inverse.exact import exact as exact
 from score_jax.inverse.exact import exact_posterior as exact_posterior
 from score_jax.inverse.exact import exact_posteriors as exact_posteriors
@@ -7,6 +13,13 @@ from score_jax.inverse.exact import log_evidence as log_evidence
 from score_jax.inverse.exact import most_likely_noise as most_likely_noise
 from score_jax.inverse.hold import repaint as repaint
 from score_jax.inverse.hold import replacement as replacement
+from score_jax.inverse.imaging import FanBeam as FanBeam
+from score_jax.inverse.imaging import MultiCoil as MultiCoil
+from score_jax.inverse.imaging import phase_retrieval as phase_retrieval
+from score_jax.inverse.imaging import quantization as quantization
+from score_jax.inverse.independent import combine_observations as combine_observations
+from score_jax.inverse.matching import mmps as mmps
+from score_jax.inverse.matching import tmpd as tmpd
 from score_jax.inverse.measurement import Measurement as Measurement
 from score_jax.inverse.measurement import consistent as consistent
 from score_jax.inverse.measurement import measure as measure
@@ -18,6 +31,9 @@ from score_jax.inverse.methods import measured_stds as measured_stds
 from score_jax.inverse.methods import pigdm as pigdm
 from score_jax.inverse.methods import projection as projection
 from score_jax.inverse.methods import unconditional as unconditional
+from score_jax.inverse.noises import Laplace as Laplace
+from score_jax.inverse.noises import Noise as Noise
+from score_jax.inverse.noises import Poisson as Poisson
 from score_jax.inverse.operators import BlockAverage as BlockAverage
 from score_jax.inverse.operators import ChannelMix as ChannelMix
 from score_jax.inverse.operators import Linear as Linear
@@ -31,10 +47,17 @@ from score_jax.inverse.operators import as_matrix as as_matrix
 from score_jax.inverse.operators import dense as dense
 from score_jax.inverse.operators import grayscale as grayscale
 from score_jax.inverse.operators import matrix_of as matrix_of
+from score_jax.inverse.particles import twisted_smc as twisted_smc
+from score_jax.inverse.renoising import daps as daps
+from score_jax.inverse.renoising import ddrm as ddrm
+from score_jax.inverse.renoising import diffpir as diffpir
 from score_jax.inverse.sampling import Restorer as Restorer
 from score_jax.inverse.sampling import edit as edit
 from score_jax.inverse.sampling import from_time as from_time
 from score_jax.inverse.sampling import posterior_sample as posterior_sample
+from score_jax.inverse.summaries import Summary as Summary
+from score_jax.inverse.summaries import mode_seeking as mode_seeking
+from score_jax.inverse.summaries import posterior_summary as posterior_summary
 from score_jax.inverse.transforms import Blur as Blur
 from score_jax.inverse.transforms import Fourier as Fourier
 from score_jax.inverse.transforms import Radon as Radon

@@ -31,9 +31,11 @@ from jaxtyping import Array, Key
 from score_jax._check import check, check_count
 from score_jax.analytic import Mixture, importance_posterior
 from score_jax.inverse.calibration import sbc_ranks, tarp_levels, uniformity
+from score_jax.inverse.combining import example_of
 from score_jax.inverse.exact import conditioner, exact
 from score_jax.inverse.measurement import Measurement, measure, measurement_logp
 from score_jax.inverse.operators import LinearOperator, Operator
+from score_jax.inverse.particles import twisted_smc
 from score_jax.inverse.sampling import posterior_sample
 from score_jax.metrics.distances import Estimate, frechet_distance, sliced_wasserstein
 from score_jax.samplers import ancestral, log_snr_grid
@@ -55,7 +57,7 @@ class Problem:
     prior: Mixture
     operator: Operator
     noise_std: float = 0.1
-    draws: int = 200_000
+    draws: int = 100_000
 
 
 class Reference(NamedTuple):
@@ -130,7 +132,7 @@ def pose(key: Key[Array, ""], problem: Problem, *, repeats: int = 16, num: int =
         ys = np.asarray(measurement.y, np.float64).reshape(repeats, -1)[:, seen]
         found = [_exact(k, given(y), num) for k, y in zip(keys, ys, strict=True)]
     else:
-        each = [Measurement(problem.operator, y[None], problem.noise_std) for y in measurement.y]
+        each = [example_of(measurement, i) for i in range(repeats)]
         found = [_sampled(k, problem, one, num) for k, one in zip(keys, each, strict=True)]
     return Posed(problem, np.asarray(x0), measurement, tuple(found))
 
@@ -183,15 +185,14 @@ def by_steps(
 
     def draw(key: Any, sde: SDE, score: Any, measurement: Measurement, num: int) -> Drawn:
         y = np.asarray(measurement.y)
-        one = Measurement(measurement.operator, y[:1], measurement.noise_std)
-        cost = method(sde, score, one, **options)
+        cost = method(sde, score, example_of(measurement, 0), **options)
         cost = cost.step(sampler(sde, cost)).nfe
         steps = max(1, (nfe - 1) // cost)
         every = np.repeat(y, num, axis=0)
         out = posterior_sample(
-            key, sde, score, Measurement(measurement.operator, every, measurement.noise_std),
-            method, grid=grid(sde, steps), sampler=sampler, options=options, chunk=chunk,
-            together=True, progress=False,
+            key, sde, score, dataclasses.replace(measurement, y=every), method,
+            grid=grid(sde, steps), sampler=sampler, options=options, chunk=chunk, together=True,
+            progress=False,
         )  # fmt: skip
         x = out.x.reshape(len(y), num, *out.x.shape[1:])
         return Drawn(x, float(out.nfe.mean()), out.seconds)
@@ -205,6 +206,36 @@ def by_exact_score(prior: Mixture, **kwargs: Any) -> Drawer:
     def draw(key: Any, sde: SDE, score: Any, measurement: Measurement, num: int) -> Drawn:
         method = exact(prior, measurement)
         return by_steps(method, **kwargs)(key, sde, score, measurement, num)
+
+    return draw
+
+
+def by_particles(
+    method: Callable[..., Any] | None = None,
+    *,
+    nfe: int = 100,
+    times: int = 1,
+    grid: Callable[..., Any] = log_snr_grid,
+    **options: Any,
+) -> Drawer:
+    """A drawer of `twisted_smc` with one system of `times` * num particles for each y.
+
+    `nfe` are the evaluations of a particle, the steps of `grid(sde, n)`; options are those of
+    `twisted_smc`.
+
+    >>> drawer = by_particles(times=4, data_std=0.5)
+    """
+    check_count(nfe=nfe, times=times)
+
+    def draw(key: Any, sde: SDE, score: Any, measurement: Measurement, num: int) -> Drawn:
+        cost = 1 if method is None else 2
+        out = twisted_smc(
+            key, sde, score, measurement, method, grid=grid(sde, nfe // cost),
+            particles=times * num, islands=1, progress=False, **options,
+        )  # fmt: skip
+        x = np.stack([one.draw(num, seed=i) for i, one in enumerate(out.found)])
+        evidence = np.array([one.log_evidence for one in out.found])
+        return Drawn(x, float(nfe * times), out.seconds, evidence)
 
     return draw
 
@@ -259,7 +290,7 @@ def _figures(posed: Posed, i: int, x: np.ndarray) -> dict[str, float]:
         found["weights_error"] = 0.5 * float(abs(weights - truth.weights).sum())
     one = posed.measurement
     y = jnp.repeat(jnp.asarray(one.y)[i : i + 1], len(x), axis=0)
-    residual = _flat(Measurement(one.operator, y, one.noise_std).residual(examples))
+    residual = _flat(dataclasses.replace(one, y=y).residual(examples))
     measured = (residual != 0).any(axis=0)
     found["residual"] = (
         rms(residual[:, measured]) / (one.noise_std or 1.0) if measured.any() else 0.0

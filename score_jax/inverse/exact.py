@@ -4,6 +4,7 @@ What approximate methods are compared with: `exact` makes a method like the othe
 the posterior with every sampler as its steps get finer.
 """
 
+import dataclasses
 from functools import partial
 from typing import Any
 
@@ -14,6 +15,7 @@ from jaxtyping import Float
 from score_jax._check import check as require
 from score_jax._check import check_positive
 from score_jax.analytic import Conditioner, Mixture
+from score_jax.inverse.combining import example_of, own_operators
 from score_jax.inverse.measurement import Measurement, check, consistent
 from score_jax.inverse.methods import Conditional, Method
 from score_jax.inverse.operators import LinearOperator, matrix_of
@@ -31,6 +33,10 @@ def conditioner(prior: Any, measurement: Measurement) -> tuple[Conditioner, np.n
     check(measurement, prior.shape)
     if not isinstance(measurement.operator, LinearOperator):
         raise ValueError(f"the operator must be linear, got {measurement.operator!r}")
+    if own_operators(measurement.operator) is not None:
+        raise ValueError("all measurements must share one operator here: use exact_posteriors")
+    if measurement.noise is not None:
+        raise ValueError(f"noise must be normal for an exact posterior, got {measurement.noise!r}")
     matrix = matrix_of(measurement.operator, prior.shape)
     seen = abs(matrix).sum(axis=1) > 0
     return prior.conditioner(matrix[seen], measurement.noise_std), seen
@@ -43,6 +49,9 @@ def exact_posteriors(prior: Any, measurement: Measurement) -> list[Mixture]:
 
     >>> first, second = exact_posteriors(data, Measurement(operator, y, 0.1))  # y (2, *out)
     """
+    if own_operators(measurement.operator) is not None:
+        ones = [example_of(measurement, i) for i in range(len(measurement.y))]
+        return [exact_posterior(prior, one) for one in ones]
     given, seen = conditioner(prior, measurement)
     return [given(y.reshape(-1)[seen]) for y in np.asarray(measurement.y, np.float64)]
 
@@ -58,7 +67,8 @@ def exact_posterior(mixture: Any, measurement: Measurement) -> Mixture:
     check(measurement, mixture.shape)
     if measurement.y.shape[0] != 1:
         raise ValueError(f"y must be of one example, got {measurement.y.shape[0]}")
-    return exact_posteriors(mixture, measurement)[0]
+    given, seen = conditioner(mixture, example_of(measurement, 0))
+    return given(np.asarray(measurement.y, np.float64).reshape(-1)[seen])
 
 
 def log_evidence(prior: Any, measurement: Measurement) -> Float[np.ndarray, " b"]:
@@ -68,6 +78,9 @@ def log_evidence(prior: Any, measurement: Measurement) -> Float[np.ndarray, " b"
 
     >>> log_evidence(data, Measurement(operator, y, noise_std=0.1))
     """
+    if own_operators(measurement.operator) is not None:
+        ones = [example_of(measurement, i) for i in range(len(measurement.y))]
+        return np.concatenate([log_evidence(prior, one) for one in ones])
     given, seen = conditioner(prior, measurement)
     y = np.asarray(measurement.y, np.float64)
     return np.array([given.log_evidence(v.reshape(-1)[seen]) for v in y])
@@ -89,7 +102,7 @@ def most_likely_noise(
     totals = []
     for noise_std in map(float, noise_stds):
         check_positive(noise_std=noise_std)
-        tried = Measurement(measurement.operator, measurement.y, noise_std)
+        tried = dataclasses.replace(measurement, noise_std=noise_std)
         totals.append(float(log_evidence(prior, tried).sum()))
     return float(noise_stds[int(np.argmax(totals))]), np.array(totals)
 

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Key
 
 from score_jax._math import batch_sum
+from score_jax.inverse.noises import Noise
 from score_jax.inverse.operators import (
     Examples,
     LinearOperator,
@@ -22,10 +23,13 @@ from score_jax.inverse.operators import (
 from score_jax.types import Data, PerExample, Time
 
 
-@record("noise_std")
+@record("noise_std", "noise")
 @dataclasses.dataclass(frozen=True, eq=False)
 class Measurement:
     """y = A(x0) + noise_std n, n unit noise: operator A, y (b, *out) with one entry an example.
+
+    `noise` is another kind than the normal one, such as `Poisson(30.0)`; noise_std is then its standard
+    deviation, for methods that know only normal noise.
 
     Raises ValueError for a noise_std that is negative, or y that is not floating point.
 
@@ -35,11 +39,14 @@ class Measurement:
     operator: Any
     y: Any
     noise_std: float = 0.0
+    noise: Any = None
 
     def __post_init__(self) -> None:
         noise = self.noise_std
         if isinstance(noise, int | float) and not (math.isfinite(noise) and noise >= 0):
             raise ValueError(f"noise_std must be finite and at least 0, got {noise!r}")
+        if self.noise is not None and not isinstance(self.noise, Noise):
+            raise ValueError(f"noise must be a Noise, such as Poisson(30.0), got {self.noise!r}")
         dtype = getattr(self.y, "dtype", None)
         if dtype is not None and not jnp.issubdtype(dtype, jnp.floating):
             raise ValueError(
@@ -54,8 +61,7 @@ class Measurement:
     def residual(self, x0: Examples) -> Outputs:
         """y - A(x0): (b, *out), for x0 (b, *d); entries of y that are not measured are ignored."""
         y = jnp.asarray(self.y, x0.dtype)
-        known = self.operator.forward(y) if isinstance(self.operator, Mask) else y
-        return known - self.operator.forward(x0)
+        return self.operator.measured(y) - self.operator.forward(x0)
 
 
 def check(measurement: Any, shape: tuple[int, ...] | None = None) -> tuple[int, ...]:
@@ -78,9 +84,16 @@ def check(measurement: Any, shape: tuple[int, ...] | None = None) -> tuple[int, 
 
 
 def measure(
-    key: Key[Array, ""], operator: Operator, x0: ArrayLike, *, noise_std: float = 0.0
+    key: Key[Array, ""],
+    operator: Operator,
+    x0: ArrayLike,
+    *,
+    noise_std: float = 0.0,
+    noise: Any = None,
 ) -> Measurement:
     """Measure known data x0 (b, *d), with noise drawn: a `Measurement`.
+
+    `noise` is another kind than the normal one of `noise_std`, such as `Poisson(30.0)`.
 
     Raises ValueError for a noise_std that is negative, or data that the operator does not take.
 
@@ -89,14 +102,17 @@ def measure(
     x0 = jnp.asarray(x0)
     operator.out_shape(x0.shape[1:])
     clean = operator.forward(x0)
-    noise = jax.random.normal(key, clean.shape, clean.dtype)
-    if isinstance(operator, Mask):
-        noise = operator.forward(noise)
-    return Measurement(operator, clean + noise_std * noise, noise_std)
+    if noise is not None:
+        y = operator.measured(noise.draw(key, clean))
+        return Measurement(operator, y, noise_std or noise.std(clean), noise)
+    n = operator.measured(jax.random.normal(key, clean.shape, clean.dtype))
+    return Measurement(operator, clean + noise_std * n, noise_std)
 
 
 def measurement_logp(measurement: Measurement) -> Callable[[Data, Time], PerExample]:
     """log p(y | x0) up to a constant: (x0, t) -> (b,), for `guide` with `on_x0`; differentiable A.
+
+    With a `noise` of the measurement its likelihood, with the constant.
 
     Raises ValueError for a measurement without noise, whose likelihood has no gradient.
 
@@ -106,6 +122,12 @@ def measurement_logp(measurement: Measurement) -> Callable[[Data, Time], PerExam
         raise ValueError(f"noise_std must be > 0 for a likelihood, got {measurement.noise_std}")
 
     def logp(x0: Data, t: Time) -> PerExample:
+        if measurement.noise is not None:
+            operator = measurement.operator
+            each = measurement.noise.logp(
+                jnp.asarray(measurement.y, x0.dtype), operator.forward(x0)
+            )
+            return batch_sum(operator.measured(each))
         return -0.5 * batch_sum(jnp.square(measurement.residual(x0) / measurement.noise_std))
 
     return logp

@@ -19,7 +19,7 @@ import dataclasses
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -128,6 +128,23 @@ def spread(sde: SDE, t: Time, data_std: ArrayLike) -> Time:
     return (s2 * tau2 / (m2 * tau2 + s2)).mean(axis=-1)
 
 
+class Linearized(NamedTuple):
+    """The estimate of x0 at x, its score and learned variance, and pull(v) = J^T v with J = dx0/dx."""
+
+    x0: Any
+    score: Any
+    variance: Any
+    pull: Callable[[Any], Any]
+
+
+def linearized(sde: SDE, score: ScoreFn, x: Data, t: Time) -> Linearized:
+    """Tweedie's estimate of x0 and its derivative: one evaluation, one backward pass for each pull."""
+    found: Any = jax.vjp(lambda x: tuple(score_out(score, x, t)), x, has_aux=True)
+    value, pull, variance = found
+    there = tweedie_at(sde, x, t)
+    return Linearized(there.x0(x, value), value, variance, lambda v: there.x0(v, pull(v)[0]))
+
+
 def no_longer(move: Data, reference: Data, limit: float) -> Data:
     """Each example's move, shortened to `limit` times the length of its reference."""
     length = lambda v: jnp.sqrt(batch_sum(jnp.square(v)))
@@ -172,16 +189,13 @@ def pigdm(
 
     def guided(x: Data, t: TimeLike) -> Data | ScoreOut:
         t = as_time(t)
-        found: Any = jax.vjp(lambda x: tuple(score_out(score, x, t)), x, has_aux=True)
-        value, pull, variance = found
-        there = tweedie_at(sde, x, t)
-        residual = measurement.residual(there.x0(x, value))
+        there, found = tweedie_at(sde, x, t), linearized(sde, score, x, t)
         r2 = spread(sde, t, stds)
-        back = operator.ridge(residual, r2, measurement.noise_std**2)
-        move = there.x0(back, pull(back)[0])
+        back = operator.ridge(measurement.residual(found.x0), r2, measurement.noise_std**2)
+        move = found.pull(back)
         if math.isfinite(limit):
             move = no_longer(move, there.push(bcast(r2, x) * back), limit)
-        return as_returned(ScoreOut(value + scale * move, variance))
+        return as_returned(ScoreOut(found.score + scale * move, found.variance))
 
     return Conditional(guided, None, partial(consistent, measurement))
 
@@ -214,7 +228,9 @@ def projection(
     return Conditional(guided, None, partial(consistent, measurement))
 
 
-def dps(sde: SDE, score: ScoreFn, measurement: Any, *, scale: float = 1.0) -> Conditional:
+def dps(
+    sde: SDE, score: ScoreFn, measurement: Any, *, scale: float = 1.0, limit: float = 1.0
+) -> Conditional:
     """Diffusion posterior sampling: after each step x descends the gradient of the residual at its start.
 
     x - scale grad ||y - A(x0)||^2 / ||y - A(x0)||, arXiv:2209.14687 algorithm 1 with its step size
@@ -223,25 +239,36 @@ def dps(sde: SDE, score: ScoreFn, measurement: Any, *, scale: float = 1.0) -> Co
     which depends on the number of steps and has to be tuned; the spread of the samples is not that of
     the posterior.
 
-    Raises ValueError for an operator that does not fit, or scale <= 0.
+    With F = ||y - A(x0)||^2 no step is longer than `limit` times 2 F / ||grad F||, twice Polyak's. Where
+    A(x0(x)) is linear in x, a limit below 2 never takes x further from the points with F = 0, so that
+    no scale makes samples diverge. The limit is an addition; math.inf is the published algorithm.
+
+    Raises ValueError for an operator that does not fit, or scale or limit <= 0.
 
     >>> conditional = dps(sde, score, Measurement(Nonlinear(camera, shape), y), scale=0.5)
     >>> step = conditional.step(ancestral(sde, conditional))
     """
     check(measurement)
     check_positive(scale=scale)
+    if not limit > 0:
+        raise ValueError(f"limit must be > 0, got {limit!r}")
 
-    def gradient(x: Data, t: Time) -> Data:
+    def descent(x: Data, t: Time) -> Data:
         def squares(x: Data) -> PerExample:
             return batch_sum(jnp.square(measurement.residual(denoise(sde, score, x, t))))
 
         values, pull = jax.vjp(squares, x)
-        norms = jnp.sqrt(jnp.maximum(values, jnp.finfo(x.dtype).tiny))
-        return bcast(1 / norms, x) * pull(jnp.ones_like(values))[0]
+        slope = pull(jnp.ones_like(values))[0]
+        tiny = jnp.finfo(x.dtype).tiny
+        size = scale / jnp.sqrt(jnp.maximum(values, tiny))
+        if math.isfinite(limit):
+            polyak = 2 * values / jnp.maximum(batch_sum(jnp.square(slope)), tiny)
+            size = jnp.minimum(size, limit * polyak)
+        return bcast(size, x) * slope
 
     def wrap(step: Step) -> Step:
         def update(key: PRNGKey, x: Data, t: Time, t_next: Time, state: State) -> Moved:
-            move = scale * gradient(x, as_time(t))
+            move = descent(x, as_time(t))
             out, state = step.update(key, x, t, t_next, state)
             return StepOut(out.x - move, out.x_mean - move), state
 

@@ -60,6 +60,10 @@ class Operator:
         """Shape of an example whose measurement has the shape `out`."""
         return out
 
+    def measured(self, v: Outputs) -> Outputs:
+        """v (b, *out) with zeros in entries that are not measured."""
+        return v
+
     def out_shape(self, shape: Shape) -> Shape:
         """Shape of the measurement of an example of this shape; ValueError if it does not fit."""
         aval = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
@@ -171,6 +175,10 @@ class Mask(SpectralOperator):
 
     def adjoint(self, v: Outputs) -> Examples:
         """The same."""
+        return self.forward(v)
+
+    def measured(self, v: Outputs) -> Outputs:
+        """The known entries."""
         return self.forward(v)
 
     def filter_data(self, x: Examples, f: Values) -> Examples:

@@ -15,7 +15,8 @@ from jaxtyping import ArrayLike
 
 from score_jax._check import check_score
 from score_jax._math import bcast
-from score_jax.inverse.measurement import Measurement, check
+from score_jax.inverse.combining import each, own_operators, shared
+from score_jax.inverse.measurement import check
 from score_jax.inverse.methods import Conditional, pigdm, unconditional
 from score_jax.samplers import Samples, check_grid, reverse_diffusion, sample, stepwise
 from score_jax.samplers.sampling import Stepwise
@@ -84,25 +85,26 @@ def _around(sampler: Any, conditional: Conditional) -> Any:
     )
 
 
-def _given(
-    score: Any, operator: Any, noise_std: float, labelled: bool, part: dict[str, Any]
-) -> _Given:
-    """The part of the arguments that belongs to a chunk."""
+def _given(score: Any, common: Any, labelled: bool, part: dict[str, Any]) -> _Given:
+    """The part of the arguments that belongs to a chunk; `common` is the measurement without it."""
     scores = score(part["labels"]) if labelled else score
-    observed = part.get("observed")
-    measurement = None if observed is None else Measurement(operator, observed, noise_std)
+    measurement = common
+    if common is not None:
+        own = part.get("operators")
+        operator = common.operator if own is None else each(own)
+        measurement = dataclasses.replace(common, operator=operator, y=part["observed"])
     return _Given(scores, measurement, part.get("start"))
 
 
 def _draw(
     key: Any, sde: Any, score: Any, shape: Any, restorer: Restorer, grid: Any,
-    operator: Any, noise_std: float, part: dict[str, Any], kwargs: dict[str, Any],
+    common: Any, part: dict[str, Any], kwargs: dict[str, Any],
 ) -> Samples:  # fmt: skip
     check_score(score)
     labels = kwargs.pop("y", None)
     if labels is not None:
         part["labels"] = labels
-    maker = jax.tree_util.Partial(_given, score, operator, noise_std, labels is not None)
+    maker = jax.tree_util.Partial(_given, score, common, labels is not None)
     return sample(key, sde, maker, shape, sampler=restorer, grid=grid, y=part, **kwargs)
 
 
@@ -150,13 +152,17 @@ def posterior_sample(
     shape = check(measurement)
     observed = _entries("y of the measurement", measurement.y, num)
     part: dict[str, Any] = {"observed": observed}
+    own = own_operators(measurement.operator)
+    if own is not None:
+        entries = lambda v: _entries("the operators of the measurement", v, len(observed))
+        part["operators"] = jax.tree.map(entries, own)
     if start is not None:
         part["start"] = _starts(start, len(observed), shape)
     sampler = sampler if isinstance(sampler, Sampler) else stepwise(sampler)
     restorer = Restorer(sampler, method, tuple(sorted((options or {}).items())))
     return _draw(
         key, sde, score, (len(observed), *shape), restorer, grid,
-        measurement.operator, measurement.noise_std, part, kwargs,
+        shared(measurement), part, kwargs,
     )  # fmt: skip
 
 
@@ -192,7 +198,7 @@ def edit(
     begin = _starts(x0, len(x0) if num is None else num, None)
     sampler = sampler if isinstance(sampler, Sampler) else stepwise(sampler)
     return _draw(
-        key, sde, score, begin.shape, Restorer(sampler, unconditional), grid, None, 0.0,
+        key, sde, score, begin.shape, Restorer(sampler, unconditional), grid, None,
         {"start": begin}, kwargs,
     )  # fmt: skip
 

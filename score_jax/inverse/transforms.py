@@ -176,14 +176,25 @@ class Radon(LinearOperator):
         at = np.arange(self.detectors) - (self.detectors - 1) / 2
         theta = np.deg2rad(np.asarray(self.angles))[:, None, None]
         along, across = at[None, None, :], at[None, :, None]
-        middle = (self.size - 1) / 2
-        rows = across * np.sin(theta) + along * np.cos(theta) + middle
-        columns = across * np.cos(theta) - along * np.sin(theta) + middle
-        places = [jnp.asarray(np.broadcast_to(v, np.broadcast(rows, columns).shape), x.dtype)
-                  for v in (rows, columns)]  # fmt: skip
+        rows = across * np.sin(theta) + along * np.cos(theta)
+        columns = across * np.cos(theta) - along * np.sin(theta)
+        return line_sums(x, rows, columns)
 
-        def project(image: Array) -> Array:
-            read = jax.scipy.ndimage.map_coordinates(image, places, order=1, mode="constant")
-            return read.sum(axis=2)
 
-        return jax.vmap(jax.vmap(project, -1, -1))(x)
+def line_sums(x: Examples, rows: np.ndarray, columns: np.ndarray) -> Outputs:
+    """Sums along lines of images x (b, h, w, c): (b, angles, detectors, c).
+
+    rows and columns (angles, detectors, points) are counted from the middle; values between pixels are
+    interpolated linearly, those outside are 0.
+    """
+    shape = np.broadcast(rows, columns).shape
+    places = [
+        jnp.asarray(np.broadcast_to(v, shape) + (size - 1) / 2, x.dtype)
+        for v, size in zip((rows, columns), x.shape[1:3], strict=True)
+    ]
+
+    def project(image: Array) -> Array:
+        read = jax.scipy.ndimage.map_coordinates(image, places, order=1, mode="constant")
+        return read.sum(axis=2)
+
+    return jax.vmap(jax.vmap(project, -1, -1))(x)

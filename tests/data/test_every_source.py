@@ -1,4 +1,4 @@
-"""Every kind of file: its batches resume with the same bits, in the middle of an epoch, by any workers."""
+"""Every kind of file: batches resume with the same bits in the middle of an epoch, by any workers."""
 
 import gzip
 import io

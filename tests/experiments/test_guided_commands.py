@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from experiments import cli, presets, restore, runs, sample, train, train_classifier
-from experiments.config import LossConfig, SampleConfig, TrainConfig
+from experiments.config import ClassifierConfig, LossConfig, SampleConfig, TrainConfig
 from experiments.parts import guiding, sampling
 from score_jax.nets import MLP
 
@@ -39,7 +39,7 @@ def plain(tmp_path_factory):
     """A run without labels, with a classifier."""
     folder = tmp_path_factory.mktemp("plain")
     train.train(TINY, folder, progress=False)
-    train_classifier.fit(folder, guiding.ClassifierConfig("mlp", width=8, steps=10), False)
+    train_classifier.fit(folder, ClassifierConfig("mlp", width=8, steps=10), False)
     return folder
 
 

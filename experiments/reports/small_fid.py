@@ -1,0 +1,71 @@
+"""The Frechet distance of a few samples during training, to follow a run and not to publish."""
+
+import logging
+import math
+from typing import Any
+
+import jax
+
+from score_jax import metrics
+from score_jax.metrics import Moments
+
+from ..parts import drawing, feature_networks, images, sampling
+from ..parts.feature_networks import FRECHET, NetworkConfig
+from ..parts.images import Images
+from ..runs import Run
+
+MOST_REFERENCE = 10_000  # training images of the reference
+_log = logging.getLogger(__name__)
+
+
+class SmallFID:
+    """`call(step, state)`: the distance of train.fid_num samples of the averages to training images.
+
+    The number of samples is part of its name, "fid_1000" or "frechet_1000", because distances of
+    different numbers are not comparable. Samples are drawn in at most 100 steps, with the same noise
+    every time, on the devices of one host.
+
+    Raises ValueError where no network is given, or the data are no images with grey levels.
+    """
+
+    def __init__(self, run: Run) -> None:
+        c = run.config.train
+        if not (c.inception or c.features):
+            hint = feature_networks.need_inception("--train.fid-every")
+            raise ValueError(f"{hint} as --train.inception, or --train.features")
+        config = NetworkConfig(inception=c.inception, features=c.features)
+        self._network = feature_networks.make(config)[0]
+        self._run, self._num, self._batch = run, c.fid_num, config.feature_chunk
+        found = images.of_split(run.source, "train")
+        self._train = found._replace(n=min(found.n, MOST_REFERENCE))
+        self._reference: Moments | None = None
+
+    @property
+    def name(self) -> str:
+        """The name of the number in metrics.jsonl."""
+        return f"{FRECHET[self._network.kind]}_{self._num}"
+
+    def __call__(self, step: int, state: Any) -> dict[str, float]:
+        """Draw, compute features, compare; NaN, with a warning, where samples are not finite."""
+        run = self._run
+        if self._reference is None:
+            self._reference = self._moments(self._train)
+        config = sampling.quick(run.config.sample)
+        key = jax.random.key(run.config.seed + 3)
+        y = sampling.labels(run, self._num).get("y")
+        plan = drawing.Plan(run, state.ema_params, key, self._num, config, y)
+        try:
+            drawn = [
+                drawing.as_stored(run, found.x)
+                for _, found in drawing.draw_chunks(plan, range(-(-self._num // plan.chunk)))
+            ]
+        except ArithmeticError as error:
+            _log.warning("no %s at step %d: %s", self.name, step, error)
+            return {self.name: math.nan}
+        features = metrics.extract(self._network.features, drawn, batch=self._batch)
+        own = metrics.collect(features)[self._network.main].moments
+        return {self.name: metrics.frechet(own, self._reference)}
+
+    def _moments(self, found: Images) -> Moments:
+        batches = metrics.extract(self._network.features, found.read(0, found.n), batch=self._batch)
+        return metrics.collect(batches)[self._network.main].moments

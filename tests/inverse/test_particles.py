@@ -1,0 +1,112 @@
+"""Twisted SMC: unbiased evidence, convergence with particles and with steps, any proposal, bad input."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from score_jax.analytic import Mixture, gaussian, importance_posterior
+from score_jax.inverse import (
+    Measurement,
+    Nonlinear,
+    dense,
+    exact_posterior,
+    log_evidence,
+    measurement_logp,
+    mmps,
+    replacement,
+    twisted_smc,
+)
+from score_jax.samplers import log_snr_grid
+from tests.inverse.test_inverse import FIRST, SDE
+
+TAU = 0.7
+WHITE = gaussian([0.5, 0.5], TAU**2 * np.eye(2))
+Y = Measurement(dense([[1.0, 0.5]]), jnp.asarray([[1.6], [-1.0]]), 0.3)
+GRID = log_snr_grid(SDE, 12)
+TWO = Mixture([0.7, 0.3], [[0.0, -1.2], [0.4, 1.2]], [0.1 * np.eye(2)] * 2)
+SEEN = Measurement(FIRST, jnp.asarray([[0.6, 0.0]]), 0.4)
+
+
+def smc(score, measurement, method=None, **kwargs):
+    kwargs = {"grid": GRID, "particles": 200, "islands": 8, "progress": False} | kwargs
+    return twisted_smc(jax.random.key(0), SDE, score, measurement, method, **kwargs)
+
+
+@pytest.mark.slow
+def test_the_evidence_of_white_data_is_exact_on_a_short_grid():
+    """Where the chain of the grid is the data's: Z within its own error, and draws of the posterior."""
+    out = smc(WHITE.score(SDE), Y, data_std=TAU)
+    assert out.resamplings.shape == (2, 8)
+    for i, found in enumerate(out.found):
+        one = Measurement(Y.operator, Y.y[i : i + 1], 0.3)
+        want, truth = log_evidence(WHITE, one)[0], exact_posterior(WHITE, one)
+        assert abs(found.log_evidence - want) < 3.5 * found.error + 0.01
+        assert found.error < 0.1 and found.x.shape == (1600, 2)
+        np.testing.assert_allclose(found.mean, truth.mean, atol=0.05)
+        np.testing.assert_allclose(found.std, truth.std, atol=0.04)
+
+
+@pytest.mark.slow
+def test_more_particles_come_closer_and_more_steps_take_the_bias_away():
+    """Two modes: the error of Z falls as one over the root of their number, the bias by the steps."""
+    want, truth = log_evidence(TWO, SEEN)[0], exact_posterior(TWO, SEEN)
+    draw = lambda steps, particles: smc(
+        TWO.score(SDE), SEEN, grid=log_snr_grid(SDE, steps), particles=particles, islands=16
+    ).found[0]
+    few, many, found = draw(10, 25), draw(10, 400), draw(40, 400)
+    assert 2 < few.error / many.error < 8  # 4 in the limit
+    bias = [abs(v.log_evidence - want) for v in (many, found)]
+    assert bias[1] < 0.5 * bias[0] and bias[1] < 0.08
+    weights = found.weights @ np.asarray(TWO.memberships(jnp.asarray(found.x)))
+    np.testing.assert_allclose(weights, truth.weights, atol=0.05)
+
+
+@pytest.mark.slow
+def test_the_particles_move_by_any_score_and_with_or_without_resampling():
+    want = log_evidence(WHITE, Y)[0]
+    for method, threshold in ((mmps, 0.5), (None, 0.0), (None, 1.0)):
+        out = smc(WHITE.score(SDE), Y, method, data_std=TAU, threshold=threshold)
+        assert abs(out.found[0].log_evidence - want) < 4 * out.found[0].error + 0.01
+        assert (out.resamplings == 0).all() or threshold > 0
+    assert (out.resamplings > len(GRID) - 4).all()
+
+
+@pytest.mark.slow
+def test_a_nonlinear_measurement_agrees_with_importance_sampling():
+    square = Nonlinear(lambda x: x[:, :1] ** 2 + x[:, 1:], (2,))
+    y = Measurement(square, jnp.asarray([[1.0]]), 0.4)
+    logp = measurement_logp(y)
+    constant = -0.5 * np.log(2 * np.pi) - np.log(0.4)
+    truth = importance_posterior(
+        jax.random.key(1), WHITE, lambda x: logp(x, jnp.zeros(())) + constant, 50_000
+    )
+    found = smc(WHITE.score(SDE), y, data_std=TAU, particles=500).found[0]
+    assert abs(found.log_evidence - truth.log_evidence) < 4 * found.error + 0.02
+    np.testing.assert_allclose(found.mean, truth.mean, atol=0.06)
+    np.testing.assert_allclose(found.std, truth.std, atol=0.06)
+
+
+@pytest.mark.slow
+def test_particles_that_all_die_are_an_error_that_helps():
+    lost = lambda x, t: jnp.nan * x
+    with pytest.raises(FloatingPointError, match=r"all particles died.*more particles"):
+        smc(lost, Y)
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"particles": 1}, "particles must be"),
+        ({"islands": 0}, "islands must be"),
+        ({"threshold": 1.5}, "threshold must be"),
+        ({"data_std": 0.0}, "data_std must be"),
+        ({"grid": [0.1, 0.5]}, "grid must decrease"),
+        ({"method": replacement}, "method must be a score alone"),
+        ({"measurement": Measurement(FIRST, np.ones((1, 2)))}, "noise_std must be > 0"),
+    ],
+    ids=["particles", "islands", "threshold", "data_std", "grid", "method", "no_noise"],
+)
+def test_wrong_use_is_named(change, named):
+    with pytest.raises(ValueError, match=named):
+        smc(**({"score": WHITE.score(SDE), "measurement": SEEN} | change))
