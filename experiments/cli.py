@@ -233,7 +233,8 @@ def parse_config(
     kinds = {name: getattr(first, name).kind for name in flags.objects()}
     tree = flags.tree(first.config)
     if kinds["net"] is None and "data.name" in given(argv) and not {"help", "h"} & given(argv):
-        kinds["net"] = fitting.kind_for(_data_of(tree, rest), tree)
+        own = DataConfig(**flags.tuples(tree["data"]))
+        kinds["net"] = fitting.kind_for(_data_of(own, rest), own, tree["net"]["kind"])
     default = flags.config_flags(tree, kinds)
     cls: Any = Command[type(default)]  # type: ignore[misc]
     name = pathlib.Path(first.config).stem
@@ -249,12 +250,13 @@ def parse_config(
     return args, flags.config_of(args.cfg)
 
 
-def _data_of(tree: flags.Tree, words: Sequence[str]) -> DataConfig:
+def _data_of(own: DataConfig, words: Sequence[str]) -> DataConfig:
     """The data that a command line names, over those of a config."""
-    known = flags.section(DataConfig, tree["data"])
-    cls = dataclasses.make_dataclass("Data", [("data", DataConfig, known)])
+    cls = dataclasses.make_dataclass("Data", [("data", DataConfig)])
     found: Any
-    found, _ = tyro.cli(cls, args=words, return_unknown_args=True, add_help=False)
+    found, _ = tyro.cli(
+        cls, default=cls(own), args=words, return_unknown_args=True, add_help=False
+    )
     data: DataConfig = found.data
     return data
 

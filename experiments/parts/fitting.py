@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
 from typing import Any
 
 from ..config import DataConfig
@@ -45,15 +44,14 @@ def check_fit(net: Any, shape: tuple[int, ...]) -> None:
         )
 
 
-def kind_for(data: DataConfig, config: Mapping[str, Any]) -> str | None:
-    """The kind of network for data that take the place of a config's, or None to keep its own.
+def kind_for(data: DataConfig, own: DataConfig, net: str) -> str | None:
+    """The kind of network for data in place of a config's own, or None to keep that of its `net`.
 
-    Its own network is for data with as many axes; otherwise the usual one is taken, and said.
+    It is kept for data with as many axes; otherwise the usual one is taken, and said.
     """
     shape = datasets.form_of(data).shape
-    own = datasets.form_of(DataConfig(**config["data"])) if config["data"] else None
     kind = usual_kind(shape)
-    if (own is not None and len(own.shape) == len(shape)) or kind == config["net"]["kind"]:
+    if kind == net or len(datasets.form_of(own).shape) == len(shape):
         return None
     print(f"net.kind {kind}, the usual one for data of shape {shape}", file=sys.stderr)
     return kind
