@@ -254,9 +254,7 @@ def _data_of(own: DataConfig, words: Sequence[str]) -> DataConfig:
     """The data that a command line names, over those of a config."""
     cls = dataclasses.make_dataclass("Data", [("data", DataConfig)])
     found: Any
-    found, _ = tyro.cli(
-        cls, default=cls(own), args=words, return_unknown_args=True, add_help=False
-    )
+    found, _ = tyro.cli(cls, default=cls(own), args=words, return_unknown_args=True, add_help=False)
     data: DataConfig = found.data
     return data
 
