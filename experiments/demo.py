@@ -63,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     }
     seconds["compile (sampling)"] = sum(d.compile_seconds for d in drawn.values())
     seconds["sample"] = sum(d.seconds for d in drawn.values())
-    if len(run.shape) == 3:
+    if len(run.shape) > 1:
         real = run.source.from_data(jax.random.key(0), run.source.examples(64)["x"])
         panels = {
             "predictor-corrector": drawn["pc"].x,

@@ -15,13 +15,14 @@ import numpy as np
 import optax
 
 from score_jax import checkpoints, losses, training
+from score_jax._check import check_classes
 from score_jax._files import replacing, write_json, write_npz, write_text
 from score_jax.convert.pretrained import CHECKPOINTS, MODEL_FILE
 from score_jax.convert.records import Ingredients
 from score_jax.convert.records import to_json as ingredients_to_json
 from score_jax.model import Model
 from score_jax.nets.layers import KEPT
-from score_jax.parametrization import LevelInput
+from score_jax.parametrization import SIGMA_DATA, LevelInput
 from score_jax.score import NetworkScore
 from score_jax.types import IndexSampler, Loss, Params, PRNGKey
 
@@ -122,6 +123,10 @@ class Run:
                 "this network is conditioned on images or fields, which have to be given: "
                 "Model.score(params, low_res=...)"
             )
+        if y is not None and self.null_class is not None:
+            check_classes(y, self.null_class + 1)
+            # A class outside, as only a compiled program can have it, counts as no class.
+            y = jnp.where((y >= 0) & (y < self.null_class), y, self.null_class)
         return self.model.score(params, y, **({} if low_res is None else {"low_res": low_res}))
 
     @property
@@ -210,12 +215,17 @@ def _resolved(config: Config, source: datasets.RunData, classes: int | None) -> 
 def _make_loss(run: Run, model: Model, *, train: bool) -> Loss:
     """The loss of a config on a model."""
     c, sde = run.config.loss, model.sde
-    weightings = {"noise": losses.noise_weighting, "likelihood": losses.likelihood_weighting}
+    weightings = {
+        "noise": losses.noise_weighting, "likelihood": losses.likelihood_weighting,
+        "edm": losses.edm_weighting(model.parametrization.sigma_data or SIGMA_DATA),
+    }  # fmt: skip
     reductions = {"mean": losses.mean_reduction, "half_sum": losses.half_sum_reduction}
     weighting: losses.Weighting = weightings[c.weighting]
     times = None
     if c.times == "importance":
         weighting, times = losses.importance_weighting(sde, c.t0), losses.log_snr_times(sde)
+    if c.times == "log_normal":
+        times = losses.log_normal_times(sde, c.log_sigma_mean, c.log_sigma_std)
     if isinstance(model.noise_input, LevelInput):
         n = model.noise_input.n
         times = losses.timesteps(np.arange(n) / (n - 1))
@@ -281,7 +291,7 @@ def make_step(run: Run, axis_name: str | None = None) -> training.TrainStep:
         axis_name=axis_name,
         index_sampler=run.index_sampler,
         averages=make_averages(run.config),
-        accumulate=run.config.train.microbatches,
+        microbatches=run.config.train.microbatches,
     )
 
 

@@ -151,10 +151,13 @@ def _test_loss(run: runs.Run, step: int, state: Any) -> float:
 
 def _draw_pictures(run: runs.Run, workdir: pathlib.Path, step: int, state: Any) -> None:
     key, quick = jax.random.key(run.config.seed + 1), sampling.quick(run.config.sample)
-    drawn = sampling.draw(run, state.ema_params, key, 64, quick, progress=False)
-    folder = workdir / "pictures"
-    folder.mkdir(exist_ok=True)
-    pictures.save_samples(run, drawn.x, folder / f"samples_{step:07d}.png")
+    path = workdir / "pictures" / f"samples_{step:07d}.png"
+    try:
+        drawn = sampling.draw(run, state.ema_params, key, 64, quick, progress=False)
+    except ArithmeticError as error:  # of a young network
+        print(f"no picture {path}: {error}", file=sys.stderr)
+        return
+    pictures.save_samples(run, drawn.x, path)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

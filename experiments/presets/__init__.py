@@ -7,13 +7,14 @@ published runs are those of `score_jax.convert.published`.
 from score_jax.convert.published import lookup
 
 from ..run_config import Config
-from . import digits, fashion, improved_ddpm, score_sde
+from . import digits, edm, fashion, improved_ddpm, score_sde
 
 CONFIGS: dict[str, Config] = {
     **digits.PRESETS,
     **fashion.PRESETS,
     **improved_ddpm.PRESETS,
     **score_sde.PRESETS,
+    **edm.PRESETS,
 }
 
 

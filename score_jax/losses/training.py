@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from score_jax._check import check, check_float, check_function, check_key
+from score_jax._check import check, check_float, check_function, check_key, check_positive
 from score_jax._math import batch_mean, batch_sum, bcast
 from score_jax.draws import Draw, draw_of
 from score_jax.losses.times import (
@@ -34,6 +34,7 @@ from score_jax.losses.times import (
 )
 from score_jax.parametrization import (
     NOISE,
+    SIGMA_DATA,
     NoiseInput,
     Parametrization,
     Variance,
@@ -80,6 +81,18 @@ def noise_weighting(sde: SDE, t: Float[Array, "..."]) -> Float[Array, "..."]:
 def likelihood_weighting(sde: SDE, t: Float[Array, "..."]) -> Float[Array, "..."]:
     """w(t) = g(t)^2 / s(t)^2 in eq. (1): lambda(t) = g(t)^2, for likelihood (arXiv:2101.09258)."""
     return jnp.square(sde.diffusion(t) / sde.std(t))
+
+
+def edm_weighting(sigma_data: float = SIGMA_DATA) -> Weighting:
+    """w(t) = 1 + (sigma / sigma_data)^2 in eq. (1), sigma = s/m: EDM's weight of the loss.
+
+    In units of the network's output under `edm(sigma_data)` it is 1 (arXiv:2206.00364 table 1). Raises
+    ValueError unless sigma_data > 0.
+
+    >>> loss = model.loss(dsm(weighting=edm_weighting()), times=log_normal_times(model.sde))
+    """
+    check_positive(sigma_data=sigma_data)
+    return lambda sde, t: 1 + jnp.exp(-sde.log_snr(t)) / sigma_data**2
 
 
 def mean_reduction(
@@ -135,7 +148,7 @@ def dsm_per_example(
     """
     mean, std = sde.marginal(x0, t)
     x = mean + bcast(std, x0) * z
-    value = apply(params, x, noise_input(sde, t), **kwargs)
+    value = apply(params, parametrization.to_input(sde, x, t), noise_input(sde, t), **kwargs)
     sample = Sample(sde, parametrization, None, value, x0, x, z, t)
     return dsm(weighting=weighting, reduction=reduction)(sample)[0]
 
@@ -240,7 +253,8 @@ def training_loss(
             null = int(null_class or 0)
             drop = lambda key, y: drop_labels(key, y, rate=label_dropout, null_class=null)
             kwargs["y"] = draw.fold(LABELS).each(drop, batch["y"])
-        value = apply(params, drawn.x, noise_input(sde, drawn.t), **kwargs)
+        inner = parametrization.to_input(sde, drawn.x, drawn.t)
+        value = apply(params, inner, noise_input(sde, drawn.t), **kwargs)
         sample = Sample(
             sde, parametrization, variance, value, drawn.x0, drawn.x, drawn.z, drawn.t,
             batch.get("mask"),

@@ -144,7 +144,7 @@ def test_images_are_restored(plain, conditional, tmp_path, capsys):
         facts["rms_error"] > 0
         and np.load(conditional / "restored" / "deblur.npz")["x"].shape[0] == 3
     )
-    assert "images restored 2 times by dps" in capsys.readouterr().out
+    assert "3 examples restored 2 times by dps" in capsys.readouterr().out
 
 
 @pytest.mark.slow

@@ -53,6 +53,7 @@ def old_run(tmp_path_factory):
     return home / "run"
 
 
+@pytest.mark.slow
 def test_a_run_of_version_0_1_resumes(old_run):
     rows = [json.loads(line) for line in (old_run / "metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows] == [5, 10, 15, 20, 25, 30]
@@ -73,6 +74,7 @@ def test_a_run_folder_is_a_model_and_its_parameters(old_run):
         sj.load_pretrained(old_run, "cifar10_ddpmpp")
 
 
+@pytest.mark.slow
 def test_it_samples_without_the_experiments(old_run):
     out = subprocess.run(
         [sys.executable, "-c", ALONE, str(old_run)], cwd=ROOT, capture_output=True, text=True, timeout=300
