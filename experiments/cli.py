@@ -234,7 +234,10 @@ def parse_config(
     tree = flags.tree(first.config)
     if kinds["net"] is None and "data.name" in given(argv) and not {"help", "h"} & given(argv):
         own = DataConfig(**flags.tuples(tree["data"]))
-        kinds["net"] = fitting.kind_for(_data_of(own, rest), own, tree["net"]["kind"])
+        data = _data_of(own, rest)
+        # Before the data are opened, which may take long.
+        check_unused(argv, {f"data.{k}": why for k, why in unused.of_data(data).items()})
+        kinds["net"] = fitting.kind_for(data, own, tree["net"]["kind"])
     default = flags.config_flags(tree, kinds)
     cls: Any = Command[type(default)]  # type: ignore[misc]
     name = pathlib.Path(first.config).stem
