@@ -15,23 +15,26 @@ import numpy as np
 import optax
 
 from score_jax import checkpoints, losses, training
-from score_jax._files import replacing, write_json, write_text
+from score_jax._check import check_classes
+from score_jax._files import replacing, write_json, write_npz, write_text
 from score_jax.convert.pretrained import CHECKPOINTS, MODEL_FILE
 from score_jax.convert.records import Ingredients
 from score_jax.convert.records import to_json as ingredients_to_json
 from score_jax.model import Model
 from score_jax.nets.layers import KEPT
-from score_jax.parametrization import LevelInput
+from score_jax.parametrization import SIGMA_DATA, LevelInput
 from score_jax.score import NetworkScore
 from score_jax.types import IndexSampler, Loss, Params, PRNGKey
 
-from .config import Config, differences, from_json, to_json, to_record
 from .parts import datasets, fitting, upgrade
+from .run_config import Config, differences, from_json, to_json, to_record
 
 CONFIG_FILE = "config.json"
 DATA_FILE = "data.json"
+CONDITIONS = "conditions.npz"  # some conditions of the test split, for samples without the data
 SNAPSHOTS = "averages"
 METRICS = "metrics.jsonl"
+LEVELS = 8  # of noise, by which training logs the loss
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,6 +124,10 @@ class Run:
                 "this network is conditioned on images or fields, which have to be given: "
                 "Model.score(params, low_res=...)"
             )
+        if y is not None and self.null_class is not None:
+            check_classes(y, self.null_class + 1)
+            # A class outside, as only a compiled program can have it, counts as no class.
+            y = jnp.where((y >= 0) & (y < self.null_class), y, self.null_class)
         return self.model.score(params, y, **({} if low_res is None else {"low_res": low_res}))
 
     @property
@@ -209,12 +216,17 @@ def _resolved(config: Config, source: datasets.RunData, classes: int | None) -> 
 def _make_loss(run: Run, model: Model, *, train: bool) -> Loss:
     """The loss of a config on a model."""
     c, sde = run.config.loss, model.sde
-    weightings = {"noise": losses.noise_weighting, "likelihood": losses.likelihood_weighting}
+    weightings = {
+        "noise": losses.noise_weighting, "likelihood": losses.likelihood_weighting,
+        "edm": losses.edm_weighting(model.parametrization.sigma_data or SIGMA_DATA),
+    }  # fmt: skip
     reductions = {"mean": losses.mean_reduction, "half_sum": losses.half_sum_reduction}
     weighting: losses.Weighting = weightings[c.weighting]
     times = None
     if c.times == "importance":
         weighting, times = losses.importance_weighting(sde, c.t0), losses.log_snr_times(sde)
+    if c.times == "log_normal":
+        times = losses.log_normal_times(sde, c.log_sigma_mean, c.log_sigma_std)
     if isinstance(model.noise_input, LevelInput):
         n = model.noise_input.n
         times = losses.timesteps(np.arange(n) / (n - 1))
@@ -232,6 +244,7 @@ def _make_loss(run: Run, model: Model, *, train: bool) -> Loss:
         label_dropout=c.label_dropout,
         null_class=run.null_class,
         train=train,
+        noise_levels=LEVELS,
     )
 
 
@@ -280,7 +293,7 @@ def make_step(run: Run, axis_name: str | None = None) -> training.TrainStep:
         axis_name=axis_name,
         index_sampler=run.index_sampler,
         averages=make_averages(run.config),
-        accumulate=run.config.train.microbatches,
+        microbatches=run.config.train.microbatches,
     )
 
 
@@ -306,6 +319,9 @@ def save_config(workdir: pathlib.Path, config: Config, *, allow_changes: bool = 
     """
     path = workdir / CONFIG_FILE
     if path.exists():
+        note = edited(workdir)
+        if note and not allow_changes:
+            raise ValueError(f"{note}: restore it, or go on with the change by --allow-changes")
         changed = differences(load_config(workdir), config)
         if changed and not allow_changes:
             raise ValueError(
@@ -325,6 +341,8 @@ def save(workdir: pathlib.Path, run: Run, *, allow_changes: bool = False) -> Non
     """Write config.json (`save_config`), data.json, and model.json for `sj.load_pretrained`."""
     save_config(workdir, run.config, allow_changes=allow_changes)
     write_json(workdir / DATA_FILE, run.source.to_record())
+    if run.source.kept is not None:
+        write_npz(workdir / CONDITIONS, cond=run.source.kept)
     write_text(workdir / MODEL_FILE, ingredients_to_json(run.ingredients))
 
 
@@ -362,9 +380,54 @@ def check_new(name: str, folder: pathlib.Path) -> None:
         raise ValueError(f"{name} {str(folder)!r} exists already: choose another")
 
 
+def saved_config(store: checkpoints.Checkpoints, step: int) -> Config | None:
+    """The config that a checkpoint was saved with; None where it has none that can be read."""
+    try:
+        return from_json(upgrade.upgraded(json.dumps(store.extra(step))))
+    except (ValueError, checkpoints.CheckpointError):
+        return None
+
+
+def edited(workdir: pathlib.Path) -> str | None:
+    """One line if config.json differs from the config of the newest checkpoint, otherwise None."""
+    if not (workdir / CHECKPOINTS).is_dir():
+        return None
+    with checkpoints.open_checkpoints(workdir / CHECKPOINTS, read_only=True) as store:
+        step = store.latest_step()
+        saved = None if step is None else saved_config(store, step)
+    changed = [] if saved is None else differences(saved, load_config(workdir))
+    if not changed:
+        return None
+    return (
+        f"{workdir / CONFIG_FILE} is not the config of its newest checkpoint, of step {step} "
+        f"({'; '.join(changed)})"
+    )
+
+
+def forget(workdir: pathlib.Path) -> None:
+    """Remove what the start of a run has written, as long as nothing was trained."""
+    for name in (CONFIG_FILE, DATA_FILE, MODEL_FILE):
+        (workdir / name).unlink(missing_ok=True)
+    metrics = workdir / METRICS
+    if metrics.is_file() and not metrics.stat().st_size:
+        metrics.unlink()
+    for folder in (workdir / CHECKPOINTS, workdir / SNAPSHOTS, workdir):
+        if folder.is_dir() and not any(folder.iterdir()):
+            folder.rmdir()
+
+
 def load(workdir: pathlib.Path) -> tuple[Run, Params, int]:
-    """Read a run folder: (run, EMA parameters, step); it needs nothing but that folder."""
+    """Read a run folder: (run, EMA parameters, step); it needs nothing but that folder.
+
+    A config.json that was edited since the newest checkpoint is mentioned on stderr.
+    """
+    if note := edited(workdir):
+        print(f"note: {note}", file=sys.stderr)
     run = build(load_config(workdir), load_record(workdir))
+    if (workdir / CONDITIONS).is_file():
+        with np.load(workdir / CONDITIONS, allow_pickle=False) as file:
+            kept = dataclasses.replace(run.source, kept=file["cond"])
+        run = dataclasses.replace(run, source=kept)
     template = jax.eval_shape(run.init_params, jax.random.key(0))
     with checkpoints.open_checkpoints(workdir / CHECKPOINTS, read_only=True) as store:
         params, step = store.restore_params(template), store.latest_step()

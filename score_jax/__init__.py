@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from score_jax._front import *  # noqa: F403
     from score_jax.convert import load_pretrained as load_pretrained
 
-__version__ = "0.1.0"
+__version__ = "0.2.0.dev0"
 
 _SUBMODULES = {m.name for m in pkgutil.iter_modules(__path__) if not m.name.startswith("_")}  # noqa: F405
 _LAZY = {"load_pretrained": "score_jax.convert"}  # not with the others: it imports all networks

@@ -133,6 +133,12 @@ def check_sde(sde: Any) -> None:
         raise ValueError(f"sde must be an SDE, such as VP(), got {sde!r:.60}")
 
 
+def check_process(sde: Any, score: Any) -> None:
+    """Raise ValueError unless they are an SDE and a score, in this order."""
+    check_sde(sde)
+    check_score(score)
+
+
 @runtime_checkable
 class Source(Protocol):
     """Examples by number: Grain's `RandomAccessDataSource` with a description beside it.

@@ -4,6 +4,8 @@ import collections
 import contextlib
 import gc
 
+gc.disable()  # until everything is imported
+
 from tests.helpers.environment import set_environment
 
 FAST = set_environment()
@@ -23,12 +25,15 @@ import pytest
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_debug_key_reuse", True)
 
+# Folders whose code draws nothing but the parameters of networks.
+KEYLESS = {"convert", "metrics", "nets", "sde"}
+
 
 def pytest_collection_finish():
     """Collect garbage less often, and not in modules, which all stay: it was 8 % of the suite's time."""
-    gc.collect()
     gc.freeze()
     gc.set_threshold(10_000, 20, 20)
+    gc.enable()
 
 
 @pytest.fixture(autouse=True)
@@ -37,6 +42,13 @@ def settled():
     yield
     with contextlib.suppress(Exception):
         jax.effects_barrier()
+
+
+@pytest.fixture(autouse=True)
+def keys(request):
+    """Look for reused keys where the code draws; the search takes a seventh of a test's time."""
+    with jax.debug_key_reuse(request.path.parent.name not in KEYLESS):
+        yield
 
 
 @pytest.fixture(autouse=True)

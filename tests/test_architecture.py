@@ -15,8 +15,8 @@ EXPERIMENTS = sorted((ROOT / "experiments").rglob("*.py"))
 
 # What each part may import of the others. A part is a file of score_jax or a folder of it.
 BASE = {
-    "types", "_math", "_check", "_files", "_renamed", "_pickles", "_pickled_arrays", "draws", "runtime",
-    "_batched", "_failures",
+    "types", "_math", "_check", "_files", "_names", "_renamed", "_pickles", "_pickled_arrays", "draws",
+    "runtime", "_batched", "_failures",
 }  # fmt: skip
 MODELS = {
     "analytic",
@@ -66,7 +66,7 @@ STRINGS = {
     "_pickled_arrays.py": {"C"},  # NumPy names the order of arrays so
     "nets/blocks.py": {"none", "up"},  # which way a block resamples, checked by the network
     "nets/ncsnpp.py": {  # the fields that name the published variations, checked by `_check`
-        "ddpm", "fourier", "input_skip", "none", "output_skip", "sum",
+        "ddpm", "fourier", "input_skip", "none", "output_skip", "positional", "sum",
     },
     "nets/ncsnv2.py": {"3"},  # the authors' name of a block
 }  # fmt: skip

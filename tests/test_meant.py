@@ -8,6 +8,7 @@ import types
 
 import jax
 import jax.numpy as jnp
+import jaxtyping
 import pytest
 
 import score_jax as sj
@@ -132,8 +133,23 @@ def test_of_a_final_denoising(given):
         inspect.unwrap(denoised)(out, given, jnp.asarray(0.5))
 
 
-def test_of_a_score_of_a_network():
-    """Every sampler evaluates its score in one place, where a network's apply is recognised."""
-    step = sj.euler_maruyama(SDE, NET.apply)
+FACTORIES = {
+    name: make
+    for name, make in vars(sj.samplers).items()
+    if inspect.isfunction(make)
+    and list(inspect.signature(make).parameters)[:2] == ["sde", "score"]
+    and name not in ("identity", "last_mean", "as_it_is")  # which ignore both
+}
+
+
+@pytest.mark.parametrize("name", sorted(FACTORIES))
+def test_of_a_sampler(name, monkeypatch):
+    """Before it runs: swapped arguments, and a network's apply in place of its score."""
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+    needed = inspect.signature(FACTORIES[name]).parameters.values()
+    rest = dict.fromkeys(p.name for p in list(needed)[2:] if p.default is p.empty)
+    rest.pop("options", None)
+    with pytest.raises(ValueError, match=r"sde must be an SDE.*got <function score"):
+        FACTORIES[name](score, SDE, **rest)
     with pytest.raises(ValueError, match=r"got Net.apply, which needs parameters: use model.score"):
-        sj.simulate(KEY, step, X, GRID)
+        FACTORIES[name](SDE, NET.apply, **rest)

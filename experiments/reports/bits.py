@@ -1,29 +1,36 @@
 """Bits per dimension of a run's data: by the flow, by the SDE's bound, and by a plain Gaussian."""
 
+from __future__ import annotations
+
 import dataclasses
 import functools
 import math
 import pathlib
 from typing import Any, Literal
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
-from score_jax import data, likelihood, losses, viz
-from score_jax._batched import in_chunks
 from score_jax._files import write_npz
-from score_jax.parametrization import SMALL
-from score_jax.samplers import SolverError, static
-from score_jax.sde import schedule_grid, spaced_indices
-from score_jax.types import Params, PRNGKey
 
-from ..runs import Run
-from . import curves
-from .gaussian import densities, gaussian
+from ..late import late
+
+with late():
+    import jax
+    import jax.numpy as jnp
+
+    from score_jax import data, likelihood, losses, samplers, viz
+    from score_jax._batched import in_chunks
+    from score_jax.parametrization import SMALL
+    from score_jax.samplers import static
+    from score_jax.sde import schedule_grid, spaced_indices
+    from score_jax.types import Params, PRNGKey
+
+    from ..runs import Run
+    from . import curves
+    from .gaussian import densities, gaussian
+
 
 Split = Literal["test", "train"]
-GAPS = {"ignore": likelihood.IGNORE, "tweedie": likelihood.TWEEDIE, "offset": likelihood.OFFSET}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -91,8 +98,9 @@ def mean_stderr(values: np.ndarray) -> dict[str, Any]:
 def _estimate(run: Run, args: Options, key: Any, params: Any, x: Any, y: Any) -> Any:
     small = math.prod(run.shape) <= likelihood.EXACT_UP_TO
     divergence = None if small else likelihood.hutchinson(args.probes)
+    gap = getattr(likelihood, args.gap.upper())
     return likelihood.log_likelihood(
-        key, run.sde, run.score(params, **y), x, t0=run.config.loss.t0, gap=GAPS[args.gap],
+        key, run.sde, run.score(params, **y), x, t0=run.config.loss.t0, gap=gap,
         divergence=divergence, rtol=args.tol, atol=args.tol,
     )  # fmt: skip
 
@@ -115,7 +123,7 @@ def _over(run: Run, estimate: Any, params: Any, key: Any, args: Options) -> dict
             draws=args.draws,
             chunk=args.chunk,
         )
-    except SolverError as error:
+    except samplers.SolverError as error:
         raise ValueError(
             f"the likelihood's ODE is not solved at --tol {args.tol}: choose a larger one, or see "
             f"whether the score is finite ({error})"
@@ -226,6 +234,18 @@ def _gaussian(run: Run, key: Any, args: Options) -> dict[str, Any] | None:
     return mean_stderr(in_bits(run, np.mean(draws, axis=0)))
 
 
+def without_likelihood(run: Run, args: Options) -> str | None:
+    """Why there are no bits per dimension of a run, or None where there are."""
+    if run.config.data.missing == "mask":
+        return "the data have missing entries, and a likelihood needs all of them"
+    if never_dequantised(run, args):
+        return (
+            "trained on grey levels that were never dequantised (--allow-undequantised measures them "
+            "all the same)"
+        )
+    return None
+
+
 def never_dequantised(run: Run, args: Options) -> bool:
     """Whether a run on an SDE was trained on plain grey levels, which have no density."""
     bare = bool(run.source.levels) and not run.config.data.dequantize
@@ -234,6 +254,8 @@ def never_dequantised(run: Run, args: Options) -> bool:
 
 def check_run(run: Run, args: Options) -> None:
     """Raise ValueError where the flags do not fit the run."""
+    if run.config.data.missing == "mask":
+        raise ValueError(f"no bits per dimension: {without_likelihood(run, args)}")
     if by_bound(run):
         defaults = {f.name: f.default for f in dataclasses.fields(Options)}
         given = [name for name in _OF_THE_FLOW if getattr(args, name) != defaults[name]]

@@ -15,6 +15,7 @@ import multiprocessing
 import os
 import pathlib
 import signal
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -107,7 +108,16 @@ def _write_shard(
 _given: dict[str, Any] = {}
 
 
+def _leave_with_parent() -> None:
+    """End this worker when the process that started it is killed."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
+
+
 def _give(sources: Any, leaves: Any, skip: bool) -> None:
+    threading.Thread(target=_leave_with_parent, daemon=True).start()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent process stops them
     _given.update(sources=sources, leaves=leaves, skip=skip)
 
@@ -272,12 +282,13 @@ def write_records(
         jobs = _jobs(sources, shard_size, part)
         left = [job for job in jobs if not job.note.exists()]
         progress(sum(job.end - job.start for job in jobs if job.note.exists()))
-        errors: list[str] = []
+        failed: dict[_Job, list[str]] = {}
         for job, found in _run(left, sources, leaves, skip=skip, workers=workers):
             progress(job.end - job.start)
-            errors += found
+            failed[job] = found
+        errors = [line for job in left for line in failed[job]]
         if errors and not skip:
-            raise Unreadable(sorted(errors))
+            raise Unreadable(errors)
         splits, skipped = _end(part, out, jobs, plan)
     return Written({k: sum(s.count for s in v) for k, v in splits.items()}, skipped)
 

@@ -19,9 +19,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
-from score_jax._check import check, check_count, check_float, check_key, check_score
+from score_jax._check import check, check_count, check_float, check_key
 from score_jax._math import as_time, batch_sum, bcast
-from score_jax.types import SDE, ScoreFn, check_sde, score_at
+from score_jax.types import SDE, ScoreFn, check_process, score_at
 
 
 class Bound(NamedTuple):
@@ -67,8 +67,7 @@ def variational_bound(
     >>> bpd = bits_per_dim(bound.logp, x0.shape[1:], levels=256)
     """
     check_key(key, "variational_bound(key, sde, score, x0)")
-    check_sde(sde)
-    check_score(score)
+    check_process(sde, score)
     check("t0", t0, 0 < t0 < sde.t1, f"in (0, t1={sde.t1})")
     check_count(draws=draws)
     check_float("x0", x0)

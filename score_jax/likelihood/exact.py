@@ -22,11 +22,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
-from score_jax._check import check, check_count, check_float, check_key, check_score
+from score_jax._check import check, check_count, check_float, check_key
 from score_jax._math import as_time, batch_sum, bcast
 from score_jax.likelihood.gap import IGNORE, Gap
 from score_jax.samplers.ode import IN_TIME, Coordinate, flow_ends, solve_forward, with_first
-from score_jax.types import SDE, ScoreFn, check_sde, score_at
+from score_jax.types import SDE, ScoreFn, check_process, score_at
 
 EXACT_UP_TO = 8  # dimensions: below, all columns cost about as much as a few probes
 
@@ -112,8 +112,7 @@ def log_likelihood(
     >>> bpd = bits_per_dim(out.logp, x.shape[1:], levels=256, range=(-1, 1), x=x)
     """
     check_key(key, "log_likelihood(key, sde, score, x)")
-    check_sde(sde)
-    check_score(score)
+    check_process(sde, score)
     check("t0", t0, 0 < t0 < sde.t1, f"in (0, t1={sde.t1})")
     check_float("x", x)
     x = x.astype(jnp.promote_types(x.dtype, jnp.float32))

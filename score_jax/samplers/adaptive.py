@@ -37,7 +37,7 @@ from score_jax._math import bcast
 from score_jax.samplers.ode import Cost, batch_rms, check_noise, check_time
 from score_jax.samplers.uneven import angle_between, uneven_weights
 from score_jax.score import tweedie_at
-from score_jax.types import SDE, Data, Number, Scalar, ScoreFn, score_at
+from score_jax.types import SDE, Data, Number, Scalar, ScoreFn, check_process, score_at
 
 # Chosen on mixtures other than those of benchmarks/ode_solvers.py: see docs/adr/0009. None is sharp.
 _ACCEPT, _SAFETY, _GROW = 4.0, 0.8, 4.0
@@ -328,6 +328,7 @@ def adaptive_multistep(
 
     >>> out = adaptive_multistep(sde, score, z, t_from=sde.t1, t_to=1e-3, rtol=1e-3, atol=1e-3)
     """
+    check_process(sde, score)
     check_float("x", x)
     _check(rtol, atol, order, max_steps)
     for name, t in (("t_from", t_from), ("t_to", t_to)):

@@ -23,7 +23,18 @@ from score_jax._math import as_time, bcast
 from score_jax.samplers.exponential import interval
 from score_jax.samplers.grids import check_grid
 from score_jax.score import denoise
-from score_jax.types import SDE, Data, GridLike, PRNGKey, ScoreFn, Step, StepOut, Time, stateless
+from score_jax.types import (
+    SDE,
+    Data,
+    GridLike,
+    PRNGKey,
+    ScoreFn,
+    Step,
+    StepOut,
+    Time,
+    check_process,
+    stateless,
+)
 
 
 class EncodeOut(NamedTuple):
@@ -56,6 +67,7 @@ def ddim(sde: SDE, score: ScoreFn, *, eta: float = 0.0) -> Step:
     >>> out = simulate(key, ddim(sde, score), x, power_grid(sde, 50))
     >>> grid = schedule_grid(schedule, spaced_indices(schedule.n, 50))  # on a noise schedule
     """
+    check_process(sde, score)
     check("eta", eta, 0 <= eta <= 1, "in [0, 1]")
 
     def update(key: PRNGKey, x: Data, t: Time, t_next: Time) -> StepOut:
@@ -78,6 +90,7 @@ def ddim_encode(sde: SDE, score: ScoreFn, x: Shaped[Array, "b *d"], grid: GridLi
 
     >>> z, nfe = ddim_encode(sde, score, x, uniform_grid(sde, 100))
     """
+    check_process(sde, score)
     check_float("x", x)
     times = check_grid(grid)[::-1]
 

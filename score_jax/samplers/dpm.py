@@ -36,6 +36,7 @@ from score_jax.types import (
     Step,
     StepOut,
     Time,
+    check_process,
     stateless,
 )
 
@@ -70,6 +71,7 @@ def dpmpp_2m(sde: SDE, score: ScoreFn, *, lower_at_end: bool = False) -> Step:
 
     >>> out = simulate(key, dpmpp_2m(sde, score), x, uniform_grid(sde, 20))
     """
+    check_process(sde, score)
     return _multistep(sde, score, 2, lower_at_end)
 
 
@@ -80,6 +82,7 @@ def dpmpp_3m(sde: SDE, score: ScoreFn, *, exact: bool = False, lower_at_end: boo
     the parabola exactly and has order 3, for many steps and smooth scores. `lower_at_end` takes the last
     two steps with orders 2 and 1. See the module.
     """
+    check_process(sde, score)
     return _multistep(sde, score, 3, lower_at_end, halved=not exact)
 
 
@@ -88,6 +91,7 @@ def dpmpp_2s(sde: SDE, score: ScoreFn) -> Step:
 
     The second evaluation is halfway in the half-log-SNR. arXiv:2211.01095 algorithm 1.
     """
+    check_process(sde, score)
 
     def update(key: PRNGKey, x: Data, t: Time, t_next: Time) -> StepOut:
         t, t_next = as_time(t), as_time(t_next)
@@ -112,6 +116,7 @@ def sde_dpmpp_2m(sde: SDE, score: ScoreFn, *, order: int = 2, lower_at_end: bool
 
     Raises ValueError unless order is 1 or 2.
     """
+    check_process(sde, score)
     if order not in (1, 2):
         raise ValueError(f"order must be 1 or 2, got {order}")
 

@@ -36,6 +36,7 @@ from score_jax.types import (
     Step,
     StepOut,
     Time,
+    check_process,
     score_at,
     stateless,
 )
@@ -64,6 +65,7 @@ def heun(sde: SDE, score: ScoreFn) -> Step:
 
     >>> out = simulate(key, heun(sde, score), x, grid, final_denoising=tweedie(sde, score))
     """
+    check_process(sde, score)
 
     def update(key: PRNGKey, x: Data, t: Time, t_next: Time) -> StepOut:
         x = _heun(sde, score, x, as_time(t), as_time(t_next))
@@ -92,6 +94,7 @@ def edm(
 
     >>> step = edm(sde, score, churn=40.0, s_min=0.05, s_max=50.0, s_noise=1.003)
     """
+    check_process(sde, score)
     if not 0 <= churn < math.inf:
         raise ValueError(f"churn must be finite and >= 0, got {churn}")
     if not 0 <= s_min <= s_max:

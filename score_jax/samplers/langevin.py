@@ -41,6 +41,7 @@ from score_jax.types import (
     Step,
     StepOut,
     Time,
+    check_process,
     score_at,
     stateless,
 )
@@ -134,6 +135,7 @@ def langevin(
 
     >>> step = chain(langevin(sde, score, ratio=per_sample), reverse_diffusion(sde, score))
     """
+    check_process(sde, score)
     return corrector(score, n_steps, langevin_size(snr, ratio))
 
 
@@ -142,6 +144,7 @@ def annealed_langevin(sde: SDE, score: ScoreFn, *, snr: float = 0.16, n_steps: i
 
     Raises ValueError unless snr > 0 and n_steps >= 1.
     """
+    check_process(sde, score)
     return corrector(score, n_steps, annealed_size(sde, snr))
 
 
@@ -172,6 +175,7 @@ def langevin_dynamics(
     >>> step = langevin_dynamics(sde, score, epsilon=2e-5, n_steps=100)
     >>> out = simulate(key, step, x, geometric_levels)
     """
+    check_process(sde, score)
     check_positive(epsilon=epsilon)
     check_count(n_steps=n_steps)
 

@@ -27,10 +27,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PyTree
 
-from score_jax._check import check_count, check_float, check_positive, check_score, known
+from score_jax._check import check_count, check_float, check_positive, known
 from score_jax._math import as_time, batch_sum, bcast
 from score_jax.sde import reverse_drift
-from score_jax.types import SDE, Data, Number, Scalar, ScoreFn, Time, check_sde, score_at
+from score_jax.types import SDE, Data, Number, Scalar, ScoreFn, Time, check_process, score_at
 
 Cost = Int[Array, "..."]  # a number of evaluations or steps: () or (b,)
 
@@ -267,8 +267,7 @@ def solve_forward(
 def _check_flow(
     sde: SDE, score: ScoreFn, x: Data, t_from: Number, t_to: Number, coordinate: Coordinate
 ) -> None:
-    check_sde(sde)
-    check_score(score)
+    check_process(sde, score)
     check_float("x", x)
     for name, t in (("t_from", t_from), ("t_to", t_to)):
         check_time(name, t, sde.t1)

@@ -23,7 +23,7 @@ import numpy as np
 from jaxtyping import Array, Key
 
 from score_jax._batched import in_chunks
-from score_jax._check import check_array, check_count, check_function, check_key, check_score
+from score_jax._check import check_array, check_count, check_function, check_key
 from score_jax.samplers.grids import check_grid
 from score_jax.samplers.ode import probability_flow
 from score_jax.samplers.simulate import FinalDenoising, denoised, simulate, tweedie
@@ -36,7 +36,7 @@ from score_jax.types import (
     Sampler,
     ScoreFn,
     Step,
-    check_sde,
+    check_process,
 )
 
 Options = tuple[tuple[str, Any], ...]
@@ -235,8 +235,7 @@ def _check_order(key: object, sde: object, score: object, sampler: object) -> No
     """Raise ValueError, with the intended kind, for arguments of another kind."""
     order = "sample(key, sde, score, shape, *, sampler, grid)"
     check_key(key, order)
-    check_sde(sde)
-    check_score(score)
+    check_process(sde, score)
     meant = "sampler must be a Sampler or a factory of steps, such as score_jax.samplers.dpmpp_2m"
     if isinstance(sampler, str):
         name = f"score_jax.samplers.{sampler}"

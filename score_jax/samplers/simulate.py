@@ -14,7 +14,17 @@ from jaxtyping import Array, Key, Shaped
 from score_jax._check import check, check_count, check_float, check_function, check_key
 from score_jax.samplers.grids import check_grid
 from score_jax.score import denoise
-from score_jax.types import SDE, Data, GridLike, SampleOut, Scalar, ScoreFn, Step, StepOut
+from score_jax.types import (
+    SDE,
+    Data,
+    GridLike,
+    SampleOut,
+    Scalar,
+    ScoreFn,
+    Step,
+    StepOut,
+    check_process,
+)
 
 FinalDenoising = Callable[[StepOut, Scalar], tuple[Data, int]]
 
@@ -24,6 +34,7 @@ def tweedie(sde: SDE, score: ScoreFn) -> FinalDenoising:
 
     >>> out = simulate(key, step, x, grid, final_denoising=tweedie(sde, score))
     """
+    check_process(sde, score)
     return lambda out, t: (denoise(sde, score, out.x, t), 1)
 
 

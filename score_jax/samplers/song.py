@@ -45,6 +45,7 @@ from score_jax.types import (
     Step,
     StepOut,
     Time,
+    check_process,
     score_at,
     stateless,
 )
@@ -137,6 +138,7 @@ def _entry(values: np.ndarray, grid: SongGrid, t: Time, x: Data) -> Float[Array,
 
 def song_euler_maruyama(sde: SDE, score: ScoreFn, grid: SongGrid, *, ode: bool = False) -> Step:
     """Euler-Maruyama with dt = 1/n at any times, for any SDE. One evaluation."""
+    check_process(sde, score)
 
     def update(key: PRNGKey, x: Data, t: Time, t_next: Time) -> StepOut:
         t = as_time(t)
@@ -154,6 +156,7 @@ def song_reverse_diffusion(sde: SDE, score: ScoreFn, grid: SongGrid, *, ode: boo
 
     Raises ValueError for an SDE without the tables.
     """
+    check_process(sde, score)
     entries = _entries(sde, grid)
     if entries.noise is None:
         return song_euler_maruyama(sde, score, grid, ode=ode)
@@ -175,6 +178,7 @@ def song_ancestral(sde: SDE, score: ScoreFn, grid: SongGrid) -> Step:
 
     Raises ValueError for sub-VP and others, which have none (`ancestral` takes any SDE).
     """
+    check_process(sde, score)
     entries = _entries(sde, grid)
     if entries.noise is None:
         raise ValueError(f"the authors' ancestral sampling is for VP and VE only, got {sde!r}")
@@ -204,6 +208,7 @@ def song_langevin(
 
     Raises ValueError for an SDE without the tables, and as `langevin`.
     """
+    check_process(sde, score)
     plain = langevin_size(snr, ratio)
     return corrector(score, n_steps, _with_alpha(_entries(sde, grid).alpha, grid, plain))
 
@@ -215,6 +220,7 @@ def song_annealed_langevin(
 
     Raises ValueError for an SDE without the tables, and as `annealed_langevin`.
     """
+    check_process(sde, score)
     plain = annealed_size(sde, snr)
     return corrector(score, n_steps, _with_alpha(_entries(sde, grid).alpha, grid, plain))
 

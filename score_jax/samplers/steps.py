@@ -32,6 +32,7 @@ from score_jax.types import (
     Step,
     StepOut,
     Time,
+    check_process,
     score_at,
     score_out,
     stateless,
@@ -51,6 +52,7 @@ def euler_maruyama(sde: SDE, score: ScoreFn, *, ode: bool = False) -> Step:
     >>> step = euler_maruyama(sde, score)
     >>> out, state = step.update(key, x, t, t_next, step.init(x, grid))
     """
+    check_process(sde, score)
 
     def update(key: PRNGKey, x: Data, t: Time, t_next: Time) -> StepOut:
         t, t_next = as_time(t), as_time(t_next)
@@ -68,6 +70,7 @@ def reverse_diffusion(sde: SDE, score: ScoreFn, *, ode: bool = False) -> Step:
 
     With `ode` half of the score's part and no noise, the discretised probability flow. One evaluation.
     """
+    check_process(sde, score)
 
     def update(key: PRNGKey, x: Data, t: Time, t_next: Time) -> StepOut:
         a, variance = sde.transition(as_time(t), as_time(t_next))
@@ -104,6 +107,7 @@ def ancestral(
 
     >>> out = simulate(key, ancestral(sde, score), x, uniform_grid(sde, 1000))
     """
+    check_process(sde, score)
     if not isinstance(variance, Variance):
         raise ValueError(
             f"variance must be SMALL, LARGE, LEARNED or LEARNED_RANGE, got {variance!r}"

@@ -16,7 +16,16 @@ import jax.numpy as jnp
 
 from score_jax._math import as_time, bcast
 from score_jax.score import tweedie_at
-from score_jax.types import SDE, Data, ScoreFn, ScoreOut, TimeLike, as_returned, score_out
+from score_jax.types import (
+    SDE,
+    Data,
+    ScoreFn,
+    ScoreOut,
+    TimeLike,
+    as_returned,
+    check_process,
+    score_out,
+)
 
 Rule = Callable[[Data], Data]  # of x0 (b, *d)
 
@@ -71,6 +80,7 @@ def threshold(sde: SDE, score: ScoreFn, rule: Any) -> ScoreFn:
 
     >>> step = euler_maruyama(sde, threshold(sde, score, static(-1, 1)))
     """
+    check_process(sde, score)
     if not callable(rule):
         raise ValueError(f"rule must be a function of x0 such as static(-1, 1), got {rule!r}")
 

@@ -23,7 +23,19 @@ from jaxtyping import Array, Int
 
 from score_jax.samplers import exponential as ex
 from score_jax.score import denoise
-from score_jax.types import SDE, Data, Grid, Moved, PRNGKey, Scalar, ScoreFn, Step, StepOut, Time
+from score_jax.types import (
+    SDE,
+    Data,
+    Grid,
+    Moved,
+    PRNGKey,
+    Scalar,
+    ScoreFn,
+    Step,
+    StepOut,
+    Time,
+    check_process,
+)
 
 
 def bh1(h: Scalar) -> Scalar:
@@ -76,6 +88,7 @@ def unipc(
 
     >>> out = simulate(key, unipc(sde, score, order=3), x, uniform_grid(sde, 10))
     """
+    check_process(sde, score)
     if order not in (1, 2, 3):
         raise ValueError(f"order must be 1, 2 or 3, got {order}")
 

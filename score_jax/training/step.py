@@ -26,13 +26,13 @@ class TrainStep:
 
     axis_name: the mapped axis it averages over, None for one device or for global arrays. n_steps:
     None for one step with scalar metrics; n for a scan of n, whose batches and metrics have a
-    leading axis n. accumulate: the number of microbatches of each device's share of a batch.
+    leading axis n. microbatches: the number of microbatches of each device's share of a batch.
     """
 
     run: Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
     axis_name: str | None = None
     n_steps: int | None = None
-    accumulate: int = 1
+    microbatches: int = 1
 
     def __call__(self, state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         """Run the step."""
@@ -48,7 +48,7 @@ def make_train_step(
     axis_name: str | None = None,
     index_sampler: IndexSampler | None = None,
     averages: Mapping[str, Decay] | None = None,
-    accumulate: int = 1,
+    microbatches: int = 1,
 ) -> TrainStep:
     """The training step of eq. (1) of `score_jax.training`, pure and not yet jitted.
 
@@ -65,18 +65,18 @@ def make_train_step(
     With `index_sampler` the loss also receives "index" and "weight" (b,), drawn for the whole batch,
     and returns "per_example" (b,) among its metrics, from which the sampler learns. `averages` are
     kept beside `ema_params`, each by its own `Decay` (`exponential`, `power`). The state must be made
-    with the same sampler and names. With `accumulate` > 1 the gradient of a batch is the mean over
+    with the same sampler and names. With `microbatches` > 1 the gradient of a batch is the mean over
     that many microbatches, one after the other: the same step in less memory.
 
-    Raises ValueError unless 0 <= ema_decay < 1 and accumulate >= 1.
+    Raises ValueError unless 0 <= ema_decay < 1 and microbatches >= 1.
 
     >>> step = make_train_step(loss, optimizer, ema_decay=0.999)
     >>> state, metrics = jax.jit(step)(state, {"x": x})
     """
     check("ema_decay", ema_decay, 0 <= ema_decay < 1, "in [0, 1)")
-    check("accumulate", accumulate, accumulate >= 1, ">= 1")
+    check("microbatches", microbatches, microbatches >= 1, ">= 1")
     decays = {} if averages is None else dict(averages)
-    gradient = _in_microbatches(_gradient_of(loss, prepare), accumulate)
+    gradient = _in_microbatches(_gradient_of(loss, prepare), microbatches)
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         check("batch", type(batch).__name__, isinstance(batch, dict), "a dict of arrays")
@@ -110,7 +110,7 @@ def make_train_step(
         new = TrainState(step, params, ema_params, opt_state, state.key, learned, more)
         return new.where(finite, state), metrics
 
-    return TrainStep(train_step, axis_name, accumulate=accumulate)
+    return TrainStep(train_step, axis_name, microbatches=microbatches)
 
 
 def _global_norm(tree: Any) -> Scalar:
@@ -150,18 +150,17 @@ def _gradient_of(loss: Loss, prepare: Prepare | None) -> Gradient:
     return gradient
 
 
-def _in_microbatches(gradient: Gradient, accumulate: int) -> Gradient:
+def _in_microbatches(gradient: Gradient, microbatches: int) -> Gradient:
     """The mean of `gradient` and its metrics over microbatches; "per_example" is joined."""
-    if accumulate == 1:
+    if microbatches == 1:
         return gradient
 
     def cut(leaf: Any) -> Any:
-        # Microbatch i has the examples i, i + accumulate, ...: no example changes its device.
+        # Microbatch i has the examples i, i + microbatches, ...: no example changes its device.
         b = leaf.shape[0]
-        check(
-            "a device's share of the batch", b, b % accumulate == 0, f"a multiple of {accumulate=}"
-        )
-        return jnp.moveaxis(leaf.reshape(b // accumulate, accumulate, *leaf.shape[1:]), 1, 0)
+        whole = b % microbatches == 0
+        check("a device's share of the batch", b, whole, f"a multiple of {microbatches=}")
+        return jnp.moveaxis(leaf.reshape(b // microbatches, microbatches, *leaf.shape[1:]), 1, 0)
 
     def mean(
         params: Params, key: PRNGKey, batch: Batch, drawn: dict[str, Any]
@@ -179,7 +178,7 @@ def _in_microbatches(gradient: Gradient, accumulate: int) -> Gradient:
         shapes, _ = jax.eval_shape(one, first)
         zero = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
         total, each = jax.lax.scan(add, zero, parts)
-        grads, metrics = jax.tree.map(lambda leaf: leaf / accumulate, total)
+        grads, metrics = jax.tree.map(lambda leaf: leaf / microbatches, total)
         if each is not None:
             metrics["per_example"] = jnp.moveaxis(each, 0, 1).reshape(-1)
         return grads, metrics
@@ -203,4 +202,4 @@ def scan_steps(train_step: TrainStep, n: int) -> TrainStep:
     def run(state: TrainState, batches: Batch) -> tuple[TrainState, Metrics]:
         return jax.lax.scan(train_step.run, state, batches, length=n)
 
-    return TrainStep(run, train_step.axis_name, n, train_step.accumulate)
+    return TrainStep(run, train_step.axis_name, n, train_step.microbatches)

@@ -6,7 +6,6 @@ import importlib
 import io
 import json
 import os
-import re
 import subprocess
 import sys
 import time
@@ -16,9 +15,7 @@ import numpy as np
 import pytest
 
 from experiments import cli, presets, runs
-from experiments.config import differences, from_json, to_json
-from experiments.parts import flags
-from score_jax.convert import records
+from experiments.run_config import differences, from_json, to_json
 from tests.helpers import ROOT
 
 LOOP = [
@@ -128,8 +125,9 @@ def quick(tmp_path_factory):
 @pytest.mark.slow
 def test_the_run_folder_holds_everything(workdir):
     rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
-    assert [row["step"] for row in rows] == [5, 10, 15, 20]
-    assert all(np.isfinite(row["loss"]) for row in rows)
+    trained = [row for row in rows if "loss" in row]
+    assert [row["step"] for row in trained] == [5, 10, 15, 20]
+    assert all(np.isfinite(row["loss"]) for row in trained)
     for name in ("config.json", "loss.png", "pictures/samples_0000020.png"):
         assert (workdir / name).stat().st_size > 0
 
@@ -207,32 +205,6 @@ def test_bad_input_gets_exit_code_2_and_one_clear_line(tmp_path, args, named):
     assert not (tmp_path / "run").exists()
 
 
-COMMANDS = sorted(
-    path.stem
-    for path in (ROOT / "experiments").glob("*.py")
-    if "cli.main(main)" in path.read_text()
-)
-
-
-@pytest.mark.parametrize("command", COMMANDS)
-def test_every_flag_has_a_help_text_of_its_own(command):
-    with mock.patch.dict(os.environ, {"COLUMNS": "400"}):
-        out = call(command, "--help", check=0).stdout
-    joined = re.sub(r" *\n {4,}(?=\S)", "  ", out.replace("│", " "))
-    rows = re.findall(r"\n +(--\S+).*?  +(.*?) *\((?:default: [^()]*|required)\)", joined)
-    texts = {flag: text for flag, text in rows if not flag.endswith(".kind")}
-    assert texts and [flag for flag, text in texts.items() if not text] == []
-    assert len(set(texts.values())) == len(texts)
-
-
-@pytest.mark.parametrize("name", flags.OBJECTS)
-def test_every_field_of_an_object_has_a_help_text(name):
-    for kind in flags.CHOICES[name]:
-        cls = records.KINDS[flags.FIELDS[name].type][kind]
-        texts = flags._help(cls, flags.HINTS[cls])
-        assert [field for field in flags.HINTS[cls] if not texts[field]] == [], kind
-
-
 @pytest.mark.slow
 def test_bad_input_ends_a_process_so(tmp_path):
     out = run("sample", "--workdir", tmp_path, check=2)
@@ -303,7 +275,8 @@ def test_killed_training_ends_with_the_same_bits(workdir, tmp_path):
     run("train", *command[3:], check=0)
     assert checksums(tmp_path / "killed") == checksums(workdir)
     rows = (tmp_path / "killed" / "metrics.jsonl").read_text().splitlines()
-    assert [json.loads(row)["step"] for row in rows] == [5, 10, 15, 20]
+    trained = [row for row in map(json.loads, rows) if "loss" in row]
+    assert [row["step"] for row in trained] == [5, 10, 15, 20]
 
 
 def test_sampling_cannot_end_before_training_does():

@@ -12,8 +12,8 @@ import pytest
 
 import score_jax as sj
 from experiments import presets, runs
-from experiments.config import from_json
 from experiments.parts.upgrade import upgraded
+from experiments.run_config import from_json
 from score_jax.convert.published import PUBLISHED
 from score_jax.nets import UNet
 from score_jax.parametrization import LARGE, LEARNED_RANGE, SCORE, IndexInput, LevelInput
@@ -53,9 +53,10 @@ def old_run(tmp_path_factory):
     return home / "run"
 
 
+@pytest.mark.slow
 def test_a_run_of_version_0_1_resumes(old_run):
     rows = [json.loads(line) for line in (old_run / "metrics.jsonl").read_text().splitlines()]
-    assert [row["step"] for row in rows] == [5, 10, 15, 20, 25, 30]
+    assert [row["step"] for row in rows if "loss" in row] == [5, 10, 15, 20, 25, 30]
     run, _, step = runs.load(old_run)
     assert step == 30 and run.config.net.width == 8
 
@@ -73,6 +74,7 @@ def test_a_run_folder_is_a_model_and_its_parameters(old_run):
         sj.load_pretrained(old_run, "cifar10_ddpmpp")
 
 
+@pytest.mark.slow
 def test_it_samples_without_the_experiments(old_run):
     out = subprocess.run(
         [sys.executable, "-c", ALONE, str(old_run)], cwd=ROOT, capture_output=True, text=True, timeout=300

@@ -203,6 +203,7 @@ def conditional_parts(k):
     return DATA.score(SCHEDULE), DATA.component(k).score(SCHEDULE), logp
 
 
+@pytest.mark.slow
 def test_on_a_schedule_the_exact_classifier_gives_the_exact_conditional():
     plain, wanted, logp = conditional_parts(0)
     guided = guide(SCHEDULE, plain, on_x(logp))

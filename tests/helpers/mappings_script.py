@@ -65,14 +65,14 @@ def start(dropout=0.0):
 
 
 @functools.cache
-def mapped(mapping, n_devices, accumulate):
+def mapped(mapping, n_devices, microbatches):
     """Two steps a call, mapped onto this number of devices."""
     loss, prepare, optimizer, _ = start(0.3 if mapping == "dropout" else 0.0)
     devices = jax.local_devices()[:n_devices]
     step = training.make_train_step(
         loss, optimizer, prepare=prepare,
         axis_name=None if mapping in ("jit", "fsdp", "dropout") else "devices",
-        accumulate=accumulate, averages={"0.1": training.power(0.1)},
+        microbatches=microbatches, averages={"0.1": training.power(0.1)},
     )  # fmt: skip
     step = training.scan_steps(step, 2)
     mesh = training.make_mesh(devices)

@@ -153,6 +153,7 @@ METHODS = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", METHODS)
 def test_methods_reach_the_posterior_within_bounds(name):
     method, make, grid, noise_std, mean_bound, cov_bound = METHODS[name]
@@ -161,6 +162,7 @@ def test_methods_reach_the_posterior_within_bounds(name):
     assert mean < mean_bound and cov < cov_bound
 
 
+@pytest.mark.slow
 def test_the_bias_of_the_others_is_what_it_is():
     """Replacement alone underestimates the measurement; DPS trades its mean for its spread."""
     x = run(replacement(SDE, SCORE, given()), reverse_diffusion, GRID)

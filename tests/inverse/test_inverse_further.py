@@ -31,6 +31,7 @@ from tests.inverse.test_inverse import FIRST, GRID, SCORE, SDE, given, run
 from tests.inverse.test_inverse_sampling import COLOURS
 
 
+@pytest.mark.slow
 def test_colours_are_found_again_by_the_orthogonal_trick():
     """Replacement of the grey axis alone, with correctors, gives the posterior of the colours."""
     x0 = COLOURS.sample(jax.random.key(7), 1)

@@ -229,6 +229,7 @@ PARAMS = {"mean": jnp.float32(0.6), "variance": jnp.float32(0.2)}
 FIVE = Model(CosineBetas(5), small_net, IndexInput(), variance=LEARNED_RANGE)
 
 
+@pytest.mark.slow
 def test_the_variational_loss_estimates_the_bound():
     """Its mean over indices and noise is the sum of the terms, without the prior's."""
     x0 = jnp.round(jax.random.uniform(jax.random.key(0), (4000, 2), minval=-1) * 8) / 8

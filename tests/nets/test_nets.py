@@ -228,6 +228,7 @@ def tiny():
     return jax.tree.map(noisy, params), x, label
 
 
+@pytest.mark.slow
 def test_forward_and_reverse_derivatives_agree_in_and_out_of_training(tiny):
     """One directional derivative: jvp, gradient, explicit gradient in a scan, finite difference."""
     params, x, label = tiny
@@ -263,6 +264,7 @@ def test_starts_at_zero_and_keeps_shape_and_dtype():
     assert float(jnp.abs(out).max()) < 1e-2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "fields",
     [

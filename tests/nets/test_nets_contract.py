@@ -51,6 +51,7 @@ def traced(net, x, label, *y):
     return shapes, (out.shape, str(out.dtype)), str(program)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
 def test_sizes_precision_and_recomputed_blocks(name):
     net, shape = CASES[name]

@@ -59,6 +59,7 @@ def test_published_sizes(fields, count):
     assert sum(leaf.size for leaf in jax.tree.leaves(shapes)) == count
 
 
+@pytest.mark.slow
 def test_steps_in_a_scan_are_steps_in_a_loop(micro):
     params, x, label = micro
 
@@ -83,6 +84,7 @@ def test_steps_in_a_scan_are_steps_in_a_loop(micro):
         np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_vmap_over_examples_is_the_batch(micro):
     """Forward, its tangent, and the gradient of training: as an ODE per sample uses them."""
     params, x, label = micro
@@ -163,6 +165,7 @@ def test_classes_of_zero_embedding_are_no_classes(micro):
     assert float(jnp.abs(out[1] - plain[1]).max()) > 1e-2
 
 
+@pytest.mark.slow
 def test_mlp_starts_at_zero_and_differentiates_both_ways():
     net = MLP(width=8, num_blocks=1, num_classes=2)
     x, label, y = jnp.ones((3, 2, 2)), jnp.array([1.0, 50.0, 999.0]), jnp.array([0, 1, 1])

@@ -36,6 +36,7 @@ def kept_bytes(loss, params):
     return size(kept) - size(params)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "net"),
     [
@@ -53,6 +54,7 @@ def test_less_is_kept_of_blocks_and_least_of_the_whole(name, net):
     assert full < blocks < 0.5 * none, found
 
 
+@pytest.mark.slow
 def test_gradients_are_the_same():
     """With dropout, whose masks must be the same when they are drawn again."""
     found = []

@@ -15,6 +15,7 @@ from score_jax.sde import VP
 FAST = {"xla_backend_optimization_level": 0}
 
 
+@pytest.mark.slow
 def test_series_network_learns_the_moons():
     """Predicting no noise costs 1; a network that has learned costs less."""
     net = SeriesUNet(channels=16, num_blocks=1)

@@ -104,12 +104,14 @@ def plain(micro):
     return gradient(MICRO, *micro)
 
 
+@pytest.mark.slow
 def test_remat_changes_neither_output_nor_gradient(micro, plain):
     remat = gradient(MICRO.clone(remat=True), *micro)
     assert recomputes(remat[2]) and not recomputes(plain[2])
     assert close(remat[0], plain[0], 1e-5) and close(remat[1], plain[1], 1e-4)
 
 
+@pytest.mark.slow
 def test_bfloat16_computes_in_half_and_keeps_float32_outside(micro, plain):
     params, x, label = micro
     half = MICRO.clone(dtype=jnp.bfloat16)
@@ -129,6 +131,7 @@ def test_bfloat16_computes_in_half_and_keeps_float32_outside(micro, plain):
     assert a @ b / np.linalg.norm(a) / np.linalg.norm(b) > 0.99
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", [(2, 8, 3), (2, 2, 4, 2, 3)], ids=["series", "volume"])
 def test_gradients_for_training_are_those_of_the_convolution(shape, monkeypatch):
     """One- and three-dimensional networks against XLA's own convolutions."""

@@ -259,7 +259,7 @@ def test_parts_of_a_batch_teach_the_sampler_of_indices_the_same():
     states = []
     for parts in (1, 4):
         state = init_state(jax.random.key(0), {"w": jnp.ones(())}, optimizer, index_sampler=sampler)
-        step = make_train_step(told, optimizer, index_sampler=sampler, accumulate=parts)
+        step = make_train_step(told, optimizer, index_sampler=sampler, microbatches=parts)
         run = jax.jit(scan_steps(step, 6).run)
         state, metrics = run(state, {"x": jnp.zeros((6, 16))})
         assert math.isfinite(float(metrics["loss"][-1]))

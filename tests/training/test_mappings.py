@@ -128,9 +128,9 @@ def test_the_new_mappings_refuse_what_would_go_wrong_silently():
     for step in (shard_map_step(mapped), global_step(plain), pmap_step(mapped)):
         with pytest.raises(ValueError, match="batch of 7 does not divide evenly over 2"):
             step.place([{"x": np.zeros((7, 2), np.float32)}])
-    with pytest.raises(ValueError, match="accumulate"):
-        make_train_step(squares, optimizer, accumulate=0)
-    parts = jax.jit(make_train_step(squares, optimizer, accumulate=3))
+    with pytest.raises(ValueError, match="microbatches"):
+        make_train_step(squares, optimizer, microbatches=0)
+    parts = jax.jit(make_train_step(squares, optimizer, microbatches=3))
     state = init_state(jax.random.key(0), {"w": jnp.ones((2, 1))}, optimizer)
-    with pytest.raises(ValueError, match="multiple of accumulate=3"):
+    with pytest.raises(ValueError, match="multiple of microbatches=3"):
         parts(state, {"x": jnp.ones((7, 2))})
