@@ -118,8 +118,8 @@ def check(args: Args, argv: Sequence[str] | None = None) -> None:
         raise ValueError(f"--blur must be finite and > 0, got {args.blur}")
     if not 0 <= args.noise_std < float("inf"):
         raise ValueError(f"--noise-std must be finite and at least 0, got {args.noise_std}")
-    for flag, table in (("method", METHODS), ("task", TASKS)):
-        cli.check_unused(argv, unused.of_choice(f"--{flag}", getattr(args, flag), table))
+    for flag, uses in (("method", METHODS), ("task", TASKS)):
+        cli.check_unused(argv, unused.of_choice(f"--{flag}", getattr(args, flag), uses))
     given = {"--images": args.images, "--truth": args.truth, "--test": args.test}
     if sum(bool(v) for v in given.values()) != 1:
         raise ValueError("give the data by exactly one of --images, --truth and --test")
