@@ -238,6 +238,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     args, config = cli.parse_config("experiments.train", "Train a score model.", argv)
     if not args.dry_run:
         cli.needs("plots", "the pictures of a run")
+        if config.data.name in ("digits", "two_moons"):
+            cli.needs("data", f"data.name {config.data.name}", "sklearn")
     for name in args.log:
         cli.needs(name, f"--log {name}")
     args.hosts.connect()
