@@ -83,7 +83,7 @@ def main(command: Callable[[], Any]) -> None:
     except BrokenPipeError:  # as of `--help | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
-    except (ValueError, OSError, ArithmeticError, ModuleNotFoundError) as error:
+    except (ValueError, OSError, ArithmeticError, ImportError) as error:
         text = f"error: {' '.join(str(error).split())}{_hint(error)}"
         if _is(error, "LostHost"):
             training.leave_at_once(training.STALLED, text)
@@ -100,7 +100,7 @@ def _hint(error: Exception) -> str:
     """The extra that brings a missing module, where one does."""
     name = str(getattr(error, "name", None)).partition(".")[0]
     extra = next((extra for extra, modules in EXTRAS.items() if name in modules), None)
-    return "" if extra is None else f': pip install "score_jax[{extra}]"'
+    return "" if extra is None or "score_jax[" in str(error) else f': pip install "score_jax[{extra}]"'
 
 
 def _is(error: Exception, name: str) -> bool:
