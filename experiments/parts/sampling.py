@@ -54,7 +54,7 @@ def labels(
     """What the network is given for `num` samples: {"y": ...}, {"low_res": ...}, both, or {}.
 
     y (num,): classes, by default all in turn. cond (m, *d): vectors or fields in the data's own units,
-    repeated if m < num; by default those of the first test examples.
+    repeated if m < num; by default those of the first test examples, which the run folder has.
     """
     classes = run.num_classes if guide is None else run.source.num_classes
     found: dict[str, Any] = {}
@@ -72,13 +72,16 @@ def labels(
 
 
 def cond_of(run: Run, numbers: np.ndarray) -> np.ndarray | None:
-    """The vectors or fields of the samples of these numbers: those of the test examples, repeated.
+    """The vectors or fields of the samples of these numbers: those of test examples, repeated.
 
-    None for a network that is conditioned on no vector or field.
+    They are the ones that the run keeps, if it keeps some. None for a network that is conditioned on
+    no vector or field.
     """
     source = run.source
     if not run.net_is_given_images and source.cond is None:
         return None
+    if source.kept is not None:
+        return np.asarray(source.kept)[numbers % len(source.kept)]
     test = source.split("test")
     found = take(test, numbers % len(test))
     if source.cond is None:
