@@ -14,7 +14,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, ArrayLike, Float
 
 from score_jax._check import check
 from score_jax._math import as_time, bcast
@@ -66,7 +66,7 @@ def classifier_fn(
     return classifier
 
 
-def check_classes(y: Any, num_classes: int) -> None:
+def check_classes(y: ArrayLike, num_classes: int) -> None:
     """Raise ValueError unless y are integers in [0, num_classes), where their values are known."""
     y = jnp.asarray(y) if isinstance(y, jax.core.Tracer) else np.asarray(y)
     if not jnp.issubdtype(y.dtype, jnp.integer):
@@ -76,7 +76,7 @@ def check_classes(y: Any, num_classes: int) -> None:
         raise ValueError(f"y must be in [0, {num_classes}), got {wrong}")
 
 
-def class_logp(classifier: Classifier, y: Any, *, temperature: float = 1.0) -> LogLikelihood:
+def class_logp(classifier: Classifier, y: ArrayLike, *, temperature: float = 1.0) -> LogLikelihood:
     """The log-probability of the class y, () or (b,), at a temperature: (x, t) -> (b,).
 
     The logits are divided by the temperature: above 1 the probabilities are more even, and the gradient
@@ -104,7 +104,7 @@ def classifier_guidance(
     sde: SDE,
     score: ScoreFn,
     classifier: Classifier,
-    y: Any,
+    y: ArrayLike,
     *,
     scale: Weight = 1.0,
     interval: Interval = None,
