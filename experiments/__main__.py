@@ -5,6 +5,7 @@ import importlib
 import pathlib
 import re
 import sys
+import textwrap
 from collections.abc import Sequence
 from typing import Any
 
@@ -33,7 +34,9 @@ def _purpose(text: str) -> str:
 
 def _usage(known: dict[str, str]) -> str:
     width = max(map(len, known))
-    lines = [f"  {name.ljust(width)}  {purpose}" for name, purpose in known.items()]
+    hang: dict[str, Any] = {"width": 79, "subsequent_indent": " " * (width + 4)}
+    rows = (f"  {name.ljust(width)}  {purpose}" for name, purpose in known.items())
+    lines = [textwrap.fill(row, **hang) for row in rows]
     return "\n".join(
         [
             f"usage: {cli.program()} COMMAND [OPTIONS]",

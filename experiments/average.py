@@ -1,12 +1,19 @@
 """An average of any length from a run's snapshots: `python -m experiments.average --workdir runs/x`."""
 
+from __future__ import annotations
+
 import dataclasses
 import pathlib
 from collections.abc import Sequence
 
-from score_jax import checkpoints, training
+from . import cli
+from .late import late
 
-from . import cli, runs
+with late():
+    from score_jax import checkpoints, training
+
+    from . import runs
+
 
 NOTE_FILE = "averaged.json"
 

@@ -6,22 +6,31 @@ are one row. `--gradient` adds the gain of importance-sampled indices: the varia
 gradient with uniform indices, divided by that with the indices that the run has learned to draw.
 """
 
+from __future__ import annotations
+
 import dataclasses
 import pathlib
 from collections.abc import Sequence
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
-from score_jax import checkpoints, losses, viz
 from score_jax._files import write_json, write_text
 
-from . import cli, runs
-from .config import Config
-from .reports import bits, curves, tables
-from .runs import Run
+from . import cli
+from .late import late
+from .reports import bits, tables
+
+with late():
+    import jax
+    import jax.numpy as jnp
+
+    from score_jax import checkpoints, losses, viz
+
+    from . import runs
+    from .reports import curves
+    from .run_config import Config
+    from .runs import Run
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

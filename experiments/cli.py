@@ -1,29 +1,61 @@
-"""Shared by the commands: flags, exit codes, one-line messages for bad input."""
+"""Shared by the commands: flags, exit codes, one-line messages for bad input. Imports nothing heavy."""
 
+import contextlib
 import dataclasses
+import importlib.util
+import inspect
+import io
+import json
 import os
 import pathlib
+import re
+import shutil
 import sys
-from collections.abc import Callable, Sequence
+import textwrap
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Annotated, Any, Generic, TypeVar
 
 import tyro
 
-from score_jax import runtime, training
+from .config import SampleConfig
+from .late import late
+from .parts import flags, unused, upgrade
 
-from . import presets, runs
-from .config import Config
-from .parts import flags
+with late():
+    from score_jax import runtime, training
+
+    from . import runs
+    from .run_config import Config
 
 INTERRUPTED = 75  # exit code: stopped by a signal, everything is saved; start again to go on
-SCRIPT = "score-jax"  # the name of the installed program
 NOT_FINITE = 77  # exit code: too many steps in a row were not finite
+SCRIPT = "score-jax"  # the name of the installed program
+DEFAULT = "digits_vp"  # the preset that is taken unless another is named
+
+# The modules that each extra of setup.cfg brings, which a command asks for before it starts its work.
+EXTRAS: dict[str, tuple[str, ...]] = {
+    "data": ("sklearn", "PIL"),
+    "metrics": ("sklearn",),
+    "plots": ("matplotlib", "PIL"),
+    "tensorboard": ("tensorboardX",),
+    "wandb": ("wandb",),
+}
 
 
 def start() -> None:
     """Prepare JAX for a command: compiler options for this CPU, and the cache of programs."""
     runtime.tune_cpu()
     runtime.enable_compilation_cache()
+
+
+def needs(extra: str, what: str) -> None:
+    """Raise ValueError naming the extra to install if a module of it is missing.
+
+    >>> needs("plots", "the pictures of a run")
+    """
+    missing = [name for name in EXTRAS[extra] if importlib.util.find_spec(name) is None]
+    if missing:
+        raise ValueError(f'{what} needs {" and ".join(missing)}: pip install "score_jax[{extra}]"')
 
 
 def program(command: str = "") -> str:
@@ -44,21 +76,100 @@ def main(command: Callable[[], Any]) -> None:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)
-    except training.NonFiniteLoss as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(NOT_FINITE)
-    except training.LostHost as error:
-        training.leave_at_once(training.STALLED, f"error: {error}")
-    except (ValueError, OSError, ArithmeticError) as error:
+    except BrokenPipeError:  # as of `--help | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
+    except (ValueError, OSError, ArithmeticError, ModuleNotFoundError) as error:
+        text = f"error: {' '.join(str(error).split())}"
+        if _is(error, "LostHost"):
+            training.leave_at_once(training.STALLED, text)
+        if _is(error, "NonFiniteLoss"):
+            print(text, file=sys.stderr)
+            sys.exit(NOT_FINITE)
         if os.environ.get("SCORE_JAX_DEBUG"):
             raise
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        print(text, file=sys.stderr)
         sys.exit(2)
 
 
-def parse(cls: Any, prog: str, argv: Sequence[str] | None = None) -> Any:
+def _is(error: Exception, name: str) -> bool:
+    """Whether an error is one of `score_jax.training`, which is not imported to find out."""
+    found = sys.modules.get("score_jax.training")
+    return found is not None and isinstance(error, getattr(found, name))
+
+
+class _Screen(io.StringIO):
+    """Keeps what tyro prints, which colours it for a terminal."""
+
+    def __init__(self, stream: Any) -> None:
+        super().__init__()
+        self.isatty = stream.isatty  # type: ignore[method-assign]
+        self._encoding = getattr(stream, "encoding", None) or "utf-8"
+
+    @property
+    def encoding(self) -> str:  # type: ignore[override]
+        """That of the stream: tyro draws boxes where it can."""
+        return self._encoding
+
+
+def _read(cls: Any, argv: Sequence[str] | None, **options: Any) -> Any:
+    """Call tyro; its texts are set to the width of the screen, and its boxed values errors to a line."""
+    out, err = _Screen(sys.stdout), _Screen(sys.stderr)
+    try:
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            return tyro.cli(cls, args=argv, **options)
+    except SystemExit:
+        if out.getvalue():
+            print("\n".join(map(_filled, out.getvalue().splitlines())))
+        value = re.search(
+            r"Value error.*?Error parsing [\w. -]*: (.*?)[─-]{9}", err.getvalue(), re.S
+        )
+        if value is not None:
+            raise ValueError(value[1].replace("│", " ")) from None
+        print(err.getvalue(), end="", file=sys.stderr)
+        raise
+
+
+def _filled(line: str) -> str:
+    """A line in as many as the screen needs: tyro wraps those in boxes only."""
+    width = shutil.get_terminal_size().columns
+    return line if len(line) <= width else textwrap.fill(line, width, subsequent_indent="  ")
+
+
+def parse(cls: Any, prog: str, argv: Sequence[str] | None = None, **options: Any) -> Any:
     """Read the command line into the dataclass `cls` (its docstring and comments are the help)."""
-    return tyro.cli(cls, args=argv, prog=program(prog), description=cls.__doc__)
+    description = inspect.cleandoc(cls.__doc__ or "")
+    return _read(cls, argv, prog=program(prog), description=description, **options)
+
+
+def given(argv: Sequence[str] | None) -> set[str]:
+    """The dotted names of the options on a command line: {"sample.steps"} for --sample.steps 7."""
+    found = set()
+    for word in sys.argv[1:] if argv is None else argv:
+        if word.startswith("--"):
+            section, dot, name = word[2:].partition("=")[0].replace("-", "_").rpartition(".")
+            found |= {f"{section}{dot}{name}", f"{section}{dot}{name.removeprefix('no_')}"}
+    return found
+
+
+def check_unused(
+    argv: Sequence[str] | None, unused: Mapping[str, str], changed: Collection[str] = ()
+) -> None:
+    """Raise ValueError for an option on the command line that is not used.
+
+    unused: {name of the option: what does not use it}; changed: those of them that a config sets,
+    which one line on stderr mentions.
+    """
+    flag = lambda name: f"--{name.replace('_', '-')}"
+    refused = [name for name in unused if name in given(argv)]
+    if refused:
+        texts = [f"{flag(name)} is not used by {unused[name]}" for name in refused]
+        raise ValueError("; ".join(texts))
+    found: dict[str, list[str]] = {}
+    for name in changed:
+        found.setdefault(unused[name], []).append(name)
+    for why, names in found.items():
+        print(f"unused by {why}, and set in the config: {', '.join(names)}", file=sys.stderr)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,7 +207,7 @@ Flags = TypeVar("Flags")  # the generated dataclass of a config's flags
 class Command(Generic[Flags]):
     """Flags of a command that starts from a preset."""
 
-    # Preset; every other flag overrides a field of it.
+    # Preset, or a JSON or YAML file of a config; every other flag overrides a field of it.
     config: str
     # Folder of the run: config, metrics, pictures, checkpoints.
     workdir: str
@@ -111,25 +222,27 @@ class Command(Generic[Flags]):
 
 def parse_config(
     prog: str, description: str, argv: Sequence[str] | None = None
-) -> tuple[Command[Any], Config]:
+) -> tuple[Command[Any], "Config"]:
     """Read `--config NAME --workdir DIR --optim.lr 1e-4 ...`.
 
-    Raises ValueError listing the presets for an unknown one; unknown fields end the program with
-    exit code 2 and the nearest known ones.
+    Raises ValueError naming the nearest preset for an unknown one; unknown fields end the program
+    with exit code 2 and the nearest known ones.
     """
-    first, rest = tyro.cli(
-        flags.first_flags(presets.DEFAULT), args=argv, return_unknown_args=True, add_help=False
-    )
-    kinds = {name: getattr(first, name).kind for name in flags.OBJECTS}
-    default = flags.config_flags(presets.get(first.config), kinds)
+    options: dict[str, Any] = {"return_unknown_args": True, "add_help": False}
+    first, rest = _read(flags.first_flags(DEFAULT), argv, prog=program(prog), **options)
+    kinds = {name: getattr(first, name).kind for name in flags.objects()}
+    default = flags.config_flags(flags.tree(first.config), kinds)
     cls: Any = Command[type(default)]  # type: ignore[misc]
-    args = tyro.cli(
+    name = pathlib.Path(first.config).stem
+    args = _read(
         cls,
-        default=Command(first.config, f"runs/{first.config}", False, False, HostsConfig(), default),
-        args=rest,
+        rest,
+        default=Command(first.config, f"runs/{name}", False, False, HostsConfig(), default),
         prog=program(prog),
-        description=f"{description} (presets: {', '.join(presets.CONFIGS)})",
+        description=f"{description} The command presets lists the presets.",
     )
+    found = unused.of_config(args.cfg)
+    check_unused(argv, found, unused.changed(args.cfg, found))
     return args, flags.config_of(args.cfg)
 
 
@@ -137,17 +250,32 @@ def parse_over_run(cls: Any, prog: str, argv: Sequence[str] | None = None) -> An
     """Read the command line into `cls`, whose `sample` starts as that of the run of --workdir.
 
     The options of the sampler may also be written as in training, --sample.sampler for --sampler.
+    Those that the sampler does not use are refused.
     """
-    given = sys.argv[1:] if argv is None else argv
-    args = [a.replace("--sample.", "--", 1) if a.startswith("--sample.") else a for a in given]
+    words = sys.argv[1:] if argv is None else argv
+    words = [w.replace("--sample.", "--", 1) if w.startswith("--sample.") else w for w in words]
     first = dataclasses.make_dataclass("First", [("workdir", str, "")])
     named: Any
-    named, _ = tyro.cli(first, args=args, return_unknown_args=True, add_help=False)
+    named, _ = _read(first, words, return_unknown_args=True, add_help=False)
     default: dict[str, Any] = {}
-    # A folder without a run raises its error later.
-    if (pathlib.Path(named.workdir) / runs.CONFIG_FILE).is_file():
+    sample = _sample_of(pathlib.Path(named.workdir))
+    if sample is not None:
         none = dataclasses.MISSING
         needed = [f.name for f in dataclasses.fields(cls) if f.default is none is f.default_factory]
-        sample = runs.load_config(pathlib.Path(named.workdir)).sample
         default["default"] = cls(**dict.fromkeys(needed, tyro.MISSING) | {"sample": sample})
-    return tyro.cli(cls, args=args, prog=program(prog), description=cls.__doc__, **default)
+    args = parse(cls, prog, words, **default)
+    found = unused.of_sample(args.sample)
+    check_unused(words, found, unused.changed(args.sample, found))
+    return args
+
+
+def _sample_of(workdir: pathlib.Path) -> SampleConfig | None:
+    """The sampling of a run, without its other parts; None for a folder without a run."""
+    path = workdir / "config.json"
+    if not path.is_file():
+        return None  # an error of its own later
+    try:
+        tree = json.loads(upgrade.upgraded(path.read_text(encoding="utf-8")))
+        return SampleConfig(**tree.get("sample", {}))
+    except (ValueError, TypeError, AttributeError):
+        return runs.load_config(workdir).sample  # names what is wrong

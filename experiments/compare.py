@@ -8,25 +8,36 @@ writes compare.json (all numbers), compare.md (a table) and compare.png (two plo
                of as many training examples, which no sampler is expected to beat
 """
 
+from __future__ import annotations
+
 import dataclasses
 import functools
 import pathlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import jax
 import numpy as np
 
-from score_jax import data, metrics, viz
 from score_jax._files import write_json, write_text
-from score_jax.samplers import Candidate, compare_samplers, flow, sample
 
-from . import cli, runs
+from . import cli
 from .config import SampleConfig
-from .parts import samplers, sampling
+from .late import late
+from .parts import samplers
 from .reports import tables
-from .reports.features import MOST_EXAMPLES, FeatureSpace, feature_space
-from .runs import Run
+
+with late():
+    import jax
+
+    from score_jax import data, metrics, viz
+    from score_jax.samplers import Candidate, compare_samplers, flow, sample
+
+    from . import runs
+    from .parts import sampling
+    from .reports import features
+    from .reports.features import FeatureSpace, feature_space
+    from .runs import Run
+
 
 # Relative and absolute tolerances of the adaptive samplers: each gives a number of evaluations.
 TOLERANCES = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5)
@@ -80,7 +91,7 @@ def candidates(run: Run, base: SampleConfig, name: str, args: Args) -> dict[str,
 
 def distances(run: Run, space: FeatureSpace) -> dict[str, Callable[[Any], float]]:
     """Make the distances of samples, in the network's range, to the test split."""
-    test = space.features(run.source.examples(MOST_EXAMPLES)["x"])
+    test = space.features(run.source.examples(features.MOST_EXAMPLES)["x"])
 
     def measure(f: Callable[[Any, Any], float], x: Any) -> float:
         return f(space.features(run.source.to_data(x)), test)
@@ -101,7 +112,7 @@ def compare(workdir: pathlib.Path, args: Args) -> dict[str, Any]:
     score = sampling.make_score(run, params, base)
     options: dict[str, Any] = {"y": sampling.labels(run, args.num), "chunk": args.chunk}
     ends = [run.sde.t1, base.t0]
-    final = samplers.FINAL_DENOISING[base.final_denoising]
+    final = samplers.final_denoising(base.final_denoising)
     exact = sample(
         key, run.sde, score, shape,
         sampler=flow(rtol=FINE, atol=FINE, final_denoising=final), grid=ends, **options,

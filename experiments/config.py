@@ -1,29 +1,12 @@
-"""The configuration of a run: typed fields with a comment each, and the library's own objects.
+"""The sections of a run's configuration: typed fields with a comment each, which is their help text.
 
-`net`, `sde` and `noise_input` are a module, an SDE and a noise input of score_jax, written by kind and
-fields of their own. Fields of a network that follow from the data or the process (`DERIVED`) are left
-out here and filled in by `experiments.runs.build`.
+`experiments.run_config` joins them with the library's own objects. This module imports nothing heavy,
+because the options of every command are made of it.
 """
 
 import dataclasses
 import math
-from dataclasses import field
-from typing import TYPE_CHECKING, Any, Literal
-
-import flax.linen as nn
-
-from score_jax.convert import records
-from score_jax.nets import NCSNpp
-from score_jax.parametrization import (
-    NOISE,
-    IndexInput,
-    NoiseInput,
-    Parametrization,
-    TimeInput,
-    Variance,
-)
-from score_jax.sde import VP, NoiseSchedule
-from score_jax.types import SDE
+from typing import TYPE_CHECKING, Literal
 
 from .data_config import DataConfig as DataConfig
 from .parts.rules import at_least, require
@@ -33,12 +16,6 @@ if TYPE_CHECKING:
     SamplerName = str
 else:
     SamplerName = Literal[tuple(SAMPLERS)]
-# Fields of networks that `runs.build` fills in.
-DERIVED = (
-    "num_classes", "out_channels", "dims", "centered", "sigmas", "num_levels", "super_resolution",
-    "cond_size",
-)  # fmt: skip
-SCHEDULE_OBJECTIVES = ("simple", "hybrid", "variational")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -270,114 +247,25 @@ class SampleConfig:
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
-    """Everything that a run needs: saved in its folder as config.json."""
+class ClassifierConfig:
+    """A classifier of noisy data and how it is trained."""
 
-    data: DataConfig = field(default_factory=DataConfig)
-    # The network.
-    net: nn.Module = field(
-        default_factory=lambda: NCSNpp(
-            channels=32, channel_mult=(1, 2), num_blocks=1, attention=(4,), dropout=0.0
-        )
-    )
-    # The forward process.
-    sde: SDE = field(default_factory=VP)
-    # What the network is given of the time.
-    noise_input: NoiseInput = field(default_factory=TimeInput)
-    # What the network returns.
-    parametrization: Parametrization = NOISE
-    # Variance of the reverse steps of a noise schedule: the posterior's (small), beta (large), or
-    # learned by twice the channels.
-    variance: Variance | None = None
-    # Condition the network on the data's class labels.
-    class_conditional: bool = False
-    loss: LossConfig = field(default_factory=LossConfig)
-    optim: OptimConfig = field(default_factory=OptimConfig)
-    train: TrainConfig = field(default_factory=TrainConfig)
-    sample: SampleConfig = field(default_factory=SampleConfig)
+    # A residual MLP for data of any shape, or guided-diffusion's, the way down of a U-Net, for images.
+    net: Literal["mlp", "unet"] = "unet"
+    # Channels of the finest level, or width of the hidden layers.
+    width: int = 32
+    # Parameter updates in all.
+    steps: int = 1_500
+    # Examples per update.
+    batch_size: int = 64
+    # Learning rate after a warm-up.
+    lr: float = 1e-3
     # Seed of the parameters, the noise and the order of the data.
     seed: int = 0
-    mesh: MeshConfig = field(default_factory=MeshConfig)
 
     def __post_init__(self) -> None:
-        require("config", self, *at_least(self, 0, "seed"))
-        schedule, loss = isinstance(self.sde, NoiseSchedule), self.loss
-        kind = type(self.sde).__name__
-        for name, value, needs in (
-            ("loss.objective", loss.objective, loss.objective in SCHEDULE_OBJECTIVES),
-            ("loss.indices", loss.indices, loss.indices != "uniform"),
-            ("noise_input", self.noise_input, isinstance(self.noise_input, IndexInput)),
-        ):
-            if needs and not schedule:
-                raise ValueError(f"{name}={value!r} needs a noise schedule, got sde.kind={kind!r}")
-        if loss.objective == "hybrid" and not self.learns_variance:
-            given = self.variance and self.variance.name
-            raise ValueError(f"loss.objective='hybrid' needs a learned variance, got {given!r}")
-        if self.sample.t0 < loss.t0:
-            # Checked before training rather than at its first picture.
-            raise ValueError(
-                f"sample.t0 must be at least loss.t0={loss.t0}, where training ends, "
-                f"got {self.sample.t0}"
-            )
-        if loss.label_dropout and not self.class_conditional:
-            raise ValueError(
-                f"loss.label_dropout={loss.label_dropout} needs class_conditional: otherwise there "
-                "are no labels to hide"
-            )
-
-    @property
-    def learns_variance(self) -> bool:
-        """Whether the network returns the variance of a step too."""
-        return self.variance is not None and self.variance.learned
-
-
-# Fields that may differ when a run resumes: they change how long it is and what is written, not what
-# is computed at a step, or only its rounding (a learning-rate schedule that depends on the last step is
-# the exception, checked in `differences`).
-RESUMABLE = (
-    "train.steps", "train.log_every", "train.sample_every", "train.checkpoint_every", "train.keep",
-    "train.checkpoint_metric", "train.microbatches", "train.remat", "train.nonfinite_limit",
-    "train.save_error", "train.snapshot_every", "train.ahead",
-    "train.fid_every", "train.fid_num", "train.inception", "train.features", "mesh.mapping", "mesh.shard",
-    "net.remat", "data.path", "data.test_path", "data.workers", "data.processes",
-    "data.resume", "data.verify", *(f"sample.{f.name}" for f in dataclasses.fields(SampleConfig)),
-)  # fmt: skip
-
-
-def to_record(config: Config) -> dict[str, Any]:
-    """A config as a JSON value."""
-    tree: dict[str, Any] = records.to_record(config, omit=DERIVED)
-    return tree
-
-
-def to_json(config: Config) -> str:
-    """A config as indented JSON."""
-    return records.to_json(config, omit=DERIVED)
-
-
-def from_json(text: str) -> Config:
-    """Read a config written by `to_json`; ValueError for unknown fields or wrong types."""
-    config: Config = records.read_json(Config, text)
-    return config
-
-
-def flatten(config: Config) -> dict[str, Any]:
-    """All fields by their dotted names: {"optim.lr": 1e-3, ...}."""
-    flat: dict[str, Any] = {}
-    for name, value in to_record(config).items():
-        inner = value.items() if isinstance(value, dict) else ()
-        flat |= {f"{name}.{k}": v for k, v in inner} or {name: value}
-    return flat
-
-
-def differences(old: Config, new: Config) -> list[str]:
-    """Changes with which a run of `old` cannot resume as `new`: lines "optim.lr: 0.001 -> 0.0001"."""
-    free = set(RESUMABLE) - ({"train.steps"} if new.optim.schedule != "constant" else set())
-    a, b = flatten(old), flatten(new)
-    names = [*b, *(name for name in a if name not in b)]
-    show = lambda flat, name: repr(flat[name]) if name in flat else "absent"
-    return [
-        f"{name}: {show(a, name)} -> {show(b, name)}"
-        for name in names
-        if name not in free and (name not in a or name not in b or a[name] != b[name])
-    ]
+        require(
+            "classifier", self,
+            *at_least(self, 1, "width", "steps", "batch_size"),
+            ("lr", math.isfinite(self.lr) and self.lr > 0, "finite and > 0"),
+        )  # fmt: skip

@@ -1,8 +1,10 @@
-"""Make a run folder of published weights, for sampling, evaluation and further training:
+"""Make a run folder of published weights, for all other commands.
 
 python -m experiments.convert --from score_sde_pytorch --file checkpoint_8.pth \
     --config cifar10_ncsnpp_continuous --workdir runs/ncsnpp
 """
+
+from __future__ import annotations
 
 import dataclasses
 import hashlib
@@ -13,12 +15,18 @@ from typing import Annotated, Any, Literal
 import numpy as np
 import tyro
 
-from score_jax import convert
-from score_jax.sde import NoiseSchedule
+from . import cli
+from .late import late
+from .parts.flags import SUFFIXES
 
-from . import cli, presets, runs
-from .config import Config, from_json
-from .reports import dry_run
+with late():
+    from score_jax import convert
+    from score_jax.sde import NoiseSchedule
+
+    from . import presets, runs
+    from .reports import dry_run
+    from .run_config import Config, read_file
+
 
 NOTE_FILE = "converted.json"
 # Fields of a network that matter only at the start, in training or to the precision.
@@ -71,32 +79,25 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def read_config(name: str) -> Config:
-    """A preset by its name, or the config in a JSON file; ValueError naming what is wrong."""
+    """A preset by its name, or the config in a JSON or YAML file; ValueError naming what is wrong."""
     path = pathlib.Path(name)
-    if path.suffix != ".json":
-        return presets.get(name)
-    if not path.is_file():
-        raise ValueError(f"--config {name!r} is not a file")
-    try:
-        return from_json(path.read_text())
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from None
+    return read_file(path) if path.suffix in SUFFIXES else presets.get(name)
 
 
-def _score_sde(read: Callable[..., Any]) -> Callable[..., Any]:
+def _score_sde(name: str) -> Callable[..., Any]:
     def reader(run: runs.Run, path: pathlib.Path, raw: bool) -> tuple[Any, Any]:
-        size = max(run.shape[:2])
+        size, read = max(run.shape[:2]), getattr(convert, name)
         _, params, info = read(path, run.net, run.sde, ema=not raw, size=size)
         return params, info
 
     return reader
 
 
-def _openai(read: Callable[..., Any]) -> Callable[..., Any]:
+def _openai(name: str) -> Callable[..., Any]:
     def reader(run: runs.Run, path: pathlib.Path, raw: bool) -> tuple[Any, Any]:
         if raw:
             raise ValueError("--raw is for files that have an average too: choose the file instead")
-        return read(path, run.net, run.sde)[1:]
+        return getattr(convert, name)(path, run.net, run.sde)[1:]
 
     return reader
 
@@ -135,10 +136,10 @@ def _other_process(theirs: Any, ours: Any) -> list[str]:
 
 
 READERS: dict[str, Callable[[runs.Run, pathlib.Path, bool], tuple[Any, Any]]] = {
-    "score_sde_pytorch": _score_sde(convert.from_score_sde_pytorch),
-    "score_sde_jax": _score_sde(convert.from_score_sde_jax),
-    "improved_diffusion": _openai(convert.from_improved_diffusion),
-    "guided_diffusion": _openai(convert.from_guided_diffusion),
+    "score_sde_pytorch": _score_sde("from_score_sde_pytorch"),
+    "score_sde_jax": _score_sde("from_score_sde_jax"),
+    "improved_diffusion": _openai("from_improved_diffusion"),
+    "guided_diffusion": _openai("from_guided_diffusion"),
     "diffusers": _diffusers,
 }
 

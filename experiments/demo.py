@@ -1,4 +1,6 @@
-"""`make demo`: train on digits, sample with two methods, evaluate, and print where the pictures are."""
+"""Train on digits, sample with two methods and evaluate: `make demo`."""
+
+from __future__ import annotations
 
 import dataclasses
 import pathlib
@@ -6,15 +8,20 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-import jax
 import numpy as np
 
 from score_jax._files import write_json, write_text
 
-from . import cli, evaluate, presets, runs, train
-from .config import Config
-from .parts import sampling
-from .reports import pictures, tables
+from . import cli
+from .late import late
+
+with late():
+    import jax
+
+    from . import evaluate, presets, runs, train
+    from .parts import sampling
+    from .reports import pictures, tables
+    from .run_config import Config
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,7 +31,7 @@ class Args:
     # Folder of the run; a second call resumes it.
     workdir: str = "runs/demo"
     # Preset to show.
-    config: str = presets.DEFAULT
+    config: str = cli.DEFAULT
     # Parameter updates (default: the preset's).
     steps: int | None = None
 
@@ -56,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     }
     seconds["compile (sampling)"] = sum(d.compile_seconds for d in drawn.values())
     seconds["sample"] = sum(d.seconds for d in drawn.values())
-    if len(run.shape) == 3:
+    if len(run.shape) > 1:
         real = run.source.from_data(jax.random.key(0), run.source.examples(64)["x"])
         panels = {
             "predictor-corrector": drawn["pc"].x,

@@ -5,28 +5,38 @@ Without networks: held-out loss, bits per dimension, and distances of samples to
 computed is written part by part, and a part that fails leaves its reason.
 """
 
+from __future__ import annotations
+
 import dataclasses
 import pathlib
 from collections.abc import Sequence
 from typing import Any
 
-import jax
 import numpy as np
 import tyro
 
-from score_jax import metrics, training
-
-from . import cli, runs
+from . import cli
 from .config import SampleConfig
-from .parts import feature_networks, samplers, sampling
+from .late import late
+from .parts import feature_networks, samplers
 from .parts.feature_networks import NetworkConfig
-from .parts.results import Results, lines_of_missing, number, with_error
-from .reports import bits, features, measuring, tables
-from .reports.features import FeatureSpace, feature_space
-from .reports.gaussian import gaussian
-from .reports.held_out import held_out_loss
+from .reports import bits, tables
 from .reports.sample_metrics import MetricConfig
-from .runs import Run
+
+with late():
+    import jax
+
+    from score_jax import metrics, training
+
+    from . import runs
+    from .parts import sampling
+    from .parts.results import Results, lines_of_missing, number, with_error
+    from .reports import features, measuring
+    from .reports.features import FeatureSpace, feature_space
+    from .reports.gaussian import gaussian
+    from .reports.held_out import held_out_loss
+    from .runs import Run
+
 
 RESULT_FILE = "evaluation.json"
 BPD_FILE = "bits_per_dim.json"

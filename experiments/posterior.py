@@ -9,21 +9,28 @@ A method of your own, a function (sde, score, measurement) -> Conditional in an 
 compared by `--method package.module:function`.
 """
 
+from __future__ import annotations
+
 import dataclasses
 import pathlib
 import warnings
 from collections.abc import Sequence
 from typing import Any
 
-import jax
-
-from score_jax import VP, viz
 from score_jax._files import write_json, write_text
-from score_jax.inverse import benchmark
 
 from . import cli
-from .parts import posteriors
-from .reports import tables
+from .late import late
+
+with late():
+    import jax
+
+    from score_jax import VP, viz
+    from score_jax.inverse import benchmark
+
+    from .parts import posteriors
+    from .reports import tables
+
 
 # Columns of the report, and their heads.
 FIGURES = {

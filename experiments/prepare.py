@@ -3,6 +3,8 @@
 python -m experiments.prepare --from photos --size 64 --out data/photos
 """
 
+from __future__ import annotations
+
 import dataclasses
 import os
 import pathlib
@@ -11,14 +13,20 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
-import tqdm
 import tyro
 
-from score_jax import data
-
 from . import cli
-from .data_config import DataConfig
-from .parts import opening, readers
+from .late import late
+from .parts import readers
+
+with late():
+    import tqdm
+
+    from score_jax import data
+
+    from .data_config import DataConfig
+    from .parts import opening
+
 
 # The form of data by the ending of their file; a folder is looked into.
 BY_ENDING = {

@@ -1,48 +1,59 @@
-"""Restore images with a trained run: `--workdir runs/x --task inpaint --mask center --images a.png`."""
+"""Restore data with a trained run: `--workdir runs/x --task inpaint --mask center --images a.png`."""
+
+from __future__ import annotations
 
 import dataclasses
 import pathlib
-from collections.abc import Callable, Sequence
-from typing import Annotated, Any, Literal
+from collections.abc import Callable, Iterator, Sequence
+from typing import Annotated, Any, Literal, NamedTuple
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import tyro
-from PIL import Image
 
-from score_jax import inverse, viz
 from score_jax._files import write_json, write_npz
 
-from . import cli, runs
+from . import cli
 from .config import SampleConfig
-from .parts import samplers, sampling
-from .runs import Run
+from .late import late
+from .parts import outputs
 
-MASKS = ("center", "border", "left", "right", "top", "bottom", "random")
+with late():
+    import jax
+    import jax.numpy as jnp
+
+    from score_jax import inverse, viz
+
+    from . import runs
+    from .parts import problems, samplers, sampling
+    from .reports import pictures
+    from .runs import Run
 
 
 @dataclasses.dataclass(frozen=True)
 class Args:
-    """Restore images: fill in what is missing, colour, enlarge or sharpen.
+    """Restore data: fill in what is missing, colour, enlarge or sharpen.
 
-    Give the pictures to restore by --images, or clean ones by --truth or --test, which are damaged
-    first and shown for comparison. Options left out are those of the run's config.
+    Give what is to be restored by --images, or clean data by --truth or --test, which are damaged
+    first and shown for comparison: pictures, or .npy files for data of any shape. Options left out are
+    those of the run's config.
     """
 
     # Folder of a run made by experiments.train.
     workdir: str
-    # What was done to the images.
+    # What was done to the data.
     task: Literal["inpaint", "colorize", "superres", "deblur"]
-    # The pictures as they are: with a hole, grey, small or blurred.
+    # The data as they are, with a hole, grey, small or blurred: pictures or .npy files.
     images: tuple[str, ...] = ()
-    # Clean pictures, to be damaged here.
+    # Clean data, to be damaged here.
     truth: tuple[str, ...] = ()
-    # Number of images of the run's test split to use as clean pictures.
+    # Number of examples of the run's test split to use as clean data.
     test: int = 0
-    # For inpaint, what is missing: the middle, all but the middle, a half, half of the pixels at
-    # random, or the black part of a picture of the same size.
-    mask: str = "center"
+    # For inpaint, what is missing: the middle (center), all but the middle (border), a half (left,
+    # right, top, bottom), half of the places at random, the NaN of .npy files (nan), or the transparent
+    # or else black part of a picture of the same size. One for all, or one for each example.
+    mask: tuple[str, ...] = ("center",)
+    # Crop the middle of pictures of other sizes and resize it, instead of refusing them.
+    resize: bool = False
     # For superres: the factor between the sizes of the result and the picture.
     factor: int = 2
     # For deblur: standard deviation of the blur in pixels.
@@ -51,9 +62,9 @@ class Args:
     noise_std: float = 0.0
     # The method; docs/guidance.md explains the choice.
     method: Literal["pigdm", "projection", "dps", "replacement", "repaint"] = "pigdm"
-    # Restorations of each image.
+    # Restorations of each example.
     num: int = 4
-    # Class of the images, for networks that are conditioned on it (default: unknown).
+    # Class of the data, for networks that are conditioned on it (default: unknown).
     label: Annotated[int | None, tyro.conf.arg(aliases=("--class",))] = None
     # For dps: its step size.
     scale: float = 0.5
@@ -67,10 +78,29 @@ class Args:
     seed: int = 0
     # Where to write (default: WORKDIR/restored/TASK).
     out: str | None = None
+    # Write over files that are there.
+    overwrite: bool = False
     # How samples are drawn.
     sample: Annotated[SampleConfig, tyro.conf.OmitArgPrefixes] = dataclasses.field(
         default_factory=SampleConfig
     )
+
+
+class Problem(NamedTuple):
+    """What was measured of n examples: y (n, *out), an operator for each, and the truth or None."""
+
+    y: np.ndarray
+    operators: list[Any]
+    noise_std: float
+    truth: np.ndarray | None = None
+
+    def groups(self) -> list[tuple[Any, list[int]]]:
+        """The distinct operators with the numbers of their examples."""
+        found: dict[Any, tuple[Any, list[int]]] = {}
+        for i, operator in enumerate(self.operators):
+            mask = getattr(operator, "mask", None)
+            found.setdefault(None if mask is None else mask.tobytes(), (operator, []))[1].append(i)
+        return list(found.values())
 
 
 def check(args: Args) -> None:
@@ -78,107 +108,54 @@ def check(args: Args) -> None:
     for name, least in (("num", 1), ("chunk", 1), ("factor", 1), ("test", 0)):
         if getattr(args, name) < least:
             raise ValueError(f"--{name} must be at least {least}, got {getattr(args, name)}")
-    if not args.blur > 0:
-        raise ValueError(f"--blur must be > 0, got {args.blur}")
-
-
-def read_image(path: str, shape: tuple[int, ...], range: tuple[float, float]) -> np.ndarray:
-    """Read a picture into the data's range; ValueError unless it is of this shape (h, w, 1 or 3)."""
-    with Image.open(path) as image:
-        colours = {"1": 1, "L": 1, "I": 1, "I;16": 1, "RGB": 3, "P": 3}.get(image.mode)
-        if colours != shape[-1]:
-            wanted = "grey" if shape[-1] == 1 else "colour (RGB)"
-            raise ValueError(f"image {path!r} must be {wanted}, got mode {image.mode}")
-        if (image.height, image.width) != shape[:2]:
-            raise ValueError(
-                f"image {path!r} must have {shape[0]} x {shape[1]} pixels (height x width), got "
-                f"{image.height} x {image.width}"
-            )
-        top = 65535 if image.mode in ("I", "I;16") else 255
-        mode = {"P": "RGB", "1": "L"}.get(image.mode)
-        pixels = np.asarray(image if mode is None else image.convert(mode), np.float32)
-    return (range[0] + (range[1] - range[0]) * pixels / top).reshape(shape)
-
-
-def known_pixels(args: Args, shape: tuple[int, ...]) -> np.ndarray:
-    """The mask of an inpainting task, True where pixels are known: (h, w, c)."""
-    h, w, c = shape
-    rows, columns = np.indices((h, w))
-    middle = (abs(rows - (h - 1) / 2) < h / 4) & (abs(columns - (w - 1) / 2) < w / 4)
-    masks = {
-        "center": lambda: ~middle,
-        "border": lambda: middle,
-        "left": lambda: columns >= w / 2,
-        "right": lambda: columns < w / 2,
-        "top": lambda: rows >= h / 2,
-        "bottom": lambda: rows < h / 2,
-        "random": lambda: np.random.default_rng(args.seed).random((h, w)) < 0.5,
-    }
-    if args.mask in masks:
-        known = masks[args.mask]()
-    elif pathlib.Path(args.mask).is_file():
-        with Image.open(args.mask) as image:
-            known = np.asarray(image.convert("L")) > 127
-        if known.shape != (h, w):
-            raise ValueError(
-                f"--mask {args.mask!r} must have {h} x {w} pixels (height x width), got "
-                f"{known.shape[0]} x {known.shape[1]}"
-            )
-    else:
-        raise ValueError(f"--mask must be one of {', '.join(MASKS)} or a file, got {args.mask!r}")
-    return np.repeat(known[:, :, None], c, axis=2)
-
-
-def make_operator(args: Args, shape: tuple[int, ...]) -> inverse.Operator:
-    """The operator of a task on images (h, w, c); ValueError if they do not match."""
-    if len(shape) != 3 or shape[-1] not in (1, 3):
-        raise ValueError(f"restore is for images, and this run has examples of shape {shape}")
-    if args.task == "colorize" and shape[-1] == 1:
-        raise ValueError("--task colorize needs a run on colour images, and this one's are grey")
-    size = min(2 * int(np.ceil(3 * args.blur)) + 1, *shape[:2])
-    operator = {
-        "inpaint": lambda: inverse.Mask(known_pixels(args, shape)),
-        "colorize": lambda: inverse.grayscale(shape[-1]),
-        "superres": lambda: inverse.BlockAverage(args.factor),
-        "deblur": lambda: inverse.Blur(inverse.gaussian_kernel(size, args.blur)),
-    }[args.task]()
-    operator.out_shape(shape)
-    return operator
-
-
-def measured(args: Args, run: Run, key: Any) -> tuple[inverse.Measurement, Any]:
-    """(the measurements, the truth or None) of the images that the flags name."""
+    if not 0 < args.blur < float("inf"):
+        raise ValueError(f"--blur must be finite and > 0, got {args.blur}")
+    if not 0 <= args.noise_std < float("inf"):
+        raise ValueError(f"--noise-std must be finite and at least 0, got {args.noise_std}")
     given = {"--images": args.images, "--truth": args.truth, "--test": args.test}
     if sum(bool(v) for v in given.values()) != 1:
-        raise ValueError("give the images by exactly one of --images, --truth and --test")
-    operator = make_operator(args, run.shape)
-    low, high = run.config.data.range
+        raise ValueError("give the data by exactly one of --images, --truth and --test")
+
+
+def measured(args: Args, run: Run, key: Any) -> Problem:
+    """The measurements of the data that the flags name."""
+    shape = run.shape
+    operator = problems.make_operator(args.task, shape, factor=args.factor, blur=args.blur)
+    read = lambda paths, shape, what: problems.read_examples(
+        run, paths, shape, what, resize=args.resize
+    )
+    truth = None
     if args.images:
-        out = operator.out_shape(run.shape)
-        y = np.stack([read_image(path, out, (low, high)) for path in args.images])
-        return inverse.Measurement(operator, y, args.noise_std), None
-    if args.test:
+        y = read(args.images, shape if operator is None else operator.out_shape(shape), "image")
+    elif args.test:
         if args.test > len(run.source.test):
             raise ValueError(f"--test must be at most {len(run.source.test)}, got {args.test}")
         truth = np.asarray(run.source.on_levels(run.source.examples(args.test)["x"]), np.float32)
     else:
-        truth = np.stack([read_image(path, run.shape, (low, high)) for path in args.truth])
-    return inverse.measure(key, operator, truth, noise_std=args.noise_std), truth
+        truth = read(args.truth, shape, "truth")
+    if truth is not None:
+        whole = inverse.Mask(np.ones(shape, bool)) if operator is None else operator
+        y = np.asarray(inverse.measure(key, whole, truth, noise_std=args.noise_std).y)
+    if operator is not None:
+        return Problem(y, [operator] * len(y), args.noise_std, truth)
+    masks = problems.masks_of(args.mask, y, args.seed)
+    return Problem(y, [inverse.Mask(mask) for mask in masks], args.noise_std, truth)
 
 
-def data_stds(run: Run, operator: Any) -> tuple[float, ...]:
-    """Standard deviations of the data of a run in the measured directions."""
-    return inverse.measured_stds(
-        operator, run.source.on_levels(run.source.examples(1_000, "train")["x"])
-    )
-
-
-def make_method(args: Args, run: Run, operator: Any) -> tuple[Any, dict[str, Any]]:
+def make_method(args: Args, run: Run, problem: Problem) -> tuple[Any, dict[str, Any]]:
     """The method of a name, and its options."""
+
+    def stds() -> dict[str, Any]:
+        # Of several masks those of the whole data, so that one program serves all of them.
+        several = len(problem.groups()) > 1
+        operator = inverse.Mask(np.ones(run.shape, bool)) if several else problem.operators[0]
+        examples = run.source.on_levels(run.source.examples(1_000, "train")["x"])
+        return {"data_std": inverse.measured_stds(operator, examples)}
+
     # Made on demand, because only two of them need the data.
     known: dict[str, Callable[[], tuple[Any, dict[str, Any]]]] = {
-        "pigdm": lambda: (inverse.pigdm, {"data_std": data_stds(run, operator)}),
-        "projection": lambda: (inverse.projection, {"data_std": data_stds(run, operator)}),
+        "pigdm": lambda: (inverse.pigdm, stds()),
+        "projection": lambda: (inverse.projection, stds()),
         "dps": lambda: (inverse.dps, {"scale": args.scale}),
         "replacement": lambda: (inverse.replacement, {"corrections": args.corrections}),
         "repaint": lambda: (inverse.repaint, {"resamplings": args.resamplings}),
@@ -201,76 +178,112 @@ def _label(args: Args, run: Run) -> int | None:
     return args.label
 
 
-def restore(args: Args, run: Run, params: Any, measurement: inverse.Measurement) -> np.ndarray:
-    """Restorations in the network's range: (images, num, h, w, c)."""
+def restore(
+    args: Args, run: Run, params: Any, problem: Problem
+) -> Iterator[tuple[list[int], np.ndarray]]:
+    """Restorations in the network's range, some examples at a time: (numbers, (m, num, *d))."""
     sampling.check_times(run, args.sample)
-    label, n = _label(args, run), len(measurement.y)
-    method, options = make_method(args, run, measurement.operator)
+    label, (method, options) = _label(args, run), make_method(args, run, problem)
     score = sampling.make_score(run, params, args.sample)
-    every = np.repeat(np.asarray(measurement.y), args.num, axis=0)
-    y = None if label is None else np.full(n * args.num, label)
-    out = inverse.posterior_sample(
-        jax.random.key(args.seed),
-        run.sde,
-        score,
-        inverse.Measurement(measurement.operator, every, measurement.noise_std),
-        method,
-        sampler=samplers.make(args.sample, run.model.variance),
-        grid=samplers.make_grid(args.sample, run.sde),
-        options=options,
-        chunk=args.chunk,
-        together=args.sample.together,
-        y=sampling.labels(run, n * args.num, y),
-    )
-    if not np.isfinite(out.x).all():
-        raise FloatingPointError(f"method {args.method!r} returned values that are not finite")
-    return out.x.reshape(n, args.num, *run.shape)
+    each = max(1, args.chunk // args.num)
+    for operator, members in problem.groups():
+        for part in (members[i : i + each] for i in range(0, len(members), each)):
+            n = len(part) * args.num
+            y = None if label is None else np.full(n, label)
+            every = np.repeat(problem.y[part], args.num, axis=0)
+            out = inverse.posterior_sample(
+                jax.random.key(args.seed),
+                run.sde,
+                score,
+                inverse.Measurement(operator, every, problem.noise_std),
+                method,
+                sampler=samplers.make(args.sample, run.model.variance),
+                grid=samplers.make_grid(args.sample, run.sde),
+                options=options,
+                chunk=args.chunk,
+                together=args.sample.together,
+                first=part[0] * args.num,
+                y=sampling.labels(run, n, y),
+            )
+            yield part, out.x.reshape(len(part), args.num, *run.shape)
 
 
-def as_picture(measurement: inverse.Measurement, shape: tuple[int, ...], middle: float) -> Any:
-    """The measurements as images of the full size (b, h, w, c)."""
-    y = np.asarray(measurement.y)
-    if isinstance(measurement.operator, inverse.Mask):
-        return np.where(np.asarray(measurement.operator.mask)[None], y, middle)
-    for axis in (1, 2):
-        y = np.repeat(y, shape[axis - 1] // y.shape[axis], axis=axis)
-    return np.repeat(y, shape[-1] // y.shape[-1], axis=-1)
+def seen_as(problem: Problem, shape: tuple[int, ...], middle: float) -> np.ndarray:
+    """The measurements as examples of the full size (n, *d), with hidden entries of one value."""
+    found = []
+    for y, operator in zip(problem.y, problem.operators, strict=True):
+        if isinstance(operator, inverse.Mask):
+            found.append(np.where(operator.mask, y, middle))
+            continue
+        for axis, size in enumerate(shape):
+            y = np.repeat(y, size // y.shape[axis], axis=axis)
+        found.append(y)
+    return np.stack(found)
+
+
+def draw(run: Run, problem: Problem, x: np.ndarray, done: Sequence[int]) -> Any:
+    """A row for each example: as measured, restored, and the truth."""
+    flat = x.reshape(-1, *run.shape)
+    if len(run.shape) < 2 or (len(run.shape) == 2 and run.shape[1] <= 8):
+        return viz.picture(pictures.shown(run, flat)[0])
+    low, high = run.config.data.range
+    middle = float(np.mean(x)) if run.source.levels is None else (low + high) / 2
+    seen = seen_as(problem, run.shape, middle)[list(done), None]
+    truth = [] if problem.truth is None else [problem.truth[list(done), None]]
+    rows = np.concatenate([seen, x, *truth], axis=1)
+    names = ["measured", *[f"restored {i + 1}" for i in range(x.shape[1])], *["truth"] * len(truth)]
+    values, limits = pictures.shown(run, rows.reshape(-1, *run.shape))
+    images = viz.as_images(values)
+    known = viz.value_range(images) if limits is None else limits
+    grid = viz.image_grid(images, range=known, columns=rows.shape[1], scale=None)
+    picture = viz.labelled(grid, columns=names, rows=[str(i) for i in done])
+    return viz.with_bar(picture, known) if limits is None else picture
+
+
+def residual(problem: Problem, x: np.ndarray, done: Sequence[int]) -> float:
+    """Root mean square of y - A x over all examples."""
+    total, count = 0.0, 0
+    for one, i in zip(x, done, strict=True):
+        given = inverse.Measurement(problem.operators[i], problem.y[i : i + 1], problem.noise_std)
+        away = np.asarray(given.residual(jnp.asarray(one)[None]))
+        total, count = total + float(np.sum(away**2)), count + away.size
+    return float(np.sqrt(total / count))
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Entry point of `python -m experiments.restore`."""
     args = cli.parse_over_run(Args, "experiments.restore", argv)
     check(args)
-    cli.start()
     workdir = pathlib.Path(args.workdir)
-    run, params, step = runs.load(workdir)
-    measurement, truth = measured(args, run, jax.random.key(args.seed + 1))
-    x = restore(args, run, params, measurement)
-    low, high = run.config.data.range
-    seen = as_picture(measurement, run.shape, (low + high) / 2)
-    parts = [seen[:, None], x] + ([] if truth is None else [truth[:, None]])
-    rows = np.concatenate(parts, axis=1)
-    picture = viz.image_grid(
-        rows.reshape(-1, *run.shape),
-        range=(low, high),
-        columns=rows.shape[1],
-        scale=max(1, 96 // run.shape[0]),
-    )  # fmt: skip
     out = pathlib.Path(args.out) if args.out else workdir / "restored" / args.task
-    out.parent.mkdir(parents=True, exist_ok=True)
-    viz.save_image(picture, out.with_name(out.name + ".png"))
+    cli.start()
+    run, params, step = runs.load(workdir)
+    sampling.check_sample(run, args.sample)
+    problem = measured(args, run, jax.random.key(args.seed + 1))
+    _label(args, run)
+    png, npz, record = outputs.files(out, (".png", ".npz", ".json"), overwrite=args.overwrite)
+    parts: list[tuple[list[int], np.ndarray]] = []
+    interrupted = outputs.collect(restore(args, run, params, problem), parts)
+    done = np.concatenate([part for part, _ in parts])
+    order = np.argsort(done)
+    done, x = done[order], np.concatenate([found for _, found in parts])[order]
+    npz.parent.mkdir(parents=True, exist_ok=True)
     raw = run.source.to_data(x.reshape(-1, *run.shape)).reshape(x.shape)
-    write_npz(out.with_name(out.name + ".npz"), x=raw)
-    flat = jnp.asarray(x[:, 0])
-    facts = {"step": step, "residual": float(jnp.sqrt(jnp.mean(measurement.residual(flat) ** 2)))}
-    if truth is not None:
-        facts["rms_error"] = float(np.sqrt(np.mean((x - truth[:, None]) ** 2)))
-    write_json(out.with_name(out.name + ".json"), facts | dataclasses.asdict(args))
-    distance = "" if truth is None else f", {facts['rms_error']:.3f} from the truth"
+    write_npz(npz, x=raw, number=done)
+    written = [npz, record]
+    if pictures.written(png, lambda: draw(run, problem, x, done.tolist())):
+        written.insert(0, png)
+    facts = {"step": step, "residual": residual(problem, x[:, 0], done.tolist())}
+    if problem.truth is not None:
+        facts["rms_error"] = float(np.sqrt(np.mean((x - problem.truth[done, None]) ** 2)))
+    write_json(record, facts | dataclasses.asdict(args))
+    distance = "" if problem.truth is None else f", {facts['rms_error']:.3f} from the truth"
     print(
-        f"{len(x)} images restored {args.num} times by {args.method}: {facts['residual']:.2g} (rms) "
-        f"from the measurements{distance}\nwrote {out}.png, {out}.npz and {out}.json"
+        f"{len(x)} examples restored {args.num} times by {args.method}: {facts['residual']:.2g} (rms) "
+        f"from the measurements{distance}\nwrote {outputs.listed(written)}"
     )
+    if interrupted:
+        raise KeyboardInterrupt
 
 
 if __name__ == "__main__":

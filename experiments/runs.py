@@ -15,6 +15,7 @@ import numpy as np
 import optax
 
 from score_jax import checkpoints, losses, training
+from score_jax._check import check_classes
 from score_jax._files import replacing, write_json, write_text
 from score_jax.convert.pretrained import CHECKPOINTS, MODEL_FILE
 from score_jax.convert.records import Ingredients
@@ -25,8 +26,8 @@ from score_jax.parametrization import LevelInput
 from score_jax.score import NetworkScore
 from score_jax.types import IndexSampler, Loss, Params, PRNGKey
 
-from .config import Config, differences, from_json, to_json, to_record
 from .parts import datasets, fitting, upgrade
+from .run_config import Config, differences, from_json, to_json, to_record
 
 CONFIG_FILE = "config.json"
 DATA_FILE = "data.json"
@@ -121,6 +122,10 @@ class Run:
                 "this network is conditioned on images or fields, which have to be given: "
                 "Model.score(params, low_res=...)"
             )
+        if y is not None and self.null_class is not None:
+            check_classes(y, self.null_class + 1)
+            # A class outside, as only a compiled program can have it, counts as no class.
+            y = jnp.where((y >= 0) & (y < self.null_class), y, self.null_class)
         return self.model.score(params, y, **({} if low_res is None else {"low_res": low_res}))
 
     @property

@@ -4,23 +4,32 @@ With --format they are written to a folder chunk by chunk, on all hosts, and a c
 continues.
 """
 
+from __future__ import annotations
+
 import dataclasses
 import pathlib
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
-import jax
 import numpy as np
 import tyro
 
-from score_jax import training
 from score_jax._files import write_json, write_npz
 
-from . import cli, runs
+from . import cli
 from .config import SampleConfig
-from .parts import drawing, folders, guiding, sampling
-from .reports import pictures
-from .runs import Run
+from .late import late
+from .parts.folders import Format
+
+with late():
+    import jax
+
+    from score_jax import training
+
+    from . import runs
+    from .parts import drawing, guiding, sampling
+    from .reports import pictures
+    from .runs import Run
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,7 +62,7 @@ class Args:
     # Write all samples to the folder --out, where the same command continues after a kill: PNG files,
     # one zip of them, .npy shards, or one .npz with arr_0 (as ADM's evaluator reads it). Default: a
     # picture and an .npz of one call.
-    format: folders.Format | None = None
+    format: Format | None = None
     hosts: cli.HostsConfig = dataclasses.field(default_factory=cli.HostsConfig)
     # How samples are drawn.
     sample: Annotated[SampleConfig, tyro.conf.OmitArgPrefixes] = dataclasses.field(
@@ -137,9 +146,7 @@ def preview(plan: drawing.Plan, out: pathlib.Path, facts: dict[str, Any]) -> Non
     )
 
 
-def to_folder(
-    plan: drawing.Plan, out: pathlib.Path, format: folders.Format, facts: dict[str, Any]
-) -> None:
+def to_folder(plan: drawing.Plan, out: pathlib.Path, format: Format, facts: dict[str, Any]) -> None:
     """Draw the samples that the folder lacks, on all hosts, and write its records."""
     cost, written = drawing.fill(drawing.folder_of(plan, out, format, facts), plan)
     if training.is_first():

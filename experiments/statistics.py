@@ -4,6 +4,8 @@ The file is a reference for `experiments.evaluate --reference`. The data are use
 not dequantised, not mirrored, and to the last example.
 """
 
+from __future__ import annotations
+
 import dataclasses
 import pathlib
 from collections.abc import Sequence
@@ -11,12 +13,17 @@ from typing import Literal
 
 import tyro
 
-from score_jax import metrics, training
-
 from . import cli
-from .config import Config, DataConfig
-from .parts import datasets, feature_networks, images, summaries
+from .config import DataConfig
+from .late import late
+from .parts import feature_networks
 from .parts.feature_networks import NetworkConfig
+
+with late():
+    from score_jax import metrics, training
+
+    from .parts import datasets, images, summaries
+    from .run_config import Config
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -1,5 +1,7 @@
 """Train a score model: `python -m experiments.train --config digits_vp --workdir runs/x`."""
 
+from __future__ import annotations
+
 import contextlib
 import functools
 import pathlib
@@ -7,17 +9,21 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-import jax
+from . import cli
+from .late import late
 
-from score_jax import checkpoints, training
-from score_jax.types import Params
+with late():
+    import jax
 
-from . import cli, runs
-from .config import Config, to_record
-from .parts import sampling
-from .reports import dry_run, pictures
-from .reports.held_out import held_out_loss
-from .reports.small_fid import SmallFID
+    from score_jax import checkpoints, training
+    from score_jax.types import Params
+
+    from . import runs
+    from .parts import sampling
+    from .reports import dry_run, pictures
+    from .reports.held_out import held_out_loss
+    from .reports.small_fid import SmallFID
+    from .run_config import Config, to_record
 
 
 def describe(run: runs.Run, params: Params) -> str:
@@ -145,10 +151,13 @@ def _test_loss(run: runs.Run, step: int, state: Any) -> float:
 
 def _draw_pictures(run: runs.Run, workdir: pathlib.Path, step: int, state: Any) -> None:
     key, quick = jax.random.key(run.config.seed + 1), sampling.quick(run.config.sample)
-    drawn = sampling.draw(run, state.ema_params, key, 64, quick, progress=False)
-    folder = workdir / "pictures"
-    folder.mkdir(exist_ok=True)
-    pictures.save_samples(run, drawn.x, folder / f"samples_{step:07d}.png")
+    path = workdir / "pictures" / f"samples_{step:07d}.png"
+    try:
+        drawn = sampling.draw(run, state.ema_params, key, 64, quick, progress=False)
+    except ArithmeticError as error:  # of a young network
+        print(f"no picture {path}: {error}", file=sys.stderr)
+        return
+    pictures.save_samples(run, drawn.x, path)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -1,22 +1,32 @@
 """Train the classifier of noisy data that guides a run: `--workdir runs/x`."""
 
+from __future__ import annotations
+
 import dataclasses
 import pathlib
 from collections.abc import Sequence
 from typing import Annotated, Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import tyro
 
-from score_jax import checkpoints, training
 from score_jax._files import write_json
-from score_jax.losses import classifier_loss
 
-from . import cli, runs
-from .parts import guiding
+from . import cli
+from .config import ClassifierConfig
+from .late import late
 from .reports import tables
+
+with late():
+    import jax
+    import jax.numpy as jnp
+
+    from score_jax import checkpoints, training
+    from score_jax.losses import classifier_loss
+
+    from . import runs
+    from .parts import guiding
+
 
 EVERY = 10
 MOST = 2_000  # test examples on which the accuracy is measured
@@ -29,8 +39,8 @@ class Args:
     # Folder of a run made by experiments.train; the classifier is written to WORKDIR/classifier.
     workdir: str
     # The classifier.
-    classifier: Annotated[guiding.ClassifierConfig, tyro.conf.OmitArgPrefixes] = dataclasses.field(
-        default_factory=guiding.ClassifierConfig
+    classifier: Annotated[ClassifierConfig, tyro.conf.OmitArgPrefixes] = dataclasses.field(
+        default_factory=ClassifierConfig
     )
 
 
@@ -57,7 +67,7 @@ def accuracies(run: runs.Run, net: Any, params: Any, times: Sequence[float]) -> 
     return [float(right(k, jnp.float32(t))) for k, t in zip(keys, times, strict=True)]
 
 
-def fit(workdir: pathlib.Path, c: guiding.ClassifierConfig, progress: bool | None = None) -> Any:
+def fit(workdir: pathlib.Path, c: ClassifierConfig, progress: bool | None = None) -> Any:
     """Train the classifier of a run; (network, parameters, result of `training.fit`)."""
     run = runs.build(runs.load_config(workdir), runs.load_record(workdir))
     net = guiding.make_classifier(run, c)

@@ -17,6 +17,7 @@ import numpy as np
 def check(name: str, value: Any, ok: Any, allowed: str) -> None:
     """Raise "name must be ALLOWED, got value" unless ok."""
     if not ok:
+        value = plain(value)
         got = value.name if isinstance(value, np.dtype) else repr(value)
         raise ValueError(f"{name} must be {allowed}, got {got}")
 
@@ -44,8 +45,19 @@ def known(*values: Any) -> bool:
     return not any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(values))
 
 
+def plain(value: Any) -> Any:
+    """A NumPy or JAX number as Python's; anything else, traced values too, as it is.
+
+    >>> plain(np.float32(0.5)), plain(jnp.asarray(3))
+    (0.5, 3)
+    """
+    number = isinstance(value, np.generic | np.ndarray | jax.Array) and value.ndim == 0
+    return value.item() if number and known(value) else value
+
+
 def is_number(value: Any) -> bool:
-    """Whether the value is a finite real number (no boolean, no array)."""
+    """Whether the value is a finite real number, of Python, NumPy or JAX (no boolean, no array)."""
+    value = plain(value)
     return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
 
 
@@ -56,15 +68,14 @@ def check_positive(owner: str = "", /, **values: Any) -> None:
     """
     for name, value in values.items():
         if known(value):
-            ok = is_number(value) or (jnp.ndim(value) == 0 and jnp.isfinite(value))
             name = f"{owner}: {name}" if owner else name
-            check(name, value, ok and value > 0, "> 0 and finite")
+            check(name, value, is_number(value) and value > 0, "> 0 and finite")
 
 
 def check_count(least: int = 1, /, **values: Any) -> None:
-    """Raise unless every value is an integer of at least `least`."""
+    """Raise unless every value is an integer of at least `least`, of Python, NumPy or JAX."""
     for name, value in values.items():
-        ok = isinstance(value, Integral) and not isinstance(value, bool)
+        ok = isinstance(plain(value), Integral) and not isinstance(plain(value), bool)
         check(name, value, ok, f"an integer >= {least}")
         check(name, value, value >= least, f"at least {least}")
 
@@ -73,6 +84,24 @@ def check_interval(name: str, ends: Any) -> None:
     """Raise unless `ends` is (low, high), two finite numbers with low < high."""
     ok = isinstance(ends, tuple | list) and len(ends) == 2 and all(map(is_number, ends))
     check(name, ends, ok and ends[0] < ends[1], "(low, high) with low < high")
+
+
+def check_finite(name: str, value: Any) -> None:
+    """Raise for an array with NaN or infinite entries, where its values are known."""
+    if known(value):
+        broken = int(np.size(value) - np.isfinite(np.asarray(value, np.float64)).sum())
+        if broken:
+            raise ValueError(f"{name} must be finite, got {broken} entries that are not")
+
+
+def check_classes(y: Any, num_classes: int) -> None:
+    """Raise ValueError unless y are integers in [0, num_classes), where their values are known."""
+    y = np.asarray(y) if known(y) else jnp.asarray(y)
+    if not jnp.issubdtype(y.dtype, jnp.integer):
+        raise ValueError(f"y must be integer class labels, got dtype {y.dtype}")
+    if isinstance(y, np.ndarray) and y.size and not (y.min() >= 0 and y.max() < num_classes):
+        wrong = y.min() if y.min() < 0 else y.max()
+        raise ValueError(f"y must be in [0, {num_classes}), got {wrong}")
 
 
 def check_array(name: str, value: Any) -> None:
@@ -109,8 +138,9 @@ def check_score(score: object) -> None:
 
 
 def check_float(name: str, x: Any) -> None:
-    """Raise unless x is a floating-point array: integer data have to be scaled first."""
+    """Raise unless x is a floating-point array without NaN: integer data have to be scaled first."""
     check_array(name, x)
     if not jnp.issubdtype(jnp.result_type(x), jnp.floating):
         got = f"dtype {jnp.result_type(x)}"
         raise ValueError(f"{name} must be floating point, got {got}: scale integer data first")
+    check_finite(name, x)

@@ -50,6 +50,72 @@ def test_saved_whole(tmp_path):
         viz.save_image(image, tmp_path / "none" / "a.png")
 
 
+SHAPES = [
+    (1,),
+    (2,),
+    (7,),
+    (30, 2),
+    (30, 12),
+    (8, 8, 1),
+    (8, 8, 2),
+    (8, 8, 5),
+    (4, 8, 8, 1),
+    (3, 4, 6, 6, 2),
+]
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_data_of_every_shape_have_a_picture(shape):
+    x = np.random.default_rng(0).normal(size=(5, *shape))
+    reference = x[:3] if len(shape) == 1 else None
+    image = np.asarray(viz.picture(x, reference=reference))
+    assert image.ndim == 3 and len(np.unique(image.reshape(-1, 3), axis=0)) > 20
+
+
+def test_channels_stand_side_by_side_and_volumes_show_their_middle():
+    x = np.arange(2 * 3 * 4 * 5).reshape(2, 3, 4, 5)
+    images = viz.as_images(x)
+    assert images.shape == (2, 3, 20, 1)
+    np.testing.assert_array_equal(images[1, :, 4:8, 0], x[1, :, :, 1])
+    volume = np.arange(2 * 5 * 3 * 4).reshape(2, 5, 3, 4, 1)
+    np.testing.assert_array_equal(viz.as_images(volume), volume[:, 2])
+    assert viz.as_images(np.zeros((2, 28, 28))).shape == (2, 28, 28, 1)
+    with pytest.raises(ValueError, match="two or more axes"):
+        viz.as_images(np.zeros((2, 3)))
+
+
+def test_names_of_rows_and_columns_are_in_the_picture():
+    grid = viz.image_grid(np.zeros((6, 8, 8, 1)), columns=3, scale=None)
+    assert grid.width == 3 * 66 + 2  # 64 pixels an image, and gaps
+    named = viz.labelled(grid, columns=["measured", "restored", "truth"], rows=["0", "1"])
+    assert named.width > grid.width and named.height == grid.height + 24
+    assert (np.asarray(named)[:24] < 128).any() and (np.asarray(named)[30:, :14] < 128).any()
+    assert viz.labelled(grid).size == grid.size
+    bar = np.asarray(viz.with_bar(grid, (-2.0, 3.0)))
+    assert bar[4, grid.width + 18, 0] == 255 and bar[4 + 133, grid.width + 18, 0] == 0
+
+
+def test_animations(tmp_path):
+    frames = [viz.image_grid(np.full((1, 7, 7, 1), v)) for v in np.linspace(-1, 1, 4)]
+    viz.save_animation(frames, tmp_path / "a.gif", seconds=0.4)
+    with Image.open(tmp_path / "a.gif") as read:
+        assert read.n_frames == 4 and read.size == frames[0].size
+    with pytest.raises(ValueError, match=r"path must be a \.gif or an \.mp4"):
+        viz.save_animation(frames, tmp_path / "a.avi")
+    with pytest.raises(ValueError, match="images must be at least one"):
+        viz.save_animation([], tmp_path / "b.gif")
+    assert [path.name for path in tmp_path.iterdir()] == ["a.gif"]
+
+
+@pytest.mark.filterwarnings("ignore:os.fork")
+def test_films(tmp_path):
+    pytest.importorskip("imageio_ffmpeg")
+    frames = [viz.image_grid(np.full((1, 7, 7, 1), v)) for v in (-1, 1)]
+    viz.save_animation(frames, tmp_path / "a.mp4", seconds=0.4)
+    assert (tmp_path / "a.mp4").read_bytes()[4:8] == b"ftyp"
+    assert [path.name for path in tmp_path.iterdir()] == ["a.mp4"]
+
+
 def test_curves_and_points_draw_ink():
     curve = np.asarray(viz.loss_curve(np.arange(50), 1 / (1.0 + np.arange(50))))
     points = np.asarray(viz.scatter_2d(np.random.default_rng(0).normal(size=(50, 2)), np.eye(2)))

@@ -15,7 +15,8 @@ from score_jax.data import Description
 from score_jax.draws import draw_of
 from score_jax.types import Batch, PRNGKey
 
-from ..config import Config, DataConfig
+from ..config import DataConfig
+from ..run_config import Config
 from .opening import Splits, Stream, open_splits, split_rule, surveyed
 
 _DEQUANTISE, _FLIP = range(2)  # the purposes of an example's draw

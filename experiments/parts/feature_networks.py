@@ -1,15 +1,20 @@
 """Networks whose features are compared, by the files and names that a command is given."""
 
+from __future__ import annotations
+
 import dataclasses
 from typing import Literal, NamedTuple
 
-import jax.numpy as jnp
+from ..late import late
 
-from score_jax import metrics
-from score_jax._check import check_count
-from score_jax.metrics import DINO_RESIZINGS, INCEPTION_FILE, INCEPTION_RESIZINGS
+with late():
+    import jax.numpy as jnp
 
-from .named import function_named
+    from score_jax import metrics
+    from score_jax._check import check_count
+
+    from .named import function_named
+
 
 INCEPTION, DINOV2, FUNCTION = "inception", "dinov2", "function"
 FRECHET = {
@@ -17,7 +22,6 @@ FRECHET = {
     DINOV2: "fd_dinov2",
     FUNCTION: "frechet",
 }  # what its distance is called
-_DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -45,8 +49,8 @@ class NetworkConfig:
         check_count(**{"--feature-chunk": self.feature_chunk})
         if self.resizing is None:
             return
-        owners = dict.fromkeys(INCEPTION_RESIZINGS, "inception") | dict.fromkeys(
-            DINO_RESIZINGS, "dinov2"
+        owners = dict.fromkeys(metrics.INCEPTION_RESIZINGS, "inception") | dict.fromkeys(
+            metrics.DINO_RESIZINGS, "dinov2"
         )
         if self.resizing not in owners:
             raise ValueError(f"--resizing must be of {', '.join(owners)}, got {self.resizing!r}")
@@ -73,9 +77,11 @@ def make(c: NetworkConfig, outputs: tuple[str, ...] = ()) -> list[Network]:
     Raises FileNotFoundError or ValueError, which name the file that is wanted.
     """
     c.check()
-    found, dtype = [], _DTYPES[c.feature_type]
+    found, dtype = [], getattr(jnp, c.feature_type)
     if c.inception:
-        resizing = INCEPTION_RESIZINGS.get(c.resizing or "tf1", INCEPTION_RESIZINGS["tf1"])
+        resizing = metrics.INCEPTION_RESIZINGS.get(
+            c.resizing or "tf1", metrics.INCEPTION_RESIZINGS["tf1"]
+        )
         weights = metrics.read_inception(c.inception, any_file=c.any_weights)
         names = ("pool", *outputs)
         features = metrics.inception_features(
@@ -83,7 +89,9 @@ def make(c: NetworkConfig, outputs: tuple[str, ...] = ()) -> list[Network]:
         )
         found.append(Network(INCEPTION, features, "pool"))
     if c.dinov2:
-        resizing = DINO_RESIZINGS.get(c.resizing or "dgm_eval", DINO_RESIZINGS["dgm_eval"])
+        resizing = metrics.DINO_RESIZINGS.get(
+            c.resizing or "dgm_eval", metrics.DINO_RESIZINGS["dgm_eval"]
+        )
         weights = metrics.read_dinov2(c.dinov2, any_file=c.any_weights)
         features = metrics.dinov2_features(weights, resizing=resizing, dtype=dtype)
         found.append(Network(DINOV2, features, "class_token"))
@@ -96,4 +104,4 @@ def make(c: NetworkConfig, outputs: tuple[str, ...] = ()) -> list[Network]:
 
 def need_inception(flag: str) -> str:
     """The line for a metric of Inception's features where the weights are not given."""
-    return f"{flag} needs --inception FILE: {INCEPTION_FILE}"
+    return f"{flag} needs --inception FILE: {metrics.INCEPTION_FILE}"

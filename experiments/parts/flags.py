@@ -4,111 +4,147 @@ The kind of an object (`--net.kind UNet`) decides the other flags (`--net.channe
 Fields that two kinds share keep their value when the kind changes.
 """
 
+from __future__ import annotations
+
 import dataclasses
-import inspect
-import re
-from collections.abc import Iterable, Mapping, Sequence
+import difflib
+import functools
+import pathlib
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 import tyro
 
-from score_jax.convert import records
+from .. import config as sections
+from ..late import late, real
+from . import describe
 
-from ..config import DERIVED, Config
+with late():
+    from score_jax.convert import records
 
-Precision = Literal["float32", "bfloat16"] | None
-FIELDS = {f.name: f for f in dataclasses.fields(Config)}
-OBJECTS = tuple(name for name, f in FIELDS.items() if f.type in records.KINDS)
+    from .. import run_config
+    from ..run_config import Config
 
-
-def _hints(cls: type) -> dict[str, Any]:
-    """The types of the flags of a class, None for what has no flag."""
-    fields = {k: f.type for k, f in records.fields_of(cls).items() if k not in DERIVED}
-    return {k: {"dtype": Precision}.get(k) if v is Any else v for k, v in fields.items()}
+SUFFIXES = (".json", ".yaml", ".yml")  # of the files that --config may name
+Tree = dict[str, Any]  # a config as a JSON value
 
 
-# The flags of each class that an object may have, and the kinds that flags can describe.
-HINTS = {cls: _hints(cls) for known in records.KINDS.values() for cls in known.values()}
-CHOICES = {
-    name: tuple(k for k, cls in records.KINDS[f.type].items() if None not in HINTS[cls].values())
-    for name, f in FIELDS.items()
-    if name in OBJECTS
-}
+@functools.cache
+def description() -> Tree:
+    """The description of the flags, read once."""
+    return describe.description()
+
+
+def objects() -> dict[str, Any]:
+    """The classes that the objects of a config may have, by the name of the object and the kind."""
+    found: dict[str, Any] = description()["objects"]
+    return found
+
+
+def presets() -> tuple[str, ...]:
+    """The names of the presets."""
+    return tuple(description()["presets"])
+
+
+def preset(name: str) -> Tree:
+    """The preset of this name as a JSON value; ValueError with the nearest one if there is none."""
+    known = description()
+    name = known["aliases"].get(name, name)
+    if name not in known["presets"]:
+        near = difflib.get_close_matches(name, known["presets"], n=1)
+        hint = f" (did you mean {near[0]!r}?)" if near else ""
+        raise ValueError(f"unknown config {name!r}{hint}; the command presets lists all")
+    return describe.merged(known["default"], known["presets"][name])
+
+
+def tree(name: str) -> Tree:
+    """The config of --config as a JSON value: a preset, or a file of a config.
+
+    Raises ValueError for an unknown preset and for a file that does not hold a config.
+    """
+    path = pathlib.Path(name)
+    if path.suffix not in SUFFIXES:
+        return preset(name)
+    found: Tree = run_config.to_record(run_config.read_file(path))
+    return found
 
 
 def first_flags(default: str) -> Any:
     """The dataclass of the flags that decide the others: --config, --net.kind and so on."""
     made: list[Any] = [("config", str, default)]
-    for name in OBJECTS:
-        cls = dataclasses.make_dataclass(name, [("kind", Literal[CHOICES[name]] | None, None)])
+    for name, kinds in objects().items():
+        cls = dataclasses.make_dataclass(name, [("kind", Literal[tuple(kinds)] | None, None)])
         made.append((name, cls, dataclasses.field(default_factory=cls)))
     return dataclasses.make_dataclass("First", made)
 
 
-def config_flags(config: Config, kinds: Mapping[str, str | None]) -> Any:
+def config_flags(tree: Tree, kinds: Mapping[str, str | None]) -> Any:
     """A dataclass with a field for every flag of a config, whose values are the defaults.
 
     kinds: by name of the object, the kind that was chosen, or None to keep that of the config.
     """
     made: list[Any] = []
-    for name, help in _help(Config, FIELDS).items():
-        hint, value = FIELDS[name].type, getattr(config, name)
-        if name in OBJECTS:
-            cls = records.KINDS[hint][kinds[name] or type(value).__name__]
-            hint, value = _flags(cls, CHOICES[name], value)
+    for name, entry in description()["config"].items():
+        value, help = _tuples(tree[name]), entry["help"]
+        if "object" in entry:
+            hint, value = _flags(name, kinds[name] or value["kind"], value)
+        elif "section" in entry:
+            hint = getattr(sections, entry["section"])
+            value, help = hint(**value), hint.__doc__
         else:
-            for kind, known in records.NAMED.items():
-                if hint in (kind, kind | None):
-                    some: Any = Literal[tuple(known)]
-                    hint, value = some if hint is kind else some | None, records.to_record(value)
+            hint = describe.decode(entry["hint"])
         made.append((name, Annotated[hint, tyro.conf.arg(help=help)], value))
     cls = dataclasses.make_dataclass("Config", [part[:2] for part in made], frozen=True)
     return cls(*(part[2] for part in made))
 
 
+def tree_of(flags: Any) -> Tree:
+    """The config that flags describe, as a JSON value."""
+    tree = {f.name: getattr(flags, f.name) for f in dataclasses.fields(flags)}
+    return {k: _plain(v) for k, v in tree.items()}
+
+
 def config_of(flags: Any) -> Config:
     """The config that flags describe; ValueError for values that the objects do not allow."""
-    objects = (*OBJECTS, "parametrization", "variance")
-    values = {name: getattr(flags, name) for name in FIELDS}
-    for name in objects:
-        tree = dataclasses.asdict(values[name]) if name in OBJECTS else values[name]
-        values[name] = records.from_record(FIELDS[name].type, tree, name)
+    values = {}
+    for field in dataclasses.fields(real(Config)):
+        value = getattr(flags, field.name)
+        if description()["config"][field.name].get("section") is None:
+            value = records.from_record(field.type, _plain(value), field.name)
+        values[field.name] = value
     return Config(**values)
 
 
-def _flags(cls: Any, kinds: Sequence[str], old: Any) -> tuple[Any, Any]:
-    """A dataclass of flags for the fields of `cls`, and its defaults, which `old` has or the class."""
-    helps, given = _help(cls, HINTS[cls]), records.to_record(old)
-    made: list[Any] = [("kind", Literal[tuple(kinds)])]
-    values: list[Any] = [cls.__name__]
-    for name, hint in HINTS[cls].items():
-        made.append((name, Annotated[hint, tyro.conf.arg(help=helps[name])]))
-        value = given.get(name, cls.__dataclass_fields__[name].default)
-        value = tyro.MISSING if value is dataclasses.MISSING else value
-        values.append(tuple(value) if isinstance(value, list) else value)
-    new = dataclasses.make_dataclass(cls.__name__, made, frozen=True)
-    new.__doc__ = (cls.__doc__ or "").split("\n\n")[0]
-    return new, new(*values)
+def _plain(value: Any) -> Any:
+    """The fields of a record as a JSON value; any other value as it is."""
+    record = dataclasses.is_dataclass(value) and not isinstance(value, type)
+    return dataclasses.asdict(value) if record else value
 
 
-def _help(cls: type, names: Iterable[str]) -> dict[str, str]:
-    """The help texts of fields of a class, in its source.
+def _tuples(value: Any) -> Any:
+    """A JSON value with tuples for its lists."""
+    if isinstance(value, dict):
+        return {k: _tuples(v) for k, v in value.items()}
+    return tuple(map(_tuples, value)) if isinstance(value, list) else value
 
-    In comments above or beside a field, or in a line `field: text` of the class's docstring.
-    """
-    found = dict.fromkeys(records.fields_of(cls), "")
-    for base in reversed(cls.__mro__):
-        if not found.keys() & vars(base).get("__annotations__", {}).keys():
-            continue
-        above: list[str] = []
-        for line in inspect.getsource(base).splitlines():
-            comment = re.fullmatch(r"    # (.*)", line)
-            field = re.match(r"    (\w+): (?:.*  # (.*))?", line)
-            listed = re.match(r"      ((?:\w+, )*\w+): (.*)", line)
-            if field and field[1] in found:
-                text = " ".join([*above, field[2] or ""]).strip()
-                found[field[1]] = text or found[field[1]]
-            elif listed:
-                found |= {name: listed[2] for name in listed[1].split(", ") if name in found}
-            above = [*above, comment[1]] if comment else []
-    return found
+
+def _flags(name: str, kind: str, old: Tree) -> tuple[Any, Any]:
+    """A dataclass of flags for an object of a kind, and its defaults, which `old` has or the class."""
+    known = objects()[name]
+    flag = f"--{name.replace('_', '-')}.kind"
+    help = f"Its kind, which decides the other flags (`{flag} KIND --help` lists those of KIND)."
+    made: list[Any] = [("kind", Annotated[Literal[tuple(known)], tyro.conf.arg(help=help)])]
+    values: list[Any] = [kind]
+    for field, entry in known[kind]["fields"].items():
+        hint = describe.decode(entry["hint"])
+        made.append((field, Annotated[hint, tyro.conf.arg(help=_sentence(field, entry["help"]))]))
+        values.append(old[field] if field in old else _tuples(entry.get("default", tyro.MISSING)))
+    cls = dataclasses.make_dataclass(kind, made, frozen=True)
+    cls.__doc__ = known[kind]["purpose"]
+    return cls, cls(*values)
+
+
+def _sentence(field: str, text: str) -> str:
+    """The comment of a field as a sentence: "of the hidden layers" is said of its name."""
+    text = f"{field.replace('_', ' ')} {text}" if text.startswith("of ") else text
+    return text[:1].upper() + text[1:].removesuffix(".") + "."

@@ -18,9 +18,13 @@ from collections.abc import Iterator
 from typing import Any, Literal
 
 import numpy as np
-from PIL import Image
 
 from score_jax._files import replacing, write_json
+
+from ..late import late
+
+with late():
+    from PIL import Image
 
 Format = Literal["png", "zip", "npy", "npz"]
 RECORD_FILE = "samples.json"

@@ -3,45 +3,22 @@
 import dataclasses
 import json
 import pathlib
-from typing import Any, Literal
+from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from score_jax import checkpoints, guidance
-from score_jax._check import check_count, check_positive
 from score_jax.nets.classifier import EncoderUNet, MLPClassifier
 from score_jax.parametrization import TimeInput
 from score_jax.types import Params, ScoreFn
 
+from ..config import ClassifierConfig
 from ..runs import Run
 
 FOLDER = "classifier"
 CONFIG_FILE = "config.json"
-
-
-@dataclasses.dataclass(frozen=True)
-class ClassifierConfig:
-    """A classifier of noisy data and how it is trained."""
-
-    # A residual MLP for data of any shape, or guided-diffusion's, the way down of a U-Net, for images.
-    net: Literal["mlp", "unet"] = "unet"
-    # Channels of the finest level, or width of the hidden layers.
-    width: int = 32
-    # Parameter updates in all.
-    steps: int = 1_500
-    # Examples per update.
-    batch_size: int = 64
-    # Learning rate after a warm-up.
-    lr: float = 1e-3
-    # Seed of the parameters, the noise and the order of the data.
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        for name in ("width", "steps", "batch_size"):
-            check_count(**{f"classifier.{name}": getattr(self, name)})
-        check_positive(**{"classifier.lr": self.lr})
 
 
 def make_classifier(run: Run, c: ClassifierConfig) -> nn.Module:

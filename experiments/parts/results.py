@@ -1,5 +1,7 @@
 """What a command measured, kept on the disk as it goes: a part that fails leaves its reason."""
 
+from __future__ import annotations
+
 import json
 import math
 import pathlib
@@ -8,8 +10,13 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from score_jax import training
 from score_jax._files import write_text
+
+from ..late import late
+
+with late():
+    from score_jax import training
+
 
 MISSING = "missing"
 # Faults of one part, such as a network that returns NaN or a matrix that does not fit in memory.

@@ -3,17 +3,29 @@
 To add a sampler: one entry in `SAMPLERS`. Functions here take the `SampleConfig` as `c`.
 """
 
-import operator
+from __future__ import annotations
+
 from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from score_jax import samplers
-from score_jax.convert.published import lookup
-from score_jax.parametrization import SMALL, Variance
-from score_jax.samplers import song_grid
-from score_jax.sde import NoiseSchedule, schedule_grid, spaced_indices
-from score_jax.types import SDE, Sampler, ScoreFn, Step
+from score_jax._names import choose
+
+from ..late import Late, late, real
+
+with late():
+    from score_jax import parametrization, samplers
+    from score_jax import sde as processes
+
+if TYPE_CHECKING:
+    from score_jax.parametrization import Variance
+    from score_jax.types import SDE, Sampler, ScoreFn, Step
+
+
+class From(NamedTuple):
+    """The value of a field of the config."""
+
+    field: str
 
 
 class Known(NamedTuple):
@@ -21,9 +33,10 @@ class Known(NamedTuple):
 
     make: a factory of steps, or a solver of the probability flow if `adaptive`; grid, on_schedule: the
     usual grid, and that on a noise schedule if it is another; deterministic: whether all noise is in
-    the latent, or a function of the config; options: arguments of `make` by name, as the value or a
-    function of the config; learned: whether `make` takes the variance of the model; tweedie: the
-    cheapest form of the final denoising "tweedie".
+    the latent, or a function of the config; options: arguments of `make` by name, as the value or as
+    `From` a field of the config; learned: whether `make` takes the variance of the model; tweedie: the
+    cheapest form of the final denoising "tweedie"; together: whether it computes anything over all
+    samples drawn at once.
     """
 
     make: Callable[..., Any]
@@ -33,12 +46,24 @@ class Known(NamedTuple):
     adaptive: bool = False
     options: Mapping[str, Any] = MappingProxyType({})
     learned: bool = False
-    tweedie: Any = samplers.tweedie
+    tweedie: Any = None
+    together: bool = False
+
+    def uses(self) -> set[str]:
+        """The fields of the config that only some samplers use, and this one does."""
+        found = {v.field for v in self.options.values() if isinstance(v, From)}
+        found |= {"together"} if self.together else set()
+        return found if self.adaptive else found | {"steps", "grid"}
 
 
-def _fields(*names: str) -> dict[str, Callable[[Any], Any]]:
+def _fields(*names: str) -> dict[str, From]:
     """Options of a sampler that are fields of the config by the same name."""
-    return {name: operator.attrgetter(name) for name in names}
+    return {name: From(name) for name in names}
+
+
+def _library(name: str) -> Any:
+    """A function of `score_jax.samplers`, which is imported when it is used."""
+    return Late("score_jax.samplers", name)
 
 
 def _without(sde: SDE, score: ScoreFn, *grid: Any, **options: Any) -> Step:
@@ -47,55 +72,56 @@ def _without(sde: SDE, score: ScoreFn, *grid: Any, **options: Any) -> Step:
 
 
 PREDICTORS: dict[str, Callable[..., Step]] = {
-    "reverse_diffusion": samplers.reverse_diffusion,
-    "euler_maruyama": samplers.euler_maruyama,
-    "ancestral": samplers.ancestral,
+    "reverse_diffusion": _library("reverse_diffusion"),
+    "euler_maruyama": _library("euler_maruyama"),
+    "ancestral": _library("ancestral"),
     "none": _without,
 }
 CORRECTORS: dict[str, Callable[..., Step]] = {
-    "langevin": samplers.langevin,
-    "annealed": samplers.annealed_langevin,
+    "langevin": _library("langevin"),
+    "annealed": _library("annealed_langevin"),
     "none": _without,
 }
 SONG_PREDICTORS: dict[str, Callable[..., Step]] = {
-    "reverse_diffusion": samplers.song_reverse_diffusion,
-    "euler_maruyama": samplers.song_euler_maruyama,
-    "ancestral": samplers.song_ancestral,
+    "reverse_diffusion": _library("song_reverse_diffusion"),
+    "euler_maruyama": _library("song_euler_maruyama"),
+    "ancestral": _library("song_ancestral"),
     "none": _without,
 }
 SONG_CORRECTORS: dict[str, Callable[..., Step]] = {
-    "langevin": samplers.song_langevin,
-    "annealed": samplers.song_annealed_langevin,
+    "langevin": _library("song_langevin"),
+    "annealed": _library("song_annealed_langevin"),
     "none": _without,
 }
 FINAL_DENOISING: dict[str, Any] = {
-    "tweedie": samplers.tweedie,
-    "mean": samplers.last_mean,
-    "none": samplers.as_it_is,
+    "tweedie": _library("tweedie"),
+    "mean": _library("last_mean"),
+    "none": _library("as_it_is"),
 }
 THRESHOLDS: dict[str, Callable[..., Any] | None] = {
     "none": None,
-    "static": samplers.static,
-    "dynamic": samplers.dynamic,
+    "static": _library("static"),
+    "dynamic": _library("dynamic"),
 }
 
 
 def _song_times(sde: SDE, n: int, *, t0: float) -> Any:
-    return song_grid(n, t0, t1=sde.t1).times
+    return samplers.song_grid(n, t0, t1=sde.t1).times
 
 
 def _schedule_times(sde: SDE, n: int, *, t0: float) -> Any:
     """The times of n indices of a noise schedule: n - 1 steps, and the final denoising."""
-    if not isinstance(sde, NoiseSchedule):
+    if not isinstance(sde, processes.NoiseSchedule):
         return samplers.uniform_grid(sde, n, t0=t0)
-    return schedule_grid(sde, spaced_indices(sde.n, min(n, sde.n)))
+    indices = processes.spaced_indices(sde.n, min(n, sde.n))
+    return processes.schedule_grid(sde, indices)
 
 
 GRIDS: dict[str, Callable[..., Any]] = {
-    "uniform": samplers.uniform_grid,
-    "quadratic": samplers.quadratic_grid,
-    "log_snr": samplers.log_snr_grid,
-    "karras": samplers.karras_grid,
+    "uniform": _library("uniform_grid"),
+    "quadratic": _library("quadratic_grid"),
+    "log_snr": _library("log_snr_grid"),
+    "karras": _library("karras_grid"),
     "song": _song_times,
     "schedule": _schedule_times,
 }
@@ -105,8 +131,8 @@ def predictor_corrector(
     sde: SDE, score: ScoreFn, *, predictor: str, corrector: str, snr: float, corrector_steps: int
 ) -> Step:
     """The step that corrects at t, then goes to t_next."""
-    correct = lookup(corrector, CORRECTORS, "corrector")
-    predict = lookup(predictor, PREDICTORS, "predictor")
+    correct = choose(corrector, CORRECTORS, "corrector")
+    predict = choose(predictor, PREDICTORS, "predictor")
     return samplers.chain(
         correct(sde, score, snr=snr, n_steps=corrector_steps), predict(sde, score)
     )
@@ -124,79 +150,86 @@ def song_predictor_corrector(
     corrector_steps: int,
 ) -> Step:
     """The step of the authors' programs, with the coefficients and times of `steps` steps."""
-    grid = song_grid(steps, t0, t1=sde.t1)
-    correct = lookup(corrector, SONG_CORRECTORS, "corrector")
-    predict = lookup(predictor, SONG_PREDICTORS, "predictor")
+    grid = samplers.song_grid(steps, t0, t1=sde.t1)
+    correct = choose(corrector, SONG_CORRECTORS, "corrector")
+    predict = choose(predictor, SONG_PREDICTORS, "predictor")
     return samplers.chain(
         correct(sde, score, grid, snr=snr, n_steps=corrector_steps), predict(sde, score, grid)
     )
 
 
-_PC = _fields("predictor", "corrector", "snr", "corrector_steps")
+CORRECTED = ("snr", "corrector_steps")  # used by the correctors
+_PC = _fields("predictor", "corrector", *CORRECTED)
 _SONG = _fields("steps", "t0") | _PC
-_LANGEVIN = {"epsilon": lambda c: c.epsilon, "n_steps": lambda c: c.corrector_steps}
+_LANGEVIN = {"epsilon": From("epsilon"), "n_steps": From("corrector_steps")}
 _EDM = _fields("churn", "s_min", "s_max", "s_noise")
 _TOLERANCES = _fields("rtol", "atol")
 
 SAMPLERS: dict[str, Known] = {
-    "pc": Known(predictor_corrector, options=_PC),
-    "song": Known(song_predictor_corrector, "song", options=_SONG),
-    "em": Known(samplers.euler_maruyama),
-    "reverse_diffusion": Known(samplers.reverse_diffusion),
-    "ancestral": Known(samplers.ancestral, on_schedule="schedule", learned=True),
-    "langevin": Known(samplers.langevin_dynamics, "log_snr", options=_LANGEVIN),
-    "euler": Known(samplers.euler_maruyama, deterministic=True, options={"ode": True}),
+    "pc": Known(predictor_corrector, options=_PC, together=True),
+    "song": Known(song_predictor_corrector, "song", options=_SONG, together=True),
+    "em": Known(_library("euler_maruyama")),
+    "reverse_diffusion": Known(_library("reverse_diffusion")),
+    "ancestral": Known(_library("ancestral"), on_schedule="schedule", learned=True),
+    "langevin": Known(_library("langevin_dynamics"), "log_snr", options=_LANGEVIN),
+    "euler": Known(_library("euler_maruyama"), deterministic=True, options={"ode": True}),
     "ddim": Known(
-        samplers.ddim, "log_snr", "schedule", lambda c: c.eta == 0, options=_fields("eta")
+        _library("ddim"), "log_snr", "schedule", lambda c: c.eta == 0, options=_fields("eta")
     ),
-    "heun": Known(samplers.heun, "karras", deterministic=True),
-    "edm": Known(samplers.edm, "karras", options=_EDM),
-    "dpmpp_2s": Known(samplers.dpmpp_2s, "log_snr", deterministic=True),
-    "dpmpp_2m": Known(samplers.dpmpp_2m, "log_snr", deterministic=True),
-    "dpmpp_3m": Known(samplers.dpmpp_3m, "log_snr", deterministic=True),
-    "sde_dpmpp": Known(samplers.sde_dpmpp_2m, "log_snr"),
-    "unipc": Known(samplers.unipc, "log_snr", deterministic=True, options=_fields("order")),
+    "heun": Known(_library("heun"), "karras", deterministic=True),
+    "edm": Known(_library("edm"), "karras", options=_EDM),
+    "dpmpp_2s": Known(_library("dpmpp_2s"), "log_snr", deterministic=True),
+    "dpmpp_2m": Known(_library("dpmpp_2m"), "log_snr", deterministic=True),
+    "dpmpp_3m": Known(_library("dpmpp_3m"), "log_snr", deterministic=True),
+    "sde_dpmpp": Known(_library("sde_dpmpp_2m"), "log_snr"),
+    "unipc": Known(_library("unipc"), "log_snr", deterministic=True, options=_fields("order")),
     # The denoised state comes with its last step, at no cost.
     "adaptive": Known(
-        samplers.adaptive_multistep,
-        deterministic=True,
-        adaptive=True,
-        options=_TOLERANCES,
-        tweedie=samplers.last_mean,
+        _library("adaptive_multistep"), deterministic=True, adaptive=True, options=_TOLERANCES,
+        tweedie=_library("last_mean"), together=True,
     ),
-    "ode": Known(samplers.probability_flow, deterministic=True, adaptive=True, options=_TOLERANCES),
-}
+    "ode": Known(
+        _library("probability_flow"), deterministic=True, adaptive=True, options=_TOLERANCES,
+        together=True,
+    ),
+}  # fmt: skip
 
 
 def known(c: Any) -> Known:
     """The entry of the sampler of a config; ValueError for an unknown name."""
-    return lookup(c.sampler, SAMPLERS, "sampler")
+    found: Known = choose(c.sampler, SAMPLERS, "sampler")
+    return found
 
 
 def make(c: Any, variance: Variance | None = None) -> Sampler:
     """The sampler of a config; `variance` is that of the model, for ancestral sampling."""
     entry = known(c)
-    options = {k: v(c) if callable(v) else v for k, v in entry.options.items()}
+    read = lambda v: getattr(c, v.field) if isinstance(v, From) else v
+    options = {name: read(value) for name, value in entry.options.items()}
     if entry.learned:
-        options["variance"] = SMALL if variance is None else variance
-    final = lookup(
-        c.final_denoising, FINAL_DENOISING | {"tweedie": entry.tweedie}, "final denoising"
-    )
-    wrap = samplers.flow if entry.adaptive else samplers.stepwise
-    return wrap(entry.make, final_denoising=final, **options)
+        options["variance"] = parametrization.SMALL if variance is None else variance
+    cheapest = {} if entry.tweedie is None else {"tweedie": entry.tweedie}
+    final = final_denoising(c.final_denoising, FINAL_DENOISING | cheapest)
+    wrap: Any = samplers.flow if entry.adaptive else samplers.stepwise
+    return wrap(real(entry.make), final_denoising=final, **options)
+
+
+def final_denoising(name: str, known: Mapping[str, Any] = FINAL_DENOISING) -> Any:
+    """The final denoising of this name."""
+    return real(choose(name, known, "final denoising"))
 
 
 def grid_name(c: Any, sde: SDE) -> str:
     """The name of the grid of a config: a noise schedule's own times for its own samplers."""
     entry = known(c)
-    on_schedule = isinstance(sde, NoiseSchedule) and entry.on_schedule is not None
+    on_schedule = isinstance(sde, processes.NoiseSchedule) and entry.on_schedule is not None
     usual = entry.on_schedule if on_schedule else entry.grid
     return str(usual if c.grid == "usual" else c.grid)
 
 
 def make_grid(c: Any, sde: SDE) -> Any:
     """The grid of a config; an adaptive sampler uses only its ends."""
-    return lookup(grid_name(c, sde), GRIDS, "grid")(sde, c.steps, t0=c.t0)
+    return choose(grid_name(c, sde), GRIDS, "grid")(sde, c.steps, t0=c.t0)
 
 
 def deterministic(c: Any) -> bool:
@@ -207,7 +240,7 @@ def deterministic(c: Any) -> bool:
 
 def threshold_rule(c: Any, low: float, high: float) -> Callable[[Any], Any] | None:
     """How the estimate of x0 is kept within the range of the data, or None."""
-    rule = lookup(c.threshold, THRESHOLDS, "threshold")
+    rule = choose(c.threshold, THRESHOLDS, "threshold")
     return None if rule is None else rule(low=low, high=high)
 
 
@@ -217,7 +250,7 @@ def evaluations(c: Any, sde: SDE) -> tuple[int, int]:
     # The score is never called, because a step states its evaluations without it.
     step = made.make(sde, lambda x, t: x, **dict(made.options))
     extra = step.nfe_extra + (c.final_denoising == "tweedie")
-    on_schedule = isinstance(sde, NoiseSchedule) and grid_name(c, sde) == "schedule"
+    on_schedule = isinstance(sde, processes.NoiseSchedule) and grid_name(c, sde) == "schedule"
     return step.nfe, extra - on_schedule * step.nfe
 
 
@@ -230,4 +263,4 @@ def steps_within(c: Any, sde: SDE, nfe: int) -> int:
 def check_names(names: Iterable[str]) -> None:
     """Raise ValueError for the first unknown sampler, listing the known ones."""
     for name in names:
-        lookup(name, SAMPLERS, "sampler")
+        choose(name, SAMPLERS, "sampler")

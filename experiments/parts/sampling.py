@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from score_jax._check import check_classes
 from score_jax.samplers import sample, threshold
 from score_jax.types import Params, PRNGKey, ScoreFn
 
@@ -29,7 +30,9 @@ def _score(
     run: Run, c: SampleConfig, guide: Guide | None, params: Any, given: dict[str, Any]
 ) -> ScoreFn:
     score = run.score(params, **given) if guide is None else guide.score(run, params, given["y"])
-    rule = samplers.threshold_rule(c, *run.config.data.range)
+    # Continuous data have no range to be kept in.
+    continuous = run.source.levels is None
+    rule = None if continuous else samplers.threshold_rule(c, *run.config.data.range)
     return score if rule is None else threshold(run.sde, score, rule)
 
 
@@ -55,7 +58,9 @@ def labels(
     classes = run.num_classes if guide is None else run.source.num_classes
     found: dict[str, Any] = {}
     if classes:
-        found["y"] = (np.arange(num) % classes if y is None else np.asarray(y)).astype(np.int32)
+        y = np.arange(num) % classes if y is None else np.asarray(y)
+        check_classes(y, classes + (guide is None and run.null_class is not None))
+        found["y"] = y.astype(np.int32)
     if not run.net_is_given_images and run.source.cond is None:
         if cond is not None:
             raise ValueError("cond was given, but the network is conditioned on no vector or field")
@@ -82,6 +87,15 @@ def _conditions(run: Run, num: int, cond: Any) -> dict[str, Any]:
 
 def _repeated(values: np.ndarray, num: int) -> np.ndarray:
     return values[np.arange(num) % len(values)]
+
+
+def check_sample(run: Run, c: SampleConfig) -> None:
+    """Raise ValueError for options of a sampler that do not fit the data of a run."""
+    check_times(run, c)
+    if c.threshold != "none" and run.source.levels is None:
+        raise ValueError(
+            f"--threshold {c.threshold} is for data with levels, and those of this run are continuous"
+        )
 
 
 def check_times(run: Run, c: SampleConfig) -> None:

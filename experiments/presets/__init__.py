@@ -6,7 +6,7 @@ published runs are those of `score_jax.convert.published`.
 
 from score_jax.convert.published import lookup
 
-from ..config import Config
+from ..run_config import Config
 from . import digits, improved_ddpm, score_sde
 
 CONFIGS: dict[str, Config] = {
@@ -14,7 +14,6 @@ CONFIGS: dict[str, Config] = {
     **improved_ddpm.PRESETS,
     **score_sde.PRESETS,
 }
-DEFAULT = "digits_vp"
 
 
 def get(name: str) -> Config:

@@ -7,14 +7,8 @@ from score_jax.parametrization import SCORE, StdInput
 from score_jax.sde import VE, VP, SubVP
 from score_jax.types import SDE
 
-from ..config import (
-    Config,
-    DataConfig,
-    LossConfig,
-    OptimConfig,
-    SampleConfig,
-    TrainConfig,
-)
+from ..config import DataConfig, LossConfig, OptimConfig, SampleConfig, TrainConfig
+from ..run_config import Config
 
 _digits = Config()
 

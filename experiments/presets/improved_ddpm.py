@@ -10,14 +10,8 @@ from score_jax.nets import UNet
 from score_jax.parametrization import LARGE, LEARNED_RANGE, IndexInput
 from score_jax.sde import CosineBetas, LinearBetas
 
-from ..config import (
-    Config,
-    DataConfig,
-    LossConfig,
-    OptimConfig,
-    SampleConfig,
-    TrainConfig,
-)
+from ..config import DataConfig, LossConfig, OptimConfig, SampleConfig, TrainConfig
+from ..run_config import Config
 from .shared import published
 
 _replace = dataclasses.replace

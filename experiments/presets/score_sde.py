@@ -7,14 +7,8 @@ Facts of github.com/yang-song/score_sde_pytorch/tree/main/configs, whose paths a
 
 import dataclasses
 
-from ..config import (
-    Config,
-    DataConfig,
-    LossConfig,
-    OptimConfig,
-    SampleConfig,
-    TrainConfig,
-)
+from ..config import DataConfig, LossConfig, OptimConfig, SampleConfig, TrainConfig
+from ..run_config import Config
 from .shared import published
 
 _replace = dataclasses.replace

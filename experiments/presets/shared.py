@@ -5,7 +5,7 @@ from typing import Any
 
 from score_jax.convert.published import PUBLISHED
 
-from ..config import DERIVED
+from ..run_config import DERIVED
 
 
 def published(name: str) -> dict[str, Any]:

@@ -1,29 +1,36 @@
 """Bits per dimension of a run's data: by the flow, by the SDE's bound, and by a plain Gaussian."""
 
+from __future__ import annotations
+
 import dataclasses
 import functools
 import math
 import pathlib
 from typing import Any, Literal
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
-from score_jax import data, likelihood, losses, viz
-from score_jax._batched import in_chunks
 from score_jax._files import write_npz
-from score_jax.parametrization import SMALL
-from score_jax.samplers import SolverError, static
-from score_jax.sde import schedule_grid, spaced_indices
-from score_jax.types import Params, PRNGKey
 
-from ..runs import Run
-from . import curves
-from .gaussian import densities, gaussian
+from ..late import late
+
+with late():
+    import jax
+    import jax.numpy as jnp
+
+    from score_jax import data, likelihood, losses, samplers, viz
+    from score_jax._batched import in_chunks
+    from score_jax.parametrization import SMALL
+    from score_jax.samplers import static
+    from score_jax.sde import schedule_grid, spaced_indices
+    from score_jax.types import Params, PRNGKey
+
+    from ..runs import Run
+    from . import curves
+    from .gaussian import densities, gaussian
+
 
 Split = Literal["test", "train"]
-GAPS = {"ignore": likelihood.IGNORE, "tweedie": likelihood.TWEEDIE, "offset": likelihood.OFFSET}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -91,8 +98,9 @@ def mean_stderr(values: np.ndarray) -> dict[str, Any]:
 def _estimate(run: Run, args: Options, key: Any, params: Any, x: Any, y: Any) -> Any:
     small = math.prod(run.shape) <= likelihood.EXACT_UP_TO
     divergence = None if small else likelihood.hutchinson(args.probes)
+    gap = getattr(likelihood, args.gap.upper())
     return likelihood.log_likelihood(
-        key, run.sde, run.score(params, **y), x, t0=run.config.loss.t0, gap=GAPS[args.gap],
+        key, run.sde, run.score(params, **y), x, t0=run.config.loss.t0, gap=gap,
         divergence=divergence, rtol=args.tol, atol=args.tol,
     )  # fmt: skip
 
@@ -115,7 +123,7 @@ def _over(run: Run, estimate: Any, params: Any, key: Any, args: Options) -> dict
             draws=args.draws,
             chunk=args.chunk,
         )
-    except SolverError as error:
+    except samplers.SolverError as error:
         raise ValueError(
             f"the likelihood's ODE is not solved at --tol {args.tol}: choose a larger one, or see "
             f"whether the score is finite ({error})"

@@ -1,26 +1,49 @@
-"""Pictures of a run: samples, the loss curve, trajectories from noise to data."""
+"""Pictures of a run: samples, the loss curve, trajectories from noise to data.
+
+A picture is never a reason to stop: what cannot be drawn is a line on stderr.
+"""
 
 import json
 import pathlib
+import sys
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from score_jax import viz
 
 from ..runs import Run
 
-
-def save_samples(run: Run, x: Any, path: pathlib.Path) -> None:
-    """Draw samples: a grid of images, or points of the plane over the test data."""
-    if len(run.shape) == 3:
-        viz.save_image(viz.image_grid(np.asarray(x), range=run.config.data.range, scale=4), path)
-    elif run.shape == (2,):
-        viz.save_image(viz.scatter_2d(run.source.to_data(x), _test_points(run)), path)
+FRAMES = 48  # of an animation, at most
+HELD = 6  # samples of a strip
 
 
-def _test_points(run: Run) -> np.ndarray | None:
-    """Points of the test data, or None where the data were moved or deleted."""
+def written(path: pathlib.Path, draw: Callable[[], Any]) -> bool:
+    """Write the picture that `draw` makes; False, and a line that says why, if there is none."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        viz.save_image(draw(), path)
+    except (ImportError, ValueError, OSError) as error:
+        print(f"no picture {path}: {error}", file=sys.stderr)
+        return False
+    return True
+
+
+def shown(run: Run, x: Any) -> tuple[np.ndarray, tuple[float, float] | None]:
+    """(data in the network's range as they are drawn, the values of black and white or None).
+
+    Data with levels are drawn in the network's range, and continuous data in their own units, whose
+    range is found from the values.
+    """
+    if run.source.levels is None:
+        return np.asarray(run.source.to_data(x)), None
+    return np.asarray(x), run.config.data.range
+
+
+def _reference(run: Run) -> np.ndarray | None:
+    """Test data, or None where the data were moved or deleted, or there are none."""
     try:
         found: np.ndarray = run.source.examples(2_000)["x"]
     except (OSError, ValueError):
@@ -28,20 +51,67 @@ def _test_points(run: Run) -> np.ndarray | None:
     return found
 
 
-def save_comparison(run: Run, panels: dict[str, Any], path: pathlib.Path) -> None:
-    """Draw grids of images side by side with their titles."""
-    grids = [
-        viz.image_grid(np.asarray(x), range=run.config.data.range, columns=8, scale=5)
-        for x in panels.values()
-    ]
-    viz.save_image(viz.side_by_side(grids, list(panels)), path)
+def save_samples(run: Run, x: Any, path: pathlib.Path) -> bool:
+    """Draw samples (n, *d) in the form that fits their shape: whether it was written."""
+
+    def draw() -> Image.Image:
+        values, limits = shown(run, x)
+        reference = _reference(run) if values.ndim == 2 else None
+        return viz.picture(values, range=limits, reference=reference)
+
+    return written(path, draw)
 
 
-def save_strip(run: Run, trajectory: Any, path: pathlib.Path, rows: int = 6) -> None:
-    """Draw some samples of a trajectory (k, b, h, w, c) as rows from noise to data."""
-    keep = np.linspace(0, len(trajectory) - 1, min(12, len(trajectory))).round().astype(int)
-    frames = np.asarray(trajectory)[keep, :rows]
-    viz.save_image(viz.strip(frames, range=run.config.data.range, scale=6), path)
+def save_comparison(run: Run, panels: dict[str, Any], path: pathlib.Path) -> bool:
+    """Draw data of several kinds side by side with their titles: whether it was written."""
+
+    def draw() -> Image.Image:
+        pairs = [shown(run, x) for x in panels.values()]
+        images = [viz.picture(x, range=limits, columns=8) for x, limits in pairs]
+        return viz.side_by_side(images, list(panels))
+
+    return written(path, draw)
+
+
+def save_strip(run: Run, trajectory: Any, path: pathlib.Path, rows: int = HELD) -> bool:
+    """Draw some samples of a trajectory (k, b, *d) as rows from noise to data.
+
+    Whether it was written, which it is not for data of one axis.
+    """
+
+    def draw() -> Image.Image:
+        keep = np.linspace(0, len(trajectory) - 1, min(12, len(trajectory))).round().astype(int)
+        frames, limits = _frames(run, np.asarray(trajectory)[keep, :rows])
+        strip = viz.strip(frames, range=limits, scale=None)
+        share = (np.asarray(keep) + 1) / len(trajectory)
+        return viz.labelled(strip, columns=[f"{round(100 * s)} %" for s in share])
+
+    return written(path, draw)
+
+
+def save_animation(run: Run, trajectory: Any, path: pathlib.Path, most: int = 36) -> bool:
+    """Write a trajectory (k, b, *d) from noise to data as a .gif or an .mp4: whether it was written."""
+    try:
+        keep = np.linspace(0, len(trajectory) - 1, min(FRAMES, len(trajectory))).round().astype(int)
+        frames, limits = _frames(run, np.asarray(trajectory)[keep, :most])
+        images = [
+            viz.image_grid(frame, range=limits, scale=None)
+            for frame in viz.in_range(frames, limits)
+        ]
+        viz.save_animation(images, path)
+    except (ImportError, ValueError, OSError) as error:
+        print(f"no animation {path}: {error}", file=sys.stderr)
+        return False
+    return True
+
+
+def _frames(run: Run, trajectory: np.ndarray) -> tuple[np.ndarray, tuple[float, float]]:
+    """States (k, b, *d) as images (k, b, h, w, c), and the values of black and white."""
+    last, limits = shown(run, trajectory[-1])
+    if limits is None:
+        limits = viz.value_range(last)
+        trajectory = np.stack([shown(run, x)[0] for x in trajectory])
+    return np.stack([viz.as_images(x) for x in trajectory]), limits
 
 
 def read_metrics(path: pathlib.Path) -> list[dict[str, Any]]:
@@ -55,9 +125,10 @@ def read_metrics(path: pathlib.Path) -> list[dict[str, Any]]:
     return rows
 
 
-def save_loss(metrics: pathlib.Path, path: pathlib.Path) -> None:
-    """Draw the training loss of metrics.jsonl."""
+def save_loss(metrics: pathlib.Path, path: pathlib.Path) -> bool:
+    """Draw the training loss of metrics.jsonl: whether it was written."""
     rows = [row for row in read_metrics(metrics) if "loss" in row]
-    if len(rows) > 1:
-        curve = viz.loss_curve([row["step"] for row in rows], [row["loss"] for row in rows])
-        viz.save_image(curve, path)
+    if len(rows) < 2:
+        return False
+    steps, losses = ([row[name] for row in rows] for name in ("step", "loss"))
+    return written(path, lambda: viz.loss_curve(steps, losses))

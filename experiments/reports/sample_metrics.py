@@ -1,19 +1,26 @@
 """Metrics of samples by features of networks: distances to a reference, and copies of training data."""
 
+from __future__ import annotations
+
 import dataclasses
 import pathlib
 from typing import Any
 
 import numpy as np
 
-from score_jax import metrics, viz
-from score_jax._check import check_count
-
+from ..late import late
 from ..parts import feature_networks
-from ..parts.feature_networks import FRECHET, INCEPTION, Network
-from ..parts.images import Images
-from ..parts.results import Results
-from ..parts.summaries import Reference, Statistics
+from ..parts.feature_networks import FRECHET, INCEPTION
+
+with late():
+    from score_jax import metrics, viz
+    from score_jax._check import check_count
+
+    from ..parts.feature_networks import Network
+    from ..parts.images import Images
+    from ..parts.results import Results
+    from ..parts.summaries import Reference, Statistics
+
 
 PICTURE = "memorization.png"
 _SHOWN = 24  # pairs of the picture

@@ -6,11 +6,11 @@ github.com/openai/improved-diffusion and the paper's appendix A.
 """
 
 import dataclasses
-import difflib
 from typing import Any
 
 import flax.linen as nn
 
+from score_jax._names import choose
 from score_jax.convert.records import Ingredients
 from score_jax.nets import DDPM, NCSN, NCSNpp, NCSNv2, UNet
 from score_jax.parametrization import (
@@ -162,9 +162,4 @@ ALIASES = {
 
 def lookup(name: str, known: dict[str, Any], kind: str = "preset") -> Any:
     """The entry of this name or alias; ValueError listing the known names if there is none."""
-    name = ALIASES.get(name, name)
-    if name not in known:
-        near = difflib.get_close_matches(name, known, n=1)
-        hint = f" (did you mean {near[0]!r}?)" if near else ""
-        raise ValueError(f"unknown {kind} {name!r}{hint}; known: {', '.join(known)}")
-    return known[name]
+    return choose(ALIASES.get(name, name), known, kind)

@@ -272,12 +272,13 @@ def write_records(
         jobs = _jobs(sources, shard_size, part)
         left = [job for job in jobs if not job.note.exists()]
         progress(sum(job.end - job.start for job in jobs if job.note.exists()))
-        errors: list[str] = []
+        failed: dict[_Job, list[str]] = {}
         for job, found in _run(left, sources, leaves, skip=skip, workers=workers):
             progress(job.end - job.start)
-            errors += found
+            failed[job] = found
+        errors = [line for job in left for line in failed[job]]
         if errors and not skip:
-            raise Unreadable(sorted(errors))
+            raise Unreadable(errors)
         splits, skipped = _end(part, out, jobs, plan)
     return Written({k: sum(s.count for s in v) for k, v in splits.items()}, skipped)
 

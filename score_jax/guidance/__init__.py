@@ -3,9 +3,9 @@
 The result is a score again, which every sampler and the likelihood accept.
 """
 
+from score_jax._check import check_classes as check_classes
 from score_jax._renamed import renamed as _renamed
 from score_jax.guidance.classes import Classifier as Classifier
-from score_jax.guidance.classes import check_classes as check_classes
 from score_jax.guidance.classes import class_logp as class_logp
 from score_jax.guidance.classes import classifier_fn as classifier_fn
 from score_jax.guidance.classes import classifier_free as classifier_free

@@ -13,10 +13,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-from jaxtyping import Array, ArrayLike, Float
+from jaxtyping import Array, Float
 
-from score_jax._check import check
+from score_jax._check import check, check_classes, plain
 from score_jax._math import as_time, bcast
 from score_jax.guidance.terms import (
     Interval,
@@ -66,23 +65,16 @@ def classifier_fn(
     return classifier
 
 
-def check_classes(y: ArrayLike, num_classes: int) -> None:
-    """Raise ValueError unless y are integers in [0, num_classes), where their values are known."""
-    y = jnp.asarray(y) if isinstance(y, jax.core.Tracer) else np.asarray(y)
-    if not jnp.issubdtype(y.dtype, jnp.integer):
-        raise ValueError(f"y must be integer class labels, got dtype {y.dtype}")
-    if isinstance(y, np.ndarray) and y.size and not (y.min() >= 0 and y.max() < num_classes):
-        wrong = y.min() if y.min() < 0 else y.max()
-        raise ValueError(f"y must be in [0, {num_classes}), got {wrong}")
-
-
-def class_logp(classifier: Classifier, y: ArrayLike, *, temperature: float = 1.0) -> LogLikelihood:
+def class_logp(classifier: Classifier, y: Any, *, temperature: float = 1.0) -> LogLikelihood:
     """The log-probability of the class y, () or (b,), at a temperature: (x, t) -> (b,).
 
     The logits are divided by the temperature: above 1 the probabilities are more even, and the gradient
-    reaches further. Raises ValueError unless temperature > 0, and, when called, for labels outside
-    the classes of the classifier.
+    reaches further. A label outside the classes of the classifier is an error where its value is known;
+    inside a compiled program it counts as no class, of log-probability 0.
+
+    Raises ValueError unless temperature > 0, and, when called, for such labels.
     """
+    temperature = plain(temperature)
     check("temperature", temperature, temperature > 0, "> 0")
 
     def logp(x: Data, t: Time) -> PerExample:
@@ -94,8 +86,10 @@ def class_logp(classifier: Classifier, y: ArrayLike, *, temperature: float = 1.0
             )
         check_classes(y, logits.shape[1])
         which = jnp.broadcast_to(jnp.asarray(y), (x.shape[0],))
+        inside = (which >= 0) & (which < logits.shape[1])
         logs = jax.nn.log_softmax(logits / temperature, axis=1)
-        return jnp.take_along_axis(logs, which[:, None], axis=1)[:, 0]
+        found = jnp.take_along_axis(logs, jnp.where(inside, which, 0)[:, None], axis=1)[:, 0]
+        return jnp.where(inside, found, 0)
 
     return logp
 
@@ -104,7 +98,7 @@ def classifier_guidance(
     sde: SDE,
     score: ScoreFn,
     classifier: Classifier,
-    y: ArrayLike,
+    y: Any,
     *,
     scale: Weight = 1.0,
     interval: Interval = None,

@@ -13,8 +13,6 @@ p(x0 | x): it needs no training for any function of clean data, at the price of 
 All terms on x0 share one backward pass through the score, and none needs a second evaluation.
 """
 
-import math
-import numbers
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -22,7 +20,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool
 
-from score_jax._check import check_interval
+from score_jax._check import check_interval, is_number
 from score_jax._math import as_time, bcast
 from score_jax.score import tweedie_at
 from score_jax.types import (
@@ -60,8 +58,7 @@ def check_times(interval: Interval) -> None:
 
 def check_weight(name: str, weight: Weight) -> None:
     """Raise ValueError unless weight is a finite number, an array, or a function of t."""
-    number = isinstance(weight, numbers.Real) and math.isfinite(weight)
-    if not (number or callable(weight) or isinstance(weight, jax.Array)):
+    if not (is_number(weight) or callable(weight) or isinstance(weight, jax.Array)):
         raise ValueError(f"{name} must be a finite number or a function of t, got {weight!r}")
 
 

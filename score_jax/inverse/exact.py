@@ -12,11 +12,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from score_jax._check import check as require
-from score_jax._check import check_positive
+from score_jax._check import check, check_positive
 from score_jax.analytic import Conditioner, Mixture
 from score_jax.inverse.combining import example_of, own_operators
-from score_jax.inverse.measurement import Measurement, check, consistent
+from score_jax.inverse.measurement import Measurement, check_measurement, consistent
 from score_jax.inverse.methods import Conditional, Method
 from score_jax.inverse.operators import LinearOperator, matrix_of
 from score_jax.types import SDE, ScoreFn
@@ -30,7 +29,7 @@ def conditioner(prior: Any, measurement: Measurement) -> tuple[Conditioner, np.n
     """
     if not isinstance(prior, Mixture):
         raise ValueError(f"prior must be a Mixture of score_jax.analytic, got {prior!r:.60}")
-    check(measurement, prior.shape)
+    check_measurement(measurement, prior.shape)
     if not isinstance(measurement.operator, LinearOperator):
         raise ValueError(f"the operator must be linear, got {measurement.operator!r}")
     if own_operators(measurement.operator) is not None:
@@ -64,7 +63,7 @@ def exact_posterior(mixture: Any, measurement: Measurement) -> Mixture:
 
     Raises ValueError for more than one example, or an operator that is not linear.
     """
-    check(measurement, mixture.shape)
+    check_measurement(measurement, mixture.shape)
     if measurement.y.shape[0] != 1:
         raise ValueError(f"y must be of one example, got {measurement.y.shape[0]}")
     given, seen = conditioner(mixture, example_of(measurement, 0))
@@ -98,7 +97,7 @@ def most_likely_noise(
 
     >>> found, _ = most_likely_noise(data, measurement, np.geomspace(0.01, 1, 30))
     """
-    require("noise_stds", noise_stds, len(noise_stds) > 0, "at least one value")
+    check("noise_stds", noise_stds, len(noise_stds) > 0, "at least one value")
     totals = []
     for noise_std in map(float, noise_stds):
         check_positive(noise_std=noise_std)

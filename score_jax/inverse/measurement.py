@@ -1,14 +1,15 @@
 """A measurement with its operator and noise, and functions of it alone."""
 
 import dataclasses
-import math
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, ArrayLike, Key
 
+from score_jax._check import check, check_finite, is_number, known, plain
 from score_jax._math import batch_sum
 from score_jax.inverse.noises import Noise
 from score_jax.inverse.operators import (
@@ -28,10 +29,12 @@ from score_jax.types import Data, PerExample, Time
 class Measurement:
     """y = A(x0) + noise_std n, n unit noise: operator A, y (b, *out) with one entry an example.
 
-    `noise` is another kind than the normal one, such as `Poisson(30.0)`; noise_std is then its standard
-    deviation, for methods that know only normal noise.
+    noise_std is a number of Python, NumPy or JAX. Entries of y that a `Mask` hides may be NaN. `noise` is
+    another kind than the normal one, such as `Poisson(30.0)`; noise_std is then its standard deviation,
+    for methods that know only normal noise.
 
-    Raises ValueError for a noise_std that is negative, or y that is not floating point.
+    Raises ValueError for a noise_std that is not a number >= 0, and for y that is not floating point or
+    not finite where it is measured.
 
     >>> measurement = Measurement(Mask(mask), images, noise_std=0.05)
     """
@@ -42,9 +45,10 @@ class Measurement:
     noise: Any = None
 
     def __post_init__(self) -> None:
-        noise = self.noise_std
-        if isinstance(noise, int | float) and not (math.isfinite(noise) and noise >= 0):
-            raise ValueError(f"noise_std must be finite and at least 0, got {noise!r}")
+        if known(self.noise_std):
+            object.__setattr__(self, "noise_std", plain(self.noise_std))
+            ok = is_number(self.noise_std) and self.noise_std >= 0
+            check("noise_std", self.noise_std, ok, "a finite number >= 0")
         if self.noise is not None and not isinstance(self.noise, Noise):
             raise ValueError(f"noise must be a Noise, such as Poisson(30.0), got {self.noise!r}")
         dtype = getattr(self.y, "dtype", None)
@@ -52,6 +56,15 @@ class Measurement:
             raise ValueError(
                 f"y must be floating point, got dtype {dtype}: scale it as the data are"
             )
+        if isinstance(self.y, np.ndarray | jax.Array) and known((self.y, self.operator)):
+            check_finite("y", self._measured())
+
+    def _measured(self) -> Any:
+        """y without entries that are not measured; y as it is where the operator does not fit it."""
+        try:
+            return self.operator.measured(jnp.asarray(self.y))
+        except (AttributeError, ValueError, TypeError):
+            return self.y
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -64,7 +77,7 @@ class Measurement:
         return self.operator.measured(y) - self.operator.forward(x0)
 
 
-def check(measurement: Any, shape: tuple[int, ...] | None = None) -> tuple[int, ...]:
+def check_measurement(measurement: Any, shape: tuple[int, ...] | None = None) -> tuple[int, ...]:
     """The shape of a measured example; ValueError where operator, y or `shape` do not fit."""
     if not isinstance(measurement, Measurement):
         raise ValueError(f"measurement must be a Measurement, got {measurement!r}")

@@ -28,7 +28,7 @@ from jaxtyping import ArrayLike, Float
 
 from score_jax._check import check_positive
 from score_jax._math import as_time, batch_sum, bcast
-from score_jax.inverse.measurement import check, consistent
+from score_jax.inverse.measurement import check_measurement, consistent
 from score_jax.inverse.operators import LinearOperator
 from score_jax.score import denoise, tweedie_at
 from score_jax.types import (
@@ -80,7 +80,7 @@ Method = Callable[..., Conditional]  # (sde, score, measurement, **options)
 
 def linear(measurement: Any) -> LinearOperator:
     """The operator; ValueError unless it is linear and fits y."""
-    check(measurement)
+    check_measurement(measurement)
     if not isinstance(measurement.operator, LinearOperator):
         raise ValueError(
             f"this method needs a linear operator, got {type(measurement.operator).__name__}: use dps"
@@ -248,7 +248,7 @@ def dps(
     >>> conditional = dps(sde, score, Measurement(Nonlinear(camera, shape), y), scale=0.5)
     >>> step = conditional.step(ancestral(sde, conditional))
     """
-    check(measurement)
+    check_measurement(measurement)
     check_positive(scale=scale)
     if not limit > 0:
         raise ValueError(f"limit must be > 0, got {limit!r}")

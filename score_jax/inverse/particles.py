@@ -35,7 +35,7 @@ from score_jax._check import check_count, check_key, check_score
 from score_jax._math import batch_sum
 from score_jax.analytic import Weighted
 from score_jax.inverse.combining import example_of, own_operators, shared
-from score_jax.inverse.measurement import Measurement, check, measurement_logp
+from score_jax.inverse.measurement import Measurement, check_measurement, measurement_logp
 from score_jax.inverse.methods import Conditional, check_stds, spread
 from score_jax.inverse.operators import LinearOperator
 from score_jax.samplers import check_grid
@@ -225,7 +225,7 @@ def twisted_smc(
     check_key(key, "twisted_smc(key, sde, score, measurement)")
     check_sde(sde)
     check_score(score)
-    shape = check(measurement)
+    shape = check_measurement(measurement)
     require(
         "noise_std", measurement.noise_std, measurement.noise_std > 0, "> 0: weights need noise"
     )

@@ -18,8 +18,7 @@ from jaxtyping import ArrayLike
 
 from score_jax._check import check, check_count, check_positive
 from score_jax._math import as_time, bcast
-from score_jax.inverse.measurement import check as check_measurement
-from score_jax.inverse.measurement import consistent, measurement_logp, spectral
+from score_jax.inverse.measurement import check_measurement, consistent, measurement_logp, spectral
 from score_jax.inverse.methods import Conditional, check_stds, linear, spread
 from score_jax.inverse.operators import LinearOperator
 from score_jax.score import denoise

@@ -13,10 +13,10 @@ import jax
 import numpy as np
 from jaxtyping import ArrayLike
 
-from score_jax._check import check_score
+from score_jax._check import check_finite, check_score
 from score_jax._math import bcast
 from score_jax.inverse.combining import each, own_operators, shared
-from score_jax.inverse.measurement import check
+from score_jax.inverse.measurement import check_measurement
 from score_jax.inverse.methods import Conditional, pigdm, unconditional
 from score_jax.samplers import Samples, check_grid, reverse_diffusion, sample, stepwise
 from score_jax.samplers.sampling import Stepwise
@@ -149,7 +149,7 @@ def posterior_sample(
     >>> out = posterior_sample(jax.random.key(0), sde, score, measurement, pigdm,
     ...                        grid=uniform_grid(sde, 200), num=16)
     """
-    shape = check(measurement)
+    shape = check_measurement(measurement)
     observed = _entries("y of the measurement", measurement.y, num)
     part: dict[str, Any] = {"observed": observed}
     own = own_operators(measurement.operator)
@@ -170,6 +170,7 @@ def _starts(start: Any, num: int, shape: tuple[int, ...] | None) -> np.ndarray:
     start = _entries("start", start, num)
     if not np.issubdtype(start.dtype, np.floating):
         raise ValueError(f"start must be floating point, got dtype {start.dtype}: scale it first")
+    check_finite("start", start)
     if shape is not None and start.shape[1:] != shape:
         raise ValueError(f"start must have examples of shape {shape}, got {start.shape[1:]}")
     return start

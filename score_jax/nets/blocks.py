@@ -22,6 +22,7 @@ from score_jax.nets.layers import (
     GroupNorm,
     Pointwise,
     attend,
+    class_rows,
     default_init,
     factors,
     kept,
@@ -105,7 +106,7 @@ class Style:
         normal, flax = nn.initializers.normal(1.0), nn.linear.default_embed_init
         start = normal if self.plain_init else flax
         classes = nn.Embed(num_classes, width, embedding_init=start, name=self.names.classes)
-        return emb + classes(y)
+        return emb + class_rows(classes, y)
 
 
 ADM = Style(

@@ -11,7 +11,7 @@ import numpy as np
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float, Int, Num
 
-from score_jax._check import check, check_count
+from score_jax._check import check, check_classes, check_count
 from score_jax.nets.convolution import Pads, Sizes, Volume, conv
 
 Init = Callable[..., Array]
@@ -78,6 +78,14 @@ def check_inputs(
     if y is not None:
         shape = batch if cond_size is None else (*batch, cond_size)
         check("y", y.shape, y.shape == shape, f"of shape {shape}")
+    if y is not None and num_classes is not None:
+        check_classes(y, num_classes)
+
+
+def class_rows(embed: nn.Embed, y: Int[Array, " b"]) -> Float[Array, "b width"]:
+    """The embeddings of classes; a class outside, as only a compiled program can have it, gets zeros."""
+    inside = (y >= 0) & (y < embed.num_embeddings)
+    return jnp.where(inside[:, None], embed(jnp.where(inside, y, 0)), 0)
 
 
 def with_low_res(x: Array, low_res: Array | None, needed: bool) -> Array:

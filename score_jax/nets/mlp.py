@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from score_jax._check import check_count
-from score_jax.nets.layers import Condition, Dropout, check_inputs, kept, sinusoids
+from score_jax.nets.layers import Condition, Dropout, check_inputs, class_rows, kept, sinusoids
 
 
 class MLP(nn.Module):
@@ -50,7 +50,7 @@ class MLP(nn.Module):
         if y is not None and self.num_classes is None:
             emb = emb + dense(self.width, name="vector")(y)
         elif y is not None:
-            emb = emb + nn.Embed(self.num_classes or 0, self.width, dtype=self.dtype)(y)
+            emb = emb + class_rows(nn.Embed(self.num_classes or 0, self.width, dtype=self.dtype), y)
         flat = x.reshape(x.shape[0], -1)
         h = dense(self.width)(flat)
 

@@ -8,13 +8,8 @@ import numpy as np
 import pytest
 
 from experiments import cli, convert, runs
-from experiments.config import (
-    Config,
-    DataConfig,
-    LossConfig,
-    SampleConfig,
-    to_json,
-)
+from experiments.config import DataConfig, LossConfig, SampleConfig
+from experiments.run_config import Config, to_json
 from score_jax.convert import from_diffusers, from_score_sde_pytorch
 from score_jax.nets import DDPM, NCSNpp, UNet
 from score_jax.parametrization import SCORE, SMALL, IndexInput, StdInput, TimeInput

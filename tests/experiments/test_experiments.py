@@ -6,7 +6,6 @@ import importlib
 import io
 import json
 import os
-import re
 import subprocess
 import sys
 import time
@@ -16,9 +15,7 @@ import numpy as np
 import pytest
 
 from experiments import cli, presets, runs
-from experiments.config import differences, from_json, to_json
-from experiments.parts import flags
-from score_jax.convert import records
+from experiments.run_config import differences, from_json, to_json
 from tests.helpers import ROOT
 
 LOOP = [
@@ -205,32 +202,6 @@ def test_bad_input_gets_exit_code_2_and_one_clear_line(tmp_path, args, named):
     out = call(*args, check=2)
     assert named in out.stderr and "Traceback" not in out.stderr
     assert not (tmp_path / "run").exists()
-
-
-COMMANDS = sorted(
-    path.stem
-    for path in (ROOT / "experiments").glob("*.py")
-    if "cli.main(main)" in path.read_text()
-)
-
-
-@pytest.mark.parametrize("command", COMMANDS)
-def test_every_flag_has_a_help_text_of_its_own(command):
-    with mock.patch.dict(os.environ, {"COLUMNS": "400"}):
-        out = call(command, "--help", check=0).stdout
-    joined = re.sub(r" *\n {4,}(?=\S)", "  ", out.replace("│", " "))
-    rows = re.findall(r"\n +(--\S+).*?  +(.*?) *\((?:default: [^()]*|required)\)", joined)
-    texts = {flag: text for flag, text in rows if not flag.endswith(".kind")}
-    assert texts and [flag for flag, text in texts.items() if not text] == []
-    assert len(set(texts.values())) == len(texts)
-
-
-@pytest.mark.parametrize("name", flags.OBJECTS)
-def test_every_field_of_an_object_has_a_help_text(name):
-    for kind in flags.CHOICES[name]:
-        cls = records.KINDS[flags.FIELDS[name].type][kind]
-        texts = flags._help(cls, flags.HINTS[cls])
-        assert [field for field in flags.HINTS[cls] if not texts[field]] == [], kind
 
 
 @pytest.mark.slow

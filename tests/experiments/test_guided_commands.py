@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from experiments import cli, presets, restore, runs, sample, train, train_classifier
-from experiments.config import LossConfig, SampleConfig, TrainConfig
+from experiments.config import ClassifierConfig, LossConfig, SampleConfig, TrainConfig
 from experiments.parts import guiding, sampling
 from score_jax.nets import MLP
 
@@ -39,7 +39,7 @@ def plain(tmp_path_factory):
     """A run without labels, with a classifier."""
     folder = tmp_path_factory.mktemp("plain")
     train.train(TINY, folder, progress=False)
-    train_classifier.fit(folder, guiding.ClassifierConfig("mlp", width=8, steps=10), False)
+    train_classifier.fit(folder, ClassifierConfig("mlp", width=8, steps=10), False)
     return folder
 
 
@@ -144,7 +144,7 @@ def test_images_are_restored(plain, conditional, tmp_path, capsys):
         facts["rms_error"] > 0
         and np.load(conditional / "restored" / "deblur.npz")["x"].shape[0] == 3
     )
-    assert "images restored 2 times by dps" in capsys.readouterr().out
+    assert "3 examples restored 2 times by dps" in capsys.readouterr().out
 
 
 @pytest.mark.slow

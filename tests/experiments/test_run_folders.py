@@ -12,8 +12,8 @@ import pytest
 
 import score_jax as sj
 from experiments import presets, runs
-from experiments.config import from_json
 from experiments.parts.upgrade import upgraded
+from experiments.run_config import from_json
 from score_jax.convert.published import PUBLISHED
 from score_jax.nets import UNet
 from score_jax.parametrization import LARGE, LEARNED_RANGE, SCORE, IndexInput, LevelInput

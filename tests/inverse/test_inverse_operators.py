@@ -23,7 +23,7 @@ from score_jax.inverse import (
     matrix_of,
     measure,
 )
-from score_jax.inverse.measurement import check
+from score_jax.inverse.measurement import check_measurement
 
 RNG = np.random.default_rng(0)
 LOPSIDED = np.array([[1.0, 2.0, 0.0], [0.0, 1.0, 0.0], [0.5, 0.0, 0.0]]) / 4.5
@@ -129,7 +129,7 @@ SQUARE = Nonlinear(lambda x: x**2, (4,))
 
 
 def checked(operator, y, noise_std=0.0, shape=None):
-    return lambda: check(Measurement(operator, np.asarray(y), noise_std), shape)
+    return lambda: check_measurement(Measurement(operator, np.asarray(y), noise_std), shape)
 
 
 @pytest.mark.parametrize(
@@ -152,7 +152,7 @@ def checked(operator, y, noise_std=0.0, shape=None):
         (checked(SQUARE, np.ones((1, 3))), r"y must have shape \(b, \(4,\)\)"),
         (checked(Mask(np.ones(4, bool)), np.ones((1, 4), np.uint8)), "floating point, got dtype"),
         (checked(Mask(np.ones(4, bool)), np.ones((1, 4)), -0.1), "noise_std must be"),
-        (lambda: check("y"), "measurement must be a Measurement"),
+        (lambda: check_measurement("y"), "measurement must be a Measurement"),
         (checked(lambda x: x, np.ones((1, 4))), "operator must be an Operator"),
         (lambda: measure(jax.random.key(0), BlockAverage(3), jnp.ones((1, 4, 4, 1))), "divisible"),
         (lambda: inverse.measurement_logp(Measurement(SQUARE, np.ones((1, 4)))), "noise_std must be > 0"),

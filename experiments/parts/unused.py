@@ -1,0 +1,85 @@
+"""Which options a choice leaves unused: the one place that says what a sampler, data or a loss uses.
+
+Each function takes a section of a config and returns {field: the choice that does not use it}.
+Commands refuse such an option where it is given, and mention it where a config has it
+(`cli.check_unused`).
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from ..config import DataConfig, LossConfig, OptimConfig, SampleConfig, TrainConfig
+from .readers import KINDS
+from .samplers import CORRECTED, SAMPLERS
+
+
+def of_choice(owner: str, choice: str, uses: Mapping[str, Any]) -> dict[str, str]:
+    """The fields that other choices use and this one does not, by a table of what each uses."""
+    some = {name for names in uses.values() for name in names}
+    return dict.fromkeys(sorted(some - set(uses[choice])), f"{owner} {choice!r}")
+
+
+def of_sample(c: SampleConfig) -> dict[str, str]:
+    """Unused by the sampler, or by its corrector."""
+    found = of_choice("sampler", c.sampler, {name: k.uses() for name, k in SAMPLERS.items()})
+    if c.corrector == "none" and "corrector" not in found:
+        found |= dict.fromkeys(CORRECTED, f"corrector {c.corrector!r}")
+    return found
+
+
+def of_data(c: DataConfig) -> dict[str, str]:
+    """Unused by the kind of data."""
+    return of_choice("data.name", c.name, {name: kind.uses for name, kind in KINDS.items()})
+
+
+def of_loss(c: LossConfig) -> dict[str, str]:
+    """Unused by the objective, or by learned indices."""
+    plain = dict.fromkeys(("simple", "variational"), ())
+    uses = plain | {"dsm": ("weighting", "reduction"), "hybrid": ("weight",)}
+    found = of_choice("loss.objective", c.objective, uses)
+    return found | ({"times": f"loss.indices {c.indices!r}"} if c.indices != "uniform" else {})
+
+
+def of_optim(c: OptimConfig) -> dict[str, str]:
+    """Unused by the rule, or by a constant rate."""
+    found = of_choice("optim.rule", c.rule, {"adam": ("eps",), "adamw": ("eps",), "lion": ()})
+    return found | ({"final_lr": "optim.schedule 'constant'"} if c.schedule == "constant" else {})
+
+
+def of_train(c: TrainConfig, optim: OptimConfig) -> dict[str, str]:
+    """Unused without further averages."""
+    none = not (optim.averages or optim.power_averages)
+    return (
+        {"snapshot_every": "a run without optim.averages and optim.power-averages"} if none else {}
+    )
+
+
+SECTIONS: dict[str, Callable[[Any], dict[str, str]]] = {
+    "data": of_data,
+    "loss": of_loss,
+    "optim": of_optim,
+    "sample": of_sample,
+}
+
+
+def of_config(config: Any) -> dict[str, str]:
+    """All unused fields of a config by their dotted names; `config` has the sections as attributes."""
+    found = {k: of(getattr(config, k)) for k, of in SECTIONS.items()}
+    found["train"] = of_train(config.train, config.optim)
+    return {f"{k}.{name}": why for k, names in found.items() for name, why in names.items()}
+
+
+def changed(config: Any, names: Mapping[str, str]) -> dict[str, str]:
+    """Those of the unused fields whose value is not the default: somebody has meant them."""
+
+    def differs(dotted: str) -> bool:
+        section, _, name = dotted.rpartition(".")
+        record = getattr(config, section) if section else config
+        return bool(getattr(record, name) != getattr(type(record)(**_needed(record)), name))
+
+    return {name: why for name, why in names.items() if differs(name)}
+
+
+def _needed(record: Any) -> dict[str, Any]:
+    """What the defaults of a section cannot be made without."""
+    return {"name": "digits"} if isinstance(record, DataConfig) else {}
