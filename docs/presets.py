@@ -18,7 +18,7 @@ def source(name: str) -> str:
         if name.startswith(f"{folder}_"):
             rest = name.removeprefix(f"{folder}_")
             return f"score_sde: `{folder.replace('_', '/')}/{rest}.py`"
-    return "improved-diffusion: README"
+    return "edm: `train.py`" if "_edm_" in name else "improved-diffusion: README"
 
 
 def table() -> str:

@@ -13,7 +13,7 @@ import shutil
 import sys
 import textwrap
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Annotated, Any, Generic, TypeVar
+from typing import Annotated, Any, Generic, Literal, TypeVar
 
 import tyro
 
@@ -136,6 +136,14 @@ def _filled(line: str) -> str:
     return line if len(line) <= width else textwrap.fill(line, width, subsequent_indent="  ")
 
 
+def printed(call: Callable[[], Any]) -> str:
+    """What a call prints before it ends the program."""
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.suppress(SystemExit):
+        call()
+    return out.getvalue()
+
+
 def parse(cls: Any, prog: str, argv: Sequence[str] | None = None, **options: Any) -> Any:
     """Read the command line into the dataclass `cls` (its docstring and comments are the help)."""
     description = inspect.cleandoc(cls.__doc__ or "")
@@ -215,6 +223,8 @@ class Command(Generic[Flags]):
     dry_run: bool
     # Continue a run although fields of its config have changed.
     allow_changes: bool
+    # Log to TensorBoard (the folder tensorboard of the run) or Weights & Biases too.
+    log: tuple[Literal["tensorboard", "wandb"], ...]
     # The processes of a run on several hosts.
     hosts: HostsConfig
     cfg: Annotated[Flags, tyro.conf.arg(name=""), tyro.conf.AvoidSubcommands]
@@ -237,7 +247,7 @@ def parse_config(
     args = _read(
         cls,
         rest,
-        default=Command(first.config, f"runs/{name}", False, False, HostsConfig(), default),
+        default=Command(first.config, f"runs/{name}", False, False, (), HostsConfig(), default),
         prog=program(prog),
         description=f"{description} The command presets lists the presets.",
     )

@@ -25,13 +25,19 @@ class LossConfig:
     # Denoising score matching; or, on a noise schedule, the losses of Improved DDPM: mean squared
     # error, that and a small part of the variational bound for the variance, or the bound.
     objective: Literal["dsm", "simple", "hybrid", "variational"] = "dsm"
-    # For "dsm": equal weight in units of the noise, or g(t)^2, which bounds the likelihood.
-    weighting: Literal["noise", "likelihood"] = "noise"
+    # For "dsm": equal weight in units of the noise; g(t)^2, which bounds the likelihood; or EDM's,
+    # equal in units of the output of parametrization "edm".
+    weighting: Literal["noise", "likelihood", "edm"] = "noise"
     # For "dsm": mean over the entries, or half their sum.
     reduction: Literal["mean", "half_sum"] = "mean"
     # Times of a batch: one in each n-th of the interval, independent, or drawn by importance for
-    # the likelihood weighting. With an index or a level as noise input: one of the timesteps.
-    times: Literal["stratified", "uniform", "importance"] = "stratified"
+    # the likelihood weighting, or with a log-normal sigma. With an index or a level as noise input:
+    # one of the timesteps.
+    times: Literal["stratified", "uniform", "importance", "log_normal"] = "stratified"
+    # For "log_normal": mean of the logarithm of sigma.
+    log_sigma_mean: float = -1.2
+    # For "log_normal": standard deviation of the logarithm of sigma.
+    log_sigma_std: float = 1.2
     # For "hybrid": weight of n times a term of the bound.
     weight: float = 1e-3
     # On a noise schedule: indices in proportion to their last losses, instead of `times`.
@@ -48,6 +54,8 @@ class LossConfig:
             "loss", self,
             ("times", weighted, "importance only with loss.weighting likelihood"),
             ("weight", self.weight > 0, "> 0"),
+            ("log_sigma_mean", math.isfinite(self.log_sigma_mean), "finite"),
+            ("log_sigma_std", self.log_sigma_std > 0, "> 0"),
             ("label_dropout", 0 <= self.label_dropout < 1, "in [0, 1)"),
             ("t0", 0 < self.t0 < 1, "in (0, 1)"),
         )  # fmt: skip

@@ -22,7 +22,7 @@ from score_jax.convert.records import Ingredients
 from score_jax.convert.records import to_json as ingredients_to_json
 from score_jax.model import Model
 from score_jax.nets.layers import KEPT
-from score_jax.parametrization import LevelInput
+from score_jax.parametrization import SIGMA_DATA, LevelInput
 from score_jax.score import NetworkScore
 from score_jax.types import IndexSampler, Loss, Params, PRNGKey
 
@@ -33,6 +33,7 @@ CONFIG_FILE = "config.json"
 DATA_FILE = "data.json"
 SNAPSHOTS = "averages"
 METRICS = "metrics.jsonl"
+LEVELS = 8  # of noise, by which training logs the loss
 
 
 @dataclasses.dataclass(frozen=True)
@@ -214,12 +215,17 @@ def _resolved(config: Config, source: datasets.RunData, classes: int | None) -> 
 def _make_loss(run: Run, model: Model, *, train: bool) -> Loss:
     """The loss of a config on a model."""
     c, sde = run.config.loss, model.sde
-    weightings = {"noise": losses.noise_weighting, "likelihood": losses.likelihood_weighting}
+    weightings = {
+        "noise": losses.noise_weighting, "likelihood": losses.likelihood_weighting,
+        "edm": losses.edm_weighting(model.parametrization.sigma_data or SIGMA_DATA),
+    }  # fmt: skip
     reductions = {"mean": losses.mean_reduction, "half_sum": losses.half_sum_reduction}
     weighting: losses.Weighting = weightings[c.weighting]
     times = None
     if c.times == "importance":
         weighting, times = losses.importance_weighting(sde, c.t0), losses.log_snr_times(sde)
+    if c.times == "log_normal":
+        times = losses.log_normal_times(sde, c.log_sigma_mean, c.log_sigma_std)
     if isinstance(model.noise_input, LevelInput):
         n = model.noise_input.n
         times = losses.timesteps(np.arange(n) / (n - 1))
@@ -237,6 +243,7 @@ def _make_loss(run: Run, model: Model, *, train: bool) -> Loss:
         label_dropout=c.label_dropout,
         null_class=run.null_class,
         train=train,
+        noise_levels=LEVELS,
     )
 
 
@@ -311,6 +318,9 @@ def save_config(workdir: pathlib.Path, config: Config, *, allow_changes: bool = 
     """
     path = workdir / CONFIG_FILE
     if path.exists():
+        note = edited(workdir)
+        if note and not allow_changes:
+            raise ValueError(f"{note}: restore it, or go on with the change by --allow-changes")
         changed = differences(load_config(workdir), config)
         if changed and not allow_changes:
             raise ValueError(
@@ -367,8 +377,49 @@ def check_new(name: str, folder: pathlib.Path) -> None:
         raise ValueError(f"{name} {str(folder)!r} exists already: choose another")
 
 
+def saved_config(store: checkpoints.Checkpoints, step: int) -> Config | None:
+    """The config that a checkpoint was saved with; None where it has none that can be read."""
+    try:
+        return from_json(upgrade.upgraded(json.dumps(store.extra(step))))
+    except (ValueError, checkpoints.CheckpointError):
+        return None
+
+
+def edited(workdir: pathlib.Path) -> str | None:
+    """One line if config.json differs from the config of the newest checkpoint, otherwise None."""
+    if not (workdir / CHECKPOINTS).is_dir():
+        return None
+    with checkpoints.open_checkpoints(workdir / CHECKPOINTS, read_only=True) as store:
+        step = store.latest_step()
+        saved = None if step is None else saved_config(store, step)
+    changed = [] if saved is None else differences(saved, load_config(workdir))
+    if not changed:
+        return None
+    return (
+        f"{workdir / CONFIG_FILE} is not the config of its newest checkpoint, of step {step} "
+        f"({'; '.join(changed)})"
+    )
+
+
+def forget(workdir: pathlib.Path) -> None:
+    """Remove what the start of a run has written, as long as nothing was trained."""
+    for name in (CONFIG_FILE, DATA_FILE, MODEL_FILE):
+        (workdir / name).unlink(missing_ok=True)
+    metrics = workdir / METRICS
+    if metrics.is_file() and not metrics.stat().st_size:
+        metrics.unlink()
+    for folder in (workdir / CHECKPOINTS, workdir / SNAPSHOTS, workdir):
+        if folder.is_dir() and not any(folder.iterdir()):
+            folder.rmdir()
+
+
 def load(workdir: pathlib.Path) -> tuple[Run, Params, int]:
-    """Read a run folder: (run, EMA parameters, step); it needs nothing but that folder."""
+    """Read a run folder: (run, EMA parameters, step); it needs nothing but that folder.
+
+    A config.json that was edited since the newest checkpoint is mentioned on stderr.
+    """
+    if note := edited(workdir):
+        print(f"note: {note}", file=sys.stderr)
     run = build(load_config(workdir), load_record(workdir))
     template = jax.eval_shape(run.init_params, jax.random.key(0))
     with checkpoints.open_checkpoints(workdir / CHECKPOINTS, read_only=True) as store:

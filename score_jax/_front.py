@@ -10,8 +10,10 @@ from score_jax.losses import training_loss as training_loss
 from score_jax.model import Model as Model
 from score_jax.parametrization import IndexInput as IndexInput
 from score_jax.parametrization import LevelInput as LevelInput
+from score_jax.parametrization import LogSigmaInput as LogSigmaInput
 from score_jax.parametrization import StdInput as StdInput
 from score_jax.parametrization import TimeInput as TimeInput
+from score_jax.parametrization import edm as edm
 from score_jax.samplers import adaptive_multistep as adaptive_multistep
 from score_jax.samplers import ancestral as ancestral
 from score_jax.samplers import chain as chain

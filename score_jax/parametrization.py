@@ -8,24 +8,37 @@ With x = m x0 + s z (m = mean_coeff(t), s = std(t), z unit noise) a network may 
     DENOISED      x0 = (x - s z) / m
     V             m z - s x0          (Salimans & Ho 2022, arXiv:2202.00512)
     PREVIOUS      the mean of q(x(t - 1/n) | x, x0), for a noise schedule (arXiv:2006.11239 section 3.2)
+    edm(sigma_data)   F of the preconditioned denoiser of EDM (arXiv:2206.00364 eq. 7), below
 
 Each is a linear function of z given x and t, so any two are joined by way of the noise. The noise
-input of a network is a function of the SDE and the time: `TimeInput`, `StdInput`, `IndexInput`,
-`LevelInput`, or any callable (sde, t) -> () or (b,).
+input of a network is a function of the SDE and the time: `TimeInput`, `StdInput`, `LogSigmaInput`,
+`IndexInput`, `LevelInput`, or any callable (sde, t) -> () or (b,).
+
+EDM's denoiser of u = x/m with noise sigma = s/m is D = c_skip u + c_out F(c_in u), with the coefficients
+of its table 1 for data of standard deviation d. With r = sqrt(s^2 + m^2 d^2), the standard deviation of
+x, it has a form on any SDE that divides by neither m nor s:
+
+    (1)  F is given x / r        z = (s/r) (x/r) - (m d/r) F        F = (s x0 - m d^2 z) / (d r)
+
+For data N(0, d^2) the best F is 0, and the target has unit variance at every noise level.
 """
 
 import dataclasses
+import functools
+import math
+import re
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from score_jax._check import check, check_count, check_function
+from score_jax._check import check, check_count, check_function, check_positive
 from score_jax._math import as_time, bcast
 from score_jax.sde import Bridge, NoiseSchedule, TimeLike, bridge
 from score_jax.types import SDE, Data, check_sde
 
+SIGMA_DATA = 0.5  # of images in [-1, 1], arXiv:2206.00364 section 5
 NoiseInput = Callable[[SDE, TimeLike], Array]  # (sde, t: () or (b,)) -> the network's noise input
 
 
@@ -33,7 +46,8 @@ class Parametrization(NamedTuple):
     """A kind of network output, given by two functions.
 
     to_noise(sde, value, x, t) -> the unit noise z of an output; target(sde, x0, z, x, t) -> the output
-    for known data and noise. value, x0, z and x are (b, *d), t is () or (b,).
+    for known data and noise; to_input(sde, x, t) -> what the network is given of x. value, x0, z and x
+    are (b, *d), t is () or (b,).
 
     >>> x0_hat = DENOISED.from_noise(sde, NOISE.to_noise(sde, value, x, t), x, t)
     """
@@ -41,6 +55,8 @@ class Parametrization(NamedTuple):
     name: str
     to_noise: Callable[[SDE, Data, Data, TimeLike], Data]
     target: Callable[[SDE, Data, Data, Data, TimeLike], Data]
+    to_input: Callable[[SDE, Data, TimeLike], Data] = lambda sde, x, t: x
+    sigma_data: float | None = None  # of `edm`
 
     def from_noise(
         self, sde: SDE, z: Float[Array, "b *d"], x: Float[Array, "b *d"], t: TimeLike
@@ -109,7 +125,53 @@ SCALED_SCORE = Parametrization(
 DENOISED = Parametrization("denoised", _denoised_to_noise, lambda sde, x0, z, x, t: x0)
 V = Parametrization("v", _v_to_noise, _v_target)
 PREVIOUS = Parametrization("previous", _previous_to_noise, _previous_target)
-PARAMETRIZATIONS = (NOISE, SCORE, SCALED_SCORE, DENOISED, V, PREVIOUS)
+
+
+def edm(sigma_data: float = SIGMA_DATA) -> Parametrization:
+    """EDM's preconditioned network for data of standard deviation `sigma_data`, eq. (1).
+
+    The same object for the same number, so that models are equal. Its name in records and flags is
+    "edm", or "edm(0.7)" for another number than 0.5. Raises ValueError unless sigma_data > 0.
+
+    >>> model = Model(LinearVE(), net.apply, LogSigmaInput(), edm())
+    """
+    check_positive(sigma_data=sigma_data)
+    return _edm(float(sigma_data))
+
+
+@functools.cache
+def _edm(d: float) -> Parametrization:
+    def coefficients(sde: SDE, x: Data, t: TimeLike) -> tuple[Array, Array, Array]:
+        m, s = _coefficients(sde, x, t)
+        return m, s, jnp.sqrt(s * s + m * m * d * d)
+
+    def to_noise(sde: SDE, value: Data, x: Data, t: TimeLike) -> Data:
+        m, s, r = coefficients(sde, x, t)
+        return s / r * (x / r) - m * d / r * value
+
+    def target(sde: SDE, x0: Data, z: Data, x: Data, t: TimeLike) -> Data:
+        m, s, r = coefficients(sde, x, t)
+        return (s * x0 - m * d * d * z) / (d * r)
+
+    def to_input(sde: SDE, x: Data, t: TimeLike) -> Data:
+        return x / coefficients(sde, x, t)[2]
+
+    name = "edm" if d == SIGMA_DATA else f"edm({d!r})"
+    return Parametrization(name, to_noise, target, to_input, d)
+
+
+def parametrization_of(name: str) -> Parametrization | None:
+    """The parametrization of a name, "edm(0.7)" too; None if there is none."""
+    found = re.fullmatch(r"edm\((.{1,30})\)", name)
+    if found is None:
+        return next((p for p in PARAMETRIZATIONS if p.name == name), None)
+    try:
+        return edm(float(found[1]))
+    except ValueError:
+        return None
+
+
+PARAMETRIZATIONS = (NOISE, SCORE, SCALED_SCORE, DENOISED, V, PREVIOUS, edm())
 
 
 class Variance(NamedTuple):
@@ -153,6 +215,21 @@ class StdInput:
     def __call__(self, sde: SDE, t: TimeLike) -> Float[Array, "..."]:
         """std(t), shape of t."""
         return sde.std(as_time(t))
+
+
+@dataclasses.dataclass(frozen=True)
+class LogSigmaInput:
+    """The noise input scale * log(factor * sigma), sigma(t) = s/m: c_noise of EDM with a quarter.
+
+    arXiv:2206.00364 table 1; score_sde's VE networks in EDM's program have scale 1 and factor 1/2.
+    """
+
+    scale: float = 0.25  # factor of the logarithm
+    factor: float = 1.0  # factor of sigma
+
+    def __call__(self, sde: SDE, t: TimeLike) -> Float[Array, "..."]:
+        """The input at t, shape of t."""
+        return self.scale * (math.log(self.factor) - 0.5 * sde.log_snr(as_time(t)))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -77,7 +77,8 @@ class NetworkScore:
         check_array("x", x)
         t = as_time(t)
         given = jnp.broadcast_to(self.noise_input(self.sde, t), (x.shape[0],))
-        value = self.apply(self.params, x, given, **self.arrays, **dict(self.options))
+        inner = self.parametrization.to_input(self.sde, x, t)
+        value = self.apply(self.params, inner, given, **self.arrays, **dict(self.options))
         learned = self.variance is not None and self.variance.learned
         value, values = split_output(value, x, learned)
         if self.parametrization is SCORE:

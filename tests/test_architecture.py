@@ -66,7 +66,7 @@ STRINGS = {
     "_pickled_arrays.py": {"C"},  # NumPy names the order of arrays so
     "nets/blocks.py": {"none", "up"},  # which way a block resamples, checked by the network
     "nets/ncsnpp.py": {  # the fields that name the published variations, checked by `_check`
-        "ddpm", "fourier", "input_skip", "none", "output_skip", "sum",
+        "ddpm", "fourier", "input_skip", "none", "output_skip", "positional", "sum",
     },
     "nets/ncsnv2.py": {"3"},  # the authors' name of a block
 }  # fmt: skip

@@ -58,6 +58,7 @@ def test_every_kind_is_what_its_definition_says(m, s, pair):
         "scaled_score": -z,
         "denoised": x0,
         "v": m * z - s * x0,
+        "edm": (2 * s * x0 - 0.5 * m * z) / np.sqrt(s**2 + 0.25 * m**2),
     }
     source, target = pair
     sde = Constant(m, s)
@@ -93,6 +94,7 @@ def test_score_fn_recovers_the_score_of_a_point_mass(sde, kind):
     def apply(params, x, given, *, y):
         t = given / 999.0
         m, s = sde.mean_coeff(t)[:, None, None], sde.std(t)[:, None, None]
+        x = x / kind.to_input(sde, jnp.ones_like(x), t)
         return kind.from_noise(sde, (x - m * y) / s, x, t) * params
 
     score = sc.score_fn(

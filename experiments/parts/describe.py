@@ -81,7 +81,8 @@ def gather() -> dict[str, Any]:
             entry["hint"] = _named(field.type) or encode(field.type)
         config[name] = entry
     default = run_config.to_record(run_config.Config())
-    known = {k: _changes(default, run_config.to_record(c)) for k, c in presets.CONFIGS.items()}
+    configs: Any = presets.CONFIGS
+    known = {k: _changes(default, run_config.to_record(c)) for k, c in configs.items()}
     return {
         "digest": digest(),
         "config": config,
@@ -96,6 +97,10 @@ def _named(hint: Any) -> Any:
     """The form of a field that holds one of several named objects, or None."""
     for kind, known in records.NAMED.items():
         if hint in (kind, kind | None):
+            # A parametrization may have a number: "edm(0.7)".
+            numbered = [f"{name}(NUMBER)" for name in known if name in records.NUMBERED]
+            if numbered:
+                return {"named": [*known, *numbered]}
             some = {"one of": list(known)}
             return some if hint is kind else {"or none": some}
     return None
@@ -144,10 +149,16 @@ def decode(form: Any) -> Any:
     makers: dict[str, Any] = {
         "one of": lambda: Literal[tuple(value)],
         "or none": lambda: decode(value) | None,
+        "named": lambda: str,
         "many": lambda: tuple[decode(value), ...],  # type: ignore[misc]
         "tuple": lambda: tuple[tuple(map(decode, value))],  # type: ignore[misc]
     }
     return makers[kind]()
+
+
+def names(form: Any) -> str | None:
+    """The names of a form that has open names, for the help."""
+    return f"{{{','.join(form['named'])}}}" if isinstance(form, dict) and "named" in form else None
 
 
 def _changes(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
@@ -162,6 +173,15 @@ def _changes(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
                 found[name] = value
         elif value != before:
             found[name] = value
+    return found
+
+
+def flat(tree: dict[str, Any]) -> dict[str, Any]:
+    """All fields of a config by their dotted names: {"optim.lr": 1e-3, ...}."""
+    found: dict[str, Any] = {}
+    for name, value in tree.items():
+        inner = value.items() if isinstance(value, dict) else ()
+        found |= {f"{name}.{k}": v for k, v in inner} or {name: value}
     return found
 
 

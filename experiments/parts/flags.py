@@ -85,15 +85,15 @@ def config_flags(tree: Tree, kinds: Mapping[str, str | None]) -> Any:
     """
     made: list[Any] = []
     for name, entry in description()["config"].items():
-        value, help = _tuples(tree[name]), entry["help"]
+        value, help, shown = _tuples(tree[name]), entry["help"], None
         if "object" in entry:
             hint, value = _flags(name, kinds[name] or value["kind"], value)
         elif "section" in entry:
             hint = getattr(sections, entry["section"])
             value, help = hint(**value), hint.__doc__
         else:
-            hint = describe.decode(entry["hint"])
-        made.append((name, Annotated[hint, tyro.conf.arg(help=help)], value))
+            hint, shown = describe.decode(entry["hint"]), describe.names(entry["hint"])
+        made.append((name, Annotated[hint, tyro.conf.arg(help=help, metavar=shown)], value))
     cls = dataclasses.make_dataclass("Config", [part[:2] for part in made], frozen=True)
     return cls(*(part[2] for part in made))
 

@@ -37,6 +37,8 @@ def of_loss(c: LossConfig) -> dict[str, str]:
     plain = dict.fromkeys(("simple", "variational"), ())
     uses = plain | {"dsm": ("weighting", "reduction"), "hybrid": ("weight",)}
     found = of_choice("loss.objective", c.objective, uses)
+    if c.times != "log_normal":
+        found |= dict.fromkeys(("log_sigma_mean", "log_sigma_std"), f"loss.times {c.times!r}")
     return found | ({"times": f"loss.indices {c.indices!r}"} if c.indices != "uniform" else {})
 
 

@@ -2,7 +2,7 @@
 
 score_sde (arXiv:2011.13456): github.com/yang-song/score_sde_pytorch/tree/main/configs, with "_" for
 "/" in the names. Improved DDPM (arXiv:2102.09672): the commands in
-github.com/openai/improved-diffusion and the paper's appendix A.
+github.com/openai/improved-diffusion and the paper's appendix A. EDM (arXiv:2206.00364): its table 7.
 """
 
 import dataclasses
@@ -18,10 +18,12 @@ from score_jax.parametrization import (
     SCORE,
     IndexInput,
     LevelInput,
+    LogSigmaInput,
     StdInput,
     TimeInput,
+    edm,
 )
-from score_jax.sde import VE, VP, CosineBetas, LinearBetas, SubVP
+from score_jax.sde import VE, VP, CosineBetas, LinearBetas, LinearVE, SubVP
 
 _DDPM = DDPM()
 _LARGE_DDPM = DDPM(channel_mult=(1, 1, 2, 2, 4, 4), dropout=0.0)
@@ -98,6 +100,20 @@ _BEDROOM = dataclasses.replace(
     noise_input=IndexInput(),
 )  # fmt: skip
 
+
+def _edm(net: nn.Module) -> Ingredients:
+    """EDM's preconditioning; the time of the process is sigma."""
+    return Ingredients(net, LinearVE(), LogSigmaInput(), edm())
+
+
+# "vp" and "ve" name the networks, DDPM++ and NCSN++, in the form of EDM's program.
+_EDM_VP = NCSNpp(channel_mult=(2, 2, 2), dropout=0.13, condition_first=True)
+_EDM_VE = _EDM_VP.clone(embedding="plain_fourier", fir=True, progressive_input="residual")
+_EDM_ADM = UNet(
+    channels=192, channel_mult=(1.0, 2.0, 3.0, 4.0), attention_factors=(2, 4, 8), dropout=0.1,
+    num_head_channels=64, resblock_updown=True, num_classes=1000,
+)  # fmt: skip
+
 PUBLISHED: dict[str, Ingredients] = {
     "vp_cifar10_ddpmpp": _vp_levels(_DDPMPP),
     "vp_cifar10_ddpmpp_continuous": _vp(_DDPMPP),
@@ -145,6 +161,9 @@ PUBLISHED: dict[str, Ingredients] = {
     "iddpm_imagenet64_cond": _IMAGENET64_COND,
     "iddpm_upsample_64_256": _UPSAMPLE,
     "iddpm_lsun_bedroom": _BEDROOM,
+    "cifar10_edm_vp": _edm(_EDM_VP),
+    "cifar10_edm_ve": _edm(_EDM_VE),
+    "imagenet64_edm_adm": _edm(_EDM_ADM),
 }
 
 # The paper's names of the runs that its tables are made of.

@@ -55,6 +55,7 @@ NAMED: dict[Any, dict[str, Any]] = {
     forms.Parametrization: {p.name: p for p in forms.PARAMETRIZATIONS},
     forms.Variance: {v.name: v for v in forms.VARIANCES},
 }
+NUMBERED = ("edm",)  # names that may have a number, "edm(0.7)"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -138,6 +139,9 @@ def from_record(hint: Any, value: Any, where: str) -> Any:
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if hint in KINDS:
         return _of_kind(KINDS[hint], value, where)
+    if hint is forms.Parametrization and isinstance(value, str):
+        found = forms.parametrization_of(value)
+        return _choice(NAMED[hint], value, where) if found is None else found
     if hint in NAMED:
         return _choice(NAMED[hint], value, where)
     if dataclasses.is_dataclass(hint):

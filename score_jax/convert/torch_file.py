@@ -19,7 +19,7 @@ import numpy as np
 
 from score_jax._check import brief
 from score_jax._files import reading
-from score_jax._pickles import CONTAINERS, Refused, read_pickle
+from score_jax._pickles import CONTAINERS, Record, Refused, read_pickle
 
 MAGIC, PROTOCOL = 0x1950A86A20F9469CFC6C, 1001  # of the older layout
 ZIP_START = b"PK\x03\x04"
@@ -192,31 +192,40 @@ def _read_zip(path: Path) -> Any:
         return read_pickle(io.BytesIO(archive.read(pickles[0])), TABLE, _cached(read))
 
 
-def _read_legacy(path: Path) -> Any:
-    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-        try:
-            known = read_pickle(data) == MAGIC and read_pickle(data) == PROTOCOL
-        except ValueError as error:
-            raise ValueError(f"it is not a file of torch.save: {error}") from error
-        if not known:
-            raise ValueError("it is not a file of torch.save")
-        system = read_pickle(data)
-        little = system.get("little_endian", True) if isinstance(system, dict) else True
-        start = data.tell()
-        kinds = _storage_kinds(data)
-        places = _storage_places(data, read_pickle(data), kinds)
+class _Bytes(io.BytesIO):
+    """Bytes with what `mmap` has."""
 
-        def read(dtype: np.dtype, key: str, count: int) -> np.ndarray:
-            if key not in places or places[key].length != count:
-                raise ValueError(f"storage {key!r} of {count} numbers is missing")
-            place = places[key].start
-            return _values(data[place : place + count * dtype.itemsize], dtype, bool(little))
+    def __len__(self) -> int:
+        return self.getbuffer().nbytes
 
-        data.seek(start)
-        return read_pickle(data, TABLE, _cached(read))
+    def __getitem__(self, part: slice) -> memoryview:
+        return self.getbuffer()[part]
 
 
-def _storage_kinds(data: mmap.mmap) -> dict[str, np.dtype]:
+def _read_legacy(data: mmap.mmap | _Bytes) -> Any:
+    try:
+        known = read_pickle(data) == MAGIC and read_pickle(data) == PROTOCOL
+    except ValueError as error:
+        raise ValueError(f"it is not a file of torch.save: {error}") from error
+    if not known:
+        raise ValueError("it is not a file of torch.save")
+    system = read_pickle(data)
+    little = system.get("little_endian", True) if isinstance(system, dict) else True
+    start = data.tell()
+    kinds = _storage_kinds(data)
+    places = _storage_places(data, read_pickle(data), kinds)
+
+    def read(dtype: np.dtype, key: str, count: int) -> np.ndarray:
+        if key not in places or places[key].length != count:
+            raise ValueError(f"storage {key!r} of {count} numbers is missing")
+        place = places[key].start
+        return _values(data[place : place + count * dtype.itemsize], dtype, bool(little))
+
+    data.seek(start)
+    return read_pickle(data, TABLE, _cached(read))
+
+
+def _storage_kinds(data: mmap.mmap | _Bytes) -> dict[str, np.dtype]:
     """The types of the storages of an older file, which are in its pickle; skips the pickle."""
     kinds: dict[str, np.dtype] = {}
 
@@ -230,7 +239,9 @@ def _storage_kinds(data: mmap.mmap) -> dict[str, np.dtype]:
     return kinds
 
 
-def _storage_places(data: mmap.mmap, keys: Any, kinds: dict[str, np.dtype]) -> dict[str, _Place]:
+def _storage_places(
+    data: mmap.mmap | _Bytes, keys: Any, kinds: dict[str, np.dtype]
+) -> dict[str, _Place]:
     """Where the storages of an older file begin; each has its length in front of it."""
     places: dict[str, _Place] = {}
     position = data.tell()
@@ -267,4 +278,31 @@ def read_torch(path: str | Path) -> Any:
             return _read_zip(path)
         if not start:
             raise ValueError("it is empty")
-        return _read_legacy(path)
+        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+            return _read_legacy(data)
+
+
+def _embedded(raw: Any) -> _Storage:
+    """A storage within a plain pickle, which is a file of its own there."""
+    if not isinstance(raw, bytes):
+        raise Refused(f"a storage that is {brief(raw)}")
+    storage = _read_legacy(_Bytes(raw))
+    if not isinstance(storage, _Storage):
+        raise Refused("a storage that is none")
+    return storage
+
+
+def read_torch_pickle(path: str | Path) -> Any:
+    """Read a plain pickle of objects that hold tensors, as NVIDIA's `.pkl` files are.
+
+    Tensors and containers are as in `read_torch`; an object of any class is a `Record` of its class
+    name, arguments and state. Nothing of the file is imported or executed. Raises ValueError, naming
+    the file, if it is damaged; OSError if it cannot be read.
+    """
+    path = Path(path)
+    with path.open("rb") as file, reading(path):
+        if not file.read(1):
+            raise ValueError("it is empty")
+        table = TABLE | {"torch.storage._load_from_bytes": _embedded}
+        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+            return read_pickle(data, table, unknown=Record.named)

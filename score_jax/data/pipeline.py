@@ -11,7 +11,7 @@ from typing import Any, SupportsIndex, cast
 import numpy as np
 
 from score_jax._check import check, check_count
-from score_jax.data.sources import Examples, Subset, take
+from score_jax.data.sources import Examples, Subset, as_source, take
 
 _MOST_THREADS = 8
 _NEXT = "next_index"  # the state of Grain's own iterators, so that old checkpoints resume
@@ -169,6 +169,7 @@ def batches(
     check("batch_size", batch_size, ok, f"at least 1 and divisible by {process_count} processes")
     check_count(0, seed=seed)
     check("source", len(source), len(source) > 0, "of at least one example")
+    source = as_source(source)
     items = _Shuffled(source, batch_size, seed, process_index, process_count)
     return Batches(_opener(items, _threads(source, workers), processes))
 
@@ -176,5 +177,6 @@ def batches(
 def eval_batches(source: Any, batch_size: int, *, workers: int | None = None) -> Iterator[Examples]:
     """All examples in order, once; the last batch may be shorter. ValueError if batch_size < 1."""
     check_count(batch_size=batch_size)
+    source = as_source(source)
     items = _Slices(source, batch_size)
     yield from _opener(items, _threads(source, workers), False)(0)

@@ -15,6 +15,7 @@ import multiprocessing
 import os
 import pathlib
 import signal
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -107,7 +108,16 @@ def _write_shard(
 _given: dict[str, Any] = {}
 
 
+def _leave_with_parent() -> None:
+    """End this worker when the process that started it is killed."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
+
+
 def _give(sources: Any, leaves: Any, skip: bool) -> None:
+    threading.Thread(target=_leave_with_parent, daemon=True).start()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent process stops them
     _given.update(sources=sources, leaves=leaves, skip=skip)
 

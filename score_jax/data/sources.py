@@ -157,8 +157,18 @@ class Described:
 
 
 def as_source(source: Any) -> Source:
-    """A source of any object with a length and examples by number, described by `describe`."""
-    return source if isinstance(source, Source) else Described(source, describe(source))
+    """A source of any object with a length and examples by number, described by `describe`.
+
+    Objects of Hugging Face's `datasets` are read by `from_datasets`.
+    """
+    if isinstance(getattr(source, "description", None), Description):
+        described: Source = source
+        return described
+    if hasattr(source, "select_columns") and hasattr(source, "features"):
+        from score_jax.data.parquet import from_datasets
+
+        return from_datasets(source)
+    return Described(source, describe(source))
 
 
 @dataclass(frozen=True, eq=False)

@@ -18,6 +18,8 @@ from score_jax.losses.indices import index_probabilities as index_probabilities
 from score_jax.losses.indices import loss_second_moment as loss_second_moment
 from score_jax.losses.indices import record as record
 from score_jax.losses.indices import uniform_indices as uniform_indices
+from score_jax.losses.levels import by_level as by_level
+from score_jax.losses.levels import level_edges as level_edges
 from score_jax.losses.schedule import bound_term as bound_term
 from score_jax.losses.schedule import hybrid as hybrid
 from score_jax.losses.schedule import per_step as per_step
@@ -26,6 +28,7 @@ from score_jax.losses.schedule import variational as variational
 from score_jax.losses.times import Times as Times
 from score_jax.losses.times import Weighting as Weighting
 from score_jax.losses.times import importance_weighting as importance_weighting
+from score_jax.losses.times import log_normal_times as log_normal_times
 from score_jax.losses.times import log_snr_times as log_snr_times
 from score_jax.losses.times import timesteps as timesteps
 from score_jax.losses.times import uniform_times as uniform_times
@@ -35,6 +38,7 @@ from score_jax.losses.training import drop_labels as drop_labels
 from score_jax.losses.training import dsm as dsm
 from score_jax.losses.training import dsm_loss as dsm_loss
 from score_jax.losses.training import dsm_per_example as dsm_per_example
+from score_jax.losses.training import edm_weighting as edm_weighting
 from score_jax.losses.training import half_sum_reduction as half_sum_reduction
 from score_jax.losses.training import likelihood_weighting as likelihood_weighting
 from score_jax.losses.training import mean_reduction as mean_reduction

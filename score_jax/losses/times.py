@@ -23,7 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float, Key
 
-from score_jax._check import check
+from score_jax._check import check, check_positive, is_number
 from score_jax._math import bcast
 from score_jax.draws import Draw
 from score_jax.sde import NoiseSchedule
@@ -51,6 +51,21 @@ def log_snr_times(sde: SDE) -> Times:
     def times(u: Float[Array, " b"], t0: float, t1: float) -> Float[Array, " b"]:
         low, high = sde.log_snr(jnp.asarray(t1)), sde.log_snr(jnp.asarray(t0))
         return jnp.clip(sde.time_of_log_snr(low + (high - low) * u), t0, t1)
+
+    return times
+
+
+def log_normal_times(sde: SDE, mean: float = -1.2, std: float = 1.2) -> Times:
+    """Times whose log sigma is normal, sigma = s/m: EDM's, arXiv:2206.00364 table 1.
+
+    Beyond [t0, t1] they are those ends. Raises ValueError unless mean is finite and std > 0.
+    """
+    check("mean", mean, is_number(mean), "a finite number")
+    check_positive(std=std)
+
+    def times(u: Float[Array, " b"], t0: float, t1: float) -> Float[Array, " b"]:
+        log_sigma = mean + std * jax.scipy.special.ndtri(jnp.clip(u, 1e-6, 1 - 1e-6))
+        return jnp.clip(sde.time_of_log_snr(-2 * log_sigma), t0, t1)
 
     return times
 

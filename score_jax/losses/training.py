@@ -18,9 +18,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from score_jax._check import check, check_float, check_function, check_key
+from score_jax._check import check, check_float, check_function, check_key, check_positive
 from score_jax._math import batch_mean, batch_sum, bcast
 from score_jax.draws import Draw, draw_of
+from score_jax.losses.levels import by_level
 from score_jax.losses.times import (
     DROPOUT,
     LABELS,
@@ -34,6 +35,7 @@ from score_jax.losses.times import (
 )
 from score_jax.parametrization import (
     NOISE,
+    SIGMA_DATA,
     NoiseInput,
     Parametrization,
     Variance,
@@ -80,6 +82,18 @@ def noise_weighting(sde: SDE, t: Float[Array, "..."]) -> Float[Array, "..."]:
 def likelihood_weighting(sde: SDE, t: Float[Array, "..."]) -> Float[Array, "..."]:
     """w(t) = g(t)^2 / s(t)^2 in eq. (1): lambda(t) = g(t)^2, for likelihood (arXiv:2101.09258)."""
     return jnp.square(sde.diffusion(t) / sde.std(t))
+
+
+def edm_weighting(sigma_data: float = SIGMA_DATA) -> Weighting:
+    """w(t) = 1 + (sigma / sigma_data)^2 in eq. (1), sigma = s/m: EDM's weight of the loss.
+
+    In units of the network's output under `edm(sigma_data)` it is 1 (arXiv:2206.00364 table 1). Raises
+    ValueError unless sigma_data > 0.
+
+    >>> loss = model.loss(dsm(weighting=edm_weighting()), times=log_normal_times(model.sde))
+    """
+    check_positive(sigma_data=sigma_data)
+    return lambda sde, t: 1 + jnp.exp(-sde.log_snr(t)) / sigma_data**2
 
 
 def mean_reduction(
@@ -135,7 +149,7 @@ def dsm_per_example(
     """
     mean, std = sde.marginal(x0, t)
     x = mean + bcast(std, x0) * z
-    value = apply(params, x, noise_input(sde, t), **kwargs)
+    value = apply(params, parametrization.to_input(sde, x, t), noise_input(sde, t), **kwargs)
     sample = Sample(sde, parametrization, None, value, x0, x, z, t)
     return dsm(weighting=weighting, reduction=reduction)(sample)[0]
 
@@ -202,6 +216,7 @@ def training_loss(
     label_dropout: float = 0.0,
     null_class: int | None = None,
     train: bool = True,
+    noise_levels: int = 0,
 ) -> Loss:
     """A `Loss` of an objective, by default `dsm()`: (params, key, batch) -> (mean loss, metrics).
 
@@ -216,7 +231,9 @@ def training_loss(
 
     times: a rule `times(u, t0, t1)` (`score_jax.losses.times`), by default the timesteps of a noise
     schedule and uniform times of any other SDE; stratified: over the whole batch, or independent;
-    t0: the smallest time; train: the network gets train=True and a key for dropout.
+    t0: the smallest time; train: the network gets train=True and a key for dropout; noise_levels: the
+    number n of intervals of the log-SNR for which the metrics have "loss_by_level" (2, n), sums and
+    counts (`by_level`), 0 for none.
 
     Raises ValueError for an argument of another kind, unless 0 < t0 < t1, for label dropout without a
     null class and, when traced, for integer data.
@@ -240,7 +257,8 @@ def training_loss(
             null = int(null_class or 0)
             drop = lambda key, y: drop_labels(key, y, rate=label_dropout, null_class=null)
             kwargs["y"] = draw.fold(LABELS).each(drop, batch["y"])
-        value = apply(params, drawn.x, noise_input(sde, drawn.t), **kwargs)
+        inner = parametrization.to_input(sde, drawn.x, drawn.t)
+        value = apply(params, inner, noise_input(sde, drawn.t), **kwargs)
         sample = Sample(
             sde, parametrization, variance, value, drawn.x0, drawn.x, drawn.z, drawn.t,
             batch.get("mask"),
@@ -249,6 +267,9 @@ def training_loss(
         weight = batch.get("weight", jnp.ones_like(per_example))
         total = (weight * per_example).mean()
         metrics = {"loss": total} | {name: (weight * part).mean() for name, part in parts.items()}
+        if noise_levels:
+            found = by_level(sde, drawn.t, per_example, t0=t0, n=noise_levels)
+            metrics["loss_by_level"] = jax.lax.stop_gradient(found)
         if "index" in batch:
             metrics["per_example"] = jax.lax.stop_gradient(per_example)
         return total, metrics

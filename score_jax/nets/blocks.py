@@ -101,12 +101,16 @@ class Style:
         emb = self.dense(nn.silu(h), width, self.names.embed1)
         if y is None:
             return emb
+        return emb + self.embed_condition(y, width, num_classes)
+
+    def embed_condition(self, y: Array, width: int, num_classes: int | None) -> Float[Array, "b w"]:
+        """The embedding of class labels y (b,), or a linear map of vectors y (b, n)."""
         if num_classes is None:
-            return emb + self.dense(y, width, self.names.vector)
+            return self.dense(y, width, self.names.vector)
         normal, flax = nn.initializers.normal(1.0), nn.linear.default_embed_init
         start = normal if self.plain_init else flax
         classes = nn.Embed(num_classes, width, embedding_init=start, name=self.names.classes)
-        return emb + class_rows(classes, y)
+        return class_rows(classes, y)
 
 
 ADM = Style(

@@ -49,7 +49,7 @@ from score_jax.nets.layers import (
 from score_jax.nets.resample import DEFAULT_KERNEL
 
 Block = Literal["biggan", "ddpm"]
-Embedding = Literal["positional", "fourier"]
+Embedding = Literal["positional", "fourier", "plain_fourier"]
 Output = Literal["none", "output_skip", "residual"]
 Input = Literal["none", "input_skip", "residual"]
 Combine = Literal["sum", "cat"]
@@ -63,10 +63,10 @@ class NCSNpp(nn.Module):
     """U-Net of the NCSN++ / DDPM++ family: (x (b, *size, c), noise input (b,), y (b,)) -> shape of x.
 
     The noise input is t * 999 for the positional embedding, sigma for the Fourier one (its logarithm
-    is embedded), or an index of `sigmas`. y is class labels (b,) exactly when `num_classes` is given,
-    and vectors (b, cond_size) exactly when `cond_size` is; `low_res` is as for `UNet`. Height and width
-    (or length) must be divisible by 2 ** (len(channel_mult) - 1). With train=True a key for "dropout" is
-    needed if dropout > 0.
+    is embedded), any number for the plain Fourier one, or an index of `sigmas`. y is class labels (b,)
+    exactly when `num_classes` is given, and vectors (b, cond_size) exactly when `cond_size` is;
+    `low_res` is as for `UNet`. Height and width (or length) must be divisible by
+    2 ** (len(channel_mult) - 1). With train=True a key for "dropout" is needed if dropout > 0.
 
     Raises ValueError for unknown choices, numbers out of range, sizes that do not divide, noise
     inputs of another length than x, and missing or superfluous y.
@@ -104,6 +104,8 @@ class NCSNpp(nn.Module):
     dims: int = 2  # axes of space, 1 to 3; of three, the first keeps its length
     super_resolution: bool = False  # conditioned on an image of low resolution, or a field
     cond_size: int | None = None  # length of the vector, if conditioned on one
+    # y is added to the embedding of the noise input before its two layers, not after them
+    condition_first: bool = False
 
     @property
     def style(self) -> Style:
@@ -149,13 +151,16 @@ class NCSNpp(nn.Module):
         return self.style.conv(channels, name, dtype=None, init_scale=self.init_scale)
 
     def _embed(self, noise_input: Array, y: Array | None) -> Array | None:
-        if self.embedding == "fourier":
-            log_sigma = jnp.log(at_least_float32(noise_input))
-            emb = FourierEmbedding(self.channels, self.fourier_scale, name="fourier")(log_sigma)
-        else:
+        if self.embedding == "positional":
             emb = sinusoids(noise_input, self.channels)
+        else:
+            value = at_least_float32(noise_input)
+            value = jnp.log(value) if self.embedding == "fourier" else value
+            emb = FourierEmbedding(self.channels, self.fourier_scale, name="fourier")(value)
         if not self.noise_conditional:
             return None
+        if y is not None and self.condition_first:
+            emb, y = emb + self.style.embed_condition(y, emb.shape[-1], self.num_classes), None
         return self.style.embed(emb, y, 4 * self.channels, self.num_classes)
 
     def _move(self, h: Volume, emb: Array | None, up: bool, level: int, train: bool) -> Volume:

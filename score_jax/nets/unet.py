@@ -58,7 +58,8 @@ class UNetHalf(nn.Module):
     conv_resample: bool = True  # otherwise convolutions do, rather than averages and copies
     new_attention_order: bool = False  # channels of the attention ordered q/k/v, head
     dims: int = 2  # axes of space, 1 to 3; of three, the first keeps its length
-    groups: int = 32  # of every group normalisation
+    # of every group normalisation; None: a quarter of the channels, at most 32
+    groups: int | None = 32
     remat: bool = False  # compute every block again in the backward pass (use_checkpoint)
     dtype: Any = None  # of the computation; parameters and output stay float32
 
@@ -68,7 +69,8 @@ class UNetHalf(nn.Module):
         return dataclasses.replace(ADM, groups=self.groups, dtype=self.dtype)
 
     def _check(self, x: Array) -> None:
-        check_fields(self, "channels", "num_blocks", "num_heads", "groups")
+        counts = ("channels", "num_blocks", "num_heads", "groups")
+        check_fields(self, *(name for name in counts if getattr(self, name) is not None))
         check("dims", self.dims, self.dims in (1, 2, 3), "1, 2 or 3")
         check_size(x.shape, self.dims, len(self.channel_mult) - 1)
 

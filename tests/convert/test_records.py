@@ -8,10 +8,26 @@ import pytest
 import score_jax as sj
 from score_jax.convert import from_score_sde_pytorch, published
 from score_jax.convert.published import PUBLISHED, lookup
-from score_jax.convert.records import NETS, NOISE_INPUTS, SDES, Ingredients, read_json, to_json
+from score_jax.convert.records import (
+    NETS,
+    NOISE_INPUTS,
+    SDES,
+    Ingredients,
+    from_record,
+    read_json,
+    to_json,
+)
 from score_jax.nets import MLP, NCSNpp
-from score_jax.parametrization import LEARNED_RANGE, IndexInput, TimeInput, V
-from score_jax.sde import VP, Betas
+from score_jax.parametrization import (
+    LEARNED_RANGE,
+    IndexInput,
+    LogSigmaInput,
+    Parametrization,
+    TimeInput,
+    V,
+    edm,
+)
+from score_jax.sde import VP, Betas, LinearVE
 from score_jax.types import SDE
 from tests.helpers.convert_files import unpacked
 
@@ -24,7 +40,9 @@ def test_published_ingredients_survive_json(name):
 def test_every_exported_class_is_known_by_its_name():
     assert {"NCSNpp", "DDPM", "UNet", "MLP"} <= set(NETS) and "EncoderUNet" not in NETS
     assert {"VP", "VE", "SubVP", "CosineBetas", "Betas"} <= set(SDES) and "Marginals" not in SDES
-    assert set(NOISE_INPUTS) == {"TimeInput", "StdInput", "IndexInput", "LevelInput"}
+    assert set(NOISE_INPUTS) == {
+        "TimeInput", "StdInput", "LogSigmaInput", "IndexInput", "LevelInput",
+    }  # fmt: skip
 
 
 def test_precision_betas_and_a_learned_variance_survive_json():
@@ -32,6 +50,16 @@ def test_precision_betas_and_a_learned_variance_survive_json():
         MLP(dtype=jnp.bfloat16), Betas([0.1, 0.2]), IndexInput(top=10.0), V, LEARNED_RANGE
     )
     assert read_json(Ingredients, to_json(given)) == given
+
+
+def test_the_number_of_a_preconditioning_survives_json():
+    for given in (edm(), edm(0.75)):
+        made = Ingredients(MLP(), LinearVE(), LogSigmaInput(), given)
+        assert read_json(Ingredients, to_json(made)) == made
+    assert edm(1) is edm(1.0) and edm(0.75).name == "edm(0.75)"
+    for bad in ("edm(x)", "edm(-1)", "edm()", "edm(" + "9" * 100 + ")", "Edm"):
+        with pytest.raises(ValueError, match="parametrization must be one of"):
+            from_record(Parametrization, bad, "parametrization")
 
 
 @pytest.mark.parametrize(

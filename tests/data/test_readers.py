@@ -122,7 +122,7 @@ class HubRows:
 
 
 def rows_of_images(at):
-    return data.from_datasets(HubRows())
+    return data.as_source(HubRows())
 
 
 def zarr_store(at):
@@ -182,7 +182,7 @@ def test_objects_of_datasets_are_sources():
     ):
         features = datasets.Features({"image": feature, "label": names})
         rows = datasets.Dataset.from_dict({"image": column, "label": Y}, features=features)
-        source = data.from_datasets(rows)
+        source = data.as_source(rows)
         np.testing.assert_array_equal(data.take(source, [4, 9])["x"], X[[4, 9]])
         assert source.description.class_names == ("a", "b", "c")
         assert source.y is not None and source.y.tolist() == Y.tolist()
