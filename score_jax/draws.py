@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Float, Integer, Key
 
 from score_jax.types import Batch
 
@@ -38,7 +38,7 @@ class Draw(NamedTuple):
 
 
 def number(
-    key: Key[Array, ""], b: int, *, first: int | Int[Array, ""] = 0, total: int | None = None
+    key: Key[Array, ""], b: int, *, first: int | Integer[Array, ""] = 0, total: int | None = None
 ) -> Draw:
     """The draw of examples first, ..., first + b - 1 of a whole batch of `total` (default b).
 

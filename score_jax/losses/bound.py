@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Float, Integer, Key
 
 from score_jax._math import as_time, batch_mean, bcast
 from score_jax.losses.decoders import Decoder, discretized_gaussian, gaussian_kl
@@ -45,7 +45,7 @@ def prior_bits(
 
 
 def _normal(
-    key: Key[Array, ""], i: Int[Array, ""], x0: Float[Array, "b *d"]
+    key: Key[Array, ""], i: Integer[Array, ""], x0: Float[Array, "b *d"]
 ) -> Float[Array, "b *d"]:
     return jax.random.normal(jax.random.fold_in(key, i), x0.shape, x0.dtype)
 
@@ -60,7 +60,7 @@ def schedule_bound(
     grid: Float[Array, " n"] | None = None,
     decoder: Decoder | None = None,
     clean: Callable[[Data], Data] | None = None,
-    noise: Callable[[PRNGKey, Int[Array, ""], Data], Data] = _normal,
+    noise: Callable[[PRNGKey, Integer[Array, ""], Data], Data] = _normal,
 ) -> ScheduleBound:
     """The bound over all steps of a schedule, or of a grid of its times: one evaluation a step.
 
