@@ -23,7 +23,7 @@ from score_jax.training.hosts import Watchdog, several_hosts, when_a_host_is_los
 from score_jax.training.mappings import MappedStep
 from score_jax.training.run import Nonfinite, NonFiniteLoss, Run
 from score_jax.training.state import TrainState
-from score_jax.types import CheckpointStore
+from score_jax.types import Batch, CheckpointStore
 
 _log = logging.getLogger(__name__)
 
@@ -49,7 +49,7 @@ class FitResult(NamedTuple):
 def fit(
     state: TrainState,
     step_fn: MappedStep,
-    batches: Iterable[Any],
+    batches: Iterable[Batch],
     *,
     steps: int,
     hooks: Sequence[Hook] = (),
