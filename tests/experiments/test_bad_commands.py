@@ -1,7 +1,7 @@
 """Bad input to the commands: one line that names the option, exit code 2, and nothing written.
 
 To add a case: one line of CASES, (command and options, pattern of the line). {plain}, {classes}, {points}
-are runs without training, {grey}, {colour}, {tall}, {broken}, {x} files, {out} a path that does not exist.
+are runs without training, {grey}, {colour}, {tall}, {broken}, {x} files, {out} is no path yet.
 """
 
 import contextlib
