@@ -7,7 +7,7 @@ import re
 import sys
 import textwrap
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import score_jax
 
@@ -16,14 +16,22 @@ from . import cli
 _FOLDER = pathlib.Path(__file__).parent
 
 
-def commands() -> dict[str, str]:
-    """The commands and what they do, by name: every module here that runs as a program."""
+class Command(NamedTuple):
+    """A command: its module, and what it does in a few words."""
+
+    module: str
+    purpose: str
+
+
+def commands() -> dict[str, Command]:
+    """The commands by name: every module or package here that runs as a program."""
     found = {}
-    for path in sorted(_FOLDER.glob("*.py")):
+    for path in [*_FOLDER.glob("*.py"), *_FOLDER.glob("*/__main__.py")]:
         text = path.read_text(encoding="utf-8")
-        if "cli.main(main)" in text and path.stem != "__main__":
-            found[path.stem] = _purpose(text)
-    return found
+        if "cli.main(main)" in text and path.parent / path.stem != _FOLDER / "__main__":
+            inner = path.relative_to(_FOLDER).with_suffix("").parts
+            found[inner[0]] = Command(".".join(inner), _purpose(text))
+    return dict(sorted(found.items()))
 
 
 def _purpose(text: str) -> str:
@@ -32,10 +40,10 @@ def _purpose(text: str) -> str:
     return re.split(r": `|\.$", first)[0]
 
 
-def _usage(known: dict[str, str]) -> str:
+def _usage(known: dict[str, Command]) -> str:
     width = max(map(len, known))
     hang: dict[str, Any] = {"width": 79, "subsequent_indent": " " * (width + 4)}
-    rows = (f"  {name.ljust(width)}  {purpose}" for name, purpose in known.items())
+    rows = (f"  {name.ljust(width)}  {command.purpose}" for name, command in known.items())
     lines = [textwrap.fill(row, **hang) for row in rows]
     return "\n".join(
         [
@@ -63,14 +71,14 @@ def main(argv: Sequence[str] | None = None) -> None:
         cli.main(lambda: _module(name, known).main(rest))
 
 
-def _module(name: str, known: dict[str, str]) -> Any:
+def _module(name: str, known: dict[str, Command]) -> Any:
     """The module of a command; ValueError listing all for an unknown one."""
     stem = name.replace("-", "_")
     if stem not in known:
         near = difflib.get_close_matches(stem, known, n=1)
         hint = f" (did you mean {near[0]!r}?)" if near else ""
         raise ValueError(f"unknown command {name!r}{hint}; known: {', '.join(known)}")
-    return importlib.import_module(f".{stem}", __package__)
+    return importlib.import_module(f".{known[stem].module}", __package__)
 
 
 if __name__ == "__main__":

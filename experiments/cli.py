@@ -13,13 +13,13 @@ import shutil
 import sys
 import textwrap
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Annotated, Any, Generic, TypeVar
+from typing import Annotated, Any, Generic, Literal, TypeVar
 
 import tyro
 
-from .config import SampleConfig
+from .config import DataConfig, SampleConfig
 from .late import late
-from .parts import flags, unused, upgrade
+from .parts import fitting, flags, unused, upgrade
 
 with late():
     from score_jax import runtime, training
@@ -136,6 +136,14 @@ def _filled(line: str) -> str:
     return line if len(line) <= width else textwrap.fill(line, width, subsequent_indent="  ")
 
 
+def printed(call: Callable[[], Any]) -> str:
+    """What a call prints before it ends the program."""
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.suppress(SystemExit):
+        call()
+    return out.getvalue()
+
+
 def parse(cls: Any, prog: str, argv: Sequence[str] | None = None, **options: Any) -> Any:
     """Read the command line into the dataclass `cls` (its docstring and comments are the help)."""
     description = inspect.cleandoc(cls.__doc__ or "")
@@ -215,6 +223,8 @@ class Command(Generic[Flags]):
     dry_run: bool
     # Continue a run although fields of its config have changed.
     allow_changes: bool
+    # Log to TensorBoard (the folder tensorboard of the run) or Weights & Biases too.
+    log: tuple[Literal["tensorboard", "wandb"], ...]
     # The processes of a run on several hosts.
     hosts: HostsConfig
     cfg: Annotated[Flags, tyro.conf.arg(name=""), tyro.conf.AvoidSubcommands]
@@ -231,19 +241,35 @@ def parse_config(
     options: dict[str, Any] = {"return_unknown_args": True, "add_help": False}
     first, rest = _read(flags.first_flags(DEFAULT), argv, prog=program(prog), **options)
     kinds = {name: getattr(first, name).kind for name in flags.objects()}
-    default = flags.config_flags(flags.tree(first.config), kinds)
+    tree = flags.tree(first.config)
+    if kinds["net"] is None and "data.name" in given(argv) and not {"help", "h"} & given(argv):
+        own = DataConfig(**flags.tuples(tree["data"]))
+        data = _data_of(own, rest)
+        # Before the data are opened, which may take long.
+        check_unused(argv, {f"data.{k}": why for k, why in unused.of_data(data).items()})
+        kinds["net"] = fitting.kind_for(data, own, tree["net"]["kind"])
+    default = flags.config_flags(tree, kinds)
     cls: Any = Command[type(default)]  # type: ignore[misc]
     name = pathlib.Path(first.config).stem
     args = _read(
         cls,
         rest,
-        default=Command(first.config, f"runs/{name}", False, False, HostsConfig(), default),
+        default=Command(first.config, f"runs/{name}", False, False, (), HostsConfig(), default),
         prog=program(prog),
         description=f"{description} The command presets lists the presets.",
     )
     found = unused.of_config(args.cfg)
     check_unused(argv, found, unused.changed(args.cfg, found))
     return args, flags.config_of(args.cfg)
+
+
+def _data_of(own: DataConfig, words: Sequence[str]) -> DataConfig:
+    """The data that a command line names, over those of a config."""
+    cls = dataclasses.make_dataclass("Data", [("data", DataConfig)])
+    found: Any
+    found, _ = tyro.cli(cls, default=cls(own), args=words, return_unknown_args=True, add_help=False)
+    data: DataConfig = found.data
+    return data
 
 
 def parse_over_run(cls: Any, prog: str, argv: Sequence[str] | None = None) -> Any:

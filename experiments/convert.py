@@ -33,8 +33,9 @@ NOTE_FILE = "converted.json"
 FREE = {"dropout", "init_scale", "fourier_scale", "dtype", "remat", "parent", "name"}
 
 Source = Literal[
-    "score_sde_pytorch", "score_sde_jax", "improved_diffusion", "guided_diffusion", "diffusers"
-]
+    "score_sde_pytorch", "score_sde_jax", "improved_diffusion", "guided_diffusion", "diffusers",
+    "edm",
+]  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,9 +104,18 @@ def _openai(name: str) -> Callable[..., Any]:
 
 
 def _diffusers(run: runs.Run, path: pathlib.Path, raw: bool) -> tuple[Any, Any]:
+    return _described(convert.from_diffusers(path, run.sde), run, path, raw)
+
+
+def _edm(run: runs.Run, path: pathlib.Path, raw: bool) -> tuple[Any, Any]:
+    return _described(convert.from_edm(path), run, path, raw)
+
+
+def _described(found: Any, run: runs.Run, path: pathlib.Path, raw: bool) -> tuple[Any, Any]:
+    """Parameters and facts of a file that describes its network, compared with the config."""
     if raw:
         raise ValueError("--raw is for files that have an average too")
-    model, params, info = convert.from_diffusers(path, run.sde)
+    model, params, info = found
     net = info["module"]
     if type(net) is not type(run.net):
         raise ValueError(
@@ -141,6 +151,7 @@ READERS: dict[str, Callable[[runs.Run, pathlib.Path, bool], tuple[Any, Any]]] = 
     "improved_diffusion": _openai("from_improved_diffusion"),
     "guided_diffusion": _openai("from_guided_diffusion"),
     "diffusers": _diffusers,
+    "edm": _edm,
 }
 
 

@@ -27,7 +27,7 @@ from score_jax.sde import VP, NoiseSchedule
 from score_jax.types import SDE
 
 from .config import DataConfig, LossConfig, MeshConfig, OptimConfig, SampleConfig, TrainConfig
-from .parts import upgrade
+from .parts import describe, upgrade
 
 # Fields of networks that `runs.build` fills in.
 DERIVED = (
@@ -106,7 +106,8 @@ class Config:
 RESUMABLE = (
     "train.steps", "train.log_every", "train.sample_every", "train.checkpoint_every", "train.keep",
     "train.checkpoint_metric", "train.microbatches", "train.remat", "train.nonfinite_limit",
-    "train.save_error", "train.snapshot_every", "train.ahead", "train.fid_every", "train.fid_num", "train.inception", "train.features", "mesh.mapping", "mesh.shard",
+    "train.save_error", "train.snapshot_every", "train.ahead", "train.fid_every", "train.fid_num",
+    "train.inception", "train.features", "mesh.mapping", "mesh.shard",
     "net.remat", "data.path", "data.test_path", "data.workers", "data.processes",
     "data.resume", "data.verify", *(f"sample.{f.name}" for f in dataclasses.fields(SampleConfig)),
 )  # fmt: skip
@@ -152,11 +153,7 @@ def read_file(path: pathlib.Path) -> Config:
 
 def flatten(config: Config) -> dict[str, Any]:
     """All fields by their dotted names: {"optim.lr": 1e-3, ...}."""
-    flat: dict[str, Any] = {}
-    for name, value in to_record(config).items():
-        inner = value.items() if isinstance(value, dict) else ()
-        flat |= {f"{name}.{k}": v for k, v in inner} or {name: value}
-    return flat
+    return describe.flat(to_record(config))
 
 
 def differences(old: Config, new: Config) -> list[str]:

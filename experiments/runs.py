@@ -16,7 +16,7 @@ import optax
 
 from score_jax import checkpoints, losses, training
 from score_jax._check import check_classes
-from score_jax._files import replacing, write_json, write_text
+from score_jax._files import replacing, write_json, write_npz, write_text
 from score_jax.convert.pretrained import CHECKPOINTS, MODEL_FILE
 from score_jax.convert.records import Ingredients
 from score_jax.convert.records import to_json as ingredients_to_json
@@ -31,8 +31,10 @@ from .run_config import Config, differences, from_json, to_json, to_record
 
 CONFIG_FILE = "config.json"
 DATA_FILE = "data.json"
+CONDITIONS = "conditions.npz"  # some conditions of the test split, for samples without the data
 SNAPSHOTS = "averages"
 METRICS = "metrics.jsonl"
+LEVELS = 8  # of noise, by which training logs the loss
 
 
 @dataclasses.dataclass(frozen=True)
@@ -242,6 +244,7 @@ def _make_loss(run: Run, model: Model, *, train: bool) -> Loss:
         label_dropout=c.label_dropout,
         null_class=run.null_class,
         train=train,
+        noise_levels=LEVELS,
     )
 
 
@@ -316,6 +319,9 @@ def save_config(workdir: pathlib.Path, config: Config, *, allow_changes: bool = 
     """
     path = workdir / CONFIG_FILE
     if path.exists():
+        note = edited(workdir)
+        if note and not allow_changes:
+            raise ValueError(f"{note}: restore it, or go on with the change by --allow-changes")
         changed = differences(load_config(workdir), config)
         if changed and not allow_changes:
             raise ValueError(
@@ -335,6 +341,8 @@ def save(workdir: pathlib.Path, run: Run, *, allow_changes: bool = False) -> Non
     """Write config.json (`save_config`), data.json, and model.json for `sj.load_pretrained`."""
     save_config(workdir, run.config, allow_changes=allow_changes)
     write_json(workdir / DATA_FILE, run.source.to_record())
+    if run.source.kept is not None:
+        write_npz(workdir / CONDITIONS, cond=run.source.kept)
     write_text(workdir / MODEL_FILE, ingredients_to_json(run.ingredients))
 
 
@@ -372,9 +380,54 @@ def check_new(name: str, folder: pathlib.Path) -> None:
         raise ValueError(f"{name} {str(folder)!r} exists already: choose another")
 
 
+def saved_config(store: checkpoints.Checkpoints, step: int) -> Config | None:
+    """The config that a checkpoint was saved with; None where it has none that can be read."""
+    try:
+        return from_json(upgrade.upgraded(json.dumps(store.extra(step))))
+    except (ValueError, checkpoints.CheckpointError):
+        return None
+
+
+def edited(workdir: pathlib.Path) -> str | None:
+    """One line if config.json differs from the config of the newest checkpoint, otherwise None."""
+    if not (workdir / CHECKPOINTS).is_dir():
+        return None
+    with checkpoints.open_checkpoints(workdir / CHECKPOINTS, read_only=True) as store:
+        step = store.latest_step()
+        saved = None if step is None else saved_config(store, step)
+    changed = [] if saved is None else differences(saved, load_config(workdir))
+    if not changed:
+        return None
+    return (
+        f"{workdir / CONFIG_FILE} is not the config of its newest checkpoint, of step {step} "
+        f"({'; '.join(changed)})"
+    )
+
+
+def forget(workdir: pathlib.Path) -> None:
+    """Remove what the start of a run has written, as long as nothing was trained."""
+    for name in (CONFIG_FILE, DATA_FILE, MODEL_FILE):
+        (workdir / name).unlink(missing_ok=True)
+    metrics = workdir / METRICS
+    if metrics.is_file() and not metrics.stat().st_size:
+        metrics.unlink()
+    for folder in (workdir / CHECKPOINTS, workdir / SNAPSHOTS, workdir):
+        if folder.is_dir() and not any(folder.iterdir()):
+            folder.rmdir()
+
+
 def load(workdir: pathlib.Path) -> tuple[Run, Params, int]:
-    """Read a run folder: (run, EMA parameters, step); it needs nothing but that folder."""
+    """Read a run folder: (run, EMA parameters, step); it needs nothing but that folder.
+
+    A config.json that was edited since the newest checkpoint is mentioned on stderr.
+    """
+    if note := edited(workdir):
+        print(f"note: {note}", file=sys.stderr)
     run = build(load_config(workdir), load_record(workdir))
+    if (workdir / CONDITIONS).is_file():
+        with np.load(workdir / CONDITIONS, allow_pickle=False) as file:
+            kept = dataclasses.replace(run.source, kept=file["cond"])
+        run = dataclasses.replace(run, source=kept)
     template = jax.eval_shape(run.init_params, jax.random.key(0))
     with checkpoints.open_checkpoints(workdir / CHECKPOINTS, read_only=True) as store:
         params, step = store.restore_params(template), store.latest_step()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import math
 import pathlib
 import sys
 from collections.abc import Sequence
@@ -19,9 +20,9 @@ with late():
     from score_jax.types import Params
 
     from . import runs
-    from .parts import sampling
-    from .reports import dry_run, pictures
-    from .reports.held_out import held_out_loss
+    from .parts import loggers, sampling
+    from .reports import dry_run, levels, pictures
+    from .reports.held_out import held_out
     from .reports.small_fid import SmallFID
     from .run_config import Config, to_record
 
@@ -68,12 +69,38 @@ def train(
     progress: bool | None = None,
     allow_changes: bool = False,
     stall_seconds: float | None = None,
+    log: Sequence[str] = (),
 ) -> training.FitResult:
     """Train or resume the run in `workdir`; returns the result of `training.fit`.
 
-    Of several hosts the first reads and writes the folder. Raises ValueError for a config that does
-    not fit the folder, unless `allow_changes`, and FolderLocked where another run has the folder.
+    Of several hosts the first reads and writes the folder; `log` names what else it logs to. Raises
+    ValueError for a config that does not fit the folder, unless `allow_changes`, and FolderLocked
+    where another run has the folder. A run that cannot make its first step leaves nothing.
     """
+    fresh = not (workdir / runs.CONFIG_FILE).exists()
+    try:
+        return _train(config, workdir, progress, allow_changes, stall_seconds, log)
+    except Exception:
+        if fresh and training.is_first() and not _has_steps(workdir):
+            runs.forget(workdir)
+        raise
+
+
+def _has_steps(workdir: pathlib.Path) -> bool:
+    """Whether a run has saved or logged anything."""
+    metrics = workdir / runs.METRICS
+    logged = metrics.is_file() and metrics.stat().st_size > 0
+    return logged or any((workdir / runs.CHECKPOINTS).glob("step_*"))
+
+
+def _train(
+    config: Config,
+    workdir: pathlib.Path,
+    progress: bool | None,
+    allow_changes: bool,
+    stall_seconds: float | None,
+    log: Sequence[str],
+) -> training.FitResult:
     _check_devices(config)
     (run, notes), c = runs.begin(config, workdir), config.train
     # Whatever the config does not allow is found before anything is written.
@@ -105,6 +132,7 @@ def train(
             hooks=[
                 *_hooks(run, workdir, snapshots, first),
                 training.Every(c.fid_every, small_fid),
+                *(_loggers(config, workdir, log) if first else []),
                 training.Progress(progress if first else False),
             ],
             checkpoints=training.SharedCheckpoints(store) if training.several_hosts() else store,
@@ -113,6 +141,12 @@ def train(
             ahead=c.ahead,
             stall_seconds=stall_seconds,
         )
+
+
+def _loggers(config: Config, workdir: pathlib.Path, log: Sequence[str]) -> list[training.Hook]:
+    """The hooks of what else training logs to."""
+    record = to_record(config)
+    return [loggers.LOGGERS[name](workdir, record, config.train.log_every) for name in log]
 
 
 def _saving(run: runs.Run, first: bool) -> training.Saving:
@@ -137,16 +171,30 @@ def _hooks(
         training.MetricsFile(workdir / runs.METRICS if first else None, c.log_every),
         training.Snapshots(snapshots, c.snapshot_every, c.save_error == "stop"),
         training.Every(c.sample_every, draw),
+        training.Every(c.sample_every, functools.partial(_test_levels, run) if first else None),
     ]
 
 
-def _test_loss(run: runs.Run, step: int, state: Any) -> float:
-    """The loss of the averaged parameters on held-out data, with the same noise at every step."""
+def _test_levels(run: runs.Run, step: int, state: Any) -> dict[str, Any] | None:
+    """The loss of the averaged parameters on held-out data, in all and by noise level."""
     del step
-    key, c = jax.random.key(run.config.seed), run.config.train
-    # A microbatch at once, as in training, so that it fits in memory.
-    chunk = c.batch_size // c.microbatches
-    return held_out_loss(run, state.ema_params, key, most=512, chunk=chunk)
+    if run.source.test is None:
+        return None
+    found = held_out(run, state.ema_params, **_held_out_options(run))
+    return {"test_loss": found.loss, "test_loss_by_level": found.by_level}
+
+
+def _held_out_options(run: runs.Run) -> dict[str, Any]:
+    """The same examples and the same noise at every step, a microbatch at once, as in training."""
+    c = run.config.train
+    key, chunk = jax.random.key(run.config.seed), c.batch_size // c.microbatches
+    return {"key": key, "most": 512, "chunk": chunk}
+
+
+def _test_loss(run: runs.Run, step: int, state: Any) -> float:
+    """The loss of the averaged parameters on held-out data."""
+    del step
+    return held_out(run, state.ema_params, **_held_out_options(run)).loss
 
 
 def _draw_pictures(run: runs.Run, workdir: pathlib.Path, step: int, state: Any) -> None:
@@ -160,9 +208,28 @@ def _draw_pictures(run: runs.Run, workdir: pathlib.Path, step: int, state: Any) 
     pictures.save_samples(run, drawn.x, path)
 
 
+def draw_curves(run: runs.Run, workdir: pathlib.Path) -> None:
+    """Draw the loss, in all and by noise level, over the steps of a run."""
+    pictures.save_loss(workdir / runs.METRICS, workdir / "loss.png")
+    levels.save_levels(run, workdir / runs.METRICS, workdir / "loss_by_level.png")
+
+
+def ending(result: training.FitResult) -> str:
+    """How a training ended, in a line: the step, and the speed where any was measured."""
+    rate = result.steps_per_second
+    facts = [f"{rate:.1f} steps a second"] if math.isfinite(rate) else []
+    facts += [f"{result.skipped} steps skipped"] if result.skipped else []
+    how = "stopped at" if result.interrupted else "trained to"
+    return f"{how} step {result.step}" + (f" ({', '.join(facts)})" if facts else "")
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """Entry point of `python -m experiments.train`."""
     args, config = cli.parse_config("experiments.train", "Train a score model.", argv)
+    if not args.dry_run:
+        cli.needs("plots", "the pictures of a run")
+    for name in args.log:
+        cli.needs(name, f"--log {name}")
     args.hosts.connect()
     cli.start()
     if args.dry_run:
@@ -175,15 +242,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         workdir,
         allow_changes=args.allow_changes,
         stall_seconds=args.hosts.stall_seconds if training.several_hosts() else None,
+        log=args.log,
     )
     if training.is_first():
-        pictures.save_loss(workdir / runs.METRICS, workdir / "loss.png")
-        how = "stopped at" if result.interrupted else "trained to"
-        skipped = f", {result.skipped} steps skipped" if result.skipped else ""
-        print(
-            f"{how} step {result.step} ({result.steps_per_second:.1f} steps a second{skipped}): "
-            f"{workdir}"
-        )
+        draw_curves(runs.build(config, runs.load_record(workdir)), workdir)
+        print(f"{ending(result)}: {workdir}")
     if result.interrupted:
         sys.exit(cli.INTERRUPTED)
 

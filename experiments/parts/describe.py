@@ -81,7 +81,8 @@ def gather() -> dict[str, Any]:
             entry["hint"] = _named(field.type) or encode(field.type)
         config[name] = entry
     default = run_config.to_record(run_config.Config())
-    known = {k: _changes(default, run_config.to_record(c)) for k, c in presets.CONFIGS.items()}
+    configs: Any = presets.CONFIGS
+    known = {k: _changes(default, run_config.to_record(c)) for k, c in configs.items()}
     return {
         "digest": digest(),
         "config": config,
@@ -172,6 +173,15 @@ def _changes(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
                 found[name] = value
         elif value != before:
             found[name] = value
+    return found
+
+
+def flat(tree: dict[str, Any]) -> dict[str, Any]:
+    """All fields of a config by their dotted names: {"optim.lr": 1e-3, ...}."""
+    found: dict[str, Any] = {}
+    for name, value in tree.items():
+        inner = value.items() if isinstance(value, dict) else ()
+        found |= {f"{name}.{k}": v for k, v in inner} or {name: value}
     return found
 
 

@@ -70,6 +70,13 @@ class Network(NamedTuple):
     features: metrics.Features
     main: str
 
+    @property
+    def frechet(self) -> str:
+        """What its Frechet distance is called: FID only with the published weights of Inception."""
+        published = self.features.protocol.get("weights") == metrics.INCEPTION_FILE.sha256
+        other = self.kind == INCEPTION and not published
+        return FRECHET[FUNCTION if other else self.kind]
+
 
 def make(c: NetworkConfig, outputs: tuple[str, ...] = ()) -> list[Network]:
     """The networks of a config; `outputs` are further ones of Inception, "logits" and "spatial".

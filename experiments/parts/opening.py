@@ -2,7 +2,6 @@
 
 import dataclasses
 import pathlib
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -144,8 +143,8 @@ class Stream:
     The iterator yields dicts of arrays {"x": (b, *d), ...}. Its state is that of the iterator.
     """
 
-    def __init__(self, iterator: Iterator[Any]) -> None:
-        self._iterator = iter(iterator)
+    def __init__(self, iterator: Any) -> None:
+        self._iterator: Any = iter(iterator)
         if hasattr(self._iterator, "get_state") and hasattr(self._iterator, "set_state"):
             self.get_state, self.set_state = self._get_state, self._set_state
             start = self._iterator.get_state()

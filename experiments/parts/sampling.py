@@ -53,7 +53,7 @@ def labels(
     """What the network is given for `num` samples: {"y": ...}, {"low_res": ...}, both, or {}.
 
     y (num,): classes, by default all in turn. cond (m, *d): vectors or fields in the data's own units,
-    repeated if m < num; by default those of the first test examples.
+    repeated if m < num; by default those of the first test examples, which the run folder has.
     """
     classes = run.num_classes if guide is None else run.source.num_classes
     found: dict[str, Any] = {}
@@ -76,7 +76,9 @@ def _conditions(run: Run, num: int, cond: Any) -> dict[str, Any]:
         if cond is None:
             cond = source.reduced(source.on_levels(source.examples(num)["x"]))
         return {"low_res": _repeated(np.asarray(cond), num)}
-    cond = np.asarray(source.examples(num)["cond"] if cond is None else cond)
+    if cond is None:
+        cond = source.examples(num)["cond"] if source.kept is None else source.kept
+    cond = np.asarray(cond)
     shape = source.cond.shape
     if cond.shape[1:] != shape or not len(cond):
         raise ValueError(

@@ -2,6 +2,7 @@
 
 import itertools
 import pathlib
+import warnings
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,6 +14,7 @@ from . import images
 from .drawing import Progress, local_range
 from .feature_networks import FUNCTION, Network
 from .images import Images
+from .results import say
 
 
 class Statistics(NamedTuple):
@@ -80,7 +82,12 @@ def read_reference(network: Network, path: str, *, keep: int, batch: int) -> Ref
     if file.is_dir() or file.suffix in (".zip", ".npy"):
         return _of_images(network, path, keep, batch)
     protocol = network.features.protocol
-    found = metrics.read_reference(file, resizing=protocol.get("resizing"))
+    with warnings.catch_warnings(record=True) as noted:
+        warnings.simplefilter("always")
+        found = metrics.read_reference(file, resizing=protocol.get("resizing"))
+    notes = [str(warning.message) for warning in noted]
+    for note in notes:
+        say(f"warning: {note}")
     _check_protocol(path, found.protocol, protocol)
     # A function's features are alone in their file, and have no name of their own there.
     names = {"pool": network.main} if network.kind == FUNCTION else {}
@@ -93,7 +100,10 @@ def read_reference(network: Network, path: str, *, keep: int, batch: int) -> Ref
     kept = {name: x[:keep] for name, x in features.items()}
     n = moments[network.main].n
     numbers = np.arange(len(kept.get(network.main, ())))
-    record = {"source": path, "sha256": found.sha256, "n": n, "protocol": found.protocol}
+    record: dict[str, Any] = {
+        "source": path, "sha256": found.sha256, "n": n, "protocol": found.protocol,
+    }  # fmt: skip
+    record |= {"warnings": notes} if notes else {}
     return Reference(Statistics(moments, kept, numbers, n), record)
 
 

@@ -105,7 +105,9 @@ def _by_network(
         return
     sample_metrics.measure(results, network, samples, reference, c)
     if c.memorization:
-        picture = results.path.with_name(sample_metrics.PICTURE) if results.path else None
+        picture = None
+        if training.is_first() and results.path is not None:
+            picture = results.path.with_name(sample_metrics.PICTURE)
         copies = lambda: sample_metrics.copies(
             network,
             (found, samples),
@@ -134,10 +136,11 @@ def _drawn(args: Options, run: Run, params: Any, step: int) -> tuple[Images, dic
 def report(result: dict[str, Any]) -> str:
     """Set the result of `measure` as tables, one for each network."""
     lines = []
-    for kind, frechet in FRECHET.items():
+    for kind in FRECHET:
         if kind not in result:
             continue
         found = result[kind]
+        frechet = next((name for name in FRECHET.values() if name in found), "frechet")
         protocol = ", ".join(f"{k} {v}" for k, v in found["protocol"].items())
         reference = found["reference"]
         lines += [

@@ -10,7 +10,7 @@ import numpy as np
 
 from ..late import late
 from ..parts import feature_networks
-from ..parts.feature_networks import FRECHET, INCEPTION
+from ..parts.feature_networks import INCEPTION
 
 with late():
     from score_jax import metrics, viz
@@ -101,7 +101,7 @@ def measure(
         network.kind, {"protocol": network.features.protocol, "reference": reference.record}
     )
     part = lambda name, what, f: results.part(at(name), what, f)
-    name = FRECHET[network.kind]
+    name = network.frechet
     part(name, name.replace("_", "-").upper() if name != "frechet" else "Frechet distance",
          lambda: _frechet(samples, reference.statistics, network.main, c))  # fmt: skip
     if c.sfid and network.kind == INCEPTION:

@@ -10,7 +10,7 @@ from score_jax import metrics
 from score_jax.metrics import Moments
 
 from ..parts import drawing, feature_networks, images, sampling
-from ..parts.feature_networks import FRECHET, NetworkConfig
+from ..parts.feature_networks import NetworkConfig
 from ..parts.images import Images
 from ..runs import Run
 
@@ -43,7 +43,7 @@ class SmallFID:
     @property
     def name(self) -> str:
         """The name of the number in metrics.jsonl."""
-        return f"{FRECHET[self._network.kind]}_{self._num}"
+        return f"{self._network.frechet}_{self._num}"
 
     def __call__(self, step: int, state: Any) -> dict[str, float]:
         """Draw, compute features, compare; NaN, with a warning, where samples are not finite."""

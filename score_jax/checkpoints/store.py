@@ -215,6 +215,13 @@ class Checkpoints:
         """
         return self._field(step, None, field)
 
+    def extra(self, step: int) -> Any:
+        """The caller's value that was saved with `step`, such as a config.
+
+        Raises CheckpointError if the step is missing or damaged.
+        """
+        return self._content(step)["extra"]
+
     def wait(self) -> None:
         """Wait for the save in the background. Raises CheckpointError if it failed."""
         try:

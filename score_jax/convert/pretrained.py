@@ -4,6 +4,7 @@ from pathlib import Path
 
 from score_jax import checkpoints
 from score_jax.convert.diffusers import from_diffusers
+from score_jax.convert.edm import from_edm
 from score_jax.convert.openai import from_improved_diffusion
 from score_jax.convert.published import PUBLISHED, lookup
 from score_jax.convert.records import Ingredients, read_json
@@ -14,6 +15,7 @@ from score_jax.types import Params
 
 MODEL_FILE = "model.json"  # of a run folder: the ingredients of its model
 CHECKPOINTS = "checkpoints"
+NVIDIA = ".pkl"  # of files that name their network
 FIELDS = {True: "ema_params", False: "params"}
 # Program that wrote a file of score_sde, by the ending of the file.
 SCORE_SDE = {".pth": from_score_sde_pytorch, ".pt": from_score_sde_pytorch}
@@ -25,8 +27,8 @@ def load_pretrained(
     """A trained model and its parameters, ready for sampling: (model, params).
 
     Args:
-      path: the folder of a run of `experiments.train`; the folder of a diffusers `UNet2DModel`; or,
-        with a preset, a file of score_sde, improved-diffusion or guided-diffusion.
+      path: the folder of a run of `experiments.train`; the folder of a diffusers `UNet2DModel`; a
+        `.pkl` of EDM; or, with a preset, a file of score_sde, improved-diffusion or guided-diffusion.
       preset: name of the published run, such as "cifar10_ncsnpp_continuous"
         (`score_jax.convert.published`).
       ema: the averaged weights, or those of the last step. Files of improved-diffusion and diffusers
@@ -43,6 +45,10 @@ def load_pretrained(
         if preset is not None:
             raise ValueError(f"preset must be None for the folder {str(path)!r}, got {preset!r}")
         return _of_run(path, ema) if (path / CHECKPOINTS).is_dir() else from_diffusers(path)[:2]
+    if path.suffix == NVIDIA:
+        if preset is not None:
+            raise ValueError(f"preset must be None for the file {str(path)!r}, got {preset!r}")
+        return from_edm(path)[:2]
     if preset is None:
         raise ValueError(f"preset must name the network of the file {str(path)!r}, got None")
     ingredients = lookup(preset, PUBLISHED)

@@ -18,6 +18,8 @@ from score_jax.losses.indices import index_probabilities as index_probabilities
 from score_jax.losses.indices import loss_second_moment as loss_second_moment
 from score_jax.losses.indices import record as record
 from score_jax.losses.indices import uniform_indices as uniform_indices
+from score_jax.losses.levels import by_level as by_level
+from score_jax.losses.levels import level_edges as level_edges
 from score_jax.losses.schedule import bound_term as bound_term
 from score_jax.losses.schedule import hybrid as hybrid
 from score_jax.losses.schedule import per_step as per_step

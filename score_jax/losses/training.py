@@ -21,6 +21,7 @@ from jaxtyping import Array, Bool, Float, Int, Key
 from score_jax._check import check, check_float, check_function, check_key, check_positive
 from score_jax._math import batch_mean, batch_sum, bcast
 from score_jax.draws import Draw, draw_of
+from score_jax.losses.levels import by_level
 from score_jax.losses.times import (
     DROPOUT,
     LABELS,
@@ -215,6 +216,7 @@ def training_loss(
     label_dropout: float = 0.0,
     null_class: int | None = None,
     train: bool = True,
+    noise_levels: int = 0,
 ) -> Loss:
     """A `Loss` of an objective, by default `dsm()`: (params, key, batch) -> (mean loss, metrics).
 
@@ -229,7 +231,9 @@ def training_loss(
 
     times: a rule `times(u, t0, t1)` (`score_jax.losses.times`), by default the timesteps of a noise
     schedule and uniform times of any other SDE; stratified: over the whole batch, or independent;
-    t0: the smallest time; train: the network gets train=True and a key for dropout.
+    t0: the smallest time; train: the network gets train=True and a key for dropout; noise_levels: the
+    number n of intervals of the log-SNR for which the metrics have "loss_by_level" (2, n), sums and
+    counts (`by_level`), 0 for none.
 
     Raises ValueError for an argument of another kind, unless 0 < t0 < t1, for label dropout without a
     null class and, when traced, for integer data.
@@ -263,6 +267,9 @@ def training_loss(
         weight = batch.get("weight", jnp.ones_like(per_example))
         total = (weight * per_example).mean()
         metrics = {"loss": total} | {name: (weight * part).mean() for name, part in parts.items()}
+        if noise_levels:
+            found = by_level(sde, drawn.t, per_example, t0=t0, n=noise_levels)
+            metrics["loss_by_level"] = jax.lax.stop_gradient(found)
         if "index" in batch:
             metrics["per_example"] = jax.lax.stop_gradient(per_example)
         return total, metrics

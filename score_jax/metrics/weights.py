@@ -1,6 +1,7 @@
 """Weights of the feature networks, read from published files without executing anything in them."""
 
 import hashlib
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,6 +13,7 @@ from score_jax.convert.torch_file import read_torch
 
 NORM_EPSILON = 1e-3
 PICKLES = (".pkl", ".pickle")  # endings of files
+TORCHSCRIPT = "constants.pkl"  # a file that every TorchScript archive has
 IGNORED = ("num_batches_tracked", "fc.bias", "mask_token")  # not used by the features
 _WITH_POOL = {
     "5": ("branch1x1", "branch5x5_1", "branch3x3dbl_1", "branch_pool"),
@@ -80,6 +82,8 @@ def _state(path: PathLike, wanted: WeightFile, any_file: bool) -> tuple[dict[str
         raise ValueError(
             f"{path} is a pickle that runs code, which is not read; wanted is {wanted}"
         )
+    if _is_torchscript(path):
+        raise ValueError(f"{path} is a TorchScript program, which is not read; wanted is {wanted}")
     size = path.stat().st_size
     if not any_file and size != wanted.size:
         raise ValueError(
@@ -95,6 +99,14 @@ def _state(path: PathLike, wanted: WeightFile, any_file: bool) -> tuple[dict[str
     if not isinstance(state, Mapping) or not all(isinstance(v, np.ndarray) for v in state.values()):
         raise ValueError(f"{path} holds no state dict; wanted is {wanted}")
     return dict(state), digest
+
+
+def _is_torchscript(path: Path) -> bool:
+    """Whether the file is a zip with the constants of a program, as NVIDIA's Inception."""
+    if not zipfile.is_zipfile(path):
+        return False
+    with zipfile.ZipFile(path) as file:
+        return any(name.endswith(TORCHSCRIPT) for name in file.namelist())
 
 
 class _Taken:

@@ -33,6 +33,7 @@ from score_jax.training.hooks import Every as Every
 from score_jax.training.hooks import Hook as Hook
 from score_jax.training.hooks import MetricsFile as MetricsFile
 from score_jax.training.hooks import Progress as Progress
+from score_jax.training.hooks import Report as Report
 from score_jax.training.hooks import Saving as Saving
 from score_jax.training.hooks import Snapshots as Snapshots
 from score_jax.training.hosts import STALLED as STALLED

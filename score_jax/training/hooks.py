@@ -1,14 +1,6 @@
 """What the training loop does beside training: one `Hook` for each thing.
 
-A hook overrides the moments that it needs. TensorBoard, for example, is
-
->>> @dataclass
-... class TensorBoard(Hook):
-...     writer: Any
-...     def log(self, run, first_step, metrics):
-...         for name, values in metrics.items():
-...             for i, value in enumerate(values):
-...                 self.writer.add_scalar(name, value, first_step + i)
+A hook overrides the moments that it needs. `Report` gives the metrics to TensorBoard or Weights & Biases.
 """
 
 import json
@@ -17,7 +9,7 @@ import math
 import os
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
@@ -141,6 +133,45 @@ class Progress(Hook):
             self._bar.close()
 
 
+class Rows:
+    """The metrics of every `log_every`-th step as rows: {name: number, list of numbers or None}.
+
+    Numbers that are not finite become None. Of sums and counts (n, 2, k) a row has the quotients (k,)
+    since the row before. Numbers recorded beside the loss have a row of their own.
+    """
+
+    def __init__(self, log_every: int = 1) -> None:
+        check_count(log_every=log_every)
+        self._every = log_every
+        self._sums: dict[str, np.ndarray] = {}
+
+    def of(self, first_step: int, metrics: Values) -> Iterator[tuple[int, dict[str, Any]]]:
+        """The rows that are due among the steps first_step, first_step + 1, ...: (step, row)."""
+        shown = {name: value for name, value in metrics.items() if name != "finite"}
+        trained = "loss" in metrics
+        for i, step in enumerate(range(first_step, first_step + len(next(iter(shown.values()))))):
+            row = {name: self._taken(name, value[i]) for name, value in shown.items()}
+            if not trained or step % self._every == 0:
+                yield step, {name: _finite(value) for name, value in row.items()}
+                self._sums.clear()
+
+    def _taken(self, name: str, value: Any) -> Any:
+        """A number or a list as it is; sums and counts added to those since the last row."""
+        if value.ndim < 2:
+            return value
+        if np.isfinite(value).all():
+            self._sums[name] = self._sums.get(name, 0) + value.astype(np.float64)
+        sums, counts = self._sums.get(name, np.zeros_like(value))
+        return np.divide(sums, counts, out=np.full_like(sums, np.nan), where=counts > 0)
+
+
+def _finite(value: Any) -> Any:
+    """A number, or numbers, as JSON has them."""
+    if np.ndim(value):
+        return [_finite(v) for v in value]
+    return float(value) if math.isfinite(value) else None
+
+
 @dataclass
 class MetricsFile(Hook):
     """Write the metrics of every `log_every`-th step, each once, as JSON lines; None: no file.
@@ -156,7 +187,7 @@ class MetricsFile(Hook):
     _file: IO[str] | None = field(default=None, init=False, repr=False)
 
     def __post_init__(self) -> None:
-        check_count(log_every=self.log_every)
+        self._rows = Rows(self.log_every)
 
     def start(self, run: Run) -> None:
         """Open the file and drop what is later than the restored step."""
@@ -178,14 +209,8 @@ class MetricsFile(Hook):
         if self._file is None:
             return
         seconds = round(time.monotonic() - self._began, 3)
-        shown = dict(metrics)
-        shown.pop("finite", None)
-        lines = []
-        for step, row in enumerate(zip(*shown.values(), strict=True), start=first_step):
-            if "loss" not in metrics or step % self.log_every == 0:
-                numbers = dict(zip(shown, map(float, row), strict=True))
-                finite = {n: v if math.isfinite(v) else None for n, v in numbers.items()}
-                lines.append(json.dumps({"step": step, **finite, "seconds": seconds}))
+        rows = self._rows.of(first_step, metrics)
+        lines = [json.dumps({"step": step, **row, "seconds": seconds}) for step, row in rows]
         if lines:
             try:
                 self._file.write("\n".join(lines) + "\n")
@@ -197,6 +222,42 @@ class MetricsFile(Hook):
         """Close the file."""
         if self._file is not None:
             self._file.close()
+
+
+@dataclass
+class Report(Hook):
+    """Give the metrics of every `log_every`-th step to `write(step, row)`; `end` is called at the end.
+
+    A row is {name: number}; of a list, such as the loss by noise level, name/1, name/2, ... Numbers
+    that are not finite are left out.
+
+    >>> from tensorboardX import SummaryWriter
+    >>> writer = SummaryWriter("runs/x")
+    >>> write = lambda step, row: [writer.add_scalar(k, v, step) for k, v in row.items()]
+    >>> fit(state, jit_step(step), batches, steps=1000, hooks=[Report(write, end=writer.close)])
+    """
+
+    write: Callable[[int, dict[str, float]], Any]
+    log_every: int = 1
+    end: Callable[[], Any] | None = None
+
+    def __post_init__(self) -> None:
+        self._rows = Rows(self.log_every)
+
+    def log(self, run: Run, first_step: int, metrics: Values) -> None:
+        """Give the rows that are due."""
+        for step, row in self._rows.of(first_step, metrics):
+            flat: dict[str, Any] = {}
+            for name, value in row.items():
+                parts = value if isinstance(value, list) else None
+                numbered = {f"{name}/{i}": v for i, v in enumerate(parts or (), start=1)}
+                flat |= {name: value} if parts is None else numbered
+            self.write(step, {name: v for name, v in flat.items() if v is not None})
+
+    def close(self) -> None:
+        """Call `end`."""
+        if self.end is not None:
+            self.end()
 
 
 @dataclass(frozen=True)

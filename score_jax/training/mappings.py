@@ -56,8 +56,10 @@ def _stack(train_step: TrainStep, batches: Sequence[Batch]) -> Batch:
 
 
 def _read(metrics: Metrics) -> dict[str, np.ndarray]:
-    """Metrics as arrays on the host with one entry per step."""
-    return {name: np.reshape(value, -1) for name, value in jax.device_get(metrics).items()}
+    """Metrics as arrays on the host with one entry per step, a number or an array."""
+    found = jax.device_get(metrics)
+    steps = np.ndim(found["loss"])  # whether the program has an axis of steps
+    return {k: np.reshape(v, (-1, *np.shape(v)[steps:])) for k, v in found.items()}
 
 
 def _mapped(

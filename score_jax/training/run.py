@@ -11,7 +11,7 @@ from score_jax.training.mappings import MappedStep
 
 _log = logging.getLogger(__name__)
 
-Values = dict[str, np.ndarray]  # metrics by name, one entry a step
+Values = dict[str, np.ndarray]  # metrics by name, one entry a step: a number or an array
 
 
 class NonFiniteLoss(FloatingPointError):
@@ -61,8 +61,8 @@ class Run:
         """What has the state of the data after the current step, or None."""
         return self.feed if self.feed.resumable else None
 
-    def record(self, values: Mapping[str, float]) -> None:
-        """Log numbers of the current step by all hooks."""
+    def record(self, values: Mapping[str, Any]) -> None:
+        """Log numbers of the current step, or lists of them, by all hooks."""
         self._log(self.step, {name: np.array([value]) for name, value in values.items()})
 
     def settle(self) -> None:
@@ -77,7 +77,7 @@ class Run:
         n = self._count(before, values["finite"])
         self._log(before + 1, {name: value[:n] for name, value in values.items()})
         del values["finite"]
-        self.last = {name: float(v[n - 1]) for name, v in values.items()}
+        self.last = {name: float(v[n - 1]) for name, v in values.items() if v.ndim == 1}
         _, in_a_row, since = self.nonfinite
         if in_a_row >= self.limit:
             shown = ", ".join(f"{name}={value:.4g}" for name, value in self.last.items())

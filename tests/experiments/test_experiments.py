@@ -125,8 +125,9 @@ def quick(tmp_path_factory):
 @pytest.mark.slow
 def test_the_run_folder_holds_everything(workdir):
     rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
-    assert [row["step"] for row in rows] == [5, 10, 15, 20]
-    assert all(np.isfinite(row["loss"]) for row in rows)
+    trained = [row for row in rows if "loss" in row]
+    assert [row["step"] for row in trained] == [5, 10, 15, 20]
+    assert all(np.isfinite(row["loss"]) for row in trained)
     for name in ("config.json", "loss.png", "pictures/samples_0000020.png"):
         assert (workdir / name).stat().st_size > 0
 
@@ -274,7 +275,8 @@ def test_killed_training_ends_with_the_same_bits(workdir, tmp_path):
     run("train", *command[3:], check=0)
     assert checksums(tmp_path / "killed") == checksums(workdir)
     rows = (tmp_path / "killed" / "metrics.jsonl").read_text().splitlines()
-    assert [json.loads(row)["step"] for row in rows] == [5, 10, 15, 20]
+    trained = [row for row in map(json.loads, rows) if "loss" in row]
+    assert [row["step"] for row in trained] == [5, 10, 15, 20]
 
 
 def test_sampling_cannot_end_before_training_does():

@@ -50,13 +50,14 @@ def test_labels_and_grey_levels_go_along(key):
     exp = small("digits_vp_conditional", channels=8, num_blocks=1, channel_mult=(1,), attention=())
     params = jax.eval_shape(exp.init_params, key)
     part = {"x": jnp.asarray(exp.source.test.x[:6]), "y": jnp.asarray(exp.source.test.y[:6])}
-    losses = jax.eval_shape(
+    losses, levels = jax.eval_shape(
         _function(exp, 6),
         (tuple(jax.random.split(key)), params),
         jnp.arange(6, dtype=jnp.uint32),
         part,
     )
     assert losses.shape == (6,) and losses.dtype == jnp.float32
+    assert levels.shape == (6, 2, LEVELS)
 
 
 @pytest.mark.slow

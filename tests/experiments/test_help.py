@@ -23,10 +23,10 @@ SCREENS = """
 import contextlib, importlib, io, json, sys
 from experiments.__main__ import commands
 screens = {}
-for name in commands():
+for name, command in commands().items():
     out = io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.suppress(SystemExit):
-        importlib.import_module(f"experiments.{name}").main(["--help"])
+        importlib.import_module(f"experiments.{command.module}").main(["--help"])
     screens[name] = out.getvalue()
     heavy = {"jax", "flax", "tensorflow_datasets", "optax", "sklearn", "matplotlib"}
     assert not heavy & set(sys.modules), f"{name} --help imports {heavy & set(sys.modules)}"

@@ -56,7 +56,7 @@ def old_run(tmp_path_factory):
 @pytest.mark.slow
 def test_a_run_of_version_0_1_resumes(old_run):
     rows = [json.loads(line) for line in (old_run / "metrics.jsonl").read_text().splitlines()]
-    assert [row["step"] for row in rows] == [5, 10, 15, 20, 25, 30]
+    assert [row["step"] for row in rows if "loss" in row] == [5, 10, 15, 20, 25, 30]
     run, _, step = runs.load(old_run)
     assert step == 30 and run.config.net.width == 8
 

@@ -30,9 +30,8 @@ ADM = {
 CASES = {
     "vp": ("EDMPrecond", SONG | {"label_dim": 5, "augment_dim": 9}),
     "ve": ("EDMPrecond", NCSNPP | {"sigma_data": 0.6}),
-    "skip": ("EDMPrecond", NCSNPP | {"encoder_type": "skip", "decoder_type": "skip"}),
     "adm": ("EDMPrecond", ADM),
-    "baseline_vp": ("VPPrecond", SONG),
+    "baseline_vp": ("VPPrecond", SONG | {"label_dim": 5, "augment_dim": 9}),
     "baseline_ve": ("VEPrecond", NCSNPP),
     "baseline_adm": ("iDDPMPrecond", ADM),
 }

@@ -100,14 +100,19 @@ def write_zip(
     return path
 
 
-def write_legacy(path, body, storages, *, system=None, magic=0x1950A86A20F9469CFC6C):
-    """A file in the older layout: {key: (count, raw bytes)} after the pickles."""
+def legacy(body, storages, *, system=None, magic=0x1950A86A20F9469CFC6C):
+    """The bytes of a file in the older layout: {key: (count, raw bytes)} after the pickles."""
     keys = b"](" + b"".join(map(text, storages)) + b"e"
     system = dictionary(little_endian=b"\x88") if system is None else system
     large = b"\x8a\x0b" + magic.to_bytes(11, "little")
     pickles = [large, whole(1001), system, body, keys]
     raw = [struct.pack("<q", count) + values for count, values in storages.values()]
-    path.write_bytes(b"".join(map(program, pickles)) + b"".join(raw))
+    return b"".join(map(program, pickles)) + b"".join(raw)
+
+
+def write_legacy(path, body, storages, **parts):
+    """A file in the older layout."""
+    path.write_bytes(legacy(body, storages, **parts))
     return path
 
 
