@@ -60,8 +60,10 @@ class Args:
     blur: float = 0.8
     # Standard deviation of the noise in the pictures, in units of the data's range (-1 to 1: 2).
     noise_std: float = 0.0
-    # The method; docs/guidance.md explains the choice.
-    method: Literal["pigdm", "projection", "dps", "replacement", "repaint"] = "pigdm"
+    # The method; docs/posterior.md explains the choice.
+    method: Literal[
+        "pigdm", "mmps", "tmpd", "projection", "daps", "ddrm", "diffpir", "dps", "replacement", "repaint"
+    ] = "pigdm"  # fmt: skip
     # Restorations of each example.
     num: int = 4
     # Class of the data, for networks that are conditioned on it (default: unknown).
@@ -160,10 +162,15 @@ def make_method(args: Args, run: Run, problem: Problem) -> tuple[Any, dict[str, 
         examples = run.source.on_levels(run.source.examples(1_000, "train")["x"])
         return {"data_std": inverse.measured_stds(operator, examples)}
 
-    # Made on demand, because only two of them need the data.
+    # Made on demand, because only some of them need the data.
     known: dict[str, Callable[[], tuple[Any, dict[str, Any]]]] = {
         "pigdm": lambda: (inverse.pigdm, stds()),
         "projection": lambda: (inverse.projection, stds()),
+        "mmps": lambda: (inverse.mmps, {}),
+        "tmpd": lambda: (inverse.tmpd, {}),
+        "daps": lambda: (inverse.daps, stds()),
+        "ddrm": lambda: (inverse.ddrm, {}),
+        "diffpir": lambda: (inverse.diffpir, {}),
         "dps": lambda: (inverse.dps, {"scale": args.scale}),
         "replacement": lambda: (inverse.replacement, {"corrections": args.corrections}),
         "repaint": lambda: (inverse.repaint, {"resamplings": args.resamplings}),
