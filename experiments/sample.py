@@ -99,7 +99,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parse(argv)
     args.hosts.connect()
     cli.needs("plots", "the pictures of samples")
-    cli.start()
+    cli.start(args.workdir)
     workdir = pathlib.Path(args.workdir)
     run, params, step = runs.load(workdir)
     y, guide, own = labels(args, run), None, params
