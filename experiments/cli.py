@@ -17,9 +17,9 @@ from typing import Annotated, Any, Generic, Literal, TypeVar
 
 import tyro
 
-from .config import SampleConfig
+from .config import DataConfig, SampleConfig
 from .late import late
-from .parts import flags, unused, upgrade
+from .parts import fitting, flags, unused, upgrade
 
 with late():
     from score_jax import runtime, training
@@ -34,9 +34,12 @@ DEFAULT = "digits_vp"  # the preset that is taken unless another is named
 
 # The modules that each extra of setup.cfg brings, which a command asks for before it starts its work.
 EXTRAS: dict[str, tuple[str, ...]] = {
-    "data": ("sklearn", "PIL"),
+    "plots": ("matplotlib",),
     "metrics": ("sklearn",),
-    "plots": ("matplotlib", "PIL"),
+    "data": ("sklearn", "array_record", "pyarrow", "zarr", "h5py"),
+    "weights": ("safetensors",),
+    "video": ("imageio_ffmpeg",),
+    "hub": ("huggingface_hub",),
     "tensorboard": ("tensorboardX",),
     "wandb": ("wandb",),
 }
@@ -48,12 +51,13 @@ def start() -> None:
     runtime.enable_compilation_cache()
 
 
-def needs(extra: str, what: str) -> None:
-    """Raise ValueError naming the extra to install if a module of it is missing.
+def needs(extra: str, what: str, *modules: str) -> None:
+    """Raise ValueError naming the extra to install if a module of it, or one of those, is missing.
 
     >>> needs("plots", "the pictures of a run")
     """
-    missing = [name for name in EXTRAS[extra] if importlib.util.find_spec(name) is None]
+    wanted = modules or EXTRAS[extra]
+    missing = [name for name in wanted if importlib.util.find_spec(name) is None]
     if missing:
         raise ValueError(f'{what} needs {" and ".join(missing)}: pip install "score_jax[{extra}]"')
 
@@ -79,8 +83,8 @@ def main(command: Callable[[], Any]) -> None:
     except BrokenPipeError:  # as of `--help | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
-    except (ValueError, OSError, ArithmeticError, ModuleNotFoundError) as error:
-        text = f"error: {' '.join(str(error).split())}"
+    except (ValueError, OSError, ArithmeticError, ImportError) as error:
+        text = f"error: {' '.join(str(error).split())}{_hint(error)}"
         if _is(error, "LostHost"):
             training.leave_at_once(training.STALLED, text)
         if _is(error, "NonFiniteLoss"):
@@ -90,6 +94,13 @@ def main(command: Callable[[], Any]) -> None:
             raise
         print(text, file=sys.stderr)
         sys.exit(2)
+
+
+def _hint(error: Exception) -> str:
+    """The extra that brings a missing module, where one does."""
+    name = str(getattr(error, "name", None)).partition(".")[0]
+    extra = next((extra for extra, modules in EXTRAS.items() if name in modules), None)
+    return "" if extra is None or "score_jax[" in str(error) else f': pip install "score_jax[{extra}]"'
 
 
 def _is(error: Exception, name: str) -> bool:
@@ -241,7 +252,14 @@ def parse_config(
     options: dict[str, Any] = {"return_unknown_args": True, "add_help": False}
     first, rest = _read(flags.first_flags(DEFAULT), argv, prog=program(prog), **options)
     kinds = {name: getattr(first, name).kind for name in flags.objects()}
-    default = flags.config_flags(flags.tree(first.config), kinds)
+    tree = flags.tree(first.config)
+    if kinds["net"] is None and "data.name" in given(argv) and not {"help", "h"} & given(argv):
+        own = DataConfig(**flags.tuples(tree["data"]))
+        data = _data_of(own, rest)
+        # Before the data are opened, which may take long.
+        check_unused(argv, {f"data.{k}": why for k, why in unused.of_data(data).items()})
+        kinds["net"] = fitting.kind_for(data, own, tree["net"]["kind"])
+    default = flags.config_flags(tree, kinds)
     cls: Any = Command[type(default)]  # type: ignore[misc]
     name = pathlib.Path(first.config).stem
     args = _read(
@@ -254,6 +272,15 @@ def parse_config(
     found = unused.of_config(args.cfg)
     check_unused(argv, found, unused.changed(args.cfg, found))
     return args, flags.config_of(args.cfg)
+
+
+def _data_of(own: DataConfig, words: Sequence[str]) -> DataConfig:
+    """The data that a command line names, over those of a config."""
+    cls = dataclasses.make_dataclass("Data", [("data", DataConfig)])
+    found: Any
+    found, _ = tyro.cli(cls, default=cls(own), args=words, return_unknown_args=True, add_help=False)
+    data: DataConfig = found.data
+    return data
 
 
 def parse_over_run(cls: Any, prog: str, argv: Sequence[str] | None = None) -> Any:

@@ -133,16 +133,14 @@ def _evaluate(workdir: pathlib.Path, args: Args) -> Results:
     path = workdir / (BPD_FILE if args.bpd else RESULT_FILE)
     results = Results(path, {"step": step, "test_examples": len(run.source.test)})
     num = 1_000 if args.num is None else args.num
-    if args.draws and (args.bpd or not bits.never_dequantised(run, args)):
+    unmeasured = bits.without_likelihood(run, args)
+    if args.draws and (args.bpd or not unmeasured):
         bits.check_run(run, args)
     if not args.bpd:
         loss = lambda: held_out_loss(run, params, keys[1], draws=8, chunk=args.chunk)
         results.part("loss", "held-out loss", loss)
-    if args.draws and not args.bpd and bits.never_dequantised(run, args):
-        results.values["no_bits_per_dim"] = (
-            "no bits per dimension: trained on grey levels that were never dequantised "
-            "(--allow-undequantised measures them all the same)"
-        )
+    if args.draws and unmeasured:
+        results.values["no_bits_per_dim"] = f"no bits per dimension: {unmeasured}"
     elif args.draws:
         measured = lambda: bits.measure(run, params, keys[3], args, workdir)
         results.part(bits.unit(run), "bits per dimension", measured)
@@ -229,6 +227,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = cli.parse(Args, "experiments.evaluate", argv)
     args.check()
     args.hosts.connect()
+    cli.needs("metrics", "the comparison of samples")
     cli.start()
     if args.by_features:
         results = measuring.measure(args)

@@ -16,7 +16,7 @@ import optax
 
 from score_jax import checkpoints, losses, training
 from score_jax._check import check_classes
-from score_jax._files import replacing, write_json, write_text
+from score_jax._files import replacing, write_json, write_npz, write_text
 from score_jax.convert.pretrained import CHECKPOINTS, MODEL_FILE
 from score_jax.convert.records import Ingredients
 from score_jax.convert.records import to_json as ingredients_to_json
@@ -31,6 +31,7 @@ from .run_config import Config, differences, from_json, to_json, to_record
 
 CONFIG_FILE = "config.json"
 DATA_FILE = "data.json"
+CONDITIONS = "conditions.npz"  # some conditions of the test split, for samples without the data
 SNAPSHOTS = "averages"
 METRICS = "metrics.jsonl"
 LEVELS = 8  # of noise, by which training logs the loss
@@ -340,6 +341,8 @@ def save(workdir: pathlib.Path, run: Run, *, allow_changes: bool = False) -> Non
     """Write config.json (`save_config`), data.json, and model.json for `sj.load_pretrained`."""
     save_config(workdir, run.config, allow_changes=allow_changes)
     write_json(workdir / DATA_FILE, run.source.to_record())
+    if run.source.kept is not None:
+        write_npz(workdir / CONDITIONS, cond=run.source.kept)
     write_text(workdir / MODEL_FILE, ingredients_to_json(run.ingredients))
 
 
@@ -421,6 +424,10 @@ def load(workdir: pathlib.Path) -> tuple[Run, Params, int]:
     if note := edited(workdir):
         print(f"note: {note}", file=sys.stderr)
     run = build(load_config(workdir), load_record(workdir))
+    if (workdir / CONDITIONS).is_file():
+        with np.load(workdir / CONDITIONS, allow_pickle=False) as file:
+            kept = dataclasses.replace(run.source, kept=file["cond"])
+        run = dataclasses.replace(run, source=kept)
     template = jax.eval_shape(run.init_params, jax.random.key(0))
     with checkpoints.open_checkpoints(workdir / CHECKPOINTS, read_only=True) as store:
         params, step = store.restore_params(template), store.latest_step()

@@ -19,6 +19,7 @@ from ..config import DataConfig
 from ..run_config import Config
 from .opening import Splits, Stream, open_splits, split_rule, surveyed
 
+KEPT = 64  # conditions of the test split that a run folder has
 _DEQUANTISE, _FLIP = range(2)  # the purposes of an example's draw
 
 
@@ -28,7 +29,8 @@ class RunData:
 
     description: of x; cond: of what the network is conditioned on beside the classes, a vector or a
     field; sizes: the numbers of training and test examples, where they are known; labelled: whether
-    batches for the loss have labels; opened: the splits, where they are open already.
+    batches for the loss have labels; opened: the splits, where they are open already; kept: some
+    conditions of the test split (m, *d), for samples without the data.
     """
 
     config: DataConfig
@@ -37,6 +39,7 @@ class RunData:
     sizes: tuple[int | None, int | None] = (None, None)
     labelled: bool = False
     opened: Splits | None = dataclasses.field(default=None, compare=False, repr=False)
+    kept: np.ndarray | None = dataclasses.field(default=None, compare=False, repr=False)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -82,8 +85,10 @@ class RunData:
         Raises ValueError for values and labels that the data cannot have.
         """
         description, cond, notes = surveyed(self.config, self.splits)
-        found = self.described()
-        return dataclasses.replace(found, description=description, cond=cond), notes
+        found = dataclasses.replace(self.described(), description=description, cond=cond)
+        if cond is not None and self.splits.test is not None:
+            found = dataclasses.replace(found, kept=self.examples(KEPT)["cond"])
+        return found, notes
 
     def report(self) -> str:
         """The splits in one line."""
@@ -287,6 +292,11 @@ def declared(c: DataConfig) -> Description | None:
     levels = c.levels or 256
     kind = "uint8" if levels <= 256 else "uint16"
     return Description((*c.image_size, c.channels), kind, levels, c.num_classes)
+
+
+def form_of(c: DataConfig) -> Description:
+    """The description of data, declared or opened."""
+    return declared(c) or opened(c).description
 
 
 def check_form(expected: RunData, found: Splits) -> None:

@@ -39,6 +39,12 @@ class Plan(NamedTuple):
     guide: Guide | None = None
     chunk: int = 256
 
+    @property
+    def classes(self) -> np.ndarray | None:
+        """The labels, if they are classes; vectors and fields follow from the numbers of samples."""
+        given = self.y is not None and np.issubdtype(self.y.dtype, np.integer)
+        return self.y if given else None
+
 
 class Cost(NamedTuple):
     """What was drawn, by this host."""
@@ -139,8 +145,12 @@ def draw_chunks(
         first = index * plan.chunk
         size = min(plan.chunk, plan.num - first)
         full = min(plan.chunk, plan.num)
-        y = None if plan.y is None else plan.y[(first + np.arange(full)) % plan.num]
-        options: dict[str, Any] = {"y": y, "guide": guide, "chunk": full, "first": first}
+        numbers = (first + np.arange(full)) % plan.num
+        y = None if plan.classes is None else plan.classes[numbers]
+        options: dict[str, Any] = {
+            "y": y, "cond": sampling.cond_of(run, numbers), "guide": guide, "chunk": full,
+            "first": first,
+        }  # fmt: skip
         drawn = sampling.draw(run, plan.params, plan.key, full, config, progress=False, **options)
         if progress is not None:
             progress.update(size)
@@ -189,7 +199,7 @@ def fill(folder: folders.SampleFolder, plan: Plan) -> tuple[Cost, list[pathlib.P
             print(f"{folder.path}: continuing, {left}", file=sys.stderr, flush=True)
         cost = write_chunks(plan, share_of_host(missing), folder.write)
         wait_for_hosts()
-        written = folder.complete(plan.y, cost.as_dict()) if first else []
+        written = folder.complete(plan.classes, cost.as_dict()) if first else []
     wait_for_hosts()
     return cost, written
 

@@ -1,8 +1,17 @@
 """Which kinds of networks fit data of a shape, and which one is usual."""
 
+from __future__ import annotations
+
+import sys
 from typing import Any
 
-from score_jax.convert import records
+from ..config import DataConfig
+from ..late import late
+
+with late():
+    from score_jax.convert import records
+
+    from . import datasets
 
 # Axes of an example, the channels included, that the networks take; those not named take any.
 AXES = {
@@ -10,7 +19,7 @@ AXES = {
     "NCSNv2": (3,),
 }  # fmt: skip
 NAMES = {1: "vectors", 2: "series", 3: "images", 4: "volumes"}
-# The usual network by the number of axes; others are taken as vectors.
+# The usual network by the number of axes; data of others are taken as vectors.
 USUAL = {2: "SeriesUNet", 3: "NCSNpp", 4: "UNet"}
 
 
@@ -33,3 +42,16 @@ def check_fit(net: Any, shape: tuple[int, ...]) -> None:
         raise ValueError(
             f"net.kind={kind!r} does not take {what} of shape {shape}: use one of {kinds_for(shape)}"
         )
+
+
+def kind_for(data: DataConfig, own: DataConfig, net: str) -> str | None:
+    """The kind of network for data in place of a config's own, or None to keep that of its `net`.
+
+    It is kept for data with as many axes; otherwise the usual one is taken, and said.
+    """
+    shape = datasets.form_of(data).shape
+    kind = usual_kind(shape)
+    if kind == net or len(datasets.form_of(own).shape) == len(shape):
+        return None
+    print(f"net.kind {kind}, the usual one for data of shape {shape}", file=sys.stderr)
+    return kind

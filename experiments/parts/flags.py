@@ -85,7 +85,7 @@ def config_flags(tree: Tree, kinds: Mapping[str, str | None]) -> Any:
     """
     made: list[Any] = []
     for name, entry in description()["config"].items():
-        value, help, shown = _tuples(tree[name]), entry["help"], None
+        value, help, shown = tuples(tree[name]), entry["help"], None
         if "object" in entry:
             hint, value = _flags(name, kinds[name] or value["kind"], value)
         elif "section" in entry:
@@ -121,11 +121,11 @@ def _plain(value: Any) -> Any:
     return dataclasses.asdict(value) if record else value
 
 
-def _tuples(value: Any) -> Any:
+def tuples(value: Any) -> Any:
     """A JSON value with tuples for its lists."""
     if isinstance(value, dict):
-        return {k: _tuples(v) for k, v in value.items()}
-    return tuple(map(_tuples, value)) if isinstance(value, list) else value
+        return {k: tuples(v) for k, v in value.items()}
+    return tuple(map(tuples, value)) if isinstance(value, list) else value
 
 
 def _flags(name: str, kind: str, old: Tree) -> tuple[Any, Any]:
@@ -138,7 +138,7 @@ def _flags(name: str, kind: str, old: Tree) -> tuple[Any, Any]:
     for field, entry in known[kind]["fields"].items():
         hint = describe.decode(entry["hint"])
         made.append((field, Annotated[hint, tyro.conf.arg(help=_sentence(field, entry["help"]))]))
-        values.append(old[field] if field in old else _tuples(entry.get("default", tyro.MISSING)))
+        values.append(old[field] if field in old else tuples(entry.get("default", tyro.MISSING)))
     cls = dataclasses.make_dataclass(kind, made, frozen=True)
     cls.__doc__ = known[kind]["purpose"]
     return cls, cls(*values)

@@ -2,7 +2,6 @@
 
 import dataclasses
 import pathlib
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -144,8 +143,8 @@ class Stream:
     The iterator yields dicts of arrays {"x": (b, *d), ...}. Its state is that of the iterator.
     """
 
-    def __init__(self, iterator: Iterator[Any]) -> None:
-        self._iterator = iter(iterator)
+    def __init__(self, iterator: Any) -> None:
+        self._iterator: Any = iter(iterator)
         if hasattr(self._iterator, "get_state") and hasattr(self._iterator, "set_state"):
             self.get_state, self.set_state = self._get_state, self._set_state
             start = self._iterator.get_state()
@@ -201,7 +200,7 @@ def _of_function(c: DataConfig) -> Splits:
     if not stream.resumable and c.resume:
         raise ValueError(
             f"the iterator of data.source {c.source!r} has no get_state and set_state, so that a run "
-            "could not resume its data exactly; --data.resume False accepts it"
+            "could not resume its data exactly; --data.no-resume accepts it"
         )
     test = data.as_source(pair[1]) if len(pair) == 2 and pair[1] is not None else None
     return _described(c, stream, test)

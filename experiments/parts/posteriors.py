@@ -78,7 +78,7 @@ METHODS: dict[str, Callable[[Problem, int], Drawer]] = {
     "pigdm": _with_std(inverse.pigdm),
     "projection": _with_std(inverse.projection),
     "replacement": _steps(inverse.replacement, corrections=3, snr=0.3),
-    "dps": _steps(inverse.dps, scale=0.3),
+    "dps": _steps(inverse.dps),
     "tmpd": _steps(inverse.tmpd),
     "mmps": _steps(inverse.mmps),
     "ddrm": _steps(inverse.ddrm),

@@ -76,8 +76,23 @@ def _image_options(c: Any) -> Any:
 def _array(c: Any, path: str | None, split: str) -> Any:
     from score_jax.data import load_array, read_arrays
 
+    if c.key is not None:
+        return _named_array(c, str(path))
     small = os.path.isfile(str(path)) and os.path.getsize(str(path)) <= IN_MEMORY
     return (load_array if small else read_arrays)(str(path), **_arrays(c))
+
+
+def _named_array(c: Any, path: str) -> Any:
+    """One array of a .npz file."""
+    import numpy as np
+
+    from score_jax.data import from_arrays
+
+    with np.load(path, allow_pickle=False) as file:
+        known = getattr(file, "files", [])
+        if c.key not in known:
+            raise ValueError(f"{path} has no array {c.key!r}, but {sorted(known)}")
+        return from_arrays(file[c.key], **_arrays(c))
 
 
 def _tfds(c: Any, path: str | None, split: str) -> Any:
@@ -185,8 +200,10 @@ KINDS: dict[str, Kind] = {
     "two_moons": Kind(_two_moons, (), ("num_points", *CONTINUOUS), _always),
     "folder": _of_files(_folder, *DECODED, "labels"),
     "zip": _of_files(_zip, *DECODED, "labels"),
-    "array": _of_files(_array, *NUMBERS),
-    "idx": _of_files(_idx, "levels", "as_is", own_split=lambda c, path: os.path.isdir(path)),
+    "array": _of_files(_array, *NUMBERS, "key"),
+    "idx": _of_files(
+        _idx, "levels", "as_is", "size", "channels", own_split=lambda c, path: os.path.isdir(path)
+    ),
     "cifar": _of_files(_cifar, "coarse", own_split=_always),
     "records": _of_files(_records, *CONTINUOUS, "verify", own_split=_has_test),
     "parquet": _of_files(

@@ -7,6 +7,7 @@ import jax
 import numpy as np
 
 from score_jax._check import check_classes
+from score_jax.data import take
 from score_jax.samplers import sample, threshold
 from score_jax.types import Params, PRNGKey, ScoreFn
 
@@ -53,7 +54,7 @@ def labels(
     """What the network is given for `num` samples: {"y": ...}, {"low_res": ...}, both, or {}.
 
     y (num,): classes, by default all in turn. cond (m, *d): vectors or fields in the data's own units,
-    repeated if m < num; by default those of the first test examples.
+    repeated if m < num; by default those of the first test examples, which the run folder has.
     """
     classes = run.num_classes if guide is None else run.source.num_classes
     found: dict[str, Any] = {}
@@ -70,13 +71,29 @@ def labels(
     return found | jax.tree.map(np.asarray, _conditions(run, num, cond))
 
 
+def cond_of(run: Run, numbers: np.ndarray) -> np.ndarray | None:
+    """The vectors or fields of the samples of these numbers: those of test examples, repeated.
+
+    They are the ones that the run keeps, if it keeps some. None for a network that is conditioned on
+    no vector or field.
+    """
+    source = run.source
+    if not run.net_is_given_images and source.cond is None:
+        return None
+    if source.kept is not None:
+        return np.asarray(source.kept)[numbers % len(source.kept)]
+    test = source.split("test")
+    found = take(test, numbers % len(test))
+    if source.cond is None:
+        return np.asarray(source.reduced(source.on_levels(found["x"])))
+    return np.asarray(found["cond"])
+
+
 def _conditions(run: Run, num: int, cond: Any) -> dict[str, Any]:
     source = run.source
+    cond = np.asarray(cond_of(run, np.arange(num)) if cond is None else cond)
     if source.cond is None:
-        if cond is None:
-            cond = source.reduced(source.on_levels(source.examples(num)["x"]))
-        return {"low_res": _repeated(np.asarray(cond), num)}
-    cond = np.asarray(source.examples(num)["cond"] if cond is None else cond)
+        return {"low_res": _repeated(cond, num)}
     shape = source.cond.shape
     if cond.shape[1:] != shape or not len(cond):
         raise ValueError(

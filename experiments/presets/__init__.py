@@ -20,9 +20,10 @@ with late():
 
 @functools.cache
 def _configs() -> dict[str, Config]:
-    from . import digits, edm, improved_ddpm, score_sde
+    from . import digits, edm, fashion, improved_ddpm, score_sde
 
-    return {**digits.PRESETS, **improved_ddpm.PRESETS, **score_sde.PRESETS, **edm.PRESETS}
+    parts = (digits, fashion, improved_ddpm, score_sde, edm)
+    return {name: config for part in parts for name, config in part.PRESETS.items()}
 
 
 def __getattr__(name: str) -> Any:

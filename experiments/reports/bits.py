@@ -234,6 +234,18 @@ def _gaussian(run: Run, key: Any, args: Options) -> dict[str, Any] | None:
     return mean_stderr(in_bits(run, np.mean(draws, axis=0)))
 
 
+def without_likelihood(run: Run, args: Options) -> str | None:
+    """Why there are no bits per dimension of a run, or None where there are."""
+    if run.config.data.missing == "mask":
+        return "the data have missing entries, and a likelihood needs all of them"
+    if never_dequantised(run, args):
+        return (
+            "trained on grey levels that were never dequantised (--allow-undequantised measures them "
+            "all the same)"
+        )
+    return None
+
+
 def never_dequantised(run: Run, args: Options) -> bool:
     """Whether a run on an SDE was trained on plain grey levels, which have no density."""
     bare = bool(run.source.levels) and not run.config.data.dequantize
@@ -242,6 +254,8 @@ def never_dequantised(run: Run, args: Options) -> bool:
 
 def check_run(run: Run, args: Options) -> None:
     """Raise ValueError where the flags do not fit the run."""
+    if run.config.data.missing == "mask":
+        raise ValueError(f"no bits per dimension: {without_likelihood(run, args)}")
     if by_bound(run):
         defaults = {f.name: f.default for f in dataclasses.fields(Options)}
         given = [name for name in _OF_THE_FLOW if getattr(args, name) != defaults[name]]

@@ -34,9 +34,10 @@ def human(value: float, unit: str) -> str:
 
 
 def _batch(run: Run) -> dict[str, Any]:
-    n = run.config.train.batch_size
-    kind = jnp.float32 if run.source.levels is None else jnp.uint8
-    batch = {"x": jax.ShapeDtypeStruct((n, *run.shape), kind)}
+    n, cond = run.config.train.batch_size, run.source.cond
+    batch = {"x": jax.ShapeDtypeStruct((n, *run.shape), run.source.description.dtype)}
+    if cond is not None:
+        batch["cond"] = jax.ShapeDtypeStruct((n, *cond.shape), cond.dtype)
     if run.num_classes:
         batch["y"] = jax.ShapeDtypeStruct((n,), jnp.int32)
     return batch

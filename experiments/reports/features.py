@@ -36,7 +36,11 @@ class FeatureSpace(NamedTuple):
 
 
 def check_dimensions(run: Run) -> None:
-    """Raise ValueError for data of more dimensions than a covariance of them is computed for."""
+    """Raise ValueError for data of too many dimensions for a covariance, or with missing entries."""
+    if run.config.data.missing == "mask":
+        raise ValueError(
+            "the data have missing entries, and samples have none: they do not compare"
+        )
     size = math.prod(run.shape)
     if size > MOST_DIMENSIONS:
         raise ValueError(

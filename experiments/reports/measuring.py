@@ -70,6 +70,10 @@ def measure(args: Options) -> Results:
     else:
         assert loaded is not None  # Args.check
         found, record = _drawn(args, *loaded)
+    if args.metric.jackknife > found.n // 2:
+        raise ValueError(
+            f"--jackknife must be at most half of the {found.n} samples, got {args.metric.jackknife}"
+        )
     out = pathlib.Path(args.out or pathlib.Path(args.workdir) / RESULT_FILE)
     if training.is_first():
         out.parent.mkdir(parents=True, exist_ok=True)

@@ -29,7 +29,7 @@ def split(source: Any, fraction: float, *, seed: int = 0) -> tuple[Any, Any]:
     count = math.floor(n * fraction + 1e-9)
     ok = 1 <= count < n
     check("fraction", fraction, ok, f"such that both parts of {n} examples have one")
-    order = np.random.default_rng(seed).permutation(n)
+    order, source = np.random.default_rng(seed).permutation(n), as_source(source)
     return Subset(source, order[count:]), Subset(source, order[:count])
 
 

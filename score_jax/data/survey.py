@@ -19,6 +19,7 @@ from score_jax.data.sources import Described, Description, Examples, Subset
 
 NEAR = 1.5  # data whose spread is within this factor of 1 need no standardisation
 _BATCH = 256
+_MASKS = {"x": "mask"}  # the leaf that says which entries of another are there
 
 
 @dataclass(frozen=True)
@@ -127,8 +128,9 @@ def _entries(batch: Examples, leaf: str) -> tuple[np.ndarray, np.ndarray]:
     """(entries, whether each is there), both (m, c)."""
     x = np.asarray(batch[leaf], np.float64)
     seen = ~np.isnan(x)
-    if leaf == "x" and "mask" in batch:
-        seen &= np.broadcast_to(np.asarray(batch["mask"], bool), x.shape)
+    mask = batch.get(_MASKS.get(leaf, ""))
+    if mask is not None:
+        seen &= np.broadcast_to(np.asarray(mask, bool), x.shape)
     check(leaf, "infinity", not np.isinf(x[seen]).any(), "finite")
     return x.reshape(-1, x.shape[-1]), seen.reshape(-1, x.shape[-1])
 

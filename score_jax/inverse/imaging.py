@@ -53,8 +53,12 @@ class MultiCoil(LinearOperator):
         """(h, w, 2)."""
         return (*self.mask.shape, 2)
 
-    def forward(self, x: Examples) -> Outputs:
+    def measured(self, v: Outputs) -> Outputs:
         """The measured coefficients of every coil."""
+        return jnp.where(jnp.asarray(self.mask)[None, None, :, :, None], v, 0)
+
+    def forward(self, x: Examples) -> Outputs:
+        """The Fourier coefficients seen by every coil."""
         if x.shape[1:] != (*self.mask.shape, 2):
             raise ValueError(
                 f"the scanner is for complex images {(*self.mask.shape, 2)}, the data have {x.shape[1:]}"

@@ -239,9 +239,10 @@ def dps(
     which depends on the number of steps and has to be tuned; the spread of the samples is not that of
     the posterior.
 
-    With F = ||y - A(x0)||^2 no step is longer than `limit` times 2 F / ||grad F||, twice Polyak's. Where
-    A(x0(x)) is linear in x, a limit below 2 never takes x further from the points with F = 0, so that
-    no scale makes samples diverge. The limit is an addition; math.inf is the published algorithm.
+    With F = ||y - A(x0)||^2, and q sigma^2 what noise leaves of it in the mean, no step is longer than
+    `limit` times 2 (F - q sigma^2) / ||grad F||, twice Polyak's. Where A(x0(x)) is linear in x, a limit
+    below 2 never takes x further from the points with F = 0, so that no scale makes samples diverge, and
+    the noise is not fitted. The limit is an addition; math.inf is the published algorithm.
 
     Raises ValueError for an operator that does not fit, or scale or limit <= 0.
 
@@ -253,6 +254,9 @@ def dps(
     if not limit > 0:
         raise ValueError(f"limit must be > 0, got {limit!r}")
 
+    entries = batch_sum(measurement.operator.measured(jnp.ones_like(measurement.y)))
+    noise = entries * measurement.noise_std**2
+
     def descent(x: Data, t: Time) -> Data:
         def squares(x: Data) -> PerExample:
             return batch_sum(jnp.square(measurement.residual(denoise(sde, score, x, t))))
@@ -262,7 +266,8 @@ def dps(
         tiny = jnp.finfo(x.dtype).tiny
         size = scale / jnp.sqrt(jnp.maximum(values, tiny))
         if math.isfinite(limit):
-            polyak = 2 * values / jnp.maximum(batch_sum(jnp.square(slope)), tiny)
+            above = jnp.maximum(values - noise, 0)
+            polyak = 2 * above / jnp.maximum(batch_sum(jnp.square(slope)), tiny)
             size = jnp.minimum(size, limit * polyak)
         return bcast(size, x) * slope
 

@@ -126,6 +126,11 @@ class Fourier(SpectralOperator):
         """That of the image."""
         return out if self.complex_image else out[:-1]
 
+    def measured(self, v: Outputs) -> Outputs:
+        """The measured coefficients."""
+        mask = jnp.asarray(self.mask)
+        return jnp.where(mask.reshape(1, *mask.shape, *(1,) * (v.ndim - 1 - mask.ndim)), v, 0)
+
     def filter_data(self, x: Examples, f: Values) -> Examples:
         """In Fourier space."""
         share = jnp.asarray(self.mask, x.dtype)

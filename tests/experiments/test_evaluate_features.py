@@ -190,6 +190,7 @@ BAD = [
         "9.png is 9 x 8 pixels (height x width), but the first image is 8 x 8",
     ),
     (["--jackknife", "1", *BY], "--jackknife must be 0 or at least 2"),
+    (["--jackknife", "3", "--samples", "BYTES", *BY], "at most half of the 5 samples"),
     (["--kid-size", "1", *BY], "--kid-size must be at least 2"),
     (["--feature-chunk", "0", *BY], "--feature-chunk must be at least 1"),
     (["--workdir", "", *BY], "--workdir is needed"),

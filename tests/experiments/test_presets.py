@@ -16,6 +16,7 @@ OURS = {
     752_865: ["digits_ve"],
     750_145: ["digits_vp_conditional"],
     215_298: ["two_moons_vp"],
+    744_929: ["fashion_vp"],
     755_298: ["digits_iddpm", "digits_iddpm_vlb"],
     755_009: ["digits_iddpm_linear"],
 }

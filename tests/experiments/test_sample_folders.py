@@ -11,7 +11,8 @@ import pytest
 from PIL import Image
 
 from experiments import presets, runs, sample
-from experiments.parts import drawing, folders
+from experiments.data_config import DataConfig
+from experiments.parts import drawing, folders, sampling
 from score_jax.nets import MLP
 from tests.experiments.test_experiments import call
 
@@ -158,3 +159,19 @@ def test_other_settings_other_contents_and_full_disks_are_refused(
     for format in ("png", "npy", "npz", "zip"):
         out = call(*arguments(workdir, tmp_path / format, format), check=2)
         assert "22 samples as" in out.stderr and not (tmp_path / format).exists()
+
+
+def test_every_sample_has_the_condition_of_its_number(tmp_path):
+    """Chunks of samples that are conditioned on vectors, as all of them at once."""
+    rng = np.random.default_rng(0)
+    x, cond = rng.normal(size=(2, 60, 3)).astype(np.float32)
+    np.savez(tmp_path / "x.npz", x=x, c=cond)
+    data = DataConfig(name="array", path=str(tmp_path / "x.npz"), key="x", cond="c")
+    run, params, _ = runs.load(write_run(tmp_path / "r", "two_moons_vp", data=data))
+    config = dataclasses.replace(run.config.sample, sampler="ddim", steps=3)
+    plan = drawing.Plan(run, params, jax.random.key(0), 10, config, None, None, 4)
+    parts = [drawn.x for _, drawn in drawing.draw_chunks(plan, range(3))]
+    whole = sampling.draw(run, params, plan.key, 10, config, chunk=10)
+    np.testing.assert_allclose(np.concatenate(parts), whole.x, rtol=1e-4, atol=1e-5)
+    cond = run.source.examples(6)["cond"]  # all of the test split: the numbers go round
+    np.testing.assert_array_equal(sampling.cond_of(run, np.array([8, 1])), cond[[2, 1]])

@@ -132,6 +132,13 @@ def test_scanners_agree_with_their_simple_cases():
     x = jnp.asarray(RNG.normal(size=(2, 4, 4, 2)), jnp.float32)
     one = MultiCoil(KMASK, np.ones((1, 4, 4), np.complex64)).forward(x)
     np.testing.assert_allclose(one[:, 0], Fourier(KMASK, complex_image=True).forward(x), atol=1e-6)
+    for scanner in (
+        MultiCoil(KMASK, COMPLEX.astype(np.complex64)),
+        Fourier(KMASK, complex_image=True),
+    ):
+        k = scanner.forward(x)
+        np.testing.assert_array_equal(scanner.measured(k), k)
+        assert float(scanner.measured(jnp.ones_like(k)).mean()) == pytest.approx(KMASK.mean())
     parallel = Radon((0, 30, 75), 4)
     far = FanBeam((0, 30, 75), 4, source=1e5, count=parallel.detectors)
     np.testing.assert_allclose(far.forward(x), parallel.forward(x), atol=1e-2)
