@@ -11,7 +11,7 @@ from score_jax.convert.published import ALIASES
 
 
 class PublishedFile(NamedTuple):
-    """A published file or folder: where it is, and the preset with which it is read (None: needs none)."""
+    """A published file or folder: where it is, and the preset to read it with, unless it needs none."""
 
     source: str
     preset: str | None = None

@@ -25,7 +25,8 @@ def _inside(name: str, norm: str) -> str:
     """A layer of a unit: conv{i}_{j} and norm{i}_{j} of pairs, or conv{i} and norm{i}."""
     kind, first, second = re.fullmatch(r"(conv|norm)(\d+)(?:_(\d+))?", name).groups()  # type: ignore[union-attr]
     number = int(first) if second is None else 2 * (int(first) - 1) + int(second) - 1
-    return f"{norm if kind == 'norm' else 'Conv'}_{number}"
+    names = {"norm": norm, "conv": "Conv"}
+    return f"{names[kind]}_{number}"
 
 
 def _residual(module: Any, path: tuple[str, ...], norm: str) -> str:
@@ -34,7 +35,7 @@ def _residual(module: Any, path: tuple[str, ...], norm: str) -> str:
     levels = {"1": (0, 0), **{name: (n + 1, spacing) for n, (name, _, spacing) in enumerate(downs)}}
     level, _, place = path[0].removeprefix("res").partition("_")
     number, spacing = levels[level]
-    pooled = place == "0" and spacing == 1
+    pooled = int(place) == 0 and spacing == 1
     names = {"norm1": f"{norm}_0", "norm2": f"{norm}_1", "conv1": "Conv_0"}
     names |= {"conv2": "ConvMeanPool_0/Conv_0" if pooled else "Conv_1"}
     names |= {"shortcut": "ConvMeanPool_1/Conv_0" if pooled else "Conv_2"}
@@ -44,10 +45,8 @@ def _residual(module: Any, path: tuple[str, ...], norm: str) -> str:
 def _refine(module: Any, path: tuple[str, ...], norm: str, prefix: str, adapts: int) -> str:
     """A layer of a refining block."""
     number = [name for name, _ in STAGES[module.variant][1]].index(path[0].removeprefix("refine"))
-    if path[1] in BLOCKS:
-        unit = BLOCKS[path[1]]
-    else:
-        unit = f"RCUBlock_{path[1].removeprefix('adapt') if path[1] != 'output' else adapts}"
+    places = {"output": adapts} | {f"adapt{n}": n for n in range(adapts)}
+    unit = BLOCKS[path[1]] if path[1] in BLOCKS else f"RCUBlock_{places[path[1]]}"
     return f"RefineBlock_{number}/{prefix}{unit}/{_inside(path[2], norm)}"
 
 

@@ -333,8 +333,8 @@ def from_score_sde_pytorch(
       size: of the images; found from the file if None.
 
     `info` has "step", "ema", "unwrapped" (the wrappers) and, where the file has them, "sigmas", its
-    noise levels. Raises ValueError, naming file and tensor, if the file cannot be read or does not fit the network
-    exactly; OSError if it cannot be opened.
+    noise levels. Raises ValueError, naming file and tensor, if the file cannot be read or does not fit
+    the network exactly; OSError if it cannot be opened.
 
     >>> model, params, info = from_score_sde_pytorch("checkpoint_8.pth", NCSNpp(fir=True), VP())
     """
