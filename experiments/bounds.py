@@ -180,6 +180,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     for name, least in (("draws", 1), ("gradient", 0), ("chunk", 1)):
         if getattr(args, name) < least:
             raise ValueError(f"--{name} must be at least {least}, got {getattr(args, name)}")
+    cli.needs("plots", "the curves")
     cli.start()
     print(markdown(compare(args)), end="")
     print(f"wrote {args.out}")

@@ -34,9 +34,12 @@ DEFAULT = "digits_vp"  # the preset that is taken unless another is named
 
 # The modules that each extra of setup.cfg brings, which a command asks for before it starts its work.
 EXTRAS: dict[str, tuple[str, ...]] = {
-    "data": ("sklearn", "PIL"),
+    "plots": ("matplotlib",),
     "metrics": ("sklearn",),
-    "plots": ("matplotlib", "PIL"),
+    "data": ("sklearn", "array_record", "pyarrow", "zarr", "h5py"),
+    "weights": ("safetensors",),
+    "video": ("imageio_ffmpeg",),
+    "hub": ("huggingface_hub",),
     "tensorboard": ("tensorboardX",),
     "wandb": ("wandb",),
 }
@@ -48,12 +51,13 @@ def start() -> None:
     runtime.enable_compilation_cache()
 
 
-def needs(extra: str, what: str) -> None:
-    """Raise ValueError naming the extra to install if a module of it is missing.
+def needs(extra: str, what: str, *modules: str) -> None:
+    """Raise ValueError naming the extra to install if a module of it, or one of those, is missing.
 
     >>> needs("plots", "the pictures of a run")
     """
-    missing = [name for name in EXTRAS[extra] if importlib.util.find_spec(name) is None]
+    wanted = modules or EXTRAS[extra]
+    missing = [name for name in wanted if importlib.util.find_spec(name) is None]
     if missing:
         raise ValueError(f'{what} needs {" and ".join(missing)}: pip install "score_jax[{extra}]"')
 
@@ -79,8 +83,8 @@ def main(command: Callable[[], Any]) -> None:
     except BrokenPipeError:  # as of `--help | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
-    except (ValueError, OSError, ArithmeticError, ModuleNotFoundError) as error:
-        text = f"error: {' '.join(str(error).split())}"
+    except (ValueError, OSError, ArithmeticError, ImportError) as error:
+        text = f"error: {' '.join(str(error).split())}{_hint(error)}"
         if _is(error, "LostHost"):
             training.leave_at_once(training.STALLED, text)
         if _is(error, "NonFiniteLoss"):
@@ -90,6 +94,13 @@ def main(command: Callable[[], Any]) -> None:
             raise
         print(text, file=sys.stderr)
         sys.exit(2)
+
+
+def _hint(error: Exception) -> str:
+    """The extra that brings a missing module, where one does."""
+    name = str(getattr(error, "name", None)).partition(".")[0]
+    extra = next((extra for extra, modules in EXTRAS.items() if name in modules), None)
+    return "" if extra is None or "score_jax[" in str(error) else f': pip install "score_jax[{extra}]"'
 
 
 def _is(error: Exception, name: str) -> bool:

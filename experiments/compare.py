@@ -217,6 +217,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if not args.nfe or min(args.nfe) < 2:
         raise ValueError(f"--nfe must be numbers of at least 2, got {args.nfe}")
     samplers.check_names(args.samplers)
+    cli.needs("metrics", "the distances of samples")
     cli.start()
     workdir = pathlib.Path(args.workdir)
     result = compare(workdir, args)
@@ -230,7 +231,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         viz.save_image(card(result), out / "compare.png")
         written.append("compare.png")
     except ImportError:
-        print('no picture: it needs matplotlib, pip install "score_jax[notebooks]"')
+        print('no picture: it needs matplotlib, pip install "score_jax[plots]"')
     print("wrote " + ", ".join(str(out / name) for name in written))
 
 

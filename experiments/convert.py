@@ -68,6 +68,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     path = pathlib.Path(args.file)
     if not path.exists():
         raise ValueError(f"--file {args.file!r} does not exist")
+    if path.is_dir() or path.suffix == ".safetensors":
+        cli.needs("weights", f"--file {args.file}")
     cli.start()
     params, info = READERS[args.source](run, path, args.raw)
     # JSON and msgpack give numbers as Python's or NumPy's.

@@ -39,6 +39,8 @@ class Args:
 def main(argv: Sequence[str] | None = None) -> None:
     """Entry point of `python -m experiments.demo`."""
     args = cli.parse(Args, "experiments.demo", argv)
+    cli.needs("plots", "the pictures of the demo")
+    cli.needs("metrics", "the evaluation of the demo")
     cli.start()
     config = presets.get(args.config)
     if args.steps is not None:

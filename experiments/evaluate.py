@@ -227,6 +227,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = cli.parse(Args, "experiments.evaluate", argv)
     args.check()
     args.hosts.connect()
+    cli.needs("metrics", "the comparison of samples")
     cli.start()
     if args.by_features:
         results = measuring.measure(args)

@@ -234,7 +234,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         viz.save_image(card(result), out / "posterior.png")
         written.append("posterior.png")
     except ImportError:
-        print('no picture: it needs matplotlib, pip install "score_jax[notebooks]"')
+        print('no picture: it needs matplotlib, pip install "score_jax[plots]"')
     print("wrote " + ", ".join(str(out / name) for name in written))
 
 

@@ -256,6 +256,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     check(args)
     workdir = pathlib.Path(args.workdir)
     out = pathlib.Path(args.out) if args.out else workdir / "restored" / args.task
+    cli.needs("plots", "the pictures")
     cli.start()
     run, params, step = runs.load(workdir)
     sampling.check_sample(run, args.sample)

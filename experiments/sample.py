@@ -98,6 +98,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Entry point of `python -m experiments.sample`."""
     args = parse(argv)
     args.hosts.connect()
+    cli.needs("plots", "the pictures of samples")
     cli.start()
     workdir = pathlib.Path(args.workdir)
     run, params, step = runs.load(workdir)

@@ -38,6 +38,15 @@ def describe(run: runs.Run, params: Params) -> str:
     )
 
 
+def attention_note(run: runs.Run, params: Params) -> list[str]:
+    """A line if the sizes at which the network should attend do not occur on the run's data."""
+    sizes = getattr(run.net, "attention", ())
+    own = [name for name in params["params"] if name.endswith("_attention")]
+    if not sizes or own != ["mid_attention"]:
+        return []
+    return [f"net.attention={sizes} are sizes that do not occur here: only the middle attends"]
+
+
 def mapped_step(run: runs.Run) -> training.MappedStep:
     """The training step of a run on all devices, as its config maps it."""
     c = run.config
@@ -114,6 +123,7 @@ def _train(
                 stack.enter_context(training.locked(workdir))
             runs.save(workdir, run, allow_changes=allow_changes)
             print("\n".join([run.source.report(), *notes, describe(run, state.params)]))
+            print("".join(f"{line}\n" for line in attention_note(run, state.params)), end="")
             opened = checkpoints.open_checkpoints(workdir / runs.CHECKPOINTS, keep=c.keep)
             store = stack.enter_context(opened)
             if c.snapshot_every is not None:
@@ -228,6 +238,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     args, config = cli.parse_config("experiments.train", "Train a score model.", argv)
     if not args.dry_run:
         cli.needs("plots", "the pictures of a run")
+        if config.data.name in ("digits", "two_moons"):
+            cli.needs("data", f"data.name {config.data.name}", "sklearn")
     for name in args.log:
         cli.needs(name, f"--log {name}")
     args.hosts.connect()

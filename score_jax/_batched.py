@@ -115,7 +115,7 @@ def in_chunks(
     n: int,
     *,
     chunk: int,
-    devices: Sequence[Any] | None = None,
+    devices: Sequence[jax.Device] | None = None,
     progress: bool | None = None,
     desc: str = "example",
 ) -> Batched:

@@ -127,7 +127,7 @@ def check_function(name: str, value: Any, allowed: str) -> None:
         raise ValueError(f"{name} must be {allowed}, got {value!r:.60}")
 
 
-def check_score(score: Any) -> None:
+def check_score(score: object) -> None:
     """Raise unless `score` may be a `ScoreFn`: for a network's apply, too."""
     if inspect.ismethod(score) and score.__name__ == "apply":
         raise ValueError(

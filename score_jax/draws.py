@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Float, Integer, Key
 
 from score_jax.types import Batch
 
@@ -37,7 +37,9 @@ class Draw(NamedTuple):
         return jax.vmap(function)(self.key, *args)
 
 
-def number(key: Key[Array, ""], b: int, *, first: Any = 0, total: int | None = None) -> Draw:
+def number(
+    key: Key[Array, ""], b: int, *, first: int | Integer[Array, ""] = 0, total: int | None = None
+) -> Draw:
     """The draw of examples first, ..., first + b - 1 of a whole batch of `total` (default b).
 
     The same key gives the same draw to an example, however the batch is divided.

@@ -9,7 +9,6 @@ from collections.abc import Callable
 from typing import Any
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float
 
 from score_jax.losses import Objective, training_loss
 from score_jax.parametrization import (
@@ -21,7 +20,7 @@ from score_jax.parametrization import (
     check_model,
 )
 from score_jax.score import NetworkScore, ReverseFn, denoise, reverse_fn, score_fn
-from score_jax.types import SDE, Apply, Loss, Params
+from score_jax.types import SDE, Apply, Data, Loss, Params, TimeLike
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,7 +57,7 @@ class Model:
 
     def denoiser(
         self, params: Params, y: Any = None, **kwargs: Any
-    ) -> Callable[[Float[Array, "b *d"], Any], Float[Array, "b *d"]]:
+    ) -> Callable[[Data, TimeLike], Data]:
         """The denoiser (x: (b, *d), t: () or (b,)) -> E[x0 given x]: (b, *d)."""
         score = self.score(params, y, **kwargs)
         return lambda x, t: denoise(self.sde, score, x, jnp.asarray(t))
@@ -68,7 +67,7 @@ class Model:
         params: Params,
         y: Any = None,
         *,
-        clean: Callable[[Any], Any] | None = None,
+        clean: Callable[[Data], Data] | None = None,
         **kwargs: Any,
     ) -> ReverseFn:
         """The reverse chain (x, t, t_next) -> `Reverse`, with the model's variance (or SMALL)."""

@@ -276,7 +276,7 @@ class LevelInput:
 
 
 def check_model(
-    sde: Any, apply: Any, noise_input: Any, parametrization: Any, variance: Any
+    sde: object, apply: object, noise_input: object, parametrization: object, variance: object
 ) -> None:
     """Raise ValueError that names what cannot belong to a model: swapped arguments, names, classes."""
     check_sde(sde)

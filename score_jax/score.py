@@ -27,7 +27,7 @@ from score_jax.parametrization import (
     check_model,
 )
 from score_jax.sde import bridge
-from score_jax.types import SDE, Apply, Params, ScoreFn, ScoreOut, score_at, score_out
+from score_jax.types import SDE, Apply, Data, Params, ScoreFn, ScoreOut, score_at, score_out
 
 
 def split_output(
@@ -180,7 +180,7 @@ def reverse_moments(
     t_next: float | Float[Array, "..."],
     *,
     variance: Variance,
-    first: Any = None,
+    first: Float[Array | np.ndarray, " n"] | None = None,
 ) -> Reverse:
     """p(x(t_next) | x(t)) of a predicted x0, arXiv:2006.11239 eq. 6: the posterior's mean, Sigma.
 
@@ -205,8 +205,8 @@ def reverse_fn(
     score: ScoreFn,
     *,
     variance: Variance = SMALL,
-    clean: Callable[[Any], Any] | None = None,
-    first: Any = None,
+    clean: Callable[[Data], Data] | None = None,
+    first: Float[Array | np.ndarray, " n"] | None = None,
 ) -> ReverseFn:
     """The reverse chain of a score: (x: (b, *d), t, t_next) -> `Reverse`, one evaluation per call.
 

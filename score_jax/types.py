@@ -27,6 +27,7 @@ PerExample = Float[Array, " b"]
 # Samplers pass a scalar time, losses one time per example.
 Time = Float[Array, ""] | Float[Array, " b"]
 TimeLike = float | Time
+Coefficient = Float[Array, "..."]  # of an SDE: shape of the time
 Number = float | np.floating[Any] | np.ndarray | Array  # one number as given by a user
 Grid = Float[Array, " n"]  # decreasing times
 GridLike = ArrayLike | Sequence[ArrayLike]  # the same as given by a user
@@ -44,7 +45,7 @@ class ScoreOut(NamedTuple):
     variance: Any = None
 
 
-def score_out(score: ScoreFn, x: Any, t: Any) -> ScoreOut:
+def score_out(score: ScoreFn, x: Data, t: TimeLike) -> ScoreOut:
     """Evaluate a score at x (b, *d) and t: `ScoreOut`. Raises ValueError as `score_at`."""
     check_score(score)
     value = score(x, t)
@@ -56,12 +57,12 @@ def score_out(score: ScoreFn, x: Any, t: Any) -> ScoreOut:
     return out
 
 
-def as_returned(out: ScoreOut) -> Any:
+def as_returned(out: ScoreOut) -> Data | ScoreOut:
     """The result of a wrapper of a score: the array alone if there is no learned variance."""
     return out.score if out.variance is None else out
 
 
-def score_at(score: ScoreFn, x: Any, t: Any) -> Any:
+def score_at(score: ScoreFn, x: Data, t: TimeLike) -> Data:
     """Evaluate a score at x (b, *d) and t: shape of x. All samplers and bounds call scores by this.
 
     Raises ValueError where it returns another shape, which broadcasting would hide: while tracing, and
@@ -86,54 +87,54 @@ class SDE(Protocol):
         """Standard deviation of the prior."""
         ...
 
-    def mean_coeff(self, t: Any) -> Any:
+    def mean_coeff(self, t: TimeLike) -> Coefficient:
         """m(t), shape of t."""
         ...
 
-    def std(self, t: Any) -> Any:
+    def std(self, t: TimeLike) -> Coefficient:
         """s(t), shape of t."""
         ...
 
-    def log_snr(self, t: Any) -> Any:
+    def log_snr(self, t: TimeLike) -> Coefficient:
         """2 log(m(t) / s(t)), shape of t."""
         ...
 
-    def time_of_log_snr(self, value: Any) -> Any:
+    def time_of_log_snr(self, value: TimeLike) -> Coefficient:
         """The t with log_snr(t) = value, shape of value."""
         ...
 
-    def drift(self, x: Any, t: Any) -> Any:
+    def drift(self, x: Data, t: TimeLike) -> Data:
         """f(x, t), shape of x."""
         ...
 
-    def diffusion(self, t: Any) -> Any:
+    def diffusion(self, t: TimeLike) -> Coefficient:
         """g(t), shape of t."""
         ...
 
-    def transition(self, t: Any, t_next: Any) -> tuple[Any, Any]:
+    def transition(self, t: TimeLike, t_next: TimeLike) -> tuple[Coefficient, Coefficient]:
         """(A, G^2) of x(t) = A x(t_next) + G z, t_next <= t: shape of t."""
         ...
 
-    def marginal(self, x0: Any, t: Any) -> tuple[Any, Any]:
+    def marginal(self, x0: Data, t: TimeLike) -> tuple[Data, Coefficient]:
         """(mean, std) of p(x(t) | x0): shapes of x0 and of t."""
         ...
 
-    def prior_sample(self, key: Any, shape: tuple[int, ...]) -> Any:
+    def prior_sample(self, key: PRNGKey, shape: tuple[int, ...]) -> Float[Array, "*shape"]:
         """A draw of the prior."""
         ...
 
-    def prior_logp(self, z: Any) -> Any:
+    def prior_logp(self, z: Data) -> PerExample:
         """log density of the prior in nats: (b,)."""
         ...
 
 
-def check_sde(sde: Any) -> None:
+def check_sde(sde: object) -> None:
     """Raise ValueError unless `sde` is an `SDE`, not a class of them."""
     if not isinstance(sde, SDE) or isinstance(sde, type):
         raise ValueError(f"sde must be an SDE, such as VP(), got {sde!r:.60}")
 
 
-def check_process(sde: Any, score: Any) -> None:
+def check_process(sde: object, score: object) -> None:
     """Raise ValueError unless they are an SDE and a score, in this order."""
     check_sde(sde)
     check_score(score)
@@ -303,7 +304,7 @@ class Sampler(Protocol):
         sde: SDE,
         score: ScoreFn,
         x: Data,
-        grid: Any,
+        grid: Grid,
         save_every: int | None = None,
     ) -> SampleOut:
         """Take x (b, *d) along the grid; traced by `sample`."""

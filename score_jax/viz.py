@@ -248,7 +248,7 @@ def _write_mp4(images: Sequence[Image.Image], path: str, each: float) -> None:
     try:
         import imageio_ffmpeg
     except ImportError:
-        raise ImportError('an .mp4 needs imageio-ffmpeg: pip install "score_jax[plots]"') from None
+        raise ImportError('an .mp4 needs imageio-ffmpeg: pip install "score_jax[video]"') from None
     # Even sides, which the codec needs.
     size = (images[0].width // 2 * 2, images[0].height // 2 * 2)
     last = [images[-1]] * max(1, round(1 / each))

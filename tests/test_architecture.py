@@ -59,7 +59,6 @@ EXTRA = {
 STRINGS = {
     "checkpoints/leaves.py": {"cpu"},  # JAX names its platforms so
     "convert/torch_file.py": {"little"},  # Python names the order of bytes so
-    "data/arrays.py": {".npy", ".npz"},  # endings of files
     "nets/convolution.py": {"b", "g", "i", "w", "x"},  # arrays and indices of one formula
     "_check.py": {"apply"},  # the method of a Flax module, which is no score
     "metrics/inception.py": {"Mixed_6d"},  # the layer of sFID

@@ -200,7 +200,7 @@ def _of_function(c: DataConfig) -> Splits:
     if not stream.resumable and c.resume:
         raise ValueError(
             f"the iterator of data.source {c.source!r} has no get_state and set_state, so that a run "
-            "could not resume its data exactly; --data.resume False accepts it"
+            "could not resume its data exactly; --data.no-resume accepts it"
         )
     test = data.as_source(pair[1]) if len(pair) == 2 and pair[1] is not None else None
     return _described(c, stream, test)

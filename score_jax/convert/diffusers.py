@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import safetensors
 
 from score_jax._check import brief, is_number
 from score_jax._files import reading
@@ -264,6 +263,12 @@ def read_safetensors(path: str | Path) -> dict[str, np.ndarray]:
     """
     if not Path(path).is_file():
         raise FileNotFoundError(f"{path} is not a file")
+    try:
+        import safetensors
+    except ImportError:
+        raise ImportError(
+            f'{path} needs safetensors: pip install "score_jax[weights]"', name="safetensors"
+        ) from None
     with reading(path), safetensors.safe_open(path, framework="numpy") as file:
         return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
 

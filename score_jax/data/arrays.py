@@ -4,7 +4,6 @@ import dataclasses
 import functools
 import operator
 import os
-import pathlib
 from collections.abc import Sequence
 from typing import Any, SupportsIndex
 
@@ -12,8 +11,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from score_jax._check import check, check_count
-from score_jax._files import reading
 from score_jax.data.checks import cast, check_labels, check_layout, check_values, form_of
+from score_jax.data.shards import read_arrays
 from score_jax.data.sources import Description, Examples, describe, take
 from score_jax.types import Source
 
@@ -98,38 +97,11 @@ def load_array(
     as_is: bool = False,
     missing: bool = False,
 ) -> Dataset:
-    """Read a .npy file, or a .npz file that holds "x" and optionally "y", or a single array.
+    """Load what `read_arrays` reads: a .npy or .npz file, or a folder of them: `Dataset`.
 
-    The options are those of `from_arrays`. Pickled objects are never read. Raises ValueError naming the
-    file for anything it cannot use and FileNotFoundError if it is missing.
+    Options and errors are those of `read_arrays`.
     """
-    path = pathlib.Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"there is no file {path}")
-    if path.suffix not in (".npy", ".npz"):
-        raise ValueError(f"{path}: must be a .npy or .npz file")
-    with reading(path, "an array file"), path.open("rb") as file:
-        loaded = np.load(file, allow_pickle=False)
-        if isinstance(loaded, np.ndarray):
-            arrays = {"x": loaded}
-        else:
-            with loaded:
-                arrays = {name: loaded[name] for name in loaded.files}
-    if "x" not in arrays:
-        if len(arrays) != 1:
-            raise ValueError(f"{path}: must hold an array named 'x', found {sorted(arrays)}")
-        arrays = {"x": next(iter(arrays.values()))}
-    try:
-        return from_arrays(
-            arrays["x"],
-            arrays.get("y"),
-            levels=levels,
-            name=path.stem,
-            as_is=as_is,
-            missing=missing,
-        )
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from None
+    return in_memory(read_arrays(path, levels=levels, as_is=as_is, missing=missing))
 
 
 def in_memory(source: Source) -> Dataset:

@@ -23,6 +23,7 @@ SIXTEEN = {"I", "I;16", "I;16B", "I;16L", "I;16N"}  # grey of 16 bits
 COLOUR = {"RGB", "RGBA", "RGBa", "RGBX", "P", "PA", "CMYK", "YCbCr", "LAB", "HSV"}
 ALPHA = {"LA", "La", "RGBA", "RGBa", "PA"}
 SEVERAL = {"TIFF", "WEBP", "PNG", "GIF"}  # formats whose further frames are not thumbnails
+ORIENTATION = 0x0112  # the tag of EXIF
 TARGETS = {1: "L", 3: "RGB"}
 LEVELS = {8: 256, 16: 65_536}
 TYPES = {8: "uint8", 16: "uint16"}
@@ -117,8 +118,7 @@ class Decoder:
                 f"{name} has 16 bits a channel in colour: pass bits=8 to reduce it to 8"
             )
         try:
-            image = ImageOps.exif_transpose(image)
-            image = self._number_mode(image)
+            image = self._number_mode(_upright(image))
         except Exception as error:  # Pillow raises whatever its decoders meet
             raise ValueError(f"{name} cannot be read as an image: {error}") from None
         x = np.asarray(self._sized(image, name))
@@ -139,7 +139,8 @@ class Decoder:
             canvas = Image.new("RGBA", image.size, (*self.options.background, 255))
             canvas.alpha_composite(image.convert("RGBA"))
             image = canvas.convert("RGB")
-        image = image.convert(TARGETS[self.channels])
+        if image.mode != TARGETS[self.channels]:
+            image = image.convert(TARGETS[self.channels])
         if self.bits == 16:
             return Image.fromarray(np.asarray(image).astype(np.float32) * 257)
         return image
@@ -175,7 +176,7 @@ def decoder_for(image: Image.Image, bits: int, name: str, options: ImageOptions)
     if bits == 16 and channels == 3:
         raise ValueError(f"{name} is in colour, of which Pillow reads 8 bits: pass bits=8")
     try:
-        turned = ImageOps.exif_transpose(image)
+        turned = _upright(image)
     except Exception as error:
         raise ValueError(f"{name} cannot be read as an image: {error}") from None
     return Decoder(options, options.size or (turned.height, turned.width), channels, bits)
@@ -209,6 +210,12 @@ def image_of(x: np.ndarray) -> Image.Image:
     ok = x.dtype == np.uint8 and (x.ndim == 2 or (x.ndim == 3 and x.shape[2] in (1, 3, 4)))
     check("x", (x.shape, x.dtype.name), ok, "pixels (h, w, c) of uint8")
     return Image.fromarray(x[..., 0] if x.ndim == 3 and x.shape[2] == 1 else x)
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """The image as the camera was held; the same object where it was upright."""
+    upright = image.getexif().get(ORIENTATION, 1) == 1
+    return image if upright else ImageOps.exif_transpose(image)
 
 
 def _is_grey(image: Image.Image, name: str) -> bool:

@@ -74,30 +74,39 @@ class _Job:
         return self.path.with_suffix(".json")
 
 
+@contextlib.contextmanager
+def _writing(path: pathlib.Path) -> Iterator[Callable[[bytes], Any]]:
+    """A function that adds a record to a new file; OSError naming it where it cannot be written."""
+    from array_record.python import array_record_module
+
+    writer = array_record_module.ArrayRecordWriter(str(path), WRITE)
+    try:
+        try:
+            yield writer.write
+        finally:
+            writer.close()
+    except RuntimeError as error:  # array_record's error for a full disk
+        raise OSError(f"{path} cannot be written: {error}") from None
+
+
 def _write_shard(
     job: _Job, sources: Mapping[str, Source], leaves: Mapping[str, Leaf], skip: bool
 ) -> tuple[_Job, list[str]]:
     """Write a shard and its note, the note only if nothing is unreadable or `skip` allows it."""
-    from array_record.python import array_record_module
-
     source, errors, count = sources[job.split], [], 0
     classes: collections.Counter[str] = collections.Counter()
-    with replacing(job.path) as part:
-        writer = array_record_module.ArrayRecordWriter(str(part), WRITE)
-        try:
-            for i in range(job.start, job.end):
-                try:
-                    example = source[i]
-                    record = encode(example, leaves)
-                except ValueError as error:
-                    errors.append(str(error))
-                    continue
-                writer.write(record)
-                count += 1
-                if "y" in leaves:
-                    classes[str(int(example["y"]))] += 1
-        finally:
-            writer.close()
+    with replacing(job.path) as part, _writing(part) as write:
+        for i in range(job.start, job.end):
+            try:
+                example = source[i]
+                record = encode(example, leaves, f"example {i} of {job.split}")
+            except ValueError as error:
+                errors.append(str(error))
+                continue
+            write(record)
+            count += 1
+            if "y" in leaves:
+                classes[str(int(example["y"]))] += 1
     if skip or not errors:
         shard = Shard(job.path.name, count, job.path.stat().st_size, sha256_of(job.path))
         write_json(job.note, dataclasses.asdict(shard) | {"classes": classes, "skipped": errors})

@@ -57,11 +57,11 @@ def leaves_of(example: Mapping[str, Any]) -> dict[str, Leaf]:
     return {k: Leaf(v.dtype.str.lstrip("|"), v.shape) for k, v in arrays.items()}
 
 
-def encode(example: Mapping[str, Any], leaves: Mapping[str, Leaf]) -> bytes:
-    """An example as a record; ValueError where it has another form."""
+def encode(example: Mapping[str, Any], leaves: Mapping[str, Leaf], name: str) -> bytes:
+    """An example as a record; ValueError, with its name, where it has another form."""
     found = leaves_of(example)
     if found != leaves:
-        raise ValueError(f"an example has the leaves {found}, but the records have {dict(leaves)}")
+        raise ValueError(f"{name} has the leaves {found}, but the records have {dict(leaves)}")
     return b"".join(np.ascontiguousarray(example[k]).tobytes() for k in leaves)
 
 

@@ -25,6 +25,7 @@ from score_jax.data.sources import Description, Examples
 PathLike = str | os.PathLike[str]
 NAMES = (("x", "y"), ("arr_0", "arr_1"))  # of data and labels in a .npz file
 ARRAYS, ARCHIVES = ".npy", ".npz"
+NOTABLE = 2**28  # bytes of a temporary file that are worth a message
 PROBED = 256  # examples whose values are looked at when a file is opened
 LOCAL_HEADER = 30  # bytes of a zip's header in front of a member, without its name and extra field
 _log = logging.getLogger(__name__)
@@ -100,8 +101,9 @@ def _map_member(archive: zipfile.ZipFile, path: str, name: str) -> MappedArray:
 
 def _extracted(archive: zipfile.ZipFile, info: zipfile.ZipInfo, where: str) -> str:
     """The path of a copy of a compressed member, deleted when this process ends."""
-    _log.warning("%s is compressed: it is unpacked to a temporary file of %d MB", where,
-                 info.file_size // 10**6)  # fmt: skip
+    if info.file_size > NOTABLE:
+        size = info.file_size // 10**6
+        _log.warning("%s is compressed: it is unpacked to a temporary file, %d MB", where, size)
     folder = tempfile.mkdtemp(prefix="score_jax-")
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     copy = os.path.join(folder, pathlib.PurePosixPath(info.filename).name)
@@ -223,5 +225,7 @@ def read_arrays(
     y = np.concatenate(some) if some else None
     ends = list(itertools.accumulate(part.shape[0] for part in parts))
     classes = None if y is None else int(y.max()) + 1
-    description = Description(first.shape[1:], form.dtype, form.levels, classes)
+    description = Description(
+        first.shape[1:], form.dtype, form.levels, classes, made={"name": pathlib.Path(path).stem}
+    )
     return ArrayFiles(parts, y, form, missing, description, ends)

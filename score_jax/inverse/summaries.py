@@ -12,7 +12,7 @@ import numpy as np
 from score_jax._check import check_count
 from score_jax._math import as_time, bcast
 from score_jax.inverse.combining import own_operators
-from score_jax.inverse.measurement import Measurement, check
+from score_jax.inverse.measurement import Measurement, check_measurement
 from score_jax.inverse.methods import pigdm
 from score_jax.inverse.sampling import posterior_sample
 from score_jax.score import denoise
@@ -79,7 +79,7 @@ def posterior_summary(
     """
     check_count(2, num=num)
     check_count(chunk=chunk)
-    check(measurement)
+    check_measurement(measurement)
     if own_operators(measurement.operator) is not None:
         raise ValueError("operators must be shared by all examples: summarise each by itself")
     y = np.asarray(measurement.y)

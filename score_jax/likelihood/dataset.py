@@ -6,11 +6,12 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, ArrayLike
 
 from score_jax._batched import in_chunks
 from score_jax._check import check, check_count
 from score_jax.data import take
-from score_jax.types import Source
+from score_jax.types import PRNGKey, Source
 
 
 class DatasetLogLik(NamedTuple):
@@ -28,16 +29,16 @@ class DatasetLogLik(NamedTuple):
 
 
 def over_dataset(
-    key: Any,
+    key: PRNGKey,
     estimate: Callable[..., Any],
-    x: Any,
+    x: ArrayLike | Source,
     *,
     y: Any = None,
-    prepare: Callable[[Any, Any], Any] | None = None,
+    prepare: Callable[[PRNGKey, Array], Array] | None = None,
     params: Any = None,
     draws: int = 1,
     chunk: int = 256,
-    devices: Sequence[Any] | None = None,
+    devices: Sequence[jax.Device] | None = None,
     progress: bool | None = None,
 ) -> DatasetLogLik:
     """Apply an estimate of the log density to all n examples, `draws` times: `DatasetLogLik`.

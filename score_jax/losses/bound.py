@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Float, Integer, Key
 
 from score_jax._math import as_time, batch_mean, bcast
 from score_jax.losses.decoders import Decoder, discretized_gaussian, gaussian_kl
@@ -17,7 +17,7 @@ from score_jax.losses.schedule import bound_term
 from score_jax.parametrization import SMALL, Variance
 from score_jax.score import reverse_fn
 from score_jax.sde import NoiseSchedule, schedule_grid
-from score_jax.types import SDE, ScoreFn
+from score_jax.types import SDE, Data, PRNGKey, ScoreFn
 
 
 class ScheduleBound(NamedTuple):
@@ -44,7 +44,9 @@ def prior_bits(
     return batch_mean(gaussian_kl(mean, log_variance, zero, zero)) / math.log(2.0)
 
 
-def _normal(key: Key[Array, ""], i: Any, x0: Float[Array, "b *d"]) -> Float[Array, "b *d"]:
+def _normal(
+    key: Key[Array, ""], i: Integer[Array, ""], x0: Float[Array, "b *d"]
+) -> Float[Array, "b *d"]:
     return jax.random.normal(jax.random.fold_in(key, i), x0.shape, x0.dtype)
 
 
@@ -57,8 +59,8 @@ def schedule_bound(
     variance: Variance = SMALL,
     grid: Float[Array, " n"] | None = None,
     decoder: Decoder | None = None,
-    clean: Callable[[Any], Any] | None = None,
-    noise: Callable[[Any, Any, Any], Any] = _normal,
+    clean: Callable[[Data], Data] | None = None,
+    noise: Callable[[PRNGKey, Integer[Array, ""], Data], Data] = _normal,
 ) -> ScheduleBound:
     """The bound over all steps of a schedule, or of a grid of its times: one evaluation a step.
 

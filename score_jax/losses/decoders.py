@@ -2,20 +2,27 @@
 
 import math
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float
 
 from score_jax._check import check_count
 
-Decoder = Callable[[Any, Any, Any], Any]  # (x0, mean, log_variance) -> log p in nats, shape of x0
-LogMass = Callable[[Any, Any], Any]  # (lower, upper) -> log of a unit Gaussian's mass in between
+Values = Float[Array, "..."]
+Decoder = Callable[
+    [Values, Values, Values], Values
+]  # (x0, mean, log_variance) -> log p in nats, shape of x0
+LogMass = Callable[
+    [Values, Values], Values
+]  # (lower, upper) -> log of a unit Gaussian's mass in between
 
 _FAR = 1e3  # standard deviations: the edge of an open cell
 
 
-def gaussian_kl(mean1: Any, log_variance1: Any, mean2: Any, log_variance2: Any) -> Any:
+def gaussian_kl(
+    mean1: Values, log_variance1: Values, mean2: Values, log_variance2: Values
+) -> Values:
     """KL(N(mean1, exp(log_variance1)) || N(mean2, exp(log_variance2))) of every entry, in nats."""
     gap = log_variance1 - log_variance2
     # expm1(gap) - gap keeps its digits where the variances nearly agree.
@@ -23,7 +30,7 @@ def gaussian_kl(mean1: Any, log_variance1: Any, mean2: Any, log_variance2: Any) 
     return 0.5 * (spread + jnp.square(mean1 - mean2) * jnp.exp(-log_variance2))
 
 
-def _tanh(u: Any) -> Any:
+def _tanh(u: Values) -> Values:
     """tanh exact to the last digit near 1, where the mass of a far cell is a difference of such values.
 
     XLA's own is less exact; published bounds then differ in their fifth digit.
@@ -34,20 +41,20 @@ def _tanh(u: Any) -> Any:
     return jnp.where(u < 0, -value, value)
 
 
-def tanh_log_mass(lower: Any, upper: Any) -> Any:
+def tanh_log_mass(lower: Values, upper: Values) -> Values:
     """log of the mass in [lower, upper] of the distribution used for published bounds.
 
     Its cumulative function is (1 + tanh(sqrt(2/pi) (z + 0.044715 z^3))) / 2, within 3e-4 of the
     normal one, and the mass is at least 1e-12 (Ho et al. 2020, authors' program).
     """
 
-    def cdf(z: Any) -> Any:
+    def cdf(z: Values) -> Values:
         return 0.5 * (1 + _tanh(math.sqrt(2 / math.pi) * (z + 0.044715 * z**3)))
 
     return jnp.log(jnp.maximum(cdf(upper) - cdf(lower), 1e-12))
 
 
-def normal_log_mass(lower: Any, upper: Any) -> Any:
+def normal_log_mass(lower: Values, upper: Values) -> Values:
     """log of the normal mass in [lower, upper], exact far into both tails."""
     # By symmetry both ends move to the left, where the cumulative function keeps its digits.
     right = lower + upper > 0
@@ -73,7 +80,7 @@ def discretized_gaussian(
         raise ValueError(f"low must be below high, got {low=}, {high=}")
     half = 0.5 * (high - low) / (levels - 1)
 
-    def logp(x0: Any, mean: Any, log_variance: Any) -> Any:
+    def logp(x0: Values, mean: Values, log_variance: Values) -> Values:
         scale = jnp.exp(-0.5 * log_variance)
         lower, upper = scale * (x0 - mean - half), scale * (x0 - mean + half)
         # A level may be off by rounding, not by an eighth of a cell.
@@ -86,7 +93,7 @@ def discretized_gaussian(
     return logp
 
 
-def density_decoder(x0: Any, mean: Any, log_variance: Any) -> Any:
+def density_decoder(x0: Values, mean: Values, log_variance: Values) -> Values:
     """A decoder for continuous data: the log density of every entry, in nats."""
     square = jnp.square(x0 - mean) * jnp.exp(-log_variance)
     return -0.5 * (math.log(2 * math.pi) + log_variance + square)

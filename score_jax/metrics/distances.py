@@ -6,9 +6,10 @@ sliced     mean over directions of the 1-D Wasserstein-1 distance           arXi
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
+from jaxtyping import ArrayLike
 
 from score_jax._check import check, check_count
 from score_jax.metrics.statistics import Moments, check_points, merge, moments_of
@@ -29,7 +30,7 @@ class Estimate(NamedTuple):
         return self.std / self.n**0.5
 
 
-def two_sets(a: Any, b: Any, least: int = 2) -> tuple[np.ndarray, np.ndarray]:
+def two_sets(a: ArrayLike, b: ArrayLike, least: int = 2) -> tuple[np.ndarray, np.ndarray]:
     """Features a (n, k) and b (m, k), checked and in float64."""
     a, b = (check_points(name, v, least).astype(np.float64) for name, v in (("a", a), ("b", b)))
     if a.shape[1] != b.shape[1]:
@@ -46,7 +47,7 @@ def _root(covariance: np.ndarray) -> np.ndarray:
         return vectors * np.sqrt(np.maximum(values, 0))
 
 
-def frechet_distance(mean1: Any, cov1: Any, mean2: Any, cov2: Any) -> float:
+def frechet_distance(mean1: ArrayLike, cov1: ArrayLike, mean2: ArrayLike, cov2: ArrayLike) -> float:
     """Squared 2-Wasserstein distance of two Gaussians given by mean (k,) and covariance (k, k).
 
     The trace is the sum of the roots of the eigenvalues of R^T cov2 R, where cov1 = R R^T: symmetric,
@@ -66,7 +67,7 @@ def frechet_distance(mean1: Any, cov1: Any, mean2: Any, cov2: Any) -> float:
     return float(max(distance, 0.0))
 
 
-def frechet(a: Any, b: Any) -> float:
+def frechet(a: ArrayLike | Moments, b: ArrayLike | Moments) -> float:
     """Frechet distance of the Gaussians fitted to a and b, features (n, k) or `Moments`.
 
     FID with "pool" of the Inception, sFID with "spatial", FD-DINOv2 with "class_token". Biased
@@ -75,15 +76,16 @@ def frechet(a: Any, b: Any) -> float:
 
     Raises ValueError for fewer than two points and features of different lengths.
     """
+    both: tuple[ArrayLike | Moments, ...] = (a, b)
     if not isinstance(a, Moments) and not isinstance(b, Moments):
-        a, b = two_sets(a, b)
-    a, b = (
-        v if isinstance(v, Moments) else moments_of(check_points("features", v)) for v in (a, b)
+        both = two_sets(a, b)
+    first, second = (
+        v if isinstance(v, Moments) else moments_of(check_points("features", v)) for v in both
     )
-    for moments in (a, b):
+    for moments in (first, second):
         ok = moments.n is None or moments.n > 1
         check("moments", moments.n, ok, "of at least two points")
-    return frechet_distance(a.mean, a.covariance, b.mean, b.covariance)
+    return frechet_distance(first.mean, first.covariance, second.mean, second.covariance)
 
 
 def jackknife(parts: Sequence[Moments], statistic: Callable[[Moments], float]) -> Estimate:
@@ -117,7 +119,7 @@ def _mean_within(a: np.ndarray) -> float:
     return float(total - diagonal) / (len(a) * (len(a) - 1))
 
 
-def kid(a: Any, b: Any) -> float:
+def kid(a: ArrayLike, b: ArrayLike) -> float:
     """Kernel distance (squared MMD, cubic kernel) of features a (n, k) and b (m, k); unbiased.
 
     All pairs, in blocks; the published protocol is `kid_subsets`.
@@ -127,7 +129,7 @@ def kid(a: Any, b: Any) -> float:
 
 
 def kid_subsets(
-    a: Any, b: Any, *, subsets: int = 100, size: int = 1000, seed: int = 2020
+    a: ArrayLike, b: ArrayLike, *, subsets: int = 100, size: int = 1000, seed: int = 2020
 ) -> Estimate:
     """KID as it is published: the mean over random subsets of a (n, k) and b (m, k).
 
@@ -147,7 +149,7 @@ def kid_subsets(
     return Estimate(float(np.mean(values)), float(np.std(values)), subsets)
 
 
-def mmd_rbf(a: Any, b: Any, *, bandwidth: float) -> float:
+def mmd_rbf(a: ArrayLike, b: ArrayLike, *, bandwidth: float) -> float:
     """Unbiased squared MMD with the kernel exp(-|x - y|^2 / (2 bandwidth^2))."""
     a, b = two_sets(a, b)
     if not bandwidth > 0:
@@ -170,7 +172,9 @@ def wasserstein_1d(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return (np.abs(quantile(a) - quantile(b)) * width[:, None]).sum(axis=0)
 
 
-def sliced_wasserstein(a: Any, b: Any, *, n_projections: int = 128, seed: int = 0) -> float:
+def sliced_wasserstein(
+    a: ArrayLike, b: ArrayLike, *, n_projections: int = 128, seed: int = 0
+) -> float:
     """Sliced Wasserstein-1 distance of a (n, k) and b (m, k) over random directions."""
     a, b = two_sets(a, b, least=1)
     if n_projections < 1:

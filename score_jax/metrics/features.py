@@ -100,7 +100,7 @@ def extract(
     images: Any,
     *,
     batch: int = 64,
-    devices: Sequence[Any] | None = None,
+    devices: Sequence[jax.Device] | None = None,
 ) -> Iterator[dict[str, np.ndarray]]:
     """Features of images, batch by batch, in order: dicts of float32 (b, k).
 

@@ -1,8 +1,7 @@
 """Inception score, exp(mean KL(p(y given x) || p(y))): arXiv:1606.03498."""
 
-from typing import Any
-
 import numpy as np
+from jaxtyping import ArrayLike
 
 from score_jax._check import check, check_count
 from score_jax.metrics.distances import Estimate
@@ -10,7 +9,7 @@ from score_jax.metrics.statistics import check_points
 
 
 def inception_score(
-    logits: Any, *, splits: int | None = 10, chunk: int | None = None, seed: int | None = 2020
+    logits: ArrayLike, *, splits: int | None = 10, chunk: int | None = None, seed: int | None = 2020
 ) -> Estimate:
     """Inception score of logits (n, classes), those without a bias: mean and deviation over splits.
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
+from jaxtyping import ArrayLike
 
 from score_jax._check import check, check_count
 from score_jax.metrics.statistics import check_points
@@ -74,7 +75,7 @@ def _radii(x: np.ndarray, k: int) -> np.ndarray:
     return found
 
 
-def precision_recall(reference: Any, samples: Any, *, k: int = 3) -> PrecisionRecall:
+def precision_recall(reference: ArrayLike, samples: ArrayLike, *, k: int = 3) -> PrecisionRecall:
     """Improved precision and recall of samples (m, d) against a reference (n, d), k neighbours.
 
     A point on the surface of a ball counts (as in ADM and torch-fidelity). ADM's protocol: 10,000
@@ -92,7 +93,7 @@ def precision_recall(reference: Any, samples: Any, *, k: int = 3) -> PrecisionRe
     return PrecisionRecall(float(inside.mean()), float(recalled.mean()))
 
 
-def density_coverage(reference: Any, samples: Any, *, k: int = 5) -> DensityCoverage:
+def density_coverage(reference: ArrayLike, samples: ArrayLike, *, k: int = 5) -> DensityCoverage:
     """Density and coverage of samples (m, d) against a reference (n, d), k neighbours (as prdc).
 
     Raises ValueError unless the reference has more than k points.
@@ -108,7 +109,7 @@ def density_coverage(reference: Any, samples: Any, *, k: int = 5) -> DensityCove
     return DensityCoverage(hits / (k * len(samples)), float(covered.mean()))
 
 
-def nearest(points: Any, reference: Any) -> tuple[np.ndarray, np.ndarray]:
+def nearest(points: ArrayLike, reference: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
     """Distance of each point (m, d) to the nearest of a reference (n, d), and its index: (m,), (m,)."""
     reference, points = _prepared(("reference", reference, 1), ("points", points, 1))
     index = np.empty(len(points), int)
@@ -117,7 +118,7 @@ def nearest(points: Any, reference: Any) -> tuple[np.ndarray, np.ndarray]:
     return np.linalg.norm((points - reference[index]).astype(np.float64), axis=1), index
 
 
-def memorization(samples: Any, train: Any, held_out: Any) -> Memorization:
+def memorization(samples: ArrayLike, train: ArrayLike, held_out: ArrayLike) -> Memorization:
     """Compare the distances of samples and of held-out data to the training data, all features (., d).
 
     Raises ValueError if the held-out data lie in the training data (median distance zero).

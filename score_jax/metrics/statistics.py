@@ -13,6 +13,7 @@ from typing import Any
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
+from jaxtyping import ArrayLike
 
 from score_jax._check import check, check_count
 
@@ -48,7 +49,7 @@ class Summary:
     reservoir: Reservoir
 
 
-def check_points(name: str, x: Any, least: int = 2) -> np.ndarray:
+def check_points(name: str, x: ArrayLike, least: int = 2) -> np.ndarray:
     """Features as a finite floating-point array (n, k), n >= least; ValueError otherwise."""
     x = np.asarray(x)
     x = x if np.issubdtype(x.dtype, np.floating) and x.dtype.itemsize > 2 else x.astype(np.float64)
@@ -59,12 +60,12 @@ def check_points(name: str, x: Any, least: int = 2) -> np.ndarray:
     return x
 
 
-def moments_of(x: Any) -> Moments:
+def moments_of(x: ArrayLike) -> Moments:
     """Mean and covariance of features x (n, k), n >= 1; the covariance of one vector is zero."""
-    x = check_points("features", x, 1).astype(np.float64)
-    mean = x.mean(0)
-    x = x - mean
-    return Moments(mean, x.T @ x / max(len(x) - 1, 1), len(x))
+    points = check_points("features", x, 1).astype(np.float64)
+    mean = points.mean(0)
+    points = points - mean
+    return Moments(mean, points.T @ points / max(len(points) - 1, 1), len(points))
 
 
 def merge(*parts: Moments) -> Moments:

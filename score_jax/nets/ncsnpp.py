@@ -22,6 +22,7 @@ GroupNorm_1, Conv_1, and Conv_2 or NIN_0; in attention norm, query, key, value, 
 and NIN_0 to NIN_3 (each with a `map`).
 """
 
+import warnings
 from typing import Any, Literal, get_args
 
 import flax.linen as nn
@@ -143,8 +144,15 @@ class NCSNpp(nn.Module):
         groups = None if name.startswith("mid") else self.attention_groups
         return make(self.style, init_scale=self.init_scale, groups=groups, name=name)
 
-    def _attends(self, h: Volume) -> bool:
-        return max(h.shape[1:-1]) in self.attention
+    def _attends(self, h: Volume, name: str) -> bool:
+        size = max(h.shape[1:-1])
+        if size not in self.attention and self.has_variable("params", name):
+            warnings.warn(
+                f"{type(self).__name__} leaves out {name}, which was trained: attention={self.attention} "
+                f"are sizes, and here the size is {size}",
+                stacklevel=3,
+            )
+        return size in self.attention
 
     def _out_conv(self, channels: int, name: str) -> Conv:
         # Without `dtype`: few channels cost little, and the output keeps its precision.
@@ -217,8 +225,8 @@ class NCSNpp(nn.Module):
         for level, mult in enumerate(self.channel_mult):
             for i in range(self.num_blocks):
                 h = self._block(self.channels * mult, f"enc{level}_{i}")(h, emb, train)
-                if self._attends(h):
-                    h = self._attention(f"enc{level}_{i}_attention")(h)
+                if self._attends(h, attention := f"enc{level}_{i}_attention"):
+                    h = self._attention(attention)(h)
                 skips.append(h)
             if level != last:
                 h = self._move(h, emb, False, level, train)
@@ -232,7 +240,7 @@ class NCSNpp(nn.Module):
 
         output: Volume | None = None
         for level, mult in reversed(list(enumerate(self.channel_mult))):
-            attends = self._attends(h)
+            attends = self._attends(h, f"dec{level}_attention")
             for i in range(self.num_blocks + 1):
                 h = jnp.concatenate([h, skips.pop()], axis=-1)
                 block = self._block(self.channels * mult, f"dec{level}_{i}", beside=attends)

@@ -252,8 +252,8 @@ def _solve(
 
 
 def solve_forward(
-    field: Callable[[Any, Any], Any], start: Any, t_from: Any, t_to: Any, **options: Any
-) -> tuple[Any, Any, Any, Any]:
+    field: Callable[[Time, Any], Any], start: Any, t_from: Number, t_to: Number, **options: Any
+) -> tuple[Any, Cost, Cost, Cost]:
     """Solve dy/dt = field(t, y) from t_from to t_to, either way: (y, nfe, accepted, rejected).
 
     y is a tree of arrays; the options are those of `probability_flow`.

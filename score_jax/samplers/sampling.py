@@ -30,6 +30,7 @@ from score_jax.samplers.simulate import FinalDenoising, denoised, simulate, twee
 from score_jax.types import (
     SDE,
     Data,
+    Grid,
     GridLike,
     PRNGKey,
     SampleOut,
@@ -56,7 +57,7 @@ class Stepwise:
         sde: SDE,
         score: ScoreFn,
         x: Data,
-        grid: Any,
+        grid: Grid,
         save_every: int | None = None,
     ) -> SampleOut:
         """Take x (b, *d) along every interval of the grid."""
@@ -79,7 +80,7 @@ class Flow:
         sde: SDE,
         score: ScoreFn,
         x: Data,
-        grid: Any,
+        grid: Grid,
         save_every: int | None = None,
     ) -> SampleOut:
         """Take x (b, *d) from the first to the last time of the grid; the solver finds the rest."""
@@ -161,7 +162,7 @@ def sample(
     save_every: int | None = None,
     together: bool = False,
     first: int = 0,
-    devices: Sequence[Any] | None = None,
+    devices: Sequence[jax.Device] | None = None,
     progress: bool | None = None,
 ) -> Samples:
     """Draw shape[0] samples of shape shape[1:], `chunk` at a time over all devices: `Samples`.

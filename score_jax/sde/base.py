@@ -20,7 +20,6 @@ compiled once for each set of parameters.
 """
 
 import dataclasses
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -28,7 +27,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, DTypeLike, Float, Key
 
 from score_jax._check import check, check_positive
-from score_jax._math import as_time, bcast, elementwise_grad, normal_logp
+from score_jax._math import Elementwise, as_time, bcast, elementwise_grad, normal_logp
 from score_jax.types import SDE, ScoreFn, score_at
 
 TimeLike = float | Float[Array, "..."]
@@ -139,8 +138,8 @@ class LinearSDE:
 class Marginals(LinearSDE):
     """An SDE given by the functions m(t) and s(t), made by `from_marginals`."""
 
-    mean_coeff_fn: Callable[[Any], Any]
-    std_fn: Callable[[Any], Any]
+    mean_coeff_fn: Elementwise
+    std_fn: Elementwise
     t1: float
     terminal_std: float
 
@@ -158,9 +157,7 @@ class Marginals(LinearSDE):
         return self.terminal_std
 
 
-def from_marginals(
-    mean_coeff: Callable[[Any], Any], std: Callable[[Any], Any], t1: float = 1.0
-) -> Marginals:
+def from_marginals(mean_coeff: Elementwise, std: Elementwise, t1: float = 1.0) -> Marginals:
     """Make an SDE of any differentiable m(t) > 0 and s(t) >= 0 with p(x(t)|x0) = N(m x0, s^2 I).
 
     The two functions are elementwise in t and written with `jax.numpy`. Drift and diffusion follow

@@ -286,7 +286,7 @@ class CosineBetas(NoiseSchedule):
         return _betas_of(alpha_bar, self.n, self.max_beta)
 
 
-def from_betas(betas: Any) -> Betas:
+def from_betas(betas: ArrayLike | Sequence[object]) -> Betas:
     """The noise schedule of betas (n,), each in (0, 1): `Betas`.
 
     >>> from_betas(np.linspace(1e-4, 0.02, 1000)).std(1.0)

@@ -95,8 +95,11 @@ class Progress(Hook):
             disable=not use_bar,
             dynamic_ncols=True,
             file=sys.stderr,
-            desc="compiling",
+            # Without a percentage: nothing moves until the first call is done.
+            bar_format=f"compiling the first {run.n_steps} steps ...",
         )
+        if self._lines and run.steps > run.start:
+            self._say(f"compiling the first {run.n_steps} steps ...")
 
     def log(self, run: Run, first_step: int, metrics: Values) -> None:
         """Move the bar, or print a line if the last one is old."""
@@ -107,6 +110,7 @@ class Progress(Hook):
             self._last = (now, run.start)
             seconds = run.first_call_seconds
             self._say(f"first call ({run.n_steps} steps, with compilation): {seconds:.1f} s")
+            self._bar.bar_format = None
             self._bar.set_description("training")
             self._bar.unpause()
         loss = loss[metrics["finite"]]

@@ -23,7 +23,7 @@ from score_jax.training.hosts import Watchdog, several_hosts, when_a_host_is_los
 from score_jax.training.mappings import MappedStep
 from score_jax.training.run import Nonfinite, NonFiniteLoss, Run
 from score_jax.training.state import TrainState
-from score_jax.types import CheckpointStore
+from score_jax.types import Batch, CheckpointStore
 
 _log = logging.getLogger(__name__)
 
@@ -49,7 +49,7 @@ class FitResult(NamedTuple):
 def fit(
     state: TrainState,
     step_fn: MappedStep,
-    batches: Iterable[Any],
+    batches: Iterable[Batch],
     *,
     steps: int,
     hooks: Sequence[Hook] = (),
@@ -73,8 +73,9 @@ def fit(
     first, which compiles) is ended with a message and exit code 76, because a lost host leaves the
     others waiting in calls that cannot return.
 
-    After SIGTERM or SIGINT the current call is completed and saved, and `interrupted` is set; a second
-    signal raises KeyboardInterrupt. A signal to one of several hosts stops all of them at one step.
+    After SIGTERM or SIGINT the current call is completed and saved, and `interrupted` is set. A second
+    signal raises KeyboardInterrupt, as SIGINT does while the first call compiles. A signal to one of
+    several hosts stops all of them at one step.
 
     Raises NonFiniteLoss, ValueError for counts out of range or batches that end, what `checkpoints`
     and hooks raise, and LostHost when another host cannot be reached.
@@ -89,7 +90,8 @@ def fit(
     check("nonfinite_limit", nonfinite_limit, nonfinite_limit >= 1, ">= 1")
     check("ahead", ahead, ahead >= 1, ">= 1")
     with contextlib.ExitStack() as stack:
-        signals = stack.enter_context(Signals())
+        # Of several hosts none may leave the others alone in a call.
+        signals = stack.enter_context(Signals(working=several_hosts()))
         feed = _Feed(batches, step_fn, start, steps, ahead)
         run = Run(step_fn, feed, hooks, start, steps, nonfinite_limit, nonfinite)
         for hook in hooks:
@@ -143,6 +145,7 @@ def _run(run: Run, mapped: Any, signals: "Signals", watchdog: Watchdog) -> FitRe
         before, run.step = run.step, run.step + step_fn.n_steps
         if before == run.start:
             step_fn.read(metrics)  # waits, so that the first call is timed alone
+            signals.working = True
             run.first_call_seconds = time.monotonic() - began
             began += run.first_call_seconds
             run.settle()
@@ -215,10 +218,14 @@ class _Feed:
 
 
 class Signals:
-    """Catch the first SIGTERM or SIGINT, so that the current call can be completed and saved."""
+    """Catch the first SIGTERM or SIGINT, so that the current call can be completed and saved.
 
-    def __init__(self) -> None:
+    Until `working` is set there is nothing to complete: SIGINT then raises KeyboardInterrupt.
+    """
+
+    def __init__(self, *, working: bool = True) -> None:
         self.caught: int | None = None
+        self.working = working
         self._old: dict[int, Any] = {}
 
     def __enter__(self) -> "Signals":
@@ -229,7 +236,7 @@ class Signals:
         return self
 
     def _catch(self, number: int, frame: FrameType | None) -> None:
-        if self.caught is not None:
+        if self.caught is not None or (number == signal.SIGINT and not self.working):
             raise KeyboardInterrupt
         self.caught = number
 

@@ -119,7 +119,7 @@ def _axis(train_step: TrainStep, function: str, *, mapped: bool) -> str:
 
 
 def jit_step(
-    train_step: TrainStep, *, compiler_options: dict[str, Any] | None = None
+    train_step: TrainStep, *, compiler_options: dict[str, str | bool | int | float] | None = None
 ) -> MappedStep:
     """The step jitted for one device, the state donated.
 

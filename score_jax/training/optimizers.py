@@ -7,14 +7,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float
+from jaxtyping import Array, ArrayLike, Float
 
 from score_jax._check import check
 
 
 def warmed_up(
-    learning_rate: float | Callable[[Any], Any], warmup: int
-) -> Callable[[Any], Float[Array, ""]]:
+    learning_rate: float | Callable[[ArrayLike], ArrayLike], warmup: int
+) -> Callable[[ArrayLike], Float[Array, ""]]:
     """The rate of update n = 0, 1, ...: rate(n) * min(1, (n + 1) / warmup).
 
     The peak is the learning rate itself. `learning_rate` is a number or an optax schedule.
@@ -46,7 +46,7 @@ def _decayed(params: Any) -> Any:
 
 def make_optimizer(
     *,
-    learning_rate: float | Callable[[Any], Any] = 2e-4,
+    learning_rate: float | Callable[[ArrayLike], ArrayLike] = 2e-4,
     warmup: int = 0,
     grad_clip: float | None = 1.0,
     b1: float = 0.9,

@@ -1,6 +1,7 @@
 """Prepared records: written whole or not at all, continued after a kill, checked when they are read."""
 
 import json
+import resource
 import shutil
 
 import numpy as np
@@ -142,6 +143,27 @@ def test_processes_write_the_same_files(tmp_path, written):
         data.write_records({"train": source}, folder, shard_size=12, workers=workers)
     for path in folders[0].iterdir():
         assert path.read_bytes() == (folders[1] / path.name).read_bytes()
+
+
+def test_a_full_disk_is_named(tmp_path):
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limit[1]))
+    try:
+        large = data.from_arrays(np.zeros((60, 1000), np.float32))
+        with pytest.raises(OSError, match=r"cannot be written: .*File too large"):
+            data.write_records({"train": large}, tmp_path / "out")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+    assert not (tmp_path / "out").exists()
+
+
+def test_examples_of_another_form_are_named(tmp_path):
+    class Mixed(Watched):
+        def __getitem__(self, i):
+            return {"x": self.inner[i]["x"][: 8 - (i == 9)]}
+
+    with pytest.raises(data.Unreadable, match=r"example 9 of train has the leaves .*\(7, 8, 3\)"):
+        data.write_records({"train": Mixed()}, tmp_path / "out")
 
 
 def damaged(kind, folder):

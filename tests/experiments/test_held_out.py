@@ -57,7 +57,7 @@ def test_labels_and_grey_levels_go_along(key):
         part,
     )
     assert losses.shape == (6,) and losses.dtype == jnp.float32
-    assert levels.shape == (6, 2, LEVELS)
+    assert levels.shape == (6, 2, runs.LEVELS)
 
 
 @pytest.mark.slow

@@ -126,7 +126,7 @@ def test_a_run_that_cannot_start_leaves_nothing(tmp_path):
 def test_a_missing_extra_is_named_before_the_work(tmp_path):
     with mock.patch("experiments.cli.importlib.util.find_spec", return_value=None):
         err = call("train", *TINY, "--workdir", tmp_path / "run", check=2).stderr
-    assert 'needs matplotlib and PIL: pip install "score_jax[plots]"' in err
+    assert 'needs matplotlib: pip install "score_jax[plots]"' in err
     assert not (tmp_path / "run").exists()
 
 

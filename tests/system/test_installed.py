@@ -2,11 +2,13 @@
 
 import configparser
 import os
+import re
 import subprocess
 import sys
 
 import pytest
 
+from experiments import cli
 from experiments.__main__ import commands
 from tests.helpers import ROOT
 
@@ -57,3 +59,34 @@ def test_a_wheel_has_the_commands_and_runs_anywhere(tmp_path):
     assert out.returncode == 0 and out.stdout.startswith("usage: score-jax train"), out.stderr
     out = run("sampel")
     assert out.returncode == 2 and "did you mean 'sample'?" in out.stderr
+
+
+def test_the_core_is_lean_and_extras_bring_what_commands_ask_for():
+    names = lambda text: {re.split(r"[<>=\[]", line)[0] for line in text.split()}
+    core = names(settings()["options"]["install_requires"])
+    assert {"jax", "jaxlib", "flax", "optax", "diffrax", "orbax-checkpoint"} < core
+    assert "tensorflow-datasets" in core
+    optional = {"matplotlib", "scikit-learn", "safetensors", "tensorboardX", "wandb"}
+    assert not core & optional
+    extras = settings()["options.extras_require"]
+    distribution = {"sklearn": "scikit-learn", "imageio_ffmpeg": "imageio-ffmpeg"}
+    for extra, modules in cli.EXTRAS.items():
+        wanted = {distribution.get(name, name) for name in modules}
+        assert wanted == names(extras[extra]), extra
+
+
+@pytest.mark.slow
+def test_the_library_needs_no_extra():
+    """Everything that `import score_jax` offers, and the parts that training uses."""
+    code = """
+import sys
+for name in ("matplotlib", "sklearn", "safetensors", "array_record", "pyarrow", "zarr", "h5py"):
+    sys.modules[name] = None
+import score_jax
+dir(score_jax)
+from score_jax import checkpoints, data, nets, training
+from experiments import runs
+print(runs.Config().net.channels)
+"""
+    out = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert out.stdout == "32\n", out.stderr

@@ -35,6 +35,7 @@ from score_jax.training import (
     unreplicate,
     warmed_up,
 )
+from score_jax.training.loop import Signals
 from tests.helpers import ROOT
 
 SCRIPT = ROOT / "tests" / "helpers" / "resume_script.py"
@@ -476,6 +477,7 @@ def test_progress(problem, mapped_noisy, capfd, monkeypatch):
     assert "4/4" in bar and "loss=" in bar and "step/s" in bar
     monkeypatch.setattr("score_jax.training.hooks._PLAIN_SECONDS", 0.0)
     lines = run(None).splitlines()
+    assert lines.pop(0) == "compiling the first 2 steps ..."
     assert lines[0].startswith("first call (2 steps, with compilation)")
     assert lines[-1].startswith("step 4/4  loss ") and lines[-1].endswith("steps/s")
 
@@ -520,3 +522,18 @@ def test_killed_runs_end_in_the_same_parameters(tmp_path):
     for left, right in zip(finals(whole), finals(killed), strict=True):
         np.testing.assert_array_equal(left, right)
     assert steps_of(killed / "metrics.jsonl") == list(range(1, 41))
+
+
+def test_an_interrupt_before_the_first_call_is_one():
+    """There is nothing to complete yet; SIGTERM, and a later one, are caught once."""
+    with Signals(working=False) as signals:
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+        signals.working = True
+        signal.raise_signal(signal.SIGINT)
+        assert signals.caught == signal.SIGINT
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+    with Signals(working=False) as signals:
+        signal.raise_signal(signal.SIGTERM)
+        assert signals.caught == signal.SIGTERM
