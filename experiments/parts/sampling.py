@@ -112,6 +112,24 @@ def _repeated(values: np.ndarray, num: int) -> np.ndarray:
     return values[np.arange(num) % len(values)]
 
 
+def one_class(run: Run, label: int | None, workdir: Any) -> int | None:
+    """The class that the network is given for all examples; that of hidden labels if it is unknown.
+
+    Raises ValueError for a class that the network does not have, and where it needs one.
+    """
+    if not run.num_classes:
+        if label is not None:
+            raise ValueError(f"--class given, but {str(workdir)!r} was trained without classes")
+        return None
+    if label is None:
+        if run.null_class is None:
+            raise ValueError(f"{str(workdir)!r} was trained with classes: give --class")
+        return run.null_class
+    if not 0 <= label < run.num_classes:
+        raise ValueError(f"--class must be in [0, {run.num_classes}), got {label}")
+    return label
+
+
 def check_sample(run: Run, c: SampleConfig) -> None:
     """Raise ValueError for options of a sampler that do not fit the data of a run."""
     check_times(run, c)
