@@ -113,7 +113,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parse(argv)
     args.hosts.connect()
     cli.needs("plots", "the pictures of samples")
-    cli.start()
+    cli.start(args.workdir)
     workdir = pathlib.Path(args.workdir)
     run, params, step = runs.load(workdir)
     run = runs.in_precision(run, args.precision)
