@@ -19,7 +19,7 @@ import tyro
 
 from .config import DataConfig, SampleConfig
 from .late import late
-from .parts import fitting, flags, unused, upgrade
+from .parts import fitting, flags, run_folder, unused, upgrade
 
 with late():
     from score_jax import runtime, training
@@ -45,8 +45,13 @@ EXTRAS: dict[str, tuple[str, ...]] = {
 }
 
 
-def start() -> None:
-    """Prepare JAX for a command: compiler options for this CPU, and the cache of programs."""
+def start(*workdirs: str) -> None:
+    """Prepare JAX for a command: compiler options for this CPU, and the cache of programs.
+
+    workdirs: the runs that it needs; ValueError for the first that is none.
+    """
+    for workdir in workdirs:
+        run_folder.check_run(workdir)
     runtime.tune_cpu()
     runtime.enable_compilation_cache()
 
@@ -135,10 +140,13 @@ def _read(cls: Any, argv: Sequence[str] | None, **options: Any) -> Any:
         if out.getvalue():
             print("\n".join(map(_filled, out.getvalue().splitlines())))
         value = re.search(
-            r"Value error.*?Error parsing [\w. -]*: (.*?)[─-]{9}", err.getvalue(), re.S
+            r"Value error.*?Error parsing ([\w. -]*): (.*?)[─-]{9}", err.getvalue(), re.S
         )
         if value is not None:
-            raise ValueError(value[1].replace("│", " ")) from None
+            text = value[2].replace("│", " ")
+            # What Python says of a text that is no number does not name the option.
+            plain = re.match(r"\s*(invalid literal|could not convert)", text)
+            raise ValueError(f"{value[1]}: {text}" if plain else text) from None
         print(err.getvalue(), end="", file=sys.stderr)
         raise
 
@@ -310,7 +318,7 @@ def parse_over_run(cls: Any, prog: str, argv: Sequence[str] | None = None) -> An
 
 def _sample_of(workdir: pathlib.Path) -> SampleConfig | None:
     """The sampling of a run, without its other parts; None for a folder without a run."""
-    path = workdir / "config.json"
+    path = workdir / run_folder.CONFIG_FILE
     if not path.is_file():
         return None  # an error of its own later
     try:

@@ -26,10 +26,10 @@ from score_jax.parametrization import SIGMA_DATA, LevelInput
 from score_jax.score import NetworkScore
 from score_jax.types import IndexSampler, Loss, Params, PRNGKey
 
-from .parts import datasets, fitting, upgrade
+from .parts import datasets, fitting, run_folder, upgrade
 from .run_config import Config, differences, from_json, to_json, to_record
 
-CONFIG_FILE = "config.json"
+CONFIG_FILE = run_folder.CONFIG_FILE
 DATA_FILE = "data.json"
 CONDITIONS = "conditions.npz"  # some conditions of the test split, for samples without the data
 SNAPSHOTS = "averages"
@@ -136,6 +136,18 @@ class Run:
         cond = self.source.cond
         field = cond is not None and len(cond.shape) > 1
         return field or self.config.data.low_res_factor is not None
+
+
+def in_precision(run: Run, precision: str | None) -> Run:
+    """The run with its network computing in float32 or bfloat16; None: as it was trained."""
+    if precision is None:
+        return run
+    if not hasattr(run.net, "dtype"):
+        raise ValueError(
+            f"--precision {precision}: net.kind={type(run.net).__name__!r} has no dtype"
+        )
+    net = run.net.clone(dtype=jnp.dtype(precision))
+    return dataclasses.replace(run, ingredients=dataclasses.replace(run.ingredients, net=net))
 
 
 def build(config: Config, record: Mapping[str, Any] | None = None) -> Run:
@@ -351,9 +363,7 @@ def load_config(workdir: pathlib.Path) -> Config:
 
     A config of version 0.1 is converted.
     """
-    path = workdir / CONFIG_FILE
-    if not path.is_file():
-        raise ValueError(f"workdir {str(workdir)!r} holds no run ({CONFIG_FILE} is missing)")
+    path = run_folder.check_run(workdir)
     try:
         return from_json(upgrade.upgraded(path.read_text()))
     except ValueError as error:
