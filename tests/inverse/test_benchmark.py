@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from score_jax.analytic import Mixture
-from score_jax.inverse import Mask, Nonlinear, dps, pigdm
+from score_jax.inverse import Mask, Nonlinear, dps, measured_stds, pigdm
 from score_jax.inverse.benchmark import (
     EXACT,
     Drawn,
@@ -66,7 +66,8 @@ SHOWN = {"exact": (0.96, 0.02), "pigdm": (1.10, 0.05)}
 @pytest.mark.slow
 def test_methods_have_the_figures_of_the_docs(posed):
     """The exact score is as good as exact draws and PiGDM is not, with the evaluations asked for."""
-    drawers = {"exact": by_exact_score(DATA), "pigdm": by_steps(pigdm)}
+    std = measured_stds(Mask([True, False]), DATA.sample(jax.random.key(0), 500))
+    drawers = {"exact": by_exact_score(DATA), "pigdm": by_steps(pigdm, data_std=std)}
     found = compare(jax.random.key(1), SDE, posed, drawers, num=100)
     assert list(found) == [EXACT, "exact", "pigdm"]
     far = {name: value(row, "sliced_wasserstein") for name, row in found.items()}
