@@ -56,12 +56,8 @@ def labels(
     y (num,): classes, by default all in turn. cond (m, *d): vectors or fields in the data's own units,
     repeated if m < num; by default those of the first test examples, which the run folder has.
     """
-    classes = run.num_classes if guide is None else run.source.num_classes
-    found: dict[str, Any] = {}
-    if classes:
-        y = np.arange(num) % classes if y is None else np.asarray(y)
-        check_classes(y, classes + (guide is None and run.null_class is not None))
-        found["y"] = y.astype(np.int32)
+    y = classes(run, num, y, guide)
+    found: dict[str, Any] = {} if y is None else {"y": y}
     if not run.net_is_given_images and run.source.cond is None:
         if cond is not None:
             raise ValueError("cond was given, but the network is conditioned on no vector or field")
@@ -69,6 +65,16 @@ def labels(
     if guide is not None:
         raise ValueError("guidance is for networks that are conditioned on classes alone")
     return found | jax.tree.map(np.asarray, _conditions(run, num, cond))
+
+
+def classes(run: Run, num: int, y: Any = None, guide: Guide | None = None) -> np.ndarray | None:
+    """The classes (num,) of `num` samples, by default all in turn; None without classes."""
+    n = run.num_classes if guide is None else run.source.num_classes
+    if not n:
+        return None
+    y = np.arange(num) % n if y is None else np.asarray(y)
+    check_classes(y, n + (guide is None and run.null_class is not None))
+    return y.astype(np.int32)
 
 
 def cond_of(run: Run, numbers: np.ndarray) -> np.ndarray | None:
