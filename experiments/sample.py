@@ -113,7 +113,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parse(argv)
     args.hosts.connect()
     cli.needs("plots", "the pictures of samples")
-    cli.start()
+    cli.start(args.workdir)
     workdir = pathlib.Path(args.workdir)
     run, params, step = runs.load(workdir)
     run = runs.in_precision(run, args.precision)
@@ -124,7 +124,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         guide, params = guiding.make_guide(run, params, workdir, by=args.guidance_by, **options)
     plan = drawing.Plan(
         run, params, jax.random.key(args.seed), args.num, args.sample,
-        sampling.labels(run, args.num, y, guide).get("y"), guide, args.chunk,
+        sampling.classes(run, args.num, y, guide), guide, args.chunk,
     )  # fmt: skip
     out = pathlib.Path(args.out) if args.out else workdir / "samples" / args.sample.sampler
     facts = settings(args, step)
@@ -145,6 +145,7 @@ def settings(args: Args, step: int) -> dict[str, Any]:
         "guidance": args.guidance,
         "guidance_interval": args.guidance_interval,
         "guidance_by": args.guidance_by,
+        "precision": args.precision,
     }
     return drawing.settings(step, args.seed, args.sample) | guided
 
