@@ -20,6 +20,7 @@ from score_jax.convert.assemble import (
     Tree,
     assemble,
     find,
+    listed,
     same,
     template,
     tensors,
