@@ -100,7 +100,9 @@ def _hint(error: Exception) -> str:
     """The extra that brings a missing module, where one does."""
     name = str(getattr(error, "name", None)).partition(".")[0]
     extra = next((extra for extra, modules in EXTRAS.items() if name in modules), None)
-    return "" if extra is None or "score_jax[" in str(error) else f': pip install "score_jax[{extra}]"'
+    return (
+        "" if extra is None or "score_jax[" in str(error) else f': pip install "score_jax[{extra}]"'
+    )
 
 
 def _is(error: Exception, name: str) -> bool:
