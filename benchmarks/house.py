@@ -12,7 +12,8 @@ types    Annotations of parameters and results of public functions and methods i
          that contain `Any`, those that give a shape (jaxtyping or an alias of it), and the others.
 
 `sys.setprofile` reports each call of a Python function of the main thread. A call counts if its code
-lies in score_jax/ or experiments/. Then
+lies in score_jax/ or experiments/ and no module is being imported, because the commands import late.
+Then
 
 functions  distinct pairs (file, name of the code object); lambdas of a file count as one, and so do
            its generator expressions.
@@ -67,10 +68,14 @@ def follow(run: Callable[[], Any]) -> Way:
     """Run a function and record its calls; `_Reached` ends it."""
     calls: list[tuple[str, str]] = []
     folders = tuple(f"{ROOT / name}{os.sep}" for name in COUNTED)
+    imports = 0
 
     def see(frame: FrameType, event: str, _: Any) -> None:
+        nonlocal imports
         code = frame.f_code
-        if event == "call" and code.co_filename.startswith(folders):
+        if code.co_name == "<module>" and event in ("call", "return"):
+            imports += 1 if event == "call" else -1
+        if event == "call" and not imports and code.co_filename.startswith(folders):
             calls.append((str(pathlib.Path(code.co_filename).relative_to(ROOT)), code.co_name))
 
     sys.setprofile(see)

@@ -135,10 +135,13 @@ def _read(cls: Any, argv: Sequence[str] | None, **options: Any) -> Any:
         if out.getvalue():
             print("\n".join(map(_filled, out.getvalue().splitlines())))
         value = re.search(
-            r"Value error.*?Error parsing [\w. -]*: (.*?)[─-]{9}", err.getvalue(), re.S
+            r"Value error.*?Error parsing ([\w. -]*): (.*?)[─-]{9}", err.getvalue(), re.S
         )
         if value is not None:
-            raise ValueError(value[1].replace("│", " ")) from None
+            text = value[2].replace("│", " ")
+            # What Python says of a text that is no number does not name the option.
+            plain = re.match(r"\s*(invalid literal|could not convert)", text)
+            raise ValueError(f"{value[1]}: {text}" if plain else text) from None
         print(err.getvalue(), end="", file=sys.stderr)
         raise
 

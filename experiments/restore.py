@@ -15,7 +15,7 @@ from score_jax._files import write_json, write_npz
 from . import cli
 from .config import SampleConfig
 from .late import late
-from .parts import outputs
+from .parts import outputs, unused
 
 with late():
     import jax
@@ -60,8 +60,10 @@ class Args:
     blur: float = 0.8
     # Standard deviation of the noise in the pictures, in units of the data's range (-1 to 1: 2).
     noise_std: float = 0.0
-    # The method; docs/guidance.md explains the choice.
-    method: Literal["pigdm", "projection", "dps", "replacement", "repaint"] = "pigdm"
+    # The method; docs/posterior.md explains the choice.
+    method: Literal[
+        "pigdm", "mmps", "tmpd", "projection", "daps", "ddrm", "diffpir", "dps", "replacement", "repaint"
+    ] = "pigdm"  # fmt: skip
     # Restorations of each example.
     num: int = 4
     # Class of the data, for networks that are conditioned on it (default: unknown).
@@ -103,8 +105,14 @@ class Problem(NamedTuple):
         return list(found.values())
 
 
-def check(args: Args) -> None:
-    """Raise ValueError for flags out of range."""
+# The options that each method and each task use.
+METHODS = {"pigdm": (), "projection": (), "dps": ("scale",)}
+METHODS |= {"replacement": ("corrections",), "repaint": ("resamplings",)}
+TASKS = {"inpaint": ("mask",), "colorize": (), "superres": ("factor",), "deblur": ("blur",)}
+
+
+def check(args: Args, argv: Sequence[str] | None = None) -> None:
+    """Raise ValueError for flags out of range, and for those that are not used."""
     for name, least in (("num", 1), ("chunk", 1), ("factor", 1), ("test", 0)):
         if getattr(args, name) < least:
             raise ValueError(f"--{name} must be at least {least}, got {getattr(args, name)}")
@@ -112,6 +120,8 @@ def check(args: Args) -> None:
         raise ValueError(f"--blur must be finite and > 0, got {args.blur}")
     if not 0 <= args.noise_std < float("inf"):
         raise ValueError(f"--noise-std must be finite and at least 0, got {args.noise_std}")
+    for flag, uses in (("method", METHODS), ("task", TASKS)):
+        cli.check_unused(argv, unused.of_choice(f"--{flag}", getattr(args, flag), uses))
     given = {"--images": args.images, "--truth": args.truth, "--test": args.test}
     if sum(bool(v) for v in given.values()) != 1:
         raise ValueError("give the data by exactly one of --images, --truth and --test")
@@ -152,10 +162,15 @@ def make_method(args: Args, run: Run, problem: Problem) -> tuple[Any, dict[str, 
         examples = run.source.on_levels(run.source.examples(1_000, "train")["x"])
         return {"data_std": inverse.measured_stds(operator, examples)}
 
-    # Made on demand, because only two of them need the data.
+    # Made on demand, because only some of them need the data.
     known: dict[str, Callable[[], tuple[Any, dict[str, Any]]]] = {
         "pigdm": lambda: (inverse.pigdm, stds()),
         "projection": lambda: (inverse.projection, stds()),
+        "mmps": lambda: (inverse.mmps, {}),
+        "tmpd": lambda: (inverse.tmpd, {}),
+        "daps": lambda: (inverse.daps, stds()),
+        "ddrm": lambda: (inverse.ddrm, {}),
+        "diffpir": lambda: (inverse.diffpir, {}),
         "dps": lambda: (inverse.dps, {"scale": args.scale}),
         "replacement": lambda: (inverse.replacement, {"corrections": args.corrections}),
         "repaint": lambda: (inverse.repaint, {"resamplings": args.resamplings}),
@@ -163,27 +178,13 @@ def make_method(args: Args, run: Run, problem: Problem) -> tuple[Any, dict[str, 
     return known[args.method]()
 
 
-def _label(args: Args, run: Run) -> int | None:
-    """The class that the network is given; that of hidden labels if it is unknown."""
-    if not run.num_classes:
-        if args.label is not None:
-            raise ValueError(f"--class given, but {args.workdir!r} was trained without classes")
-        return None
-    if args.label is None:
-        if run.null_class is None:
-            raise ValueError(f"{args.workdir!r} was trained with classes: give --class")
-        return run.null_class
-    if not 0 <= args.label < run.num_classes:
-        raise ValueError(f"--class must be in [0, {run.num_classes}), got {args.label}")
-    return args.label
-
-
 def restore(
     args: Args, run: Run, params: Any, problem: Problem
 ) -> Iterator[tuple[list[int], np.ndarray]]:
     """Restorations in the network's range, some examples at a time: (numbers, (m, num, *d))."""
     sampling.check_times(run, args.sample)
-    label, (method, options) = _label(args, run), make_method(args, run, problem)
+    label = sampling.one_class(run, args.label, args.workdir)
+    method, options = make_method(args, run, problem)
     score = sampling.make_score(run, params, args.sample)
     each = max(1, args.chunk // args.num)
     for operator, members in problem.groups():
@@ -225,7 +226,8 @@ def draw(run: Run, problem: Problem, x: np.ndarray, done: Sequence[int]) -> Any:
     """A row for each example: as measured, restored, and the truth."""
     flat = x.reshape(-1, *run.shape)
     if len(run.shape) < 2 or (len(run.shape) == 2 and run.shape[1] <= 8):
-        return viz.picture(pictures.shown(run, flat)[0])
+        truth = None if problem.truth is None else pictures.shown(run, problem.truth)[0]
+        return viz.picture(pictures.shown(run, flat)[0], reference=truth)
     low, high = run.config.data.range
     middle = float(np.mean(x)) if run.source.levels is None else (low + high) / 2
     seen = seen_as(problem, run.shape, middle)[list(done), None]
@@ -253,7 +255,7 @@ def residual(problem: Problem, x: np.ndarray, done: Sequence[int]) -> float:
 def main(argv: Sequence[str] | None = None) -> None:
     """Entry point of `python -m experiments.restore`."""
     args = cli.parse_over_run(Args, "experiments.restore", argv)
-    check(args)
+    check(args, argv)
     workdir = pathlib.Path(args.workdir)
     out = pathlib.Path(args.out) if args.out else workdir / "restored" / args.task
     cli.needs("plots", "the pictures")
@@ -261,7 +263,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     run, params, step = runs.load(workdir)
     sampling.check_sample(run, args.sample)
     problem = measured(args, run, jax.random.key(args.seed + 1))
-    _label(args, run)
+    sampling.one_class(run, args.label, args.workdir)
     png, npz, record = outputs.files(out, (".png", ".npz", ".json"), overwrite=args.overwrite)
     parts: list[tuple[list[int], np.ndarray]] = []
     interrupted = outputs.collect(restore(args, run, params, problem), parts)

@@ -138,6 +138,18 @@ class Run:
         return field or self.config.data.low_res_factor is not None
 
 
+def in_precision(run: Run, precision: str | None) -> Run:
+    """The run with its network computing in float32 or bfloat16; None: as it was trained."""
+    if precision is None:
+        return run
+    if not hasattr(run.net, "dtype"):
+        raise ValueError(
+            f"--precision {precision}: net.kind={type(run.net).__name__!r} has no dtype"
+        )
+    net = run.net.clone(dtype=jnp.dtype(precision))
+    return dataclasses.replace(run, ingredients=dataclasses.replace(run.ingredients, net=net))
+
+
 def build(config: Config, record: Mapping[str, Any] | None = None) -> Run:
     """Build every part of a run; ValueError where the config does not fit the data.
 

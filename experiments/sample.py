@@ -19,6 +19,7 @@ from score_jax._files import write_json, write_npz
 from . import cli
 from .config import SampleConfig
 from .late import late
+from .parts import outputs
 from .parts.folders import Format
 
 with late():
@@ -27,7 +28,7 @@ with late():
     from score_jax import training
 
     from . import runs
-    from .parts import drawing, guiding, sampling
+    from .parts import drawing, guiding, samplers, sampling, singles
     from .reports import pictures
     from .runs import Run
 
@@ -63,6 +64,15 @@ class Args:
     # one zip of them, .npy shards, or one .npz with arr_0 (as ADM's evaluator reads it). Default: a
     # picture and an .npz of one call.
     format: Format | None = None
+    # Numbers of the samples to draw, a PNG each in the folder --out with labels.json, such as 0-63 or
+    # 3,7,20-29; sample number i of a seed is always the same.
+    seeds: str | None = None
+    # Also write the way of the first samples from noise to data: OUT.gif or OUT.mp4.
+    film: Literal["gif", "mp4"] | None = None
+    # Precision of the network's computation; none: as it was trained.
+    precision: Literal["float32", "bfloat16"] | None = None
+    # Write over files that are there.
+    overwrite: bool = False
     hosts: cli.HostsConfig = dataclasses.field(default_factory=cli.HostsConfig)
     # How samples are drawn.
     sample: Annotated[SampleConfig, tyro.conf.OmitArgPrefixes] = dataclasses.field(
@@ -76,6 +86,10 @@ def parse(argv: Sequence[str] | None = None) -> Args:
     for name in ("num", "chunk"):
         if getattr(args, name) < 1:
             raise ValueError(f"--{name} must be at least 1, got {getattr(args, name)}")
+    if args.seeds is not None and args.format is not None:
+        raise ValueError("--seeds writes PNG files by itself: give it without --format")
+    if args.film is not None and (args.format is not None or args.seeds is not None):
+        raise ValueError("--film is for samples of one call: give it without --format and --seeds")
     if args.guidance is None and (args.guidance_interval or args.guidance_by != "auto"):
         raise ValueError("--guidance-interval and --guidance-by need --guidance, the scale")
     return args
@@ -91,7 +105,7 @@ def labels(args: Args, run: Run) -> np.ndarray | None:
         raise ValueError(f"--class given, but {args.workdir!r} was trained without classes{hint}")
     if not 0 <= args.label < classes:
         raise ValueError(f"--class must be in [0, {classes}), got {args.label}")
-    return np.full(args.num, args.label)
+    return np.full(args.num if args.seeds is None else len(singles.numbers(args.seeds)), args.label)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -102,6 +116,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     cli.start()
     workdir = pathlib.Path(args.workdir)
     run, params, step = runs.load(workdir)
+    run = runs.in_precision(run, args.precision)
+    sampling.check_sample(run, args.sample)
     y, guide, own = labels(args, run), None, params
     if args.guidance is not None:
         options: dict[str, Any] = {"scale": args.guidance, "interval": args.guidance_interval}
@@ -112,8 +128,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     )  # fmt: skip
     out = pathlib.Path(args.out) if args.out else workdir / "samples" / args.sample.sampler
     facts = settings(args, step)
-    if args.format is None:
-        preview(plan, out, facts)
+    if args.seeds is not None:
+        written = singles.write(plan, out, singles.numbers(args.seeds), y, overwrite=args.overwrite)
+        print(f"wrote {len(written)} samples to {out}")
+    elif args.format is None:
+        preview(plan, args, out, facts)
     else:
         # The weights of the run; with a classifier, those of its own are not part of them.
         to_folder(plan, out, args.format, facts | {"weights": drawing.fingerprint(own)})
@@ -130,21 +149,64 @@ def settings(args: Args, step: int) -> dict[str, Any]:
     return drawing.settings(step, args.seed, args.sample) | guided
 
 
-def preview(plan: drawing.Plan, out: pathlib.Path, facts: dict[str, Any]) -> None:
-    """Draw the samples in one call; write OUT.npz in the data's own units, OUT.png and OUT.json."""
-    run, num, chunk = plan.run, plan.num, plan.chunk
-    options: dict[str, Any] = {"y": plan.y, "guide": plan.guide, "chunk": chunk}
-    drawn = sampling.draw(run, plan.params, plan.key, num, plan.config, **options)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    write_npz(out.with_name(out.name + ".npz"), x=run.source.to_data(drawn.x))
-    pictures.save_samples(run, drawn.x[:256], out.with_name(out.name + ".png"))
-    cost = drawing.Cost().plus(drawn).as_dict()
-    write_json(out.with_name(out.name + ".json"), facts | {"num": num} | cost)
+def preview(plan: drawing.Plan, args: Args, out: pathlib.Path, facts: dict[str, Any]) -> None:
+    """Draw the samples; write OUT.npz in the data's own units, with labels, OUT.png and OUT.json.
+
+    After an interrupt those that were drawn are written.
+    """
+    run, num = plan.run, plan.num
+    endings = [".npz", ".png", ".json", *([] if args.film is None else [f".{args.film}"])]
+    npz, png, record, *film = outputs.files(out, endings, overwrite=args.overwrite)
+    if film:
+        check_film(plan)
+    found: list[tuple[int, sampling.Drawn]] = []
+    chunks = range(-(-num // plan.chunk))
+    with drawing.Progress(num) as progress:
+        interrupted = outputs.collect(drawing.draw_chunks(plan, chunks, progress), found)
+    x, cost = np.concatenate([drawn.x for _, drawn in found]), drawing.Cost()
+    for _, drawn in found:
+        cost = cost.plus(drawn)
+    npz.parent.mkdir(parents=True, exist_ok=True)
+    labels = {} if plan.y is None else {"y": plan.y[: len(x)]}
+    write_npz(npz, x=run.source.to_data(x), **labels)
+    write_json(record, facts | {"num": len(x)} | cost.as_dict())
+    written = [npz, *([png] if pictures.save_samples(run, x[:256], png) else []), record]
+    if film and not interrupted and pictures.save_animation(run, trajectory(plan), film[0]):
+        written += film
     print(
-        f"{num} samples of step {facts['step']} by {plan.config.sampler}: {drawn.nfe:.0f} "
-        f"evaluations each, {drawn.seconds:.1f} s (+ {drawn.compile_seconds:.1f} s to compile)\n"
-        f"wrote {out}.npz, {out}.png and {out}.json"
+        f"{len(x)} samples of step {facts['step']} by {plan.config.sampler}: "
+        f"{cost.nfe / cost.num:.0f} evaluations each, {cost.seconds:.1f} s "
+        f"(+ {cost.compile_seconds:.1f} s to compile)\nwrote {outputs.listed(written)}"
     )
+    if interrupted:
+        raise KeyboardInterrupt
+
+
+def check_film(plan: drawing.Plan) -> None:
+    """Raise ValueError where there is no way to show: an adaptive sampler, or data of one axis."""
+    if samplers.SAMPLERS[plan.config.sampler].adaptive:
+        raise ValueError(f"--film needs a sampler with fixed steps, got {plan.config.sampler!r}")
+    if len(plan.run.shape) < 2:
+        raise ValueError(f"--film needs data of two or more axes, got shape {plan.run.shape}")
+
+
+def trajectory(plan: drawing.Plan) -> np.ndarray:
+    """The states of the first samples on their way from noise to data: (k, n, *d)."""
+    num = min(plan.num, 36)
+    options: dict[str, Any] = {"y": None if plan.y is None else plan.y[:num], "guide": plan.guide}
+    every = max(1, plan.config.steps // pictures.FRAMES)
+    drawn = sampling.draw(
+        plan.run,
+        plan.params,
+        plan.key,
+        num,
+        plan.config,
+        save_every=every,
+        progress=False,
+        **options,
+    )
+    assert drawn.trajectory is not None
+    return drawn.trajectory
 
 
 def to_folder(plan: drawing.Plan, out: pathlib.Path, format: Format, facts: dict[str, Any]) -> None:

@@ -169,8 +169,9 @@ class SampleFolder:
             with replacing(self.single) as part:
                 {"zip": self._write_zip, "npz": self._write_npz}[self.format](part, labels)
         shutil.rmtree(self.path / PARTS, ignore_errors=True)
-        for part in self.path.glob(".*.part"):
-            part.unlink(missing_ok=True)
+        for pattern in (".*.part", ".*.part.*"):  # what a kill left
+            for part in self.path.glob(pattern):
+                part.unlink(missing_ok=True)
         written = [self.single or self.path]
         if labels is not None:
             write_json(self.path / LABELS_FILE, labels.tolist())

@@ -20,7 +20,7 @@ with late():
 
 MISSING = "missing"
 # Faults of one part, such as a network that returns NaN or a matrix that does not fit in memory.
-_FAULTS = (ValueError, ArithmeticError, OSError, MemoryError, RuntimeError)
+FAULTS = (ValueError, ArithmeticError, OSError, MemoryError, RuntimeError)
 
 
 class Results:
@@ -39,7 +39,7 @@ class Results:
         clock = time.perf_counter()
         try:
             value = function()
-        except _FAULTS as error:
+        except FAULTS as error:
             value, reason = None, " ".join(str(error).split()) or type(error).__name__
             self.missing[name] = reason
             say(f"{what}: failed: {reason:.300}")

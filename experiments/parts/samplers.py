@@ -53,6 +53,7 @@ class Known(NamedTuple):
         """The fields of the config that only some samplers use, and this one does."""
         found = {v.field for v in self.options.values() if isinstance(v, From)}
         found |= {"together"} if self.together else set()
+        found |= {"t0"}  # where every grid ends
         return found if self.adaptive else found | {"steps", "grid"}
 
 

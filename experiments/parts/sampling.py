@@ -56,12 +56,8 @@ def labels(
     y (num,): classes, by default all in turn. cond (m, *d): vectors or fields in the data's own units,
     repeated if m < num; by default those of the first test examples, which the run folder has.
     """
-    classes = run.num_classes if guide is None else run.source.num_classes
-    found: dict[str, Any] = {}
-    if classes:
-        y = np.arange(num) % classes if y is None else np.asarray(y)
-        check_classes(y, classes + (guide is None and run.null_class is not None))
-        found["y"] = y.astype(np.int32)
+    y = classes(run, num, y, guide)
+    found: dict[str, Any] = {} if y is None else {"y": y}
     if not run.net_is_given_images and run.source.cond is None:
         if cond is not None:
             raise ValueError("cond was given, but the network is conditioned on no vector or field")
@@ -69,6 +65,16 @@ def labels(
     if guide is not None:
         raise ValueError("guidance is for networks that are conditioned on classes alone")
     return found | jax.tree.map(np.asarray, _conditions(run, num, cond))
+
+
+def classes(run: Run, num: int, y: Any = None, guide: Guide | None = None) -> np.ndarray | None:
+    """The classes (num,) of `num` samples, by default all in turn; None without classes."""
+    n = run.num_classes if guide is None else run.source.num_classes
+    if not n:
+        return None
+    y = np.arange(num) % n if y is None else np.asarray(y)
+    check_classes(y, n + (guide is None and run.null_class is not None))
+    return y.astype(np.int32)
 
 
 def cond_of(run: Run, numbers: np.ndarray) -> np.ndarray | None:
@@ -104,6 +110,24 @@ def _conditions(run: Run, num: int, cond: Any) -> dict[str, Any]:
 
 def _repeated(values: np.ndarray, num: int) -> np.ndarray:
     return values[np.arange(num) % len(values)]
+
+
+def one_class(run: Run, label: int | None, workdir: Any) -> int | None:
+    """The class that the network is given for all examples; that of hidden labels if it is unknown.
+
+    Raises ValueError for a class that the network does not have, and where it needs one.
+    """
+    if not run.num_classes:
+        if label is not None:
+            raise ValueError(f"--class given, but {str(workdir)!r} was trained without classes")
+        return None
+    if label is None:
+        if run.null_class is None:
+            raise ValueError(f"{str(workdir)!r} was trained with classes: give --class")
+        return run.null_class
+    if not 0 <= label < run.num_classes:
+        raise ValueError(f"--class must be in [0, {run.num_classes}), got {label}")
+    return label
 
 
 def check_sample(run: Run, c: SampleConfig) -> None:

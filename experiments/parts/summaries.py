@@ -76,6 +76,8 @@ class Reference(NamedTuple):
 def read_reference(network: Network, path: str, *, keep: int, batch: int) -> Reference:
     """The reference of a network: a file of statistics, or images of which they are computed.
 
+    Of images, `keep` features are kept, chosen at random.
+
     Raises FileNotFoundError, or ValueError for statistics of another network or other weights.
     """
     file = pathlib.Path(path)
@@ -97,14 +99,13 @@ def read_reference(network: Network, path: str, *, keep: int, batch: int) -> Ref
         return _of_images(network, path, keep, batch)
     if network.main not in moments:
         raise ValueError(f"--reference {path!r} has no statistics of {network.kind} features")
-    kept = {name: x[:keep] for name, x in features.items()}
     n = moments[network.main].n
-    numbers = np.arange(len(kept.get(network.main, ())))
+    numbers = np.arange(len(features.get(network.main, ())))
     record: dict[str, Any] = {
         "source": path, "sha256": found.sha256, "n": n, "protocol": found.protocol,
     }  # fmt: skip
     record |= {"warnings": notes} if notes else {}
-    return Reference(Statistics(moments, kept, numbers, n), record)
+    return Reference(Statistics(moments, features, numbers, n), record)
 
 
 def _of_images(network: Network, path: str, keep: int, batch: int) -> Reference:

@@ -57,8 +57,10 @@ def feature_space(run: Run, folder: pathlib.Path | None = None) -> FeatureSpace:
     source = run.source
     if (source.shape, source.levels, source.num_classes) != _DIGITS:
         check_dimensions(run)
-        flat = lambda x: np.asarray(x, np.float64).reshape(len(x), -1)
-        return FeatureSpace(flat, None, None, "the data themselves")
+        top = 1 if source.levels is None else source.levels - 1
+        flat = lambda x: np.asarray(x, np.float64).reshape(len(x), -1) / top
+        name = "the data themselves" + ("" if source.levels is None else ", levels from 0 to 1")
+        return FeatureSpace(flat, None, None, name)
     train, test = (source.examples(MOST_EXAMPLES, split) for split in ("train", "test"))
     parts = (RECIPE.encode(), train["x"].tobytes(), train["y"].tobytes())
     name = f"digits-{hashlib.sha256(b''.join(parts)).hexdigest()[:16]}.npz"

@@ -18,7 +18,7 @@ _LAST = 10  # lines of metrics.jsonl that are averaged
 def save_levels(run: Run, metrics: pathlib.Path, path: pathlib.Path) -> bool:
     """Draw the loss at each noise level, now and over the steps; whether there is any to draw."""
     rows = read_metrics(metrics)
-    train, test = (_table(rows, name) for name in (TRAIN, TEST))
+    train, test = (_losses(rows, name) for name in (TRAIN, TEST))
     if len(train[0]) < 2:
         return False
     edges = level_edges(run.sde, run.config.loss.t0, LEVELS)
@@ -55,7 +55,7 @@ def _color(share: float) -> tuple[float, float, float]:
     return float(r), float(g), float(b)
 
 
-def _table(rows: list[dict[str, Any]], name: str) -> tuple[np.ndarray, np.ndarray]:
+def _losses(rows: list[dict[str, Any]], name: str) -> tuple[np.ndarray, np.ndarray]:
     """(steps (n,), losses (n, levels)) of the rows that have this value; NaN where there is none."""
     found = [row for row in rows if len(row.get(name) or ()) == LEVELS]
     losses = [[np.nan if v is None else v for v in row[name]] for row in found]

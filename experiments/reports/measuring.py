@@ -14,7 +14,7 @@ from ..config import SampleConfig
 from ..parts import drawing, feature_networks, folders, images, sampling, summaries
 from ..parts.feature_networks import FRECHET, Network, NetworkConfig
 from ..parts.images import Images
-from ..parts.results import Results, lines_of_missing, number
+from ..parts.results import FAULTS, Results, lines_of_missing, number
 from ..runs import Run
 from . import sample_metrics, tables
 from .sample_metrics import MetricConfig
@@ -104,7 +104,7 @@ def _by_network(
             data, own = splits.get("train", None if c.memorization else kept)
             about = {"source": "training split of the run", "n": data.n}
             reference = summaries.Reference(own, about)
-    except (ValueError, OSError, MemoryError) as error:
+    except FAULTS as error:
         results.missing[network.kind] = " ".join(str(error).split())
         return
     sample_metrics.measure(results, network, samples, reference, c)
@@ -125,7 +125,7 @@ def _by_network(
 def _drawn(args: Options, run: Run, params: Any, step: int) -> tuple[Images, dict[str, Any]]:
     """Draw samples into a folder of the run; those of the same settings are continued or reused."""
     num, config = args.num or PROTOCOL_NUM, args.sample_config(run)
-    y = sampling.labels(run, num).get("y")
+    y = sampling.classes(run, num)
     plan = drawing.Plan(run, params, jax.random.key(args.seed), num, config, y, None, args.chunk)
     facts = drawing.settings(step, args.seed, config) | {"weights": drawing.fingerprint(params)}
     text = json.dumps([facts, num, args.chunk], sort_keys=True)

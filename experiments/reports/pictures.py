@@ -81,8 +81,8 @@ def save_strip(run: Run, trajectory: Any, path: pathlib.Path, rows: int = HELD) 
 
     def draw() -> Image.Image:
         keep = np.linspace(0, len(trajectory) - 1, min(12, len(trajectory))).round().astype(int)
-        frames, limits = _frames(run, np.asarray(trajectory)[keep, :rows])
-        strip = viz.strip(frames, range=limits, scale=None)
+        states, limits = frames(run, np.asarray(trajectory)[keep, :rows])
+        strip = viz.strip(states, range=limits, scale=None)
         share = (np.asarray(keep) + 1) / len(trajectory)
         return viz.labelled(strip, columns=[f"{round(100 * s)} %" for s in share])
 
@@ -93,10 +93,10 @@ def save_animation(run: Run, trajectory: Any, path: pathlib.Path, most: int = 36
     """Write a trajectory (k, b, *d) from noise to data as a .gif or an .mp4: whether it was written."""
     try:
         keep = np.linspace(0, len(trajectory) - 1, min(FRAMES, len(trajectory))).round().astype(int)
-        frames, limits = _frames(run, np.asarray(trajectory)[keep, :most])
+        states, limits = frames(run, np.asarray(trajectory)[keep, :most])
         images = [
             viz.image_grid(frame, range=limits, scale=None)
-            for frame in viz.in_range(frames, limits)
+            for frame in viz.in_range(states, limits)
         ]
         viz.save_animation(images, path)
     except (ImportError, ValueError, OSError) as error:
@@ -105,7 +105,7 @@ def save_animation(run: Run, trajectory: Any, path: pathlib.Path, most: int = 36
     return True
 
 
-def _frames(run: Run, trajectory: np.ndarray) -> tuple[np.ndarray, tuple[float, float]]:
+def frames(run: Run, trajectory: np.ndarray) -> tuple[np.ndarray, tuple[float, float]]:
     """States (k, b, *d) as images (k, b, h, w, c), and the values of black and white."""
     last, limits = shown(run, trajectory[-1])
     if limits is None:

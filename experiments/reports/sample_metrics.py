@@ -122,14 +122,18 @@ def measure(
 
 
 def _kept(reference: Reference, name: str, c: MetricConfig) -> np.ndarray:
-    """Features of the reference; ValueError if only its moments are known."""
+    """A random choice of features of the reference; ValueError if only its moments are known."""
     found = reference.statistics.features.get(name)
     if found is None or not len(found):
         raise ValueError(
             f"the reference {reference.record['source']!r} holds no features, only their mean and "
             "covariance: make one by experiments.statistics, or give the images themselves"
         )
-    return found[: c.reference_num]
+    if len(found) <= c.reference_num:
+        return found
+    # Data are often sorted by class, so the first ones are no fair choice.
+    chosen = np.random.default_rng(0).choice(len(found), c.reference_num, replace=False)
+    return found[np.sort(chosen)]
 
 
 def _frechet(

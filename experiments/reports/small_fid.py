@@ -52,7 +52,7 @@ class SmallFID:
             self._reference = self._moments(self._train)
         config = sampling.quick(run.config.sample)
         key = jax.random.key(run.config.seed + 3)
-        y = sampling.labels(run, self._num).get("y")
+        y = sampling.classes(run, self._num)
         plan = drawing.Plan(run, state.ema_params, key, self._num, config, y)
         try:
             drawn = [

@@ -328,20 +328,24 @@ def example_of(measurement: Measurement, i: int) -> Measurement:
     return dataclasses.replace(measurement, operator=operator, y=measurement.y[i : i + 1])
 
 
-def without_missing(measurement: Measurement) -> Measurement:
-    """The measurement without the entries of y that are NaN, which may differ from example to example.
+def without_missing(
+    operator: Operator, y: Any, noise_std: float = 0.0, noise: Any = None
+) -> Measurement:
+    """The measurement of the entries of y (b, *out) that are not NaN: `Measurement`.
 
-    Raises ValueError for a y of which nothing is left.
+    Which entries are missing may differ from example to example. The other arguments are those of
+    `Measurement`.
 
-    >>> measurement = without_missing(Measurement(BlockAverage(2), y_with_nan, noise_std=0.05))
+    Raises ValueError for a y of which nothing is left, and as `Measurement`.
+
+    >>> measurement = without_missing(BlockAverage(2), y_with_nan, noise_std=0.05)
     """
-    y, operator = np.asarray(measurement.y), measurement.operator
+    y = np.asarray(y)
     there = ~np.isnan(y)
     if there.all():
-        return measurement
+        return Measurement(operator, y, noise_std, noise)
     empty = np.flatnonzero(~there.reshape(len(y), -1).any(axis=1))
     check("y", f"only NaN in example {empty[:1]}", not len(empty), "a number somewhere")
-    y = np.where(there, y, 0)
     if isinstance(operator, Mask):
         made = each(Mask(there & np.asarray(operator.mask)[None]))
     elif isinstance(operator, _Each):
@@ -349,7 +353,7 @@ def without_missing(measurement: Measurement) -> Measurement:
     else:
         wide = jax.tree.map(lambda v: np.broadcast_to(v, (len(y), *np.shape(v))), operator)
         made = each(compose(Mask(there), wide))
-    return dataclasses.replace(measurement, operator=made, y=y)
+    return Measurement(made, np.where(there, y, 0), noise_std, noise)
 
 
 def check_adjoint(operator: Any, shape: Shape, *, tolerance: float = 1e-4, seed: int = 0) -> float:

@@ -268,6 +268,11 @@ def _labels(y: Any, num: int) -> Any:
     return y
 
 
+def latent(key: Key[Array, ""], sde: SDE, shape: Sequence[int]) -> Any:
+    """The latent (*d) from which a sample starts whose own key, `fold_in(key, i)`, this is."""
+    return sde.prior_sample(jax.random.split(key)[0], (1, *shape))[0]
+
+
 def _draw(drawing: _Drawing, index: Any, y: Any) -> Any:
     """Draw the samples numbered `index` (n,) on one device: x, nfe, trajectory, each (n, ...)."""
 

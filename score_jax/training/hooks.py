@@ -151,7 +151,8 @@ class Rows:
 
     def of(self, first_step: int, metrics: Values) -> Iterator[tuple[int, dict[str, Any]]]:
         """The rows that are due among the steps first_step, first_step + 1, ...: (step, row)."""
-        shown = {name: value for name, value in metrics.items() if name != "finite"}
+        shown = dict(metrics)
+        shown.pop("finite", None)
         trained = "loss" in metrics
         for i, step in enumerate(range(first_step, first_step + len(next(iter(shown.values()))))):
             row = {name: self._taken(name, value[i]) for name, value in shown.items()}

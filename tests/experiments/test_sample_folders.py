@@ -12,7 +12,7 @@ from PIL import Image
 
 from experiments import presets, runs, sample
 from experiments.data_config import DataConfig
-from experiments.parts import drawing, folders, sampling
+from experiments.parts import drawing, folders, images, sampling
 from score_jax.nets import MLP
 from tests.experiments.test_experiments import call
 
@@ -122,6 +122,12 @@ def test_a_file_cut_short_is_drawn_again(whole, workdir, tmp_path):
     for path in (whole / "png").glob("*.png"):
         assert (tmp_path / "s" / path.name).read_bytes() == path.read_bytes()
     assert list((tmp_path / "s").glob(".*.part")) == []
+    shutil.copytree(whole / "npy", tmp_path / "n")
+    (tmp_path / "n" / "samples_00001.npy").rename(tmp_path / "n" / ".samples_00001.9.part.npy")
+    out = call(*arguments(workdir, tmp_path / "n", "npy"), check=0)
+    assert "8 of them drawn now" in out.stdout
+    assert np.array_equal(arrays_of(tmp_path / "n"), arrays_of(whole / "npy"))
+    assert len(images.of_path(str(tmp_path / "n")).source) == NUM
 
 
 def test_samples_do_not_depend_on_the_chunk(whole, workdir, tmp_path):

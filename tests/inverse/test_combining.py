@@ -115,16 +115,15 @@ def test_missing_values_are_left_out():
         ys = measure(jax.random.key(1), operator, data.sample(jax.random.key(0), 2), noise_std=0.1)
         y = np.array(ys.y)
         y[0, 0, 0, 0] = np.nan
-        found = exact_posteriors(data, without_missing(Measurement(operator, y, 0.1)))
+        found = exact_posteriors(data, without_missing(operator, y, 0.1))
         # A copy in which the entry has a huge variance instead: the row is taken out by hand.
         a = matrix_of(operator.example(0) if hasattr(operator, "example") else operator, SHAPE)
         kept = (np.arange(len(a)) > 0) & (abs(a).sum(axis=1) > 0)
         want = data.posterior(a[kept], y[0].reshape(-1)[kept], 0.1)
         np.testing.assert_allclose(found[0].mean, want.mean, atol=1e-6)
-    whole = Measurement(BLOCKS, np.ones((1, 2, 2, 1)), 0.1)
-    assert without_missing(whole) is whole
+    assert without_missing(BLOCKS, np.ones((1, 2, 2, 1)), 0.1).operator is BLOCKS
     with pytest.raises(ValueError, match="only NaN in example"):
-        without_missing(Measurement(BLOCKS, np.full((1, 2, 2, 1), np.nan), 0.1))
+        without_missing(BLOCKS, np.full((1, 2, 2, 1), np.nan), 0.1)
 
 
 def test_scanners_agree_with_their_simple_cases():
