@@ -184,9 +184,8 @@ def train(args):
 
     command.main([
         "--data.name", "records", "--data.path", str(args.train), "--workdir", str(args.folder),
-        "--net.channels", "4", "--net.channel-mult", "1", "--net.num-blocks", "1",
-        "--net.attention", "1", "--train.steps", "100", "--train.batch-size", "16",
-        "--train.sample-every", "1000", "--train.checkpoint-every", "100",
+        "--net.kind", "MLP", "--net.width", "16", "--train.steps", "100", "--train.batch-size", "16",
+        "--train.sample-every", "100", "--train.checkpoint-every", "100",
     ])  # fmt: skip
     used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     print(f"{args.train}: largest memory {used:.3f} GiB", flush=True)
