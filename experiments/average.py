@@ -63,7 +63,7 @@ def average(args: Args) -> pathlib.Path:
 def main(argv: Sequence[str] | None = None) -> None:
     """Entry point of `python -m experiments.average`."""
     args = cli.parse(Args, "experiments.average", argv)
-    cli.start()
+    cli.start(args.workdir)
     print(f"averaged to a relative width of {args.std:g}: {average(args)}")
 
 

@@ -181,7 +181,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         if getattr(args, name) < least:
             raise ValueError(f"--{name} must be at least {least}, got {getattr(args, name)}")
     cli.needs("plots", "the curves")
-    cli.start()
+    cli.start(*args.workdirs)
     print(markdown(compare(args)), end="")
     print(f"wrote {args.out}")
 

@@ -19,7 +19,7 @@ import tyro
 
 from .config import DataConfig, SampleConfig
 from .late import late
-from .parts import fitting, flags, unused, upgrade
+from .parts import fitting, flags, run_folder, unused, upgrade
 
 with late():
     from score_jax import runtime, training
@@ -45,8 +45,13 @@ EXTRAS: dict[str, tuple[str, ...]] = {
 }
 
 
-def start() -> None:
-    """Prepare JAX for a command: compiler options for this CPU, and the cache of programs."""
+def start(*workdirs: str) -> None:
+    """Prepare JAX for a command: compiler options for this CPU, and the cache of programs.
+
+    workdirs: the runs that it needs; ValueError for the first that is none.
+    """
+    for workdir in workdirs:
+        run_folder.check_run(workdir)
     runtime.tune_cpu()
     runtime.enable_compilation_cache()
 
@@ -313,7 +318,7 @@ def parse_over_run(cls: Any, prog: str, argv: Sequence[str] | None = None) -> An
 
 def _sample_of(workdir: pathlib.Path) -> SampleConfig | None:
     """The sampling of a run, without its other parts; None for a folder without a run."""
-    path = workdir / "config.json"
+    path = workdir / run_folder.CONFIG_FILE
     if not path.is_file():
         return None  # an error of its own later
     try:

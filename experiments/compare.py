@@ -218,7 +218,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise ValueError(f"--nfe must be numbers of at least 2, got {args.nfe}")
     samplers.check_names(args.samplers)
     cli.needs("metrics", "the distances of samples")
-    cli.start()
+    cli.start(args.workdir)
     workdir = pathlib.Path(args.workdir)
     result = compare(workdir, args)
     out = workdir if args.out is None else pathlib.Path(args.out)

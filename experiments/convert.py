@@ -72,6 +72,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         cli.needs("weights", f"--file {args.file}")
     cli.start()
     params, info = READERS[args.source](run, path, args.raw)
+    if info.get("unwrapped"):
+        print(f"taken off the weights: {', '.join(info['unwrapped'])}")
     # JSON and msgpack give numbers as Python's or NumPy's.
     step = int(info.get("step") or 0)
     runs.write(workdir, run, params, step, {NOTE_FILE: note(args, path)})
@@ -98,9 +100,10 @@ def _score_sde(name: str) -> Callable[..., Any]:
 
 def _openai(name: str) -> Callable[..., Any]:
     def reader(run: runs.Run, path: pathlib.Path, raw: bool) -> tuple[Any, Any]:
-        if raw:
+        _, params, info = getattr(convert, name)(path, run.net, run.sde, ema=not raw)
+        if raw and not info:
             raise ValueError("--raw is for files that have an average too: choose the file instead")
-        return getattr(convert, name)(path, run.net, run.sde)[1:]
+        return params, info
 
     return reader
 

@@ -228,7 +228,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     args.check()
     args.hosts.connect()
     cli.needs("metrics", "the comparison of samples")
-    cli.start()
+    cli.start(*([args.workdir] if args.workdir else []))
     if args.by_features:
         results = measuring.measure(args)
         text = measuring.report(results.as_dict())

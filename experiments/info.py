@@ -11,7 +11,7 @@ import tyro
 
 from . import cli
 from .late import late
-from .parts import describe, flags
+from .parts import describe, flags, run_folder
 from .reports import terminal
 
 with late():
@@ -119,6 +119,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = cli.parse(Args, "experiments.info", argv)
     if args.width < 10:
         raise ValueError(f"--width must be at least 10, got {args.width}")
+    run_folder.check_run(args.workdir)
     print(report(pathlib.Path(args.workdir), args.width))
 
 

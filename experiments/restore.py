@@ -259,7 +259,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     workdir = pathlib.Path(args.workdir)
     out = pathlib.Path(args.out) if args.out else workdir / "restored" / args.task
     cli.needs("plots", "the pictures")
-    cli.start()
+    cli.start(args.workdir)
     run, params, step = runs.load(workdir)
     sampling.check_sample(run, args.sample)
     problem = measured(args, run, jax.random.key(args.seed + 1))

@@ -26,10 +26,10 @@ from score_jax.parametrization import SIGMA_DATA, LevelInput
 from score_jax.score import NetworkScore
 from score_jax.types import IndexSampler, Loss, Params, PRNGKey
 
-from .parts import datasets, fitting, upgrade
+from .parts import datasets, fitting, run_folder, upgrade
 from .run_config import Config, differences, from_json, to_json, to_record
 
-CONFIG_FILE = "config.json"
+CONFIG_FILE = run_folder.CONFIG_FILE
 DATA_FILE = "data.json"
 CONDITIONS = "conditions.npz"  # some conditions of the test split, for samples without the data
 SNAPSHOTS = "averages"
@@ -363,9 +363,7 @@ def load_config(workdir: pathlib.Path) -> Config:
 
     A config of version 0.1 is converted.
     """
-    path = workdir / CONFIG_FILE
-    if not path.is_file():
-        raise ValueError(f"workdir {str(workdir)!r} holds no run ({CONFIG_FILE} is missing)")
+    path = run_folder.check_run(workdir)
     try:
         return from_json(upgrade.upgraded(path.read_text()))
     except ValueError as error:

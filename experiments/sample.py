@@ -127,7 +127,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parse(argv)
     args.hosts.connect()
     cli.needs("plots", "the pictures of samples")
-    cli.start()
+    cli.start(args.workdir)
     workdir = pathlib.Path(args.workdir)
     run, params, step = runs.load(workdir)
     run = runs.in_precision(run, args.precision)
@@ -138,8 +138,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         guide, params = guiding.make_guide(run, params, workdir, by=args.guidance_by, **options)
     plan = drawing.Plan(
         run, params, jax.random.key(args.seed), args.num, args.sample,
-        sampling.labels(run, args.num, y, guide, conditions(args)).get("y"), guide, args.chunk,
-        conditions(args),
+        sampling.classes(run, args.num, y, guide), guide, args.chunk, conditions(args),
     )  # fmt: skip
     out = pathlib.Path(args.out) if args.out else workdir / "samples" / args.sample.sampler
     facts = settings(args, step)
@@ -161,6 +160,7 @@ def settings(args: Args, step: int) -> dict[str, Any]:
         "guidance": args.guidance,
         "guidance_interval": args.guidance_interval,
         "guidance_by": args.guidance_by,
+        "precision": args.precision,
     }
     return drawing.settings(step, args.seed, args.sample) | guided
 

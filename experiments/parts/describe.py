@@ -7,6 +7,7 @@ anew. After a change of a field or a preset: `python -m experiments.parts.descri
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import hashlib
 import inspect
@@ -15,7 +16,7 @@ import pathlib
 import re
 import types
 import typing
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 
 import score_jax
@@ -217,6 +218,12 @@ def comments(cls: type, names: Iterable[str]) -> dict[str, str]:
     return found
 
 
-if __name__ == "__main__":
+def main(argv: Sequence[str] | None = None) -> None:
+    """Entry point of `python -m experiments.parts.describe`."""
+    argparse.ArgumentParser(description="Write described.json anew.").parse_args(argv)
     write_text(FILE, json.dumps(gather(), indent=1) + "\n")
     print(f"wrote {FILE}")
+
+
+if __name__ == "__main__":
+    main()

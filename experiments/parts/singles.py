@@ -57,7 +57,8 @@ def write(
                 own = None if labels is None else labels[start + a : start + b]
                 drawn = sampling.draw(
                     run, plan.params, plan.key, b - a, plan.config, y=own, guide=plan.guide,
-                    chunk=plan.chunk, first=part[a],
+                    cond=sampling.cond_of(run, np.asarray(part[a:b])), chunk=plan.chunk,
+                    first=part[a],
                 )  # fmt: skip
                 for i, image in zip(part[a:b], drawing.as_stored(run, drawn.x), strict=True):
                     with replacing(paths[i]) as file:

@@ -3,6 +3,8 @@
 from score_jax.convert.diffusers import from_diffusers as from_diffusers
 from score_jax.convert.diffusers import read_safetensors as read_safetensors
 from score_jax.convert.edm import from_edm as from_edm
+from score_jax.convert.files import PUBLISHED_FILES as PUBLISHED_FILES
+from score_jax.convert.files import PublishedFile as PublishedFile
 from score_jax.convert.flax_file import read_flax_msgpack as read_flax_msgpack
 from score_jax.convert.openai import from_guided_diffusion as from_guided_diffusion
 from score_jax.convert.openai import from_improved_diffusion as from_improved_diffusion

@@ -90,6 +90,48 @@ def tensors(tree: Any, where: str | Path) -> dict[str, np.ndarray]:
     return {str(name): value for name, value in tree.items()}
 
 
+# Entries of a checkpoint that hold a state dict, the averaged ones first, and of those that hold one of
+# the two. "ema" of lucidrains' program is a state dict of its wrapper, whose average is "ema_model.".
+AVERAGES = ("ema", "ema_model", "model_ema", "ema_state_dict", "params_ema", "ema_params")
+WEIGHTS = ("state_dict", "model_state_dict", "model", "net", "network", "module", "unet", "params")
+# What wrappers put before every name: DataParallel and DDP, torch.compile, the average and the process
+# of lucidrains, Lightning's modules.
+PREFIXES = ("module.", "_orig_mod.", "ema_model.", "model.", "net.", "unet.", "diffusion_model.")
+
+
+def unwrapped(
+    file: Any, where: str | Path, *, ema: bool = True
+) -> tuple[dict[str, Any], list[str]]:
+    """The tensors of a network in whatever a program has wrapped it, and what was taken off.
+
+    The tensors may lie in an entry such as "state_dict", "model" or, for the average, "ema"; and their
+    names may have a common beginning such as "module." (DataParallel), "_orig_mod." (torch.compile) or
+    "ema_model." and "model." (lucidrains). Other tensors beside those with the beginning, such as the
+    betas of a process, are left out. `ema` says which entry is taken if there are both kinds. Raises
+    ValueError, naming the file, if there are no tensors.
+    """
+    said: list[str] = []
+    for _ in range(4):
+        if not isinstance(file, Mapping):
+            raise ValueError(f"{where} holds {brief(file)}, not a state dict")
+        order = (*AVERAGES, *WEIGHTS) if ema else (*WEIGHTS, *AVERAGES)
+        found = next((k for k in order if isinstance(file.get(k), Mapping) and file[k]), None)
+        if found is None and any(isinstance(value, np.ndarray) for value in file.values()):
+            break
+        if found is None:
+            raise ValueError(f"{where} has no weights; it holds {listed(file) or 'nothing'}")
+        said.append(found)
+        file = file[found]
+    weights = {str(name): value for name, value in file.items()}
+    for _ in range(4):
+        prefix = next((p for p in PREFIXES if any(n.startswith(p) for n in weights)), None)
+        if prefix is None:
+            break
+        said.append(prefix)
+        weights = {n.removeprefix(prefix): v for n, v in weights.items() if n.startswith(prefix)}
+    return weights, said
+
+
 def listed(names: Collection[Any]) -> str:
     """Some names, and how many more there are, for a message."""
     shown = [str(n)[:80] for n in itertools.islice(names, 4)]

@@ -24,6 +24,7 @@ from score_jax.convert.assemble import (
     template,
     tensors,
     transposed,
+    unwrapped,
 )
 from score_jax.convert.torch_file import read_torch
 from score_jax.model import Model
@@ -88,13 +89,17 @@ def _shapes(module: Any, weights: Mapping[str, Any], path: str | Path) -> Tree:
     return template(module, (*sides, channels), classes=bool(module.num_classes), **inputs)
 
 
-def _read(path: str | Path, module: Any, kinds: tuple[type, ...]) -> Tree:
+def _read(
+    path: str | Path, module: Any, kinds: tuple[type, ...], ema: bool
+) -> tuple[Tree, dict[str, Any]]:
     if not isinstance(module, kinds):
         names = " or ".join(kind.__name__ for kind in kinds)
         raise ValueError(f"module must be a {names}, got {type(module).__name__}")
-    weights = tensors(read_torch(path), path)
+    found, said = unwrapped(read_torch(path), path, ema=ema)
+    weights = tensors(found, path)
     shapes = _shapes(module, weights, path)
-    return assemble(shapes, _plan(shapes, weights), weights, path)
+    params = assemble(shapes, _plan(shapes, weights), weights, path)
+    return params, {"unwrapped": said} if said else {}
 
 
 def _model(module: Any, sde: SDE, params: Tree, given: dict[str, Any]) -> Model:
@@ -110,7 +115,7 @@ def _model(module: Any, sde: SDE, params: Tree, given: dict[str, Any]) -> Model:
 
 
 def from_improved_diffusion(
-    path: str | Path, module: nn.Module, sde: SDE, **given: Any
+    path: str | Path, module: nn.Module, sde: SDE, *, ema: bool = True, **given: Any
 ) -> tuple[Model, Tree, dict[str, Any]]:
     """A network with the weights of a `.pt` of improved-diffusion: (model, params, info).
 
@@ -119,21 +124,23 @@ def from_improved_diffusion(
         `model*.pt` are not.
       module: the network of its flags.
       sde: the noise schedule of its flags.
+      ema: of a file that holds both, which a fork may write: the averaged weights or the others.
       given: fields of `Model` that differ from those of the published networks: the noise input is the
         index scaled to 1000 timesteps, and the variance is learned if the network returns one.
 
-    `info` is empty. Raises ValueError, naming file and tensor, if the file cannot be read or does not
-    fit the network exactly; OSError if it cannot be opened.
+    Wrappers of forks ({"state_dict": ...}, {"ema": ...}, "module.", "_orig_mod.") are taken off; `info`
+    has them as "unwrapped", and is empty for a plain file. Raises ValueError, naming file and tensor,
+    if the file cannot be read or does not fit the network exactly; OSError if it cannot be opened.
 
     >>> net = UNet(out_channels=6)
     >>> model, params, _ = from_improved_diffusion("ema_0.9999_500000.pt", net, CosineBetas(4000))
     """
-    params = _read(path, module, (UNet,))
-    return _model(module, sde, params, given), params, {}
+    params, info = _read(path, module, (UNet,), ema)
+    return _model(module, sde, params, given), params, info
 
 
 def from_guided_diffusion(
-    path: str | Path, module: nn.Module, sde: SDE, **given: Any
+    path: str | Path, module: nn.Module, sde: SDE, *, ema: bool = True, **given: Any
 ) -> tuple[Model, Tree, dict[str, Any]]:
     """A network with the weights of a `.pt` of guided-diffusion: (model, params, info).
 
@@ -142,5 +149,5 @@ def from_guided_diffusion(
     >>> net = EncoderUNet(channel_mult=(1, 2, 3, 4), num_head_channels=64, resblock_updown=True)
     >>> model, params, _ = from_guided_diffusion("64x64_classifier.pt", net, CosineBetas(1000))
     """
-    params = _read(path, module, (UNet, EncoderUNet))
-    return _model(module, sde, params, given), params, {}
+    params, info = _read(path, module, (UNet, EncoderUNet), ema)
+    return _model(module, sde, params, given), params, info

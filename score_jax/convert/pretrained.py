@@ -5,6 +5,7 @@ from pathlib import Path
 from score_jax import checkpoints
 from score_jax.convert.diffusers import from_diffusers
 from score_jax.convert.edm import from_edm
+from score_jax.convert.files import published_file
 from score_jax.convert.openai import from_improved_diffusion
 from score_jax.convert.published import PUBLISHED, lookup
 from score_jax.convert.records import Ingredients, read_json
@@ -35,12 +36,17 @@ def load_pretrained(
         hold one of them and do not say which.
 
     Raises ValueError for an unknown preset, a preset with a folder, a file without one, and weights
-    that do not fit; OSError for files that cannot be opened.
+    that do not fit; OSError for files that cannot be opened. For a name or a preset of a published file
+    (`PUBLISHED_FILES`) that is not there, the error says what to download; nothing is downloaded.
 
     >>> model, params = load_pretrained("runs/digits_vp")
     >>> out = sample(key, model.sde, model.score(params), (16, 8, 8, 1), sampler=heun, grid=grid)
     """
     path = Path(path)
+    if not path.exists():
+        known = published_file(path, preset)
+        how = f": {known.how()}" if known else ""
+        raise FileNotFoundError(f"there is no file or folder {str(path)!r}{how}")
     if path.is_dir():
         if preset is not None:
             raise ValueError(f"preset must be None for the folder {str(path)!r}, got {preset!r}")
@@ -53,7 +59,7 @@ def load_pretrained(
         raise ValueError(f"preset must name the network of the file {str(path)!r}, got None")
     ingredients = lookup(preset, PUBLISHED)
     if isinstance(ingredients.net, UNet):
-        params = from_improved_diffusion(path, ingredients.net, ingredients.sde)[1]
+        params = from_improved_diffusion(path, ingredients.net, ingredients.sde, ema=ema)[1]
     else:
         read = SCORE_SDE.get(path.suffix, from_score_sde_jax)
         params = read(path, ingredients.net, ingredients.sde, ema=ema)[1]

@@ -16,6 +16,7 @@ import numpy as np
 
 from score_jax._check import brief
 from score_jax.convert.assemble import (
+    AVERAGES,
     Move,
     Slot,
     Tree,
@@ -30,11 +31,13 @@ from score_jax.convert.assemble import (
     template,
     tensors,
     transposed,
+    unwrapped,
 )
 from score_jax.convert.flax_file import read_flax_msgpack
+from score_jax.convert.refinenets import refinenet_plan
 from score_jax.convert.torch_file import read_torch
 from score_jax.model import Model
-from score_jax.nets import DDPM, NCSNpp
+from score_jax.nets import DDPM, NCSN, NCSNpp, NCSNv2
 from score_jax.nets.layers import noise_levels
 from score_jax.parametrization import (
     NOISE,
@@ -250,14 +253,17 @@ def _best_plan(
     return min(found.values(), key=lambda item: item[0])[1]
 
 
-def default_model(module: NCSNpp, sde: SDE) -> Model:
+def default_model(module: Any, sde: SDE) -> Model:
     """The model of a network as score_sde trains it on an SDE.
 
     A network that divides its output by sigma returns the score and is given sigma, or an index of its
-    `sigmas`. Every other network returns the noise and is given t * 999, or the index of a timestep.
+    `sigmas`; NCSN returns the score and is given an index of its levels. Every other network returns the
+    noise and is given t * 999, or the index of a timestep.
 
     >>> model = default_model(NCSNpp(), VP())
     """
+    if isinstance(module, NCSN) and module.sigmas is None:
+        return Model(sde, module.apply, LevelInput(module.num_levels), SCORE)
     if module.scale_by_sigma:
         levels: NoiseInput = LevelInput(module.sigmas[2]) if module.sigmas else StdInput()
         return Model(sde, module.apply, levels, SCORE)
@@ -266,9 +272,10 @@ def default_model(module: NCSNpp, sde: SDE) -> Model:
     return Model(sde, module.apply, TimeInput())
 
 
-def _checked(module: nn.Module) -> NCSNpp:
-    if not isinstance(module, NCSNpp):
-        raise ValueError(f"module must be an NCSNpp or a DDPM, got {type(module).__name__}")
+def _checked(module: nn.Module, kinds: tuple[type, ...] = (NCSNpp,)) -> Any:
+    if not isinstance(module, kinds):
+        names = " or ".join([*(kind.__name__ for kind in kinds), DDPM.__name__])
+        raise ValueError(f"module must be one of {names}, got {type(module).__name__}")
     return module
 
 
@@ -318,25 +325,30 @@ def from_score_sde_pytorch(
     """A network with the weights of a `.pth` of score_sde_pytorch: (model, params, info).
 
     Args:
-      path: the file: {"model": state dict, with or without "module.", "ema": ..., "step": ...}.
+      path: the file: {"model": state dict, with or without "module.", "ema": ..., "step": ...}, or one
+        of a fork: the names of its wrappers are taken off.
       module: the `NCSNpp` or `DDPM` whose fields are those of the file's configuration.
       sde: the SDE it was trained on, which the file does not name; see `default_model`.
       ema: the averaged weights, or those of the last step.
       size: of the images; found from the file if None.
 
-    `info` has "step", "ema" and, where the file has them, "sigmas", its noise levels.
-    Raises ValueError, naming file and tensor, if the file cannot be read or does not fit the network
-    exactly; OSError if it cannot be opened.
+    `info` has "step", "ema", "unwrapped" (the wrappers) and, where the file has them, "sigmas", its
+    noise levels. Raises ValueError, naming file and tensor, if the file cannot be read or does not fit
+    the network exactly; OSError if it cannot be opened.
 
     >>> model, params, info = from_score_sde_pytorch("checkpoint_8.pth", NCSNpp(fir=True), VP())
     """
     net = _checked(module)
     file = read_torch(path)
-    model = tensors(_entry(file, ("model",), path), path)
-    weights = {name.removeprefix("module."): value for name, value in model.items()}
-    if ema:
+    # The average is a list in this program, and the state dict of a fork's.
+    own = not ema or find(file, ("ema", "shadow_params")) is not None
+    found, said = unwrapped(file, path, ema=not own)
+    weights = tensors(found, path)
+    if ema and own:
         weights = _averaged(file, weights, path)
-    info = {"step": find(file, ("step",)), "ema": ema}
+    elif ema and not set(said) & set(AVERAGES):
+        raise ValueError(f"{path} has no average of its weights: ema=False takes those it has")
+    info = {"step": find(file, ("step",)), "ema": ema, "unwrapped": said}
     if "sigmas" in weights:
         info["sigmas"] = weights.pop("sigmas")
         _check_sigmas(net, info["sigmas"], path)
@@ -352,11 +364,11 @@ def from_score_sde_jax(
     """A network with the weights of a `checkpoint_N` of the JAX score_sde: (model, params, info).
 
     The file is Flax's msgpack of the program's State of 2021; arguments, `info` and errors as in
-    `from_score_sde_pytorch`.
+    `from_score_sde_pytorch`, and the module may also be an `NCSN` or `NCSNv2`.
 
     >>> model, params, info = from_score_sde_jax("checkpoint_8", NCSNpp(fir=True), VP())
     """
-    net = _checked(module)
+    net = _checked(module, (NCSNpp, NCSN, NCSNv2))
     file = read_flax_msgpack(path)
     tree = _entry(file, ("params_ema",) if ema else ("optimizer", "target"), path)
     tree = tree["params"] if isinstance(tree, Mapping) and set(tree) == {"params"} else tree
@@ -364,7 +376,12 @@ def from_score_sde_jax(
     shape = np.shape(weights.get("Conv_0/kernel", 0))
     channels = shape[2] if len(shape) == 4 else 0
     info = {"step": find(file, ("step",)), "ema": ema}
-    params = _convert(FLAX, net, weights, path, channels, size)
+    if isinstance(net, NCSNpp):
+        params = _convert(FLAX, net, weights, path, channels, size)
+    else:
+        # Any size that can be halved: no parameter depends on it.
+        shapes = template(net, (16, 16, channels or 3), classes=False)
+        params = assemble(shapes, refinenet_plan(net, shapes), weights, path)
     return default_model(net, sde), params, info
 
 

@@ -56,6 +56,25 @@ def test_every_tensor_has_its_place(name, convert, tmp_path):
     assert {v.dtype for v in jax.tree.leaves(found)} == {np.dtype("float32")}
 
 
+def test_wrappers_of_forks_are_taken_off(tmp_path):
+    net, params, _, _ = port_unet.load(SMALL)
+    average = {"ema_model.module." + k: v for k, v in state(SMALL).items()}
+    online = {"online_model.module." + k: v * 2 for k, v in state(SMALL).items()}
+    file = {
+        "step": 3,
+        "model": {k: v * 3 for k, v in state(SMALL).items()},
+        "ema": average | online,
+    }
+    path = write_torch(tmp_path / "model-3.pt", file)
+    _, found, info = from_guided_diffusion(path, net, SCHEDULE)
+    assert info == {"unwrapped": ["ema", "ema_model.", "module."]}
+    assert all(jax.tree.leaves(jax.tree.map(np.array_equal, found, params)))
+    _, found, info = from_guided_diffusion(path, net, SCHEDULE, ema=False)
+    assert info == {"unwrapped": ["model"]}
+    three = jax.tree.map(lambda v: v * 3, params)
+    assert all(jax.tree.leaves(jax.tree.map(np.array_equal, found, three)))
+
+
 FIRST = "input_blocks.0.0.weight"
 WRONG = {
     "has no tensors for parameters of the network: out_2/bias": {"out.2.bias": None},

@@ -1,7 +1,7 @@
 """Weights of score_sde's two programs: every tensor in its place, the average by default, no guessing.
 
 `tests.helpers.port` says where a tensor belongs: it was written apart from the converter, and the parity
-tests of the networks show that it is right. Files of the authors are compared by what they compute./
+tests of the networks show that it is right. Files of the authors are compared by what they compute.
 """
 
 import functools
@@ -26,6 +26,7 @@ from score_jax.sde import VE, VP, LinearBetas
 from tests.helpers import port
 from tests.helpers.convert_files import drawn, state_of_2021, unpacked, write_msgpack, write_torch
 from tests.helpers.golden_files import golden
+from tests.nets.test_nets_ncsn import load as load_refinenet
 
 FAST = {"xla_backend_optimization_level": 0}
 PUBLISHED = [
@@ -159,7 +160,7 @@ def test_an_average_that_does_not_fit_is_named(tmp_path):
     shadows = checkpoint(name)["ema"]["shadow_params"]
     turned = [shadows[1], shadows[0], *shadows[2:]]
     for ema, named in [
-        ({}, "has no 'ema/shadow_params'"),
+        ({}, "has no average of its weights: ema=False"),
         ({"shadow_params": shadows[1:]}, f"{len(shadows) - 1} tensors for {len(shadows)} param"),
         ({"shadow_params": turned}, r"shadow_params/0 of .*x\.pth has shape \(64,\), but all_mod"),
     ]:
@@ -173,12 +174,12 @@ def test_an_average_that_does_not_fit_is_named(tmp_path):
 def test_other_files_and_networks_are_refused(tmp_path):
     net, _, _, size = case("vp_ddpmpp_continuous")
     path = write_torch(tmp_path / "x.pth", {"weights": {}})
-    with pytest.raises(ValueError, match=r"has no 'model'; it holds weights"):
+    with pytest.raises(ValueError, match=r"has no weights; it holds weights"):
         from_score_sde_pytorch(path, net, VP())
     write_torch(path, {"model": {"a": np.ones(2, "f4")}})
     with pytest.raises(ValueError, match="no convolution, so it is not a network of score_sde"):
         from_score_sde_pytorch(path, net, VP(), ema=False)
-    with pytest.raises(ValueError, match="must be an NCSNpp or a DDPM, got MLP"):
+    with pytest.raises(ValueError, match="must be one of NCSNpp or DDPM, got MLP"):
         from_score_sde_pytorch(path, MLP(), VP())
     raw = write_torch(path, checkpoint("vp_ddpmpp_continuous")).read_bytes()
     path.write_bytes(raw[: len(raw) // 2])
@@ -275,3 +276,45 @@ def test_checkpoints_of_the_jax_program_that_do_not_fit(tmp_path):
     write_msgpack(path, {"step": 3})
     with pytest.raises(ValueError, match=r"has no 'params_ema'; it holds step"):
         from_score_sde_jax(path, net, VP())
+
+
+@pytest.mark.parametrize("wrapper", ["compiled", "state_dict", "average", "process"])
+def test_wrappers_of_forks_are_taken_off(tmp_path, wrapper):
+    name = "vp_ddpmpp_continuous"
+    net, params, state, size = case(name)
+    half = {k: v / 2 for k, v in state.items()}
+    file, said = {
+        "compiled": ({"model": {f"module._orig_mod.{k}": v for k, v in state.items()}},
+                     ["model", "module.", "_orig_mod."]),
+        "state_dict": ({"state_dict": {f"net.{k}": v for k, v in state.items()}, "epoch": 3},
+                       ["state_dict", "net."]),
+        "average": ({"ema": half, "model": state}, ["model"]),
+        "process": ({"model": {"betas": np.ones(3, "f4")} | {f"model.{k}": v for k, v in state.items()}},
+                    ["model", "model."]),
+    }[wrapper]  # fmt: skip
+    path = write_torch(tmp_path / "x.pth", file)
+    _, found, info = from_score_sde_pytorch(path, net, VP(), ema=False, size=size)
+    assert equal(found, params) and info["unwrapped"] == said
+    if wrapper == "average":
+        _, found, info = from_score_sde_pytorch(path, net, VP(), size=size)
+        assert equal(found, jax.tree.map(lambda v: v / 2, params)) and info["unwrapped"] == ["ema"]
+
+
+@pytest.mark.parametrize("name", ["ncsn", "ncsnv2_64", "ncsnv2_128", "ncsnv2_256"])
+def test_refinenets_of_the_jax_program(tmp_path, name):
+    """The parameters are those that the parity test of these networks uses."""
+    net, params, _, _, _ = load_refinenet(name)
+    flat = {
+        k.removeprefix(f"{name}/params/"): v.astype(np.float32)
+        for k, v in golden("refinenets").items()
+        if k.startswith(f"{name}/params/")
+    }
+    file = write_msgpack(tmp_path / "checkpoint_8", state_of_2021(flat, flat))
+    model, found, info = from_score_sde_jax(file, net, VE(0.01, 50.0))
+    assert info["step"] == 1300000 and model.parametrization is SCORE
+    assert model.noise_input == LevelInput(10)
+    assert jax.tree.structure(found) == jax.tree.structure(params)
+    assert all(jax.tree.leaves(jax.tree.map(np.array_equal, found, params)))
+    small = net.clone(channels=2)
+    with pytest.raises(ValueError, match="checkpoint_8 has shape"):
+        from_score_sde_jax(file, small, VE(0.01, 50.0))

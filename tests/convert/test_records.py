@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import score_jax as sj
-from score_jax.convert import from_score_sde_pytorch, published
+from score_jax.convert import PUBLISHED_FILES, from_score_sde_pytorch, published
 from score_jax.convert.published import PUBLISHED, lookup
 from score_jax.convert.records import (
     NETS,
@@ -115,3 +115,24 @@ def test_a_diffusers_folder_is_a_model():
 def test_names_have_aliases_of_the_paper():
     for alias, name in published.ALIASES.items():
         assert lookup(alias, PUBLISHED) is PUBLISHED[name]
+
+
+def test_published_files_that_are_not_there_are_named_with_their_source():
+    assert {f.preset for f in PUBLISHED_FILES.values()} - {None} <= set(PUBLISHED)
+    for path, preset, says in (
+        (
+            "edm-cifar10-32x32-uncond-vp.pkl",
+            None,
+            r"pretrained/edm-cifar10-32x32-uncond-vp\.pkl and",
+        ),
+        (
+            "here/checkpoint_24.pth",
+            "cifar10_ddpmpp_continuous",
+            "1xYjVMx10N9ivQQBIsEoXEeu9nvSGTBrC",
+        ),
+        ("ddpm-cifar10-32", None, r"huggingface\.co/google/ddpm-cifar10-32 and .*\(PATH\)"),
+        ("cifar10_uncond_50M_500K.pt", None, r'\(PATH, "iddpm_cifar10"\)'),
+        ("nothing.pth", None, r"no file or folder 'nothing\.pth'$"),
+    ):
+        with pytest.raises(FileNotFoundError, match=says):
+            sj.load_pretrained(path, preset)

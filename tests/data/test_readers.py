@@ -188,6 +188,12 @@ def test_objects_of_datasets_are_sources():
         assert source.y is not None and source.y.tolist() == Y.tolist()
 
 
+def test_files_of_another_split_are_left_out(tmp_path):
+    write_parquet(tmp_path / "part-0.parquet", X[:5], Y[:5])
+    write_parquet(tmp_path / "test-0.parquet", X[5:], Y[5:])
+    assert [len(data.read_parquet(tmp_path, k)) for k in ("train", "test", None)] == [5, N - 5, 5]
+
+
 def test_idx_files_are_read_by_split(tmp_path):
     x = X[..., :1]
     at = files.write_idx(tmp_path / "idx", x, Y)

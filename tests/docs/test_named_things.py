@@ -48,7 +48,8 @@ def missing_path(path):
 
 def missing_name(name):
     """Whether a dotted name is neither a module nor an attribute, followed from the left."""
-    parts = name.split(".")
+    # The commands are installed under this name.
+    parts = name.replace("score_jax.commands", "experiments").split(".")
     for n in range(len(parts), 0, -1):
         try:
             value = importlib.import_module(".".join(parts[:n]))

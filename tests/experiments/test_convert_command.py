@@ -24,7 +24,7 @@ SCHEDULE = {
     "sde": LinearBetas(), "noise_input": IndexInput(), "variance": SMALL,
     "loss": LossConfig(objective="simple"),
 }  # fmt: skip
-RGB = DataConfig(name="tfds", builder="cifar10", image_size=8)
+RGB = DataConfig(name="tfds", builder="cifar10", size=(8,), channels=3)
 
 
 @pytest.fixture(autouse=True)
@@ -120,7 +120,7 @@ def ddpm_config():
     net = DDPM(
         channels=32, channel_mult=(1, 1), num_blocks=1, attention=(8,), attend_every_block=True
     )
-    return Config(data=dataclasses.replace(RGB, image_size=16), net=net, **SCHEDULE)
+    return Config(data=dataclasses.replace(RGB, size=(16,)), net=net, **SCHEDULE)
 
 
 @pytest.mark.slow

@@ -1,0 +1,89 @@
+"""The published files that this library reads: where they are, and how each is loaded.
+
+Nothing is downloaded here. None of the publishers states a checksum; the names of the files of score_sde
+have the number of a checkpoint, of which some folders hold two.
+"""
+
+from pathlib import Path
+from typing import NamedTuple
+
+from score_jax.convert.published import ALIASES
+
+
+class PublishedFile(NamedTuple):
+    """A published file or folder: where it is, and the preset to read it with, unless it needs none."""
+
+    source: str
+    preset: str | None = None
+
+    def how(self) -> str:
+        """What to download, and how it is loaded."""
+        given = "" if self.preset is None else f', "{self.preset}"'
+        return f"download {self.source} and load it with load_pretrained(PATH{given})"
+
+
+_DRIVE = "a checkpoint_N.pth of https://drive.google.com/drive/folders/"
+_OPENAI = "https://openaipublic.blob.core.windows.net/diffusion/march-2021/"
+_NVIDIA = "https://nvlabs-fi-cdn.nvidia.com/edm/pretrained/"
+_HUB = "the folder https://huggingface.co/google/"
+
+# README of github.com/yang-song/score_sde_pytorch, by preset.
+_SONG = {
+    "ve_cifar10_ncsnpp": "1sP4GwvrYiI-sDPTp7sKYzsxJLGVamVMZ",
+    "ve_cifar10_ncsnpp_continuous": "1b0gy_LLgO_DaQBgoWXwlVnL_rcAUgREh",
+    "ve_cifar10_ncsnpp_deep_continuous": "11s6A_xM7qiztdj8AHQWqaIAUSC3I7uX2",
+    "vp_ddpm_cifar10": "1zDKcy3xbsN3F4AfyB_DfY_1oho89iKcf",
+    "vp_ddpm_cifar10_continuous": "1RHNxW1qY-mTr0JMAE5t4V181Hi_aVWXK",
+    "vp_cifar10_ddpmpp": "1zOVj03ZBcq339p5QEKJPh2bBrxR_HOCM",
+    "vp_cifar10_ddpmpp_continuous": "1xYjVMx10N9ivQQBIsEoXEeu9nvSGTBrC",
+    "vp_cifar10_ddpmpp_deep_continuous": "1ZMLBiu9j7-rpdTQu8M2LlHAEQq4xRYrj",
+    "subvp_cifar10_ddpm_continuous": "1DeebpmBkCxlZx89t3z45Te37T7BPOzd2",
+    "subvp_cifar10_ddpmpp_continuous": "1bLgmnEAZnysRZfWt8qN3omGfijJ_B884",
+    "subvp_cifar10_ddpmpp_deep_continuous": "16QGkviGcizSbIPRk37-YksUhlNIna4Ys",
+    "ve_bedroom_ncsnpp_continuous": "18GmxDvfGR8se9uFucc9uweeVrX_GzuUG",
+    "ve_church_ncsnpp_continuous": "1zVChA0HrnJU66Jkt4P6KOnlREhBMc4Yh",
+    "ve_ffhq_ncsnpp_continuous": "1ZqLNr_kH0o9DxvwSlrQPMmkrhEnXhBm2",
+    "ve_ffhq_256_ncsnpp_continuous": "1KG72ZKUCUa8dDcA03hOf1BsnK8kBcdPD",
+    "ve_celebahq_256_ncsnpp_continuous": "19VJ7UZTE-ytGX6z5rl-tumW9c0Ps3itk",
+}
+# README of github.com/openai/improved-diffusion.
+_IMPROVED = {
+    "cifar10_uncond_50M_500K.pt": "iddpm_cifar10",
+    "cifar10_uncond_vlb_50M_500K.pt": "iddpm_cifar10_vlb",
+    "imagenet64_uncond_100M_1500K.pt": "iddpm_imagenet64",
+    "imagenet64_uncond_vlb_100M_1500K.pt": "iddpm_imagenet64_vlb",
+    "imagenet64_cond_270M_250K.pt": "iddpm_imagenet64_cond",
+    "upsample_cond_500K.pt": "iddpm_upsample_64_256",
+    "lsun_uncond_100M_1200K_bs128.pt": "iddpm_lsun_bedroom",
+}
+# README of github.com/NVlabs/edm.
+_EDM = (
+    "edm-cifar10-32x32-cond-vp", "edm-cifar10-32x32-cond-ve", "edm-cifar10-32x32-uncond-vp",
+    "edm-cifar10-32x32-uncond-ve", "edm-ffhq-64x64-uncond-vp", "edm-ffhq-64x64-uncond-ve",
+    "edm-afhqv2-64x64-uncond-vp", "edm-afhqv2-64x64-uncond-ve", "edm-imagenet-64x64-cond-adm",
+    "baseline/baseline-cifar10-32x32-uncond-vp", "baseline/baseline-cifar10-32x32-uncond-ve",
+    "baseline/baseline-imagenet-64x64-cond-adm",
+)  # fmt: skip
+_FOLDERS = (
+    "ddpm-cifar10-32", "ddpm-church-256", "ddpm-bedroom-256", "ddpm-celebahq-256",
+    "ncsnpp-celebahq-256", "ncsnpp-ffhq-256", "ncsnpp-church-256", "ncsnpp-ffhq-1024",
+)  # fmt: skip
+
+PUBLISHED_FILES: dict[str, PublishedFile] = {
+    **{preset: PublishedFile(f"{_DRIVE}{place}", preset) for preset, place in _SONG.items()},
+    **{name: PublishedFile(f"{_OPENAI}{name}", preset) for name, preset in _IMPROVED.items()},
+    **{f"{name.split('/')[-1]}.pkl": PublishedFile(f"{_NVIDIA}{name}.pkl") for name in _EDM},
+    **{name: PublishedFile(f"{_HUB}{name}") for name in _FOLDERS},
+}
+
+
+def published_file(path: Path, preset: str | None = None) -> PublishedFile | None:
+    """The published file of this name, or of this preset; None if none is known.
+
+    >>> published_file(Path("edm-cifar10-32x32-uncond-vp.pkl")).how()
+    'download https://nvlabs-fi-cdn.nvidia.com/edm/pretrained/edm-cifar10-32x32-uncond-vp.pkl and ...'
+    """
+    presets = {file.preset: file for file in PUBLISHED_FILES.values() if file.preset is not None}
+    wanted = path.name if preset is None else preset
+    wanted = ALIASES.get(wanted, wanted)
+    return PUBLISHED_FILES.get(path.name) or presets.get(wanted)
