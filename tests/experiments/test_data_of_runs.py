@@ -67,7 +67,7 @@ def test_a_run_folder_samples_without_its_data_in_their_units(trained):
         "--overwrite",
         check=2,
     )
-    assert "cond must be of shape (m, 3), got (2, 4)" in out.stderr
+    assert "cond must be of shape (m, 3), got" in out.stderr
     # Resuming needs them, wherever they are, with any number of workers.
     longer = ["--train.steps", 25, "--data.path", moved, "--data.workers", 3]
     call("train", *options, "--workdir", folder, *MLP, *longer, check=0)
