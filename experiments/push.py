@@ -130,14 +130,14 @@ def export(args: Args, folder: pathlib.Path) -> None:
                 shutil.copyfile(workdir / name, part / name)
 
 
-def upload(args: Args, folder: pathlib.Path) -> str:
+def upload(repo: str, private: bool, folder: pathlib.Path) -> str:
     """Push the folder to the hub: its address."""
     import huggingface_hub
 
     api = huggingface_hub.HfApi()
-    api.create_repo(args.repo, private=args.private, exist_ok=True)
-    api.upload_folder(repo_id=args.repo, folder_path=str(folder))
-    return f"https://huggingface.co/{args.repo}"
+    api.create_repo(repo, private=private, exist_ok=True)
+    api.upload_folder(repo_id=repo, folder_path=str(folder))
+    return f"https://huggingface.co/{repo}"
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -155,7 +155,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         if args.to is not None:
             print(f"wrote {folder} with its card, {folder / CARD}")
         if args.repo is not None:
-            print(f"pushed to {upload(args, folder)}")
+            print(f"pushed to {upload(args.repo, args.private, folder)}")
 
 
 if __name__ == "__main__":

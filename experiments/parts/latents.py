@@ -37,9 +37,9 @@ class Coder(NamedTuple):
 class Coded(NamedTuple):
     """Results (n, *d), evaluations of each (n,), and log densities in nats (n,) or None."""
 
-    x: np.ndarray
-    nfe: np.ndarray
-    logp: np.ndarray | None = None
+    x: Any  # NumPy arrays; arrays of JAX inside the program
+    nfe: Any
+    logp: Any = None
 
 
 def encode(coder: Coder, params: Params, x: Any, label: int | None, chunk: int) -> Coded:
