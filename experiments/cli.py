@@ -154,7 +154,8 @@ def _read(cls: Any, argv: Sequence[str] | None, **options: Any) -> Any:
 def _filled(line: str) -> str:
     """A line in as many as the screen needs: tyro wraps those in boxes only."""
     width = shutil.get_terminal_size().columns
-    return line if len(line) <= width else textwrap.fill(line, width, subsequent_indent="  ")
+    indent = "  " if line.startswith("usage:") else ""
+    return line if len(line) <= width else textwrap.fill(line, width, subsequent_indent=indent)
 
 
 def printed(call: Callable[[], Any]) -> str:

@@ -19,7 +19,7 @@ with late():
     import jax
 
     from . import evaluate, presets, runs, train
-    from .parts import sampling
+    from .parts import results, sampling
     from .reports import pictures, tables
     from .run_config import Config
 
@@ -91,6 +91,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _draw(run: Any, params: Any, sampler: Any, save_every: int | None) -> sampling.Drawn:
+    results.say(f"drawing 64 examples by {sampler} ...")
     config = dataclasses.replace(run.config.sample, sampler=sampler)
     key = jax.random.key(run.config.seed + 2)
     return sampling.draw(run, params, key, 64, config, save_every=save_every)

@@ -98,8 +98,8 @@ class Args:
     on_error: Literal["stop", "skip"] = "stop"
     # Worker processes (default: one for each processor; 0: none but this process).
     workers: int | None = None
-    # Examples in one file.
-    shard_size: int = 4096
+    # Examples in one file (default: 4096, or what makes 256 files).
+    shard_size: int | None = None
     # A prepared folder whose files are compared with their sha256; nothing is written.
     check: str | None = None
 

@@ -1,4 +1,4 @@
-"""Folders of diffusers' `UNet2DModel`: NCSN++ (`google/ncsnpp-*`) and DDPM (`google/ddpm-*`).
+"""Folders of diffusers' `UNet2DModel`: NCSN++ (`google/ncsnpp-*`), DDPM (`google/ddpm-*`), the default.
 
 NCSN++ has skips between images of all sizes (`SkipDownBlock2D`), as published for 256 and
 1024 pixels. DDPM is the first one, with attention after every block on the way up.
@@ -20,10 +20,18 @@ from score_jax.convert.assemble import (
     Tree,
     assemble,
     find,
+    listed,
     same,
     template,
     tensors,
     transposed,
+)
+from score_jax.convert.diffusers_unet import (
+    FIELDS,
+    is_usual,
+    joined,
+    usual_modules,
+    usual_network,
 )
 from score_jax.convert.schedulers import Process, read_scheduler
 from score_jax.convert.score_sde import (
@@ -39,7 +47,7 @@ from score_jax.convert.score_sde import (
 )
 from score_jax.convert.torch_file import read_torch
 from score_jax.model import Model
-from score_jax.nets import DDPM, NCSNpp
+from score_jax.nets import DDPM, NCSNpp, UNet
 from score_jax.nets.layers import default_groups
 from score_jax.parametrization import IndexInput
 from score_jax.types import SDE
@@ -141,10 +149,13 @@ def _check_fields(config: Mapping[str, Any], path: Path) -> tuple[str, ...]:
         raise ValueError(
             f"{path} has blocks {sorted(types)}; known are those of NCSN++ {SKIP} and of DDPM {PLAIN}"
         )
-    for field, allowed in (BOTH | KINDS[names]).items():
+    usual = names is PLAIN and is_usual(config)
+    for field, allowed in (FIELDS if usual else BOTH | KINDS[names]).items():
         if config[field] not in allowed:
             got = brief(config[field])
             raise ValueError(f"{field} of {path} must be one of {allowed}, got {got}")
+    if usual:
+        return names
     scale = math.sqrt(2) if names is SKIP else 1
     if not math.isclose(config["mid_block_scale_factor"], scale, rel_tol=1e-6):
         raise ValueError(
@@ -177,7 +188,8 @@ def _network(config: Mapping[str, Any], path: Path) -> tuple[Any, tuple[int, ...
     names = _check_fields(config, path)
     attended = _attended(config, names, path)
     widths = config["block_out_channels"]
-    if any(w % widths[0] for w in widths):
+    usual = usual_network(config, attended, path) if names is PLAIN and is_usual(config) else None
+    if usual is None and any(w % widths[0] for w in widths):
         raise ValueError(
             f"block_out_channels of {path} must be multiples of the first, got {widths}"
         )
@@ -185,6 +197,8 @@ def _network(config: Mapping[str, Any], path: Path) -> tuple[Any, tuple[int, ...
     if size is None:
         raise ValueError(f"sample_size of {path} is needed to tell where there is attention")
     height, width = (size, size) if isinstance(size, int) else size
+    if usual is not None:
+        return usual, (height, width, config["in_channels"])
     fields = {
         "channels": widths[0],
         "channel_mult": tuple(w // widths[0] for w in widths),
@@ -246,9 +260,11 @@ def _modules(module: Any) -> Iterator[Module]:
 
 def _plan(module: Any, shapes: Tree) -> dict[str, Slot]:
     plan: dict[str, Slot] = {}
-    for there, here, parts in _modules(module):
+    for there, here, parts in (
+        usual_modules(module) if isinstance(module, UNet) else _modules(module)
+    ):
         for part in parts:
-            path = tuple(filter(None, (here, part.target)))
+            path = tuple(filter(None, (*here.split("/"), part.target)))
             if find(shapes, path) is not None:
                 for leaf in part.layer.torch:
                     name = ".".join(filter(None, (there, part.source, leaf.source)))
@@ -273,18 +289,39 @@ def read_safetensors(path: str | Path) -> dict[str, np.ndarray]:
         return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
 
 
-READERS = {
-    "diffusion_pytorch_model.safetensors": read_safetensors,
-    "diffusion_pytorch_model.bin": read_torch,
-}
+READERS = {".safetensors": read_safetensors, ".bin": read_torch}
+STEM = "diffusion_pytorch_model"
+# The files of weights, the first of which is read: whole, in half precision, or in several parts.
+FILES = tuple(
+    f"{STEM}{precision}{ending}{index}"
+    for precision in ("", ".fp16") for ending in READERS for index in ("", ".index.json")
+)  # fmt: skip
+
+
+def _parts(index: Path) -> dict[str, Any]:
+    """The tensors of the files that an index names, which lie beside it."""
+    places = _read_json(index).get("weight_map")
+    if not isinstance(places, dict) or not all(isinstance(v, str) for v in places.values()):
+        raise ValueError(f"{index} has no weight_map of names and files")
+    found: dict[str, Any] = {}
+    for name in sorted(set(places.values())):
+        file = index.with_name(name) if name and Path(name).name == name else None
+        if file is None or file.suffix not in READERS:
+            raise ValueError(f"{index} names {brief(name)}, which is no file of weights beside it")
+        found |= tensors(READERS[file.suffix](file), file)
+    missing = [name for name in places if name not in found]
+    if missing:
+        raise ValueError(f"the files of {index} lack tensors that it names: {listed(missing)}")
+    return found
 
 
 def _read_weights(folder: Path) -> tuple[Path, dict[str, Any]]:
-    found = [folder / name for name in READERS if (folder / name).is_file()]
+    found = [folder / name for name in FILES if (folder / name).is_file()]
     if not found:
-        raise ValueError(f"{folder} has none of {list(READERS)}")
+        raise ValueError(f"{folder} has none of {list(FILES)}")
+    read = READERS.get(found[0].suffix, _parts)
     weights: dict[str, Any] = {}
-    for name, value in tensors(READERS[found[0].name](found[0]), found[0]).items():
+    for name, value in tensors(read(found[0]), found[0]).items():
         parts = [RENAMED.get(part, part) for part in name.split(".")]
         weights[".".join(parts)] = value
     # The frequencies may have two names for one tensor.
@@ -310,7 +347,8 @@ def from_diffusers(folder: str | Path, sde: SDE | None = None) -> Loaded:
     """The model of a diffusers folder of a `UNet2DModel`: (model, params, info).
 
     The folder has `unet/config.json` or `config.json` and beside it
-    `diffusion_pytorch_model.safetensors` or `.bin`. The SDE, the prediction and the variance are those
+    `diffusion_pytorch_model.safetensors` or `.bin`, also in half precision (`.fp16.safetensors`) or in
+    parts with an index. The SDE, the prediction and the variance are those
     of the scheduler in `scheduler/` or the folder itself; `sde` is needed if there is none, and gives
     `default_model`. The weights are the averaged ones where the authors saved those; the file does not
     say.
@@ -334,6 +372,8 @@ def from_diffusers(folder: str | Path, sde: SDE | None = None) -> Loaded:
     process = _process(folder)
     module, shape = _network(DEFAULTS | config, path)
     file, weights = _read_weights(home)
+    if isinstance(module, UNet):
+        weights = joined(weights, module)
     shapes = template(module, shape, classes=bool(module.num_classes))
     params = assemble(shapes, _plan(module, shapes), weights, file)
     info = {"module": module, "shape": shape, "config": config}
@@ -353,7 +393,7 @@ def _process(folder: Path) -> Process | None:
     return None
 
 
-def _model(module: NCSNpp, process: Process) -> Model:
+def _model(module: Any, process: Process) -> Model:
     model = default_model(module, process.sde)
     if process.parametrization is None:
         return model

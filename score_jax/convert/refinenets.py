@@ -13,6 +13,7 @@ from score_jax.nets import NCSN
 from score_jax.nets.ncsnv2 import STAGES
 
 LEAVES = {"embedding": "Embed_0/embedding"}
+AS_THEY_ARE = {"kernel", "bias", "embedding"}  # the others are scales and shifts of norms
 BLOCKS = {"fuse": "MSFBlock_0", "pool": "CRPBlock_0"}
 
 
@@ -66,7 +67,6 @@ def refinenet_plan(module: Any, shapes: Tree) -> dict[str, Slot]:
             adapts = sum(name.startswith("adapt") for name in shapes[path[0]])
             there = prefix + _refine(module, path, norm, prefix, adapts)
         leaf = path[-1]
-        as_is = leaf in ("kernel", "bias", "embedding")
-        move = same if as_is else _flat
+        move = same if leaf in AS_THEY_ARE else _flat
         plan[f"{there}/{LEAVES.get(leaf, leaf)}"] = Slot(path, move)
     return plan

@@ -264,7 +264,7 @@ def default_model(module: Any, sde: SDE) -> Model:
     """
     if isinstance(module, NCSN) and module.sigmas is None:
         return Model(sde, module.apply, LevelInput(module.num_levels), SCORE)
-    if module.scale_by_sigma:
+    if getattr(module, "scale_by_sigma", False):
         levels: NoiseInput = LevelInput(module.sigmas[2]) if module.sigmas else StdInput()
         return Model(sde, module.apply, levels, SCORE)
     if isinstance(sde, NoiseSchedule):

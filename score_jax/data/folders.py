@@ -99,7 +99,7 @@ class ZipFiles:
 
     def has(self, name: str) -> bool:
         """Whether a file is there."""
-        return name in self.handle.get().NameToInfo
+        return name in self.handle.get().namelist()
 
 
 def _wanted(names: Sequence[str]) -> list[str]:

@@ -205,6 +205,11 @@ def opened(data: bytes, name: str) -> tuple[Image.Image, int]:
     return image, max(bits, 8)
 
 
+def bits_of(image: Image.Image) -> int:
+    """Bits of a channel of an image that another program has opened."""
+    return 16 if image.mode in SIXTEEN else 8
+
+
 def image_of(x: np.ndarray) -> Image.Image:
     """Pixels (h, w, c) or (h, w) of uint8 as an image; ValueError for others."""
     ok = x.dtype == np.uint8 and (x.ndim == 2 or (x.ndim == 3 and x.shape[2] in (1, 3, 4)))

@@ -5,24 +5,25 @@ lists, or fixed-size tensors). Row groups are read whole and the last ones are k
 """
 
 import dataclasses
-import itertools
 import json
 import os
 import pathlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, SupportsIndex
+from typing import Any, NamedTuple, SupportsIndex
 
 import numpy as np
 
 from score_jax._check import check
-from score_jax.data._handles import Cache, Handle, needed, warn_of_slow_reading
+from score_jax.data._handles import Cache, needed, warn_of_slow_reading
 from score_jax.data.checks import Form, cast, check_labels, check_layout, check_values, form_of
-from score_jax.data.images import Decoder, ImageOptions, decoder_for, opened
+from score_jax.data.images import Decoder, ImageOptions, bits_of, decoder_for, opened
 from score_jax.data.sources import Description, Examples
 
 PathLike = str | os.PathLike[str]
 IMAGE_KEYS = ("image", "img", "images", "x", "pixel_values")  # usual names of columns
+SPLITS = ("train", "test", "val")  # starts of the names of files
+MOST_OPEN = 64  # files that stay open
 LABEL_KEYS = ("label", "labels", "fine_label", "y", "class")
 
 
@@ -41,7 +42,7 @@ class Cell:
         if self.decoder is not None:
             if isinstance(content, bytes):
                 return self.decoder(content, where)
-            return self.decoder.fit(content, 8, where)
+            return self.decoder.fit(content, bits_of(content), where)
         x = np.asarray(content)
         if x.shape != self.shape or self.form is None:
             raise ValueError(f"{where} has the shape {x.shape}, but the first has {self.shape}")
@@ -73,7 +74,8 @@ def cell_for(
     """What reads the cells of a column whose first one is given, and the description of x."""
     content = _content(first, where)
     if isinstance(content, bytes) or hasattr(content, "convert"):
-        image, bits = opened(content, where) if isinstance(content, bytes) else (content, 8)
+        encoded = isinstance(content, bytes)
+        image, bits = opened(content, where) if encoded else (content, bits_of(content))
         decoder = decoder_for(image, bits, where, options)
         description = decoder.description(None, None)
         return Cell(decoder, None, description.shape, missing), description
@@ -84,7 +86,7 @@ def cell_for(
     return Cell(None, form, content.shape, missing), description
 
 
-def _value(scalar: Any) -> Any:
+def _value(scalar: Any, where: str) -> Any:
     """The content of an Arrow scalar; nested lists of numbers as an array of their type."""
     import pyarrow as pa
     import pyarrow.compute
@@ -98,7 +100,7 @@ def _value(scalar: Any) -> Any:
     while isinstance(values.type, lists):
         lengths = pyarrow.compute.list_value_length(values).unique()
         if len(lengths) != 1 or not lengths[0].is_valid:
-            raise ValueError(f"a list of lists of several lengths, {lengths.to_pylist()[:4]}")
+            raise ValueError(f"{where} has lists of several lengths, {lengths.to_pylist()[:4]}")
         shape.append(lengths[0].as_py())
         values = values.flatten()
     return values.to_numpy(zero_copy_only=False).reshape(shape)
@@ -129,22 +131,60 @@ def _files(path: pathlib.Path, split: str | None) -> list[pathlib.Path]:
     if not found:
         raise ValueError(f"{path} has no .parquet files")
     named = [p for p in found if split and p.name.startswith(split)]
-    return named or found
+    unnamed = [p for p in found if not p.name.startswith(SPLITS)]
+    return named or unnamed or found
+
+
+class _File(NamedTuple):
+    """What is known of a file before its rows are read."""
+
+    path: str
+    counts: list[int]  # rows of each row group
+    bytes: int
+    labels: np.ndarray | None
+
+
+def _opened(path: str) -> Any:
+    try:
+        return needed("pyarrow.parquet").ParquetFile(path)
+    except Exception as error:  # of pyarrow's own kinds
+        raise ValueError(f"{path} cannot be read as Parquet: {error}") from None
+
+
+def _looked_at(path: str, column: str, label: str | None) -> _File:
+    """Look at a file, which is closed again; ValueError where it lacks a column."""
+    with _opened(path) as file:
+        names, metadata = file.schema_arrow.names, file.metadata
+        for key in (column, label):
+            if key is not None and key not in names:
+                raise ValueError(f"{path} has no column {key!r}: it has {names}")
+        groups = [metadata.row_group(k) for k in range(metadata.num_row_groups)]
+        labels = None if label is None else _labels(path, file, label)
+    size = sum(group.total_byte_size for group in groups)
+    return _File(path, [group.num_rows for group in groups], size, labels)
+
+
+def _labels(path: str, file: Any, key: str) -> np.ndarray:
+    column = file.read(columns=[key]).column(key)
+    if column.null_count:
+        raise ValueError(f"{path}: {key} is empty in {column.null_count} rows")
+    if not len(column):
+        return np.zeros(0, np.int32)
+    return check_labels(f"{path}: {key}", column.to_numpy(), len(column))
 
 
 @dataclass(frozen=True, eq=False)
 class ParquetFiles:
     """A source of the rows of Parquet files; row groups are read whole, and the last ones are kept."""
 
-    paths: Sequence[str]
-    handles: Sequence[Handle] = field(repr=False)
-    groups: Sequence[tuple[int, int]] = field(repr=False)  # (file, row group within it)
+    groups: Sequence[tuple[str, int]] = field(repr=False)  # (file, row group within it)
     ends: np.ndarray = field(repr=False)
     column: str
     y: np.ndarray | None = field(repr=False)
     cell: Cell
     description: Description
-    cache: Cache = field(repr=False)
+    cache: Cache = field(default_factory=Cache, repr=False)
+    opened: Cache = field(default_factory=lambda: Cache(MOST_OPEN), repr=False)
 
     def __len__(self) -> int:
         return int(self.ends[-1])
@@ -154,19 +194,19 @@ class ParquetFiles:
         group = int(np.searchsorted(self.ends, i, side="right"))
         row = i - (int(self.ends[group - 1]) if group else 0)
         rows = self.cache.get(group, lambda: self._read(group))
-        x = self.cell(_value(rows[row]), f"{self.paths[self.groups[group][0]]}, row {row} of its row "
-                      f"group {self.groups[group][1]}")  # fmt: skip
+        path, within = self.groups[group]
+        where = f"{path}, row {row} of its row group {within}"
+        x = self.cell(_value(rows[row], where), where)
         return {"x": x} | ({} if self.y is None else {"y": self.y[i]})
 
     def _read(self, group: int) -> tuple[Any, int]:
-        file, within = self.groups[group]
+        path, within = self.groups[group]
+        file = self.opened.get(path, lambda: (_opened(path), 1))
         try:
-            with self.handles[file].lock:
-                found = self.handles[file].get().read_row_group(within, columns=[self.column])
+            found = file.read_row_group(within, columns=[self.column])
         except Exception as error:  # of pyarrow's own kinds
-            raise ValueError(f"{self.paths[file]} cannot be read: {error}") from None
-        column = found.column(self.column).combine_chunks()
-        return column, found.nbytes
+            raise ValueError(f"{path} cannot be read: {error}") from None
+        return found.column(self.column).combine_chunks(), found.nbytes
 
 
 def read_parquet(
@@ -194,64 +234,37 @@ def read_parquet(
     """
     needed("pyarrow.parquet")
     paths = [str(p) for p in _files(pathlib.Path(path), split)]
-    handles = [Handle(_Opener(p)) for p in paths]
-    files = [handle.get() for handle in handles]
-    first = files[0].schema_arrow
+    with _opened(paths[0]) as file:
+        first = file.schema_arrow
     column = _column(first.names, image_key, IMAGE_KEYS)
     if column is None:
         wanted = image_key or " or ".join(IMAGE_KEYS)
         raise ValueError(f"{paths[0]} has no column {wanted}: it has {first.names}")
     label = _column(first.names, label_key, LABEL_KEYS)
     check("label_key", label_key, label_key is None or label, f"one of {first.names} of {paths[0]}")
-    for name, file in zip(paths, files, strict=True):
-        for key in (column, label):
-            if key is not None and key not in file.schema_arrow.names:
-                raise ValueError(f"{name} has no column {key!r}: it has {file.schema_arrow.names}")
-    groups = [(i, k) for i, f in enumerate(files) for k in range(f.num_row_groups)]
-    counts = [files[i].metadata.row_group(k).num_rows for i, k in groups]
-    if not sum(counts):
+    files = [_looked_at(p, column, label) for p in paths]
+    groups = [(file.path, k) for file in files for k in range(len(file.counts))]
+    ends = np.cumsum([count for file in files for count in file.counts], dtype=np.int64)
+    if not len(ends) or not ends[-1]:
         raise ValueError(f"{path} has no rows")
-    y = _labels(paths, files, label)
-    cache = Cache()
-    size = sum(files[i].metadata.row_group(k).total_byte_size for i, k in groups)
-    warn_of_slow_reading(str(path), "row groups", size, len(groups))
+    warn_of_slow_reading(str(path), "row groups", sum(f.bytes for f in files), len(groups))
     where = f"{paths[0]}: the first {column}"
-    start = next(f for f in files if f.metadata.num_rows)
-    value = next(start.iter_batches(1, columns=[column])).column(0)[0]
     cell, description = cell_for(
-        _value(value), where, options or ImageOptions(), levels=levels, as_is=as_is, missing=missing
-    )
+        _first(groups[int(np.searchsorted(ends, 0, side="right"))], column, where), where,
+        options or ImageOptions(), levels=levels, as_is=as_is, missing=missing,
+    )  # fmt: skip
+    labels = [file.labels for file in files if file.labels is not None]
+    y = np.concatenate(labels) if labels else None
     names = _hub_features(first).get(label or "", {}).get("names")
     description = with_classes(description, y, names)
-    return ParquetFiles(
-        paths, handles, groups, np.array(list(itertools.accumulate(counts))), column, y, cell,
-        description, cache,
-    )  # fmt: skip
+    return ParquetFiles(groups, ends, column, y, cell, description)
 
 
-@dataclass(frozen=True)
-class _Opener:
-    """Opens a Parquet file; ValueError naming it where it is none."""
-
-    path: str
-
-    def __call__(self) -> Any:
-        try:
-            return needed("pyarrow.parquet").ParquetFile(self.path)
-        except Exception as error:  # of pyarrow's own kinds
-            raise ValueError(f"{self.path} cannot be read as Parquet: {error}") from None
-
-
-def _labels(paths: Sequence[str], files: Sequence[Any], key: str | None) -> np.ndarray | None:
-    if key is None:
-        return None
-    parts = []
-    for path, file in zip(paths, files, strict=True):
-        column = file.read(columns=[key]).column(key)
-        if column.null_count:
-            raise ValueError(f"{path}: {key} is empty in {column.null_count} rows")
-        parts.append(check_labels(f"{path}: {key}", column.to_numpy(), len(column)))
-    return np.concatenate(parts)
+def _first(group: tuple[str, int], column: str, where: str) -> Any:
+    """The first cell of a row group, of which no more is read."""
+    with _opened(group[0]) as file:
+        batch = next(file.iter_batches(1, row_groups=[group[1]], columns=[column]))
+        return _value(batch.column(0)[0], where)
 
 
 def with_classes(

@@ -37,7 +37,10 @@ from score_jax.types import Source
 
 PathLike = str | os.PathLike[str]
 PLAN_FILE = "plan.json"
-SHARD_SIZE = 4096  # records
+SHARD_SIZE, MOST_SHARDS = (
+    4096,
+    256,
+)  # records of a shard, or more, so that not too many files are open
 LISTED = 20  # unreadable examples that a message names
 
 
@@ -178,7 +181,7 @@ def _plan(
     sources: Mapping[str, Source],
     description: Description,
     leaves: Mapping[str, Leaf],
-    shard_size: int,
+    shard_size: int | None,
     options: Any,
 ) -> dict[str, Any]:
     """What must be the same for a folder to be continued."""
@@ -194,14 +197,17 @@ def _plan(
     return value
 
 
-def _jobs(sources: Mapping[str, Source], shard_size: int, folder: pathlib.Path) -> list[_Job]:
+def _jobs(
+    sources: Mapping[str, Source], shard_size: int | None, folder: pathlib.Path
+) -> list[_Job]:
     jobs = []
     for name, source in sources.items():
-        count = -(-len(source) // shard_size)
+        size = shard_size or max(SHARD_SIZE, -(-len(source) // MOST_SHARDS))
+        count = -(-len(source) // size)
         for i in range(count):
             file = f"{name}-{i:05d}-of-{count:05d}.array_record"
-            end = min(len(source), (i + 1) * shard_size)
-            jobs.append(_Job(name, i * shard_size, end, folder / file))
+            end = min(len(source), (i + 1) * size)
+            jobs.append(_Job(name, i * size, end, folder / file))
     return jobs
 
 
@@ -258,7 +264,7 @@ def write_records(
     out: PathLike,
     *,
     options: Mapping[str, Any] | None = None,
-    shard_size: int = SHARD_SIZE,
+    shard_size: int | None = None,
     workers: int = 0,
     skip: bool = False,
     progress: Callable[[int], None] = lambda count: None,
@@ -267,7 +273,8 @@ def write_records(
     """Write the splits {"train": source, ...} as the folder `out`, which `read_records` reads: `Written`.
 
     The description is that of the first split, with the classes of all. `options` are JSON values that
-    are kept with it. `workers` processes decode (0: this one). `skip` leaves out examples that cannot be
+    are kept with it. `shard_size` is the number of records of a file, by default 4096 or what makes 256
+    files. `workers` processes decode (0: this one). `skip` leaves out examples that cannot be
     read. `progress` is called with the number of examples done, `say` with a line about a folder that is
     continued.
 
@@ -280,7 +287,7 @@ def write_records(
     """
     out = pathlib.Path(out)
     check("out", str(out), not out.exists(), "a new folder")
-    check_count(shard_size=shard_size)
+    check_count(shard_size=SHARD_SIZE if shard_size is None else shard_size)
     check_count(0, workers=workers)
     description = _description(sources)
     leaves = _leaves(sources)

@@ -12,6 +12,7 @@ import pathlib
 import shutil
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, SupportsIndex
@@ -125,7 +126,7 @@ def _open_archive(path: str) -> tuple[MappedArray, np.ndarray | None]:
             x = _map_member(archive, path, x_name)
             y = np.array(_map_member(archive, path, y_name).array()) if y_name in members else None
             return x, y
-    except (zipfile.BadZipFile, OSError, EOFError) as error:
+    except (zipfile.BadZipFile, zlib.error, OSError, EOFError, RuntimeError) as error:
         raise ValueError(f"{path} cannot be read as an array file: {error}") from None
 
 

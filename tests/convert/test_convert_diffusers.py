@@ -98,7 +98,7 @@ WRONG = {
     "has blocks .*'CrossAttnDownBlock2D'": {
         "down_block_types": ["CrossAttnDownBlock2D", "DownBlock2D"]
     },
-    "flip_sin_to_cos of .* must be one of .False,., got True": {"flip_sin_to_cos": True},
+    "downsample_padding of .* must be one of .1,., got 0": {"flip_sin_to_cos": True},
     "freq_shift of .* must be one of .1,., got 0": {"freq_shift": "absent"},  # the default there
     "act_fn of .* must be one of .*, got 'mish'": {"act_fn": "mish"},
     "mid_block_scale_factor of .* must be 1, got 2": {"mid_block_scale_factor": 2},

@@ -188,6 +188,12 @@ def test_objects_of_datasets_are_sources():
         assert source.y is not None and source.y.tolist() == Y.tolist()
 
 
+def test_files_of_another_split_are_left_out(tmp_path):
+    write_parquet(tmp_path / "part-0.parquet", X[:5], Y[:5])
+    write_parquet(tmp_path / "test-0.parquet", X[5:], Y[5:])
+    assert [len(data.read_parquet(tmp_path, k)) for k in ("train", "test", None)] == [5, N - 5, 5]
+
+
 def test_idx_files_are_read_by_split(tmp_path):
     x = X[..., :1]
     at = files.write_idx(tmp_path / "idx", x, Y)
@@ -343,6 +349,14 @@ def cut_npy(at):
     data.read_arrays(at / "a.npy")
 
 
+def cut_compressed(at):
+    np.savez_compressed(at / "c.npz", x=X)
+    raw = bytearray((at / "c.npz").read_bytes())
+    raw[200:220] = bytes(20)
+    (at / "c.npz").write_bytes(raw)
+    data.read_arrays(at / "c.npz")
+
+
 def objects(at):
     np.savez(at / "o.npz", x=np.array([{}, None], object))
     data.read_arrays(at / "o.npz")
@@ -450,6 +464,7 @@ BAD = {
     "mixed shards": (mixed_shards, r"b.npy has examples \(4, 8, 3\) .*a.npy has \(8, 8, 3\)"),
     "half labelled": (half_labelled, "labels must be in every file, got '1 of 2 files'"),
     "cut npy": (cut_npy, "a.npy cannot be read: it has"),
+    "cut compressed": (cut_compressed, "c.npz cannot be read as an array file"),
     "objects": (objects, "o.npz: x holds Python objects"),
     "late nan": (late_nan, "n.npy must be finite, got NaN"),
     "cut gzip": (cut_gzip, "train-images-idx3-ubyte.gz cannot be read as gzip"),
