@@ -58,7 +58,6 @@ EXTRA = {
 # Comparisons with a string outside experiments/ that are right, by file.
 STRINGS = {
     "checkpoints/leaves.py": {"cpu"},  # JAX names its platforms so
-    "convert/refinenets.py": {"bias", "embedding", "kernel"},  # Flax names the parameters so
     "convert/torch_file.py": {"little"},  # Python names the order of bytes so
     "nets/convolution.py": {"b", "g", "i", "w", "x"},  # arrays and indices of one formula
     "_check.py": {"apply"},  # the method of a Flax module, which is no score
