@@ -108,9 +108,8 @@ def completed(workdir: pathlib.Path, args: Args, out: pathlib.Path) -> dict[str,
         ).x  # fmt: skip
         print(name, _judge(run, space, images[name], truth, y), flush=True)
     rows = np.stack([x[:12] for x in images.values()])
-    viz.save_image(
-        viz.image_grid(rows.reshape(-1, 8, 8, 1), columns=12, scale=6), out / "completed.png"
-    )
+    grid = viz.image_grid(rows.reshape(-1, 8, 8, 1), columns=12, scale=6)
+    viz.save_image(viz.labelled(grid, rows=list(images)), out / "completed.png")
     return {name: _judge(run, space, x, truth, y) for name, x in images.items()}
 
 

@@ -313,7 +313,9 @@ def draw(made, path):
 
     columns = 3
     rows = -(-len(made) // columns)
-    figure, axes = plt.subplots(rows, columns, figsize=(13, 3.8 * rows), squeeze=False)
+    figure, axes = plt.subplots(
+        rows, columns, figsize=(14, 3.8 * rows), squeeze=False, layout="constrained"
+    )
     for axis, (title, solved) in zip(axes.flat, made.items(), strict=False):
         for name, curve in solved.items():
             nfe, errors = np.array(sorted(curve), float).T
@@ -321,8 +323,7 @@ def draw(made, path):
             axis.loglog(nfe, errors, marker=".", linewidth=wide, label=name)
         axis.set(title=title, xlabel="evaluations", ylabel="rms error")
         axis.grid(True, which="both", alpha=0.2)
-    axes.flat[0].legend(fontsize=7)
-    figure.tight_layout()
+    figure.legend(*axes.flat[0].get_legend_handles_labels(), loc="outside right center")
     figure.savefig(path, dpi=80)
     print(f"drawn: {path}")
 

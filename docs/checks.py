@@ -1,7 +1,7 @@
 """Checks of files for pre-commit: `python -m docs.checks [FILES]`; standard library only.
 
-Notebooks must hold no outputs (the tests execute them, and a reader's run draws the pictures), and no
-file may be large, except the reference numbers of the tests.
+Notebooks are stored with the outputs of one run from top to bottom, so that a reader sees the pictures,
+and are small; no other file may be large, except the reference numbers of the tests.
 """
 
 import json
@@ -10,21 +10,31 @@ import sys
 from collections.abc import Sequence
 
 LARGEST = 500_000  # bytes
+LARGEST_NOTEBOOK = 300_000
 # Reference numbers: tests/golden is kept under 16 MB as a whole (docs/adr/0018).
 LARGE_ALLOWED = ("tests/golden/",)
 
 
 def notebook_faults(path: pathlib.Path) -> list[str]:
-    """Name every cell of a notebook that keeps outputs or a count of executions."""
+    """Name what a notebook lacks: outputs of one run in order, without errors, with a picture."""
     try:
         cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+        code = [cell for cell in cells if cell["cell_type"] == "code"]
+        counts = [cell.get("execution_count") for cell in code]
+        outputs = [output for cell in code for output in cell.get("outputs", [])]
+        pictures = [output for output in outputs if "image/png" in output.get("data", {})]
     except (ValueError, KeyError, TypeError) as error:
         return [f"{path}: not a notebook ({type(error).__name__})"]
-    return [
-        f"{path}: cell {i} has outputs: clear them before the commit"
-        for i, cell in enumerate(cells)
-        if cell.get("outputs") or cell.get("execution_count") is not None
-    ]
+    faults = []
+    if counts != list(range(1, len(code) + 1)):
+        faults.append(f"{path}: its cells were not run once in order: execute it before the commit")
+    if any(output.get("output_type") == "error" for output in outputs):
+        faults.append(f"{path}: a cell ended with an error")
+    if not pictures:
+        faults.append(f"{path}: no output is a picture")
+    if path.stat().st_size > LARGEST_NOTEBOOK:
+        faults.append(f"{path}: more than {LARGEST_NOTEBOOK:,} bytes: make its pictures smaller")
+    return faults
 
 
 def size_faults(path: pathlib.Path) -> list[str]:

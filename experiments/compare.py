@@ -45,6 +45,8 @@ TOLERANCES = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5)
 FINE = 1e-6
 # Not for few evaluations: Langevin dynamics alone, and the authors' tables, which have no short ones.
 LEFT_OUT = ("langevin", "song")
+# Distances as the card calls them.
+NAMES = {"frechet": "Fréchet", "sliced_wasserstein": "sliced Wasserstein"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -199,13 +201,24 @@ def card(result: dict[str, Any]) -> Any:
     real = result["train_split"][far]
     right.axhline(real, color="#868e96", linewidth=1, linestyle=":", label="training examples")
     left.set(ylabel="error from the same latent (rms)")
-    right.set(ylabel=f"{far.replace('_', ' ')} distance to the test split")
+    right.set(ylabel=f"{NAMES.get(far, far)} distance to the test split")
     for axes in (left, right):
         axes.set(xlabel="network evaluations a sample", xscale="log", yscale="log")
         axes.grid(True, which="both", alpha=0.2)
+        _plain_ticks(axes.xaxis)
+        _plain_ticks(axes.yaxis)
     figure.legend(*right.get_legend_handles_labels(), loc="outside right center", frameon=False)
     # Few colours: the file stays small enough for documentation.
     return viz.render(figure).quantize(64)
+
+
+def _plain_ticks(axis: Any) -> None:
+    """Ticks of a logarithmic axis at 1, 2 and 5 times powers of ten, as plain numbers."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_formatter(NullFormatter())
 
 
 def main(argv: Sequence[str] | None = None) -> None:

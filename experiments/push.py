@@ -130,7 +130,7 @@ def export(args: Args, folder: pathlib.Path) -> None:
                 shutil.copyfile(workdir / name, part / name)
 
 
-def upload(repo: str, private: bool, folder: pathlib.Path) -> str:
+def upload(repo: str, folder: pathlib.Path, *, private: bool) -> str:
     """Push the folder to the hub: its address."""
     import huggingface_hub
 
@@ -155,7 +155,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         if args.to is not None:
             print(f"wrote {folder} with its card, {folder / CARD}")
         if args.repo is not None:
-            print(f"pushed to {upload(args.repo, args.private, folder)}")
+            print(f"pushed to {upload(args.repo, folder, private=args.private)}")
 
 
 if __name__ == "__main__":

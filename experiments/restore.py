@@ -226,8 +226,8 @@ def draw(run: Run, problem: Problem, x: np.ndarray, done: Sequence[int]) -> Any:
     """A row for each example: as measured, restored, and the truth."""
     flat = x.reshape(-1, *run.shape)
     if len(run.shape) < 2 or (len(run.shape) == 2 and run.shape[1] <= 8):
-        truth = None if problem.truth is None else pictures.shown(run, problem.truth)[0]
-        return viz.picture(pictures.shown(run, flat)[0], reference=truth)
+        whole = None if problem.truth is None else pictures.shown(run, problem.truth)[0]
+        return viz.picture(pictures.shown(run, flat)[0], reference=whole)
     low, high = run.config.data.range
     middle = float(np.mean(x)) if run.source.levels is None else (low + high) / 2
     seen = seen_as(problem, run.shape, middle)[list(done), None]

@@ -8,7 +8,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-import score_jax as sj
 from score_jax import data, guidance, inverse, likelihood, losses, metrics, training, viz
 from score_jax import samplers as sm
 from score_jax._check import check_count, check_finite, check_positive, is_number, plain
@@ -190,7 +189,6 @@ CASES = [
     ("count_bool", lambda: check_count(n=True), "n must be an integer"),
     ("positive", lambda: check_positive(rate=jnp.asarray(INF)), "rate must be > 0 and finite, got inf"),
     ("finite", lambda: check_finite("x", HOLES), "x must be finite, got 1 entries"),
-    ("load", lambda: sj.load_pretrained("nowhere.pth"), "preset must name"),
 ]  # fmt: skip
 
 

@@ -37,7 +37,7 @@ class Coder(NamedTuple):
 class Coded(NamedTuple):
     """Results (n, *d), evaluations of each (n,), and log densities in nats (n,) or None."""
 
-    x: Any  # NumPy arrays; arrays of JAX inside the program
+    x: Any
     nfe: Any
     logp: Any = None
 
@@ -64,7 +64,8 @@ def _mapped(
     done = in_chunks(function, params, take, len(x), chunk=chunk, desc=desc)
     if not np.isfinite(done.out.x).all():
         raise FloatingPointError(f"{desc}: the results are not finite")
-    return done.out
+    found: Coded = done.out
+    return found
 
 
 def _each(one: Callable[[Any, Any, Any, Any], Coded]) -> Callable[[Any, Any, Any], Coded]:

@@ -21,7 +21,7 @@ from score_jax.inverse.operators import (
     SpectralOperator,
     record,
 )
-from score_jax.types import Data, Number, PerExample, Time
+from score_jax.types import Data, PerExample, Time
 
 
 @record("noise_std", "noise")
@@ -41,7 +41,7 @@ class Measurement:
 
     operator: Any
     y: Any
-    noise_std: Number = 0.0
+    noise_std: Any = 0.0  # a number of any kind, kept as a float
     noise: Any = None
 
     def __post_init__(self) -> None:
