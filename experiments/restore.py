@@ -231,9 +231,9 @@ def draw(run: Run, problem: Problem, x: np.ndarray, done: Sequence[int]) -> Any:
     low, high = run.config.data.range
     middle = float(np.mean(x)) if run.source.levels is None else (low + high) / 2
     seen = seen_as(problem, run.shape, middle)[list(done), None]
-    truth = [] if problem.truth is None else [problem.truth[list(done), None]]
-    rows = np.concatenate([seen, x, *truth], axis=1)
-    names = ["measured", *[f"restored {i + 1}" for i in range(x.shape[1])], *["truth"] * len(truth)]
+    true = [] if problem.truth is None else [problem.truth[list(done), None]]
+    rows = np.concatenate([seen, x, *true], axis=1)
+    names = ["measured", *[f"restored {i + 1}" for i in range(x.shape[1])], *["truth"] * len(true)]
     values, limits = pictures.shown(run, rows.reshape(-1, *run.shape))
     images = viz.as_images(values)
     known = viz.value_range(images) if limits is None else limits

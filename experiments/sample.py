@@ -46,6 +46,9 @@ class Args:
     num: int = 64
     # Class to draw, for networks that are conditioned on it or guided (default: all in turn).
     label: Annotated[int | None, tyro.conf.arg(aliases=("--class",))] = None
+    # For networks that are conditioned on a vector or a field: a .npy file of them, one a sample, in the
+    # data's own units (default: those of test examples that the run keeps).
+    cond: str | None = None
     # Scale of the guidance towards the class: 1 is the class as it was learned, larger scales give
     # more typical and less diverse samples (default: no guidance).
     guidance: float | None = None
@@ -108,6 +111,19 @@ def labels(args: Args, run: Run) -> np.ndarray | None:
     return np.full(args.num if args.seeds is None else len(singles.numbers(args.seeds)), args.label)
 
 
+def conditions(args: Args) -> np.ndarray | None:
+    """The vectors or fields of --cond."""
+    if args.cond is None:
+        return None
+    try:
+        found: np.ndarray = np.load(args.cond, allow_pickle=False)
+    except ValueError as error:
+        raise ValueError(f"--cond {args.cond!r} cannot be read as an array: {error}") from None
+    if not found.size or found.ndim < 2:
+        raise ValueError(f"--cond must hold an array (m, *d), m >= 1, got shape {found.shape}")
+    return found
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """Entry point of `python -m experiments.sample`."""
     args = parse(argv)
@@ -124,7 +140,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         guide, params = guiding.make_guide(run, params, workdir, by=args.guidance_by, **options)
     plan = drawing.Plan(
         run, params, jax.random.key(args.seed), args.num, args.sample,
-        sampling.classes(run, args.num, y, guide), guide, args.chunk,
+        sampling.classes(run, args.num, y, guide), guide, args.chunk, conditions(args),
     )  # fmt: skip
     out = pathlib.Path(args.out) if args.out else workdir / "samples" / args.sample.sampler
     facts = settings(args, step)
@@ -142,6 +158,7 @@ def settings(args: Args, step: int) -> dict[str, Any]:
     """What decides the samples, as JSON."""
     guided = {
         "label": args.label,
+        "cond": args.cond,
         "guidance": args.guidance,
         "guidance_interval": args.guidance_interval,
         "guidance_by": args.guidance_by,

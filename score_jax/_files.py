@@ -41,7 +41,7 @@ def reading(path: PathLike, kind: str = "") -> Iterator[None]:
 
     A library that reads damaged files raises whatever its code happens to raise. The message is one
     line, "PATH cannot be read (as KIND): reason". Errors of the operating system pass, such as
-    FileNotFoundError.
+    FileNotFoundError, and so does a ValueError of one line that begins with the path.
 
     >>> with reading("x.npz", "an array file"):
     ...     arrays = dict(np.load("x.npz"))
@@ -51,6 +51,9 @@ def reading(path: PathLike, kind: str = "") -> Iterator[None]:
     except Exception as error:
         # Without a number, or "invalid argument": a library's own, or an offset outside of the file.
         if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
+            raise
+        named = type(error) is ValueError and str(error)[: 4 * REASON].startswith(str(path))
+        if named and str(error) == reason(error):
             raise
         how = f" as {kind}" if kind else ""
         raise ValueError(f"{path} cannot be read{how}: {reason(error)}") from error

@@ -28,7 +28,10 @@ _PLAIN_SECONDS = 15.0  # between two plain lines of progress
 
 
 class Plan(NamedTuple):
-    """What is drawn: samples number 0, ..., num - 1 of a key, with labels y (num,) or none."""
+    """What is drawn: samples number 0, ..., num - 1 of a key, with labels y (num,) or none.
+
+    cond: vectors or fields (m, *d) in the data's own units, repeated; None: those that the run keeps.
+    """
 
     run: Run
     params: Params
@@ -38,6 +41,13 @@ class Plan(NamedTuple):
     y: np.ndarray | None = None
     guide: Guide | None = None
     chunk: int = 256
+    cond: np.ndarray | None = None
+
+    def cond_of(self, numbers: np.ndarray) -> np.ndarray | None:
+        """The vectors or fields of the samples of these numbers, or None."""
+        if self.cond is None:
+            return sampling.cond_of(self.run, numbers)
+        return self.cond[numbers % len(self.cond)]
 
     @property
     def classes(self) -> np.ndarray | None:
@@ -148,7 +158,7 @@ def draw_chunks(
         numbers = (first + np.arange(full)) % plan.num
         y = None if plan.classes is None else plan.classes[numbers]
         options: dict[str, Any] = {
-            "y": y, "cond": sampling.cond_of(run, numbers), "guide": guide, "chunk": full,
+            "y": y, "cond": plan.cond_of(numbers), "guide": guide, "chunk": full,
             "first": first,
         }  # fmt: skip
         drawn = sampling.draw(run, plan.params, plan.key, full, config, progress=False, **options)

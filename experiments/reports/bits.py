@@ -18,9 +18,8 @@ with late():
     import jax
     import jax.numpy as jnp
 
-    from score_jax import data, likelihood, losses, samplers, viz
+    from score_jax import data, likelihood, losses, parametrization, samplers, viz
     from score_jax._batched import in_chunks
-    from score_jax.parametrization import SMALL
     from score_jax.samplers import static
     from score_jax.sde import schedule_grid, spaced_indices
     from score_jax.types import Params, PRNGKey
@@ -161,7 +160,7 @@ def schedule_terms(
             run.sde,
             run.score(params, **part["given"]),
             source.on_levels(part["x"]),
-            variance=SMALL if model.variance is None else model.variance,
+            variance=parametrization.SMALL if model.variance is None else model.variance,
             grid=schedule_grid(run.sde, indices),
             decoder=run.decoder,
             clean=clean,

@@ -213,10 +213,10 @@ def _network(config: Mapping[str, Any], path: Path) -> tuple[Any, tuple[int, ...
     shape = (height, width, config["in_channels"])
     if names is PLAIN:
         return DDPM(**fields, norm_groups=config["norm_num_groups"], attend_every_block=True), shape
-    usual = all(
+    same_groups = all(
         default_groups(w) == GROUPS for w, attends in zip(widths, attended, strict=True) if attends
     )
-    fields |= {"attention_groups": None if usual else GROUPS}
+    fields |= {"attention_groups": None if same_groups else GROUPS}
     return NCSNpp(
         **fields, block="biggan", embedding="fourier", fir=True, progressive="output_skip",
         progressive_input="input_skip", combine="sum", skip_rescale=True, scale_by_sigma=True,
@@ -373,7 +373,8 @@ def from_diffusers(folder: str | Path, sde: SDE | None = None) -> Loaded:
     module, shape = _network(DEFAULTS | config, path)
     file, weights = _read_weights(home)
     if isinstance(module, UNet):
-        weights = joined(weights, module)
+        with reading(file, "a UNet2DModel"):
+            weights = joined(weights, module)
     shapes = template(module, shape, classes=bool(module.num_classes))
     params = assemble(shapes, _plan(module, shapes), weights, file)
     info = {"module": module, "shape": shape, "config": config}

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from score_jax._check import brief, check, is_number
+from score_jax._files import reading
 from score_jax._pickles import Record
 from score_jax.convert.assemble import Slot, Tree, assemble, find, same, template, transposed
 from score_jax.convert.score_sde import CONV, DENSE, FOURIER, NORM, ONE, Layer, Leaf, Loaded, Part
@@ -397,7 +398,7 @@ def from_edm(path: str | Path) -> Loaded:
     >>> score = model.score(params)
     """
     file = read_torch_pickle(path)
-    try:
+    with reading(path, "a network of EDM"):
         outer = _object(file.get(AVERAGE) if isinstance(file, dict) else None, f"its {AVERAGE!r}")
         check(
             "its preconditioning", outer.kind[:80], outer.kind in MODELS, f"one of {list(MODELS)}"
@@ -409,8 +410,6 @@ def from_edm(path: str | Path) -> Loaded:
         net = kind.make(fields)
         model = MODELS[outer.kind](outer, net)
         weights = _in_our_form(_tensors(inner.state), kind.adm)
-    except (ValueError, AttributeError, TypeError) as error:
-        raise ValueError(f"{path} cannot be read as a network of EDM: {error}") from error
     shape = (fields.size, fields.size, fields.channels)
     shapes = template(net, shape, classes=bool(net.num_classes))
     unused = [name for name in weights if _unused(name)]

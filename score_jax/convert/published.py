@@ -111,7 +111,7 @@ _EDM_VP = NCSNpp(channel_mult=(2, 2, 2), dropout=0.13, condition_first=True)
 _EDM_VE = _EDM_VP.clone(embedding="plain_fourier", fir=True, progressive_input="residual")
 _EDM_ADM = UNet(
     channels=192, channel_mult=(1.0, 2.0, 3.0, 4.0), attention_factors=(2, 4, 8), dropout=0.1,
-    num_head_channels=64, resblock_updown=True, num_classes=1000,
+    num_head_channels=64, resblock_updown=True, num_classes=1000, out_channels=3,
 )  # fmt: skip
 
 PUBLISHED: dict[str, Ingredients] = {

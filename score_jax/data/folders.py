@@ -64,13 +64,14 @@ class FolderFiles:
     def read(self, name: str) -> bytes:
         """The content of a file."""
         try:
-            return (pathlib.Path(self.where) / name).read_bytes()
+            with open(self.path(name), "rb") as file:
+                return file.read()
         except OSError as error:
             raise ValueError(f"{self.path(name)} cannot be read: {error.strerror}") from None
 
     def path(self, name: str) -> str:
         """The path of a file."""
-        return str(pathlib.Path(self.where) / name)
+        return os.path.join(self.where, name)
 
     def has(self, name: str) -> bool:
         """Whether a file is there."""

@@ -21,6 +21,7 @@ ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 GREY = {"1", "L", "LA", "La", "I", "I;16", "I;16B", "I;16L", "I;16N"}  # Pillow's modes
 SIXTEEN = {"I", "I;16", "I;16B", "I;16L", "I;16N"}  # grey of 16 bits
 COLOUR = {"RGB", "RGBA", "RGBa", "RGBX", "P", "PA", "CMYK", "YCbCr", "LAB", "HSV"}
+KNOWN = GREY | COLOUR
 ALPHA = {"LA", "La", "RGBA", "RGBa", "PA"}
 SEVERAL = {"TIFF", "WEBP", "PNG", "GIF"}  # formats whose further frames are not thumbnails
 ORIENTATION = 0x0112  # the tag of EXIF
@@ -224,7 +225,7 @@ def _upright(image: Image.Image) -> Image.Image:
 
 
 def _is_grey(image: Image.Image, name: str) -> bool:
-    if image.mode not in GREY | COLOUR:
+    if image.mode not in KNOWN:
         raise ValueError(
             f"{name} has pixels of Pillow's mode {image.mode}, which are not grey levels or colours: "
             "store such data as arrays"

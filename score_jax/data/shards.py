@@ -7,6 +7,7 @@ file is a shard, in the order of the names; the labels of `x_NAME.npy` are in `y
 import atexit
 import itertools
 import logging
+import math
 import os
 import pathlib
 import shutil
@@ -20,6 +21,7 @@ from typing import Any, SupportsIndex
 import numpy as np
 
 from score_jax._check import check
+from score_jax._files import reading
 from score_jax.data.checks import Form, cast, check_labels, check_layout, check_values, form_of
 from score_jax.data.sources import Description, Examples
 
@@ -72,7 +74,7 @@ def _header(file: Any, path: str, start: int, size: int, where: str) -> MappedAr
     if dtype.hasobject:
         raise ValueError(f"{where} holds Python objects, which need allow_pickle and are not read")
     offset = file.tell()
-    needed = offset - start + dtype.itemsize * int(np.prod(shape, dtype=np.int64))
+    needed = offset - start + dtype.itemsize * math.prod(shape)
     if needed > size:
         raise ValueError(f"{where} cannot be read: it has {size} bytes, and needs {needed}")
     return MappedArray(path, offset, dtype, tuple(shape), fortran, where)
@@ -131,11 +133,12 @@ def _open_archive(path: str) -> tuple[MappedArray, np.ndarray | None]:
 
 
 def _open_file(path: pathlib.Path) -> tuple[MappedArray, np.ndarray | None]:
-    if path.suffix == ARCHIVES:
-        return _open_archive(str(path))
     labels = path.with_name("y" + path.name[1:])
     labelled = path.name.startswith("x") and labels.is_file()
-    return _map_npy(str(path)), np.array(_map_npy(str(labels)).array()) if labelled else None
+    with reading(path, "an array file"):
+        if path.suffix == ARCHIVES:
+            return _open_archive(str(path))
+        return _map_npy(str(path)), np.array(_map_npy(str(labels)).array()) if labelled else None
 
 
 def _files(path: pathlib.Path) -> list[pathlib.Path]:

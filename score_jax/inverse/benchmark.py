@@ -292,9 +292,8 @@ def _figures(posed: Posed, i: int, x: np.ndarray) -> dict[str, float]:
     y = jnp.repeat(jnp.asarray(one.y)[i : i + 1], len(x), axis=0)
     residual = _flat(dataclasses.replace(one, y=y).residual(examples))
     measured = (residual != 0).any(axis=0)
-    found["residual"] = (
-        rms(residual[:, measured]) / (one.noise_std or 1.0) if measured.any() else 0.0
-    )
+    unit = float(one.noise_std) or 1.0
+    found["residual"] = rms(residual[:, measured]) / unit if measured.any() else 0.0
     return found
 
 

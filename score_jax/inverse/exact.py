@@ -38,7 +38,7 @@ def conditioner(prior: Any, measurement: Measurement) -> tuple[Conditioner, np.n
         raise ValueError(f"noise must be normal for an exact posterior, got {measurement.noise!r}")
     matrix = matrix_of(measurement.operator, prior.shape)
     seen = abs(matrix).sum(axis=1) > 0
-    return prior.conditioner(matrix[seen], measurement.noise_std), seen
+    return prior.conditioner(matrix[seen], float(measurement.noise_std)), seen
 
 
 def exact_posteriors(prior: Any, measurement: Measurement) -> list[Mixture]:

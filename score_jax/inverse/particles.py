@@ -95,7 +95,8 @@ def whole_logp(measurement: Measurement, x0: Data) -> PerExample:
 
 def twist(measurement: Measurement, x0: Data, r2: Any) -> PerExample:
     """log psi of the estimate x0 with variance r2, up to a constant: (b,)."""
-    residual, noise = measurement.residual(x0), measurement.noise_std**2
+    residual = measurement.residual(x0)
+    noise: Any = measurement.noise_std**2
     solved = residual / (noise + r2)
     operator = measurement.operator
     if isinstance(operator, LinearOperator):

@@ -43,6 +43,15 @@ def test_it_computes_what_it_computed(tmp_path, case):
     assert float(jnp.abs(found - out).max() / jnp.abs(out).max()) <= 2e-5
 
 
+def test_maps_of_attention_that_cannot_be_divided_are_named(tmp_path):
+    path, tensors = folder_of(tmp_path, "plain")
+    for q in (np.ones((), "f4"), np.ones((12, 64), "f4")):
+        bad = {n: q for n in tensors if n.endswith(("to_q.weight", "to_k.weight", "to_v.weight"))}
+        safetensors.numpy.save_file(tensors | bad, path / f"{STEM}.safetensors")
+        with pytest.raises(ValueError, match=f"{STEM}.safetensors cannot be read as a UNet2DModel"):
+            from_diffusers(path)
+
+
 def test_weights_in_halves_and_in_parts(tmp_path):
     path, tensors = folder_of(tmp_path, "plain", f"{STEM}.fp16.safetensors")
     _, whole, _ = from_diffusers(path)

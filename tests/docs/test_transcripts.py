@@ -23,7 +23,7 @@ class Begun(Exception):
     """The command has read its options."""
 
 
-def begin():
+def begin(*workdirs):
     raise Begun
 
 

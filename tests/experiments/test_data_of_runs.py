@@ -55,6 +55,19 @@ def test_a_run_folder_samples_without_its_data_in_their_units(trained):
     assert x.shape == (5, 4, 2) and 10 < x[..., 1].std() / x[..., 0].std() < 160
     out = call("evaluate", "--workdir", folder, "--num", 0, check=2)
     assert "x.npz" in out.stderr
+    np.save(folder / "c.npy", np.zeros((2, 4), np.float32))
+    out = call(
+        "sample",
+        "--workdir",
+        folder,
+        "--num",
+        5,
+        "--cond",
+        folder / "c.npy",
+        "--overwrite",
+        check=2,
+    )
+    assert "cond must be of shape (m, 3), got" in out.stderr
     # Resuming needs them, wherever they are, with any number of workers.
     longer = ["--train.steps", 25, "--data.path", moved, "--data.workers", 3]
     call("train", *options, "--workdir", folder, *MLP, *longer, check=0)
