@@ -133,17 +133,28 @@ def test_the_repository_passes_its_own_checks(monkeypatch):
     assert checks.check(tracked()) == []
 
 
-def test_outputs_and_large_files_are_found(tmp_path, monkeypatch):
+def test_what_notebooks_lack_and_large_files_are_found(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    clean = {"cells": [{"cell_type": "code", "outputs": [], "execution_count": None}]}
-    full = {"cells": [{"cell_type": "code", "outputs": [{}], "execution_count": 1}]}
-    names = {"clean.ipynb": clean, "full.ipynb": full}
-    for name, cells in names.items():
-        pathlib.Path(name).write_text(json.dumps(cells))
+    cell = lambda count, *outputs: {
+        "cell_type": "code", "outputs": list(outputs), "execution_count": count
+    }  # fmt: skip
+    picture, error = {"data": {"image/png": "x"}}, {"output_type": "error"}
+    books = {
+        "clear.ipynb": [cell(None)],
+        "good.ipynb": [cell(1, picture), {"cell_type": "markdown"}, cell(2)],
+        "order.ipynb": [cell(2, picture), cell(1)],
+        "wrong.ipynb": [cell(1, picture, error)],
+        "blind.ipynb": [cell(1, {"data": {"text/plain": "1"}})],
+    }
+    for name, cells in books.items():
+        pathlib.Path(name).write_text(json.dumps({"cells": cells}))
     pathlib.Path("broken.ipynb").write_text("{")
     pathlib.Path("large.bin").write_bytes(bytes(checks.LARGEST + 1))
-    found = checks.check([pathlib.Path(n) for n in sorted([*names, "broken.ipynb", "large.bin"])])
-    assert [f.split(":")[0] for f in found] == ["broken.ipynb", "full.ipynb", "large.bin"]
+    found = checks.check([pathlib.Path(n) for n in sorted([*books, "broken.ipynb", "large.bin"])])
+    assert [f.split(":")[0] for f in found] == [
+        "blind.ipynb", "broken.ipynb", "clear.ipynb", "clear.ipynb", "large.bin", "order.ipynb",
+        "wrong.ipynb",
+    ]  # fmt: skip
 
 
 def test_the_changelog_has_every_old_name():
