@@ -114,7 +114,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     workdir = pathlib.Path(args.workdir)
     out = pathlib.Path(args.out) if args.out else workdir / "encoded"
     npz, record, png = outputs.files(out, (".npz", ".json", ".png"), overwrite=args.overwrite)
-    cli.start()
+    cli.start(args.workdir)
     run, params, step = runs.load(workdir)
     x = examples(args, run)
     x = densities(args, run, x) if args.logp else x

@@ -122,7 +122,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     out = pathlib.Path(args.out) if args.out else workdir / "interpolated"
     endings = [".npz", ".json", ".png", *([] if args.film is None else [f".{args.film}"])]
     npz, record, png, *film = outputs.files(out, endings, overwrite=args.overwrite)
-    cli.start()
+    cli.start(args.workdir)
     run, params, step = runs.load(workdir)
     label = sampling.one_class(run, args.label, args.workdir)
     coder = latents.Coder(run, args.by, args.tol, args.steps)

@@ -148,7 +148,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         cli.needs("hub", "--repo")
     if args.to is not None:
         runs.check_new("to", pathlib.Path(args.to))
-    cli.start()
+    cli.start(args.workdir)
     with tempfile.TemporaryDirectory() as scratch:
         folder = pathlib.Path(args.to) if args.to else pathlib.Path(scratch) / "run"
         export(args, folder)

@@ -31,7 +31,7 @@ TINY = dataclasses.replace(
 @pytest.fixture(autouse=True)
 def unchanged(monkeypatch):
     """The commands run in this process, whose settings are those of the tests."""
-    monkeypatch.setattr(cli, "start", lambda: None)
+    monkeypatch.setattr(cli, "start", lambda *workdirs: None)
 
 
 @pytest.fixture(scope="module")
