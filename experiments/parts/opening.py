@@ -81,9 +81,10 @@ def open_source(c: DataConfig, path: str | None, split: str) -> Any:
 def _divided(c: DataConfig, source: Any) -> tuple[Any, Any]:
     n = len(source)
     if n < LEAST:
+        hint = "" if c.path is None else "; data.test_path names others for testing"
         raise ValueError(
             f"{c.path or c.source}: at least {LEAST} examples are needed to keep some for testing, got "
-            f"{n}: --data.test-path names test data"
+            f"{n}{hint}"
         )
     parts = data.split(source, c.test_fraction)
     if not isinstance(source, data.Dataset):

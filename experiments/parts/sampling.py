@@ -80,9 +80,8 @@ def classes(run: Run, num: int, y: Any = None, guide: Guide | None = None) -> np
 def cond_of(run: Run, numbers: np.ndarray) -> np.ndarray | None:
     """The vectors or fields of the samples of these numbers: those of test examples, repeated.
 
-    They are the ones that the run keeps, if it keeps some; more small images are those of the data, where
-    these are there. None for a network that is conditioned on
-    no vector or field.
+    They are the ones that the run keeps, if it keeps some. More small images than it keeps are made of
+    the test data where these are there. None for a network that is conditioned on no vector or field.
     """
     source = run.source
     if not run.net_is_given_images and source.cond is None:
