@@ -124,10 +124,11 @@ def _described(c: DataConfig, train: Any, test: Any) -> Splits:
     if c.crop_size is None:
         return Splits(train, test, form, cond)
     # Training crops at random, in its step; all other uses see the centres.
+    cropped = at_crop(c, form)
     test = None if test is None else data.Cropped(test, c.crop_size)
     if cond is not None and cond.shape[:-1] == form.shape[:-1]:
         cond = at_crop(c, cond)
-    return Splits(train, test, at_crop(c, form), cond)
+    return Splits(train, test, cropped, cond)
 
 
 def at_crop(c: DataConfig, form: Description) -> Description:

@@ -13,7 +13,6 @@ from typing import Any, Literal, NamedTuple
 
 import flax.linen as nn
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float
 
 from score_jax._check import check
@@ -123,7 +122,8 @@ class Style:
         """
         shape = (emb.shape[0], size)
         ok = augment is None or (size > 0 and augment.shape == shape)
-        check("augment", np.shape(augment), ok, f"of shape {shape}, as augment_size={size} says")
+        found = getattr(augment, "shape", None)
+        check("augment", found, ok, f"of shape {shape}, as augment_size={size} says")
         if not size:
             return emb
         # Without a bias: a vector of zeros leaves the network as it would be without augmentation.

@@ -7,13 +7,16 @@ import pytest
 
 from score_jax import data
 
+MOVE = jax.jit(lambda x, drawn: (data.augment(x, drawn), drawn.vector))
+
 
 def moved(x, **parameters):
     """(x moved, the vector) for one image (h, w, c)."""
     given = {name: jnp.zeros(1) for name in data.Augmentation._fields}
     given |= {name: jnp.full(1, value, jnp.float32) for name, value in parameters.items()}
     drawn = data.Augmentation(**given)
-    return np.asarray(data.augment(jnp.asarray(x)[None], drawn)[0]), np.asarray(drawn.vector[0])
+    found, vector = MOVE(jnp.asarray(x)[None], drawn)
+    return np.asarray(found[0]), np.asarray(vector[0])
 
 
 def image(h, w):
@@ -55,9 +58,10 @@ def test_scaling_stretches_a_ramp():
 
 
 def test_draws_have_their_probabilities():
-    keys = jax.random.split(jax.random.key(0), 2000)
     some, none = (
-        jax.jit(jax.vmap(lambda key, p=p: data.random_augmentation(key, p).vector))(keys)
+        jax.jit(jax.vmap(lambda key, p=p: data.random_augmentation(key, p).vector))(
+            jax.random.split(jax.random.key(0), 2000)
+        )
         for p in (0.25, 0.0)
     )
     used = np.asarray(some != 0).mean(0)
@@ -70,19 +74,19 @@ def test_draws_have_their_probabilities():
 
 def test_crops_cut_the_same_part_out_of_all():
     x = jnp.arange(30.0).reshape(5, 6, 1)
-    keys = jax.random.split(jax.random.key(0), 200)
-    cut = jax.vmap(lambda k: data.random_crop(k, {"x": x, "half": x / 2}, (3, 4)))(keys)
+    crop = jax.jit(jax.vmap(lambda k: data.random_crop(k, {"x": x, "half": x / 2}, (3, 4))))
+    cut = crop(jax.random.split(jax.random.key(0), 200))
     assert cut["x"].shape == (200, 3, 4, 1)
     np.testing.assert_array_equal(cut["half"], cut["x"] / 2)
     # Every corner occurs, and the parts are whole.
     assert set(np.asarray(cut["x"][:, 0, 0, 0])) == {6 * i + j for i in range(3) for j in range(3)}
     np.testing.assert_array_equal(cut["x"][:, 2, 3, 0] - cut["x"][:, 0, 0, 0], 15.0)
     with pytest.raises(ValueError, match="size must be at most that of the image"):
-        data.random_crop(keys[0], x, (6, 4))
+        data.random_crop(jax.random.key(0), x, (6, 4))
 
 
 def test_centres_keep_what_belongs_to_them():
-    x = np.arange(4 * 30, dtype=np.float32).reshape(4, 5, 6, 1)
+    x = np.linspace(-1, 1, 4 * 30, dtype=np.float32).reshape(4, 5, 6, 1)
     pairs = data.Paired(data.from_arrays(x, np.arange(4) % 2), data.from_arrays(-x))
     source = data.Cropped(pairs, (3, 4))
     assert source.description.shape == (3, 4, 1) and list(data.labels_of(source)) == [0, 1, 0, 1]

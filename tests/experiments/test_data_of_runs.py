@@ -185,8 +185,8 @@ def test_crops_and_moves_are_of_training_alone(tmp_path):
         assert all(any((one == c).all() for c in centres) for one in np.asarray(some))
     raw = jax.tree.map(jnp.asarray, next(run.source.batches(16, seed=0)))
     assert raw["x"].shape == (16, 12, 10, 1)
-    key = jax.random.key(0)
-    cut, moved = (run.source.prepare(key, raw, training=on) for on in (False, True))
+    prepare = jax.jit(run.source.prepare, static_argnames="training")
+    cut, moved = (prepare(jax.random.key(0), raw, training=on) for on in (False, True))
     assert cut["x"].shape == moved["x"].shape == (16, 8, 8, 1) and "augment" not in cut
     assert moved["augment"].shape == (16, 9) and bool((moved["augment"] != 0).any(1).all())
     back = run.source.to_data(cut["x"])
