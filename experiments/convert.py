@@ -93,7 +93,6 @@ def export_run(args: Args) -> None:
     cli.start(args.workdir)
     run, params, step = runs.load(workdir)
     last = lambda: checkpoints.restore_params(workdir / runs.CHECKPOINTS, field="params")
-    path.parent.mkdir(parents=True, exist_ok=True)
     if args.to == "diffusers":
         convert.to_diffusers(path, run.ingredients, last() if args.raw else params, run.shape)
     else:

@@ -40,7 +40,12 @@ def _one_form(net: Any, shape: tuple[int, ...]) -> Any:
         sizes = tuple(max(shape[:2]) >> n for n in levels)
         return net.clone(attention=tuple(size for size in sizes if size in net.attention))
     factors = tuple(2**n for n in levels if 2**n in net.attention_factors)
-    each, widths = net.num_head_channels, {int(m * net.channels) for m in net.channel_mult}
+    # The middle, at the last level, attends too.
+    attended = (n for n in levels if 2**n in factors or n == levels[-1])
+    each, widths = (
+        net.num_head_channels,
+        {int(net.channel_mult[n] * net.channels) for n in attended},
+    )
     if each is None and net.num_heads > 1 and len(widths) == 1:
         each = widths.pop() // net.num_heads
     heads = net.num_heads if each is None else 1

@@ -18,7 +18,8 @@ from score_jax.sde import NoiseSchedule
 from score_jax.types import Params
 
 PROGRAM = "score_sde_pytorch"
-# Fields of which the authors' programs have one value, that of our classes' defaults.
+# Fields that must have our classes' defaults. The authors' networks without a noise input have maps of
+# it that they never use, and that ours lack.
 FIXED = (
     "norm_groups", "attention_groups", "attend_every_block", "dims", "super_resolution", "cond_size",
     "condition_first", "num_classes", "noise_conditional",

@@ -76,6 +76,7 @@ def write_torch(path: str | Path, tree: Any) -> None:
     """
     storages: list[np.ndarray] = []
     program = b"\x80\x02" + _body(tree, storages) + b"."
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as part, zipfile.ZipFile(part, "w") as archive:
         # A date of its own, so that equal weights make equal files.
         write = lambda name, raw: archive.writestr(zipfile.ZipInfo(f"{FOLDER}/{name}"), raw)
