@@ -262,6 +262,7 @@ def test_records_of_models_are_checked(bad):
         read_json(Ingredients, bad, "model.json")
 
 
+@pytest.mark.slow
 def test_files_damaged_at_random_are_refused_or_read(tmp_path):
     """The long form is `python -m benchmarks.fuzz`."""
     for n, (read, path) in enumerate(weight_files(tmp_path)):
