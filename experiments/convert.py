@@ -21,9 +21,8 @@ from .late import late
 from .parts.flags import SUFFIXES
 
 with late():
-    from score_jax import checkpoints, convert
-    from score_jax.convert.assemble import FREE
-    from score_jax.parametrization import NOISE, TIMESTEP_NOISE
+    from score_jax import checkpoints, convert, parametrization
+    from score_jax.convert import assemble
     from score_jax.sde import NoiseSchedule
 
     from . import presets, runs
@@ -172,11 +171,11 @@ def _described(found: Any, run: runs.Run, path: pathlib.Path, raw: bool) -> tupl
             f"the network of {path} is a {type(net).__name__}, but the config's is a "
             f"{type(run.net).__name__}"
         )
-    fields = [field.name for field in dataclasses.fields(net) if field.name not in FREE]
+    fields = [field.name for field in dataclasses.fields(net) if field.name not in assemble.FREE]
     pairs = [(name, getattr(net, name), getattr(run.net, name)) for name in fields]
     # At timesteps, where these files were trained, the two are the same.
     given, wanted = (
-        NOISE.name if kind is TIMESTEP_NOISE else kind.name
+        parametrization.NOISE.name if kind is parametrization.TIMESTEP_NOISE else kind.name
         for kind in (model.parametrization, run.model.parametrization)
     )
     pairs.append(("parametrization", given, wanted))

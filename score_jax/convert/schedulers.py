@@ -134,9 +134,9 @@ def scheduler_of(sde: SDE, parametrization: Parametrization, variance: Variance)
     first, last, n = float(sde.betas[0]), float(sde.betas[-1]), sde.n
     fits = lambda make: np.array_equal(make(first, last, n), sde.betas)
     found = next((name for name, make in BETAS.items() if fits(make)), None)
-    table = {"trained_betas": sde.betas.tolist()} if found is None else {"beta_schedule": found}
+    betas = {"trained_betas": sde.betas.tolist()} if found is None else {"beta_schedule": found}
     return {
         "_class_name": "DDPMScheduler", "num_train_timesteps": n, "beta_start": first,
         "beta_end": last, "prediction_type": outputs[own_output],
         "variance_type": kinds[variance.name],
-    } | table  # fmt: skip
+    } | betas  # fmt: skip

@@ -109,7 +109,7 @@ def _check_same(given: Ingredients, net: Any, back: Any, process: Any) -> None:
     names = [field.name for field in dataclasses.fields(net) if field.name not in FREE]
     pairs = [(f"net.{name}", getattr(net, name), getattr(back, name)) for name in names]
     theirs = model_of(back, process)
-    if isinstance(given.sde, NoiseSchedule):
+    if isinstance(given.sde, NoiseSchedule) and isinstance(theirs.sde, NoiseSchedule):
         pairs.append(("sde.betas", given.sde.betas.tolist(), theirs.sde.betas.tolist()))
     else:
         pairs.append(("sde", given.sde, theirs.sde))

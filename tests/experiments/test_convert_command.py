@@ -171,6 +171,7 @@ def test_a_folder_of_another_process_or_network_is_refused(change, named, tmp_pa
     assert [p.name for p in tmp_path.iterdir()] == ["c.json"]
 
 
+@pytest.mark.slow
 def test_a_run_as_a_checkpoint_of_score_sde(tmp_path):
     file, config = unpacked("vp_ddpmpp_continuous.pth"), Config(data=RGB, net=DDPMPP)
     net, params, _ = made(tmp_path, "score_sde_pytorch", file, config)
