@@ -65,8 +65,8 @@ def _config(net: Any, shape: tuple[int, ...]) -> dict[str, Any]:
         for n in levels
     ]
     names = SKIP if skips else PLAIN
-    config: dict[str, Any] = DEFAULTS | {
-        "_class_name": "UNet2DModel", "in_channels": channels, "dropout": float(net.dropout),
+    config: dict[str, Any] = {"_class_name": "UNet2DModel"} | DEFAULTS | {
+        "in_channels": channels, "dropout": float(net.dropout),
         "out_channels": net.out_channels if usual else channels,
         "sample_size": height if height == width else [height, width],
         "block_out_channels": [int(m * net.channels) for m in net.channel_mult],
