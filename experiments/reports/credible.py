@@ -88,10 +88,11 @@ def draw(run: Run, found: Summary, truth: np.ndarray | None, interval: float) ->
     left = _grid(rows, names, limits, [str(i) for i in range(len(rows))])
     spread = np.sqrt(np.square(viz.as_images(found.std)).mean(axis=-1, keepdims=True))
     most = max(float(np.quantile(spread, 0.998)), 1e-30)
-    right = _grid(spread[:, None], ["standard deviation"], (0.0, most))
-    both = Image.new("RGB", (left.width + 12 + right.width, left.height), viz.PAPER)
+    right = _grid(spread[:, None], ["deviation"], (0.0, most))
+    height = max(left.height, right.height)
+    both = Image.new("RGB", (left.width + 12 + right.width, height), viz.PAPER)
     both.paste(left, (0, 0))
-    both.paste(right, (left.width + 12, left.height - right.height))
+    both.paste(right, (left.width + 12, 0))
     return both
 
 
