@@ -1,7 +1,8 @@
-"""Make a run folder of published weights, for all other commands.
+"""Make a run folder of published weights, for all other commands, or a file of theirs of a run.
 
 python -m experiments.convert --from score_sde_pytorch --file checkpoint_8.pth \
     --config cifar10_ncsnpp_continuous --workdir runs/ncsnpp
+python -m experiments.convert --to diffusers --file my-ddpm --workdir runs/my_ddpm
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ from .late import late
 from .parts.flags import SUFFIXES
 
 with late():
-    from score_jax import convert
+    from score_jax import checkpoints, convert, parametrization
+    from score_jax.convert import assemble
     from score_jax.sde import NoiseSchedule
 
     from . import presets, runs
@@ -29,38 +31,80 @@ with late():
 
 
 NOTE_FILE = "converted.json"
-# Fields of a network that matter only at the start, in training or to the precision.
-FREE = {"dropout", "init_scale", "fourier_scale", "dtype", "remat", "parent", "name"}
 
 Source = Literal[
     "score_sde_pytorch", "score_sde_jax", "improved_diffusion", "guided_diffusion", "diffusers",
     "edm",
 ]  # fmt: skip
+Target = Literal["diffusers", "score_sde_pytorch"]
 
 
 @dataclasses.dataclass(frozen=True)
 class Args:
-    """Make a run folder of published weights, for experiments.sample and experiments.evaluate.
+    """Make a run folder of published weights (--from), or a file of theirs of a run folder (--to).
 
     The folder has the given config and a new optimiser state, so training can continue from the
     weights too.
     """
 
-    # Which program wrote them.
-    source: Annotated[Source, tyro.conf.arg(name="from")]
-    # The file, or for diffusers the folder.
+    # File of the weights, or for diffusers the folder: read with --from, made with --to.
     file: str
-    # Preset of the network, its process and its data, or a JSON file of one.
-    config: str
-    # Folder to make.
+    # Run folder: made with --from, read with --to.
     workdir: str
-    # The weights of the last step rather than their average, if the file has both.
+    # Which program wrote the file.
+    source: Annotated[Source | None, tyro.conf.arg(name="from")] = None
+    # Which program is to read the file.
+    to: Target | None = None
+    # Preset of the network, its process and its data, or a JSON file of one: with --from.
+    config: str | None = None
+    # The weights of the last step rather than their average, where there are both.
     raw: bool = False
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Entry point of `python -m experiments.convert`."""
     args = cli.parse(Args, "experiments.convert", argv)
+    check(args)
+    if args.to is None:
+        import_file(args)
+    else:
+        export_run(args)
+
+
+def check(args: Args) -> None:
+    """Raise ValueError for flags that do not fit."""
+    if (args.source is None) == (args.to is None):
+        raise ValueError("give --from, to read a file, or --to, to write one")
+    if args.to is None and args.config is None:
+        raise ValueError("--config is needed with --from: a preset, or a JSON file of a config")
+    if args.to is not None and args.config is not None:
+        raise ValueError("--config is for --from: a run folder has its config")
+    if args.raw and args.to == "score_sde_pytorch":
+        raise ValueError("--raw is not for --to score_sde_pytorch: its file has both weights")
+
+
+def export_run(args: Args) -> None:
+    """Write the weights of a run folder for another program."""
+    path, workdir = pathlib.Path(args.file), pathlib.Path(args.workdir)
+    runs.check_new("file", path)
+    if args.to == "diffusers":
+        cli.needs("weights", "--to diffusers")
+    cli.start(args.workdir)
+    run, params, step = runs.load(workdir)
+    last = lambda: checkpoints.restore_params(workdir / runs.CHECKPOINTS, field="params")
+    if args.to == "diffusers":
+        convert.to_diffusers(path, run.ingredients, last() if args.raw else params, run.shape)
+    else:
+        convert.to_score_sde_pytorch(
+            path, run.ingredients, last(), averages=params, step=step,
+            decay=run.config.optim.ema_decay,
+        )  # fmt: skip
+    print(f"wrote {path}: {type(run.net).__name__} of step {step}, for {args.to}")
+
+
+def import_file(args: Args) -> None:
+    """Make the run folder of a file."""
+    assert args.config is not None and args.source is not None
     workdir = pathlib.Path(args.workdir)
     runs.check_new("workdir", workdir)
     config = read_config(args.config)
@@ -127,9 +171,13 @@ def _described(found: Any, run: runs.Run, path: pathlib.Path, raw: bool) -> tupl
             f"the network of {path} is a {type(net).__name__}, but the config's is a "
             f"{type(run.net).__name__}"
         )
-    fields = [field.name for field in dataclasses.fields(net) if field.name not in FREE]
+    fields = [field.name for field in dataclasses.fields(net) if field.name not in assemble.FREE]
     pairs = [(name, getattr(net, name), getattr(run.net, name)) for name in fields]
-    given, wanted = model.parametrization.name, run.model.parametrization.name
+    # At timesteps, where these files were trained, the two are the same.
+    given, wanted = (
+        parametrization.NOISE.name if kind is parametrization.TIMESTEP_NOISE else kind.name
+        for kind in (model.parametrization, run.model.parametrization)
+    )
     pairs.append(("parametrization", given, wanted))
     wrong = [f"{name} {theirs!r}, not {ours!r}" for name, theirs, ours in pairs if theirs != ours]
     wrong += _other_process(model.sde, run.sde)

@@ -8,6 +8,7 @@ With x = m x0 + s z (m = mean_coeff(t), s = std(t), z unit noise) a network may 
     DENOISED      x0 = (x - s z) / m
     V             m z - s x0          (Salimans & Ho 2022, arXiv:2202.00512)
     PREVIOUS      the mean of q(x(t - 1/n) | x, x0), for a noise schedule (arXiv:2006.11239 section 3.2)
+    TIMESTEP_NOISE  (s_i / s) z for a noise schedule, s_i the std of the last timestep not after t
     edm(sigma_data)   F of the preconditioned denoiser of EDM (arXiv:2206.00364 eq. 7), below
 
 Each is a linear function of z given x and t, so any two are joined by way of the noise. The noise
@@ -96,14 +97,16 @@ def _v_target(sde: SDE, x0: Data, z: Data, x: Data, t: TimeLike) -> Data:
     return m * z - s * x0
 
 
+def _schedule(sde: SDE, name: str) -> NoiseSchedule:
+    """The SDE as a noise schedule, which this kind of output needs."""
+    if not isinstance(sde, NoiseSchedule):
+        raise ValueError(f"{name} needs a noise schedule, but sde has no timesteps: {sde!r}")
+    return sde
+
+
 def _to_previous(sde: SDE, t: TimeLike) -> Bridge:
     """The posterior whose mean PREVIOUS is."""
-    if not isinstance(sde, NoiseSchedule):
-        raise ValueError(
-            "PREVIOUS predicts the timestep before in a noise schedule, but sde has no timesteps: "
-            f"{sde!r}"
-        )
-    t = as_time(t)
+    sde, t = _schedule(sde, "PREVIOUS"), as_time(t)
     return bridge(sde, t, jnp.maximum(t - 1 / sde.n, 0))
 
 
@@ -117,6 +120,22 @@ def _previous_target(sde: SDE, x0: Data, z: Data, x: Data, t: TimeLike) -> Data:
     return _to_previous(sde, t).mean(x0, x)
 
 
+def _timestep_ratio(sde: SDE, x: Data, t: TimeLike) -> Array:
+    """s(t) over the std of the last timestep not after t (or of the first one): 1 at timesteps."""
+    sde = _schedule(sde, "TIMESTEP_NOISE")
+    place, nearest, close = sde.nearest(t)
+    last = jnp.clip(jnp.where(close, nearest, jnp.floor(place)), 1, sde.n)
+    return bcast(sde.std(as_time(t)) / sde.std(last / sde.n), x)
+
+
+def _timestep_to_noise(sde: SDE, value: Data, x: Data, t: TimeLike) -> Data:
+    return _timestep_ratio(sde, x, t) * value
+
+
+def _timestep_target(sde: SDE, x0: Data, z: Data, x: Data, t: TimeLike) -> Data:
+    return z / _timestep_ratio(sde, x, t)
+
+
 NOISE = Parametrization("noise", lambda sde, value, x, t: value, lambda sde, x0, z, x, t: z)
 SCORE = Parametrization("score", _score_to_noise, _score_target)
 SCALED_SCORE = Parametrization(
@@ -125,6 +144,8 @@ SCALED_SCORE = Parametrization(
 DENOISED = Parametrization("denoised", _denoised_to_noise, lambda sde, x0, z, x, t: x0)
 V = Parametrization("v", _v_to_noise, _v_target)
 PREVIOUS = Parametrization("previous", _previous_to_noise, _previous_target)
+# score_sde's VP networks with timesteps: score = -value / s_i, NOISE at the timesteps themselves.
+TIMESTEP_NOISE = Parametrization("timestep_noise", _timestep_to_noise, _timestep_target)
 
 
 def edm(sigma_data: float = SIGMA_DATA) -> Parametrization:
@@ -171,7 +192,7 @@ def parametrization_of(name: str) -> Parametrization | None:
         return None
 
 
-PARAMETRIZATIONS = (NOISE, SCORE, SCALED_SCORE, DENOISED, V, PREVIOUS, edm())
+PARAMETRIZATIONS = (NOISE, SCORE, SCALED_SCORE, DENOISED, V, PREVIOUS, TIMESTEP_NOISE, edm())
 
 
 class Variance(NamedTuple):

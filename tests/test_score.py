@@ -13,8 +13,10 @@ from score_jax import score as sc
 from score_jax.model import Model
 from score_jax.parametrization import (
     LEARNED_RANGE,
+    NOISE,
     PARAMETRIZATIONS,
     PREVIOUS,
+    TIMESTEP_NOISE,
     IndexInput,
     LevelInput,
     StdInput,
@@ -23,7 +25,7 @@ from score_jax.parametrization import (
 from score_jax.sde import VE, VP, Betas, LinearBetas, LinearSDE, SubVP
 
 SHAPE = (3, 4, 2)
-OUTPUTS = [kind for kind in PARAMETRIZATIONS if kind is not PREVIOUS]
+OUTPUTS = [kind for kind in PARAMETRIZATIONS if kind not in (PREVIOUS, TIMESTEP_NOISE)]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,8 +83,29 @@ def test_previous_is_the_mean_of_the_posterior():
     value = PREVIOUS.target(sde, x0, z, x, t)
     np.testing.assert_allclose(value, [[want]], rtol=1e-6)
     np.testing.assert_allclose(PREVIOUS.to_noise(sde, value, x, t), z, rtol=1e-5)
-    with pytest.raises(ValueError, match="PREVIOUS predicts the timestep before"):
+    with pytest.raises(ValueError, match="PREVIOUS needs a noise schedule"):
         PREVIOUS.to_noise(VP(), x, x, t)
+
+
+def test_between_two_timesteps_the_std_is_that_of_the_earlier_one():
+    """score_sde: labels = t (N - 1), score = -net / sqrt_1m_alphas_cumprod[int(labels)]."""
+    n, sde = 1000, LinearBetas(1000)
+    table = np.sqrt(1 - np.cumprod(1 - np.linspace(1e-4, 0.02, n)))
+    labels = np.array([0.0, 0.25, 0.9, 7.0, 7.5, 420.99, 998.01, 999.0])
+    net = lambda params, x, given: x * (1 + given[:, None])
+    x = jnp.ones((len(labels), 2))
+    t = jnp.asarray((labels + 1) / n, jnp.float32)
+    model = Model(sde, net, IndexInput(), TIMESTEP_NOISE)
+    want = -(1 + labels) / table[labels.astype(int)]
+    np.testing.assert_allclose(model.score(None)(x, t)[:, 0], want, rtol=2e-4)
+    at = labels == labels.astype(int)
+    noise = dataclasses.replace(model, parametrization=NOISE).score(None)(x, t)
+    np.testing.assert_array_equal(noise[at], model.score(None)(x, t)[at])
+    # Before the first timestep the std is that of the first.
+    early = model.score(None)(x[:1], jnp.float32(0.3 / n))
+    np.testing.assert_allclose(early, -np.ones((1, 2)) / table[0], rtol=2e-4)
+    with pytest.raises(ValueError, match="TIMESTEP_NOISE needs a noise schedule"):
+        TIMESTEP_NOISE.to_noise(VP(), x, x, t)
 
 
 @pytest.mark.parametrize("sde", [VP(), SubVP(), VE()], ids=["vp", "subvp", "ve"])

@@ -62,6 +62,12 @@ def _conditional(name: str, data: DataConfig, train: TrainConfig) -> Config:
     )
 
 
+# diffusers' UNet2DModel as its script train_unconditional makes it, with a learned variance. A run of it
+# is written for diffusers by `convert --to diffusers`. The images are those of --data.path.
+_UNET2D = UNet(
+    channel_mult=(1.0, 1.0, 2.0, 2.0, 4.0, 4.0), num_blocks=2, attention_factors=(16,), num_heads=1,
+    num_head_channels=8, scale_shift_norm=False,
+)  # fmt: skip
 _CIFAR10_TRAIN = _replace(_TRAIN, steps=500_000, steps_per_call=5)
 
 PRESETS: dict[str, Config] = {
@@ -69,6 +75,14 @@ PRESETS: dict[str, Config] = {
     "digits_iddpm_vlb": _replace(_digits, loss=_VLB),
     "digits_iddpm_linear": _replace(
         _digits, sde=LinearBetas(100), variance=LARGE, loss=_replace(_HYBRID, objective="simple")
+    ),
+    "iddpm_unet2d_64": Config(
+        data=DataConfig(
+            name="folder", path="images", size=(64,), channels=3, flip=True, dequantize=False
+        ), net=_UNET2D,
+        sde=CosineBetas(1_000), noise_input=IndexInput(), variance=LEARNED_RANGE, loss=_HYBRID,
+        optim=_replace(_OPTIM, warmup=500, grad_clip=1.0),
+        train=_replace(_TRAIN, steps=100_000, batch_size=64, sample_every=10_000), sample=_SAMPLE,
     ),
     "iddpm_cifar10": _published("iddpm_cifar10", _CIFAR10, _CIFAR10_TRAIN),
     "iddpm_cifar10_vlb": _published("iddpm_cifar10_vlb", _CIFAR10, _CIFAR10_TRAIN, loss=_VLB),

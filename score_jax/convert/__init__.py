@@ -14,4 +14,6 @@ from score_jax.convert.records import Ingredients as Ingredients
 from score_jax.convert.score_sde import default_model as default_model
 from score_jax.convert.score_sde import from_score_sde_jax as from_score_sde_jax
 from score_jax.convert.score_sde import from_score_sde_pytorch as from_score_sde_pytorch
+from score_jax.convert.to_diffusers import to_diffusers as to_diffusers
+from score_jax.convert.to_score_sde import to_score_sde_pytorch as to_score_sde_pytorch
 from score_jax.convert.torch_file import read_torch as read_torch

@@ -48,6 +48,22 @@ def inner(w: np.ndarray) -> np.ndarray:
     return w.reshape(w.shape[-2:])
 
 
+def _inward(w: np.ndarray) -> np.ndarray:
+    return np.moveaxis(w, (-2, -1), (1, 0))
+
+
+def _to_point(w: np.ndarray) -> np.ndarray:
+    return w.T[:, :, None, None]
+
+
+# The way back of every move of a tensor of PyTorch with two axes of space.
+BACK: dict[Move, Move] = {
+    same: same, transposed: transposed, outward: _inward, pointwise: _to_point,
+}  # fmt: skip
+# Fields of a network that matter only at the start, in training or to the precision.
+FREE = {"dropout", "init_scale", "fourier_scale", "dtype", "remat", "parent", "name"}
+
+
 def template(module: nn.Module, x: tuple[int, ...], *, classes: bool, **inputs: Any) -> Tree:
     """The shapes of a network's parameters for an example of this shape; nothing is computed.
 
@@ -188,3 +204,17 @@ def assemble(
             place = place.setdefault(part, {})
         place[slot.path[-1]] = jnp.asarray(value, jnp.float32)
     return {"params": tree}
+
+
+def disassemble(params: Tree, plan: Mapping[str, Slot], program: str) -> dict[str, np.ndarray]:
+    """The tensors of which `assemble` makes these parameters, float32, in the order of the plan.
+
+    Raises ValueError for parameters that the plan has no tensor for; `program` is named in it.
+    """
+    own = leaves(params["params"])
+    left = own.keys() - {slot.path for slot in plan.values()}
+    if left:
+        names = ["/".join(path) for path in sorted(left)]
+        raise ValueError(f"params cannot be written for {program}, which has no {listed(names)}")
+    moved = {name: BACK[slot.move](np.asarray(own[slot.path])) for name, slot in plan.items()}
+    return {name: np.ascontiguousarray(value, np.float32) for name, value in moved.items()}

@@ -49,7 +49,7 @@ from score_jax.convert.torch_file import read_torch
 from score_jax.model import Model
 from score_jax.nets import DDPM, NCSNpp, UNet
 from score_jax.nets.layers import default_groups
-from score_jax.parametrization import IndexInput
+from score_jax.parametrization import NOISE, TIMESTEP_NOISE, IndexInput
 from score_jax.types import SDE
 
 Module = tuple[str, str, tuple[Part, ...]]  # its name there, its name here, its layers
@@ -182,7 +182,7 @@ def _attended(config: Mapping[str, Any], names: tuple[str, ...], path: Path) -> 
     return down
 
 
-def _network(config: Mapping[str, Any], path: Path) -> tuple[Any, tuple[int, ...]]:
+def network(config: Mapping[str, Any], path: Path) -> tuple[Any, tuple[int, ...]]:
     """The network of a configuration, and the shape of its images."""
     _check_kinds(config, path)
     names = _check_fields(config, path)
@@ -258,7 +258,8 @@ def _modules(module: Any) -> Iterator[Module]:
     yield one("conv_out", "last", CONV)
 
 
-def _plan(module: Any, shapes: Tree) -> dict[str, Slot]:
+def make_plan(module: Any, shapes: Tree) -> dict[str, Slot]:
+    """{name there: place here} of the tensors of a network."""
     plan: dict[str, Slot] = {}
     for there, here, parts in (
         usual_modules(module) if isinstance(module, UNet) else _modules(module)
@@ -272,6 +273,17 @@ def _plan(module: Any, shapes: Tree) -> dict[str, Slot]:
     return plan
 
 
+def safetensors_of(path: str | Path) -> Any:
+    """The package that reads and writes the file; ImportError, naming the extra, without it."""
+    try:
+        import safetensors.numpy
+    except ImportError:
+        raise ImportError(
+            f'{path} needs safetensors: pip install "score_jax[weights]"', name="safetensors"
+        ) from None
+    return safetensors
+
+
 def read_safetensors(path: str | Path) -> dict[str, np.ndarray]:
     """Read a `.safetensors` file as a dictionary of NumPy arrays; ValueError if it is damaged.
 
@@ -279,13 +291,8 @@ def read_safetensors(path: str | Path) -> dict[str, np.ndarray]:
     """
     if not Path(path).is_file():
         raise FileNotFoundError(f"{path} is not a file")
-    try:
-        import safetensors
-    except ImportError:
-        raise ImportError(
-            f'{path} needs safetensors: pip install "score_jax[weights]"', name="safetensors"
-        ) from None
-    with reading(path), safetensors.safe_open(path, framework="numpy") as file:
+    package = safetensors_of(path)
+    with reading(path), package.safe_open(path, framework="numpy") as file:
         return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
 
 
@@ -370,19 +377,22 @@ def from_diffusers(folder: str | Path, sde: SDE | None = None) -> Loaded:
     path = home / "config.json"
     config = _read_json(path)
     process = _process(folder)
-    module, shape = _network(DEFAULTS | config, path)
+    module, shape = network(DEFAULTS | config, path)
     file, weights = _read_weights(home)
     if isinstance(module, UNet):
         with reading(file, "a UNet2DModel"):
             weights = joined(weights, module)
     shapes = template(module, shape, classes=bool(module.num_classes))
-    params = assemble(shapes, _plan(module, shapes), weights, file)
+    params = assemble(shapes, make_plan(module, shapes), weights, file)
     info = {"module": module, "shape": shape, "config": config}
     if process is not None:
-        return _model(module, process), params, info | process.info
+        return model_of(module, process), params, info | process.info
     if sde is None:
         raise ValueError(f"{folder} has no scheduler_config.json, which has the SDE: give sde")
-    return default_model(module, sde), params, info
+    model = default_model(module, sde)
+    if model.parametrization is TIMESTEP_NOISE:  # of score_sde's program
+        model = dataclasses.replace(model, parametrization=NOISE)
+    return model, params, info
 
 
 def _process(folder: Path) -> Process | None:
@@ -394,7 +404,8 @@ def _process(folder: Path) -> Process | None:
     return None
 
 
-def _model(module: Any, process: Process) -> Model:
+def model_of(module: Any, process: Process) -> Model:
+    """The model of a network and the process of its scheduler."""
     model = default_model(module, process.sde)
     if process.parametrization is None:
         return model

@@ -120,3 +120,20 @@ def joined(weights: Mapping[str, Any], module: UNet) -> dict[str, Any]:
         heads = [p.reshape(width // each, each, *p.shape[1:]) for p in parts]
         made[f"{block}.joint.{rest}"] = np.stack(heads, 1).reshape(3 * width, *parts[0].shape[1:])
     return made
+
+
+def divided(weights: Mapping[str, Any], module: UNet) -> dict[str, Any]:
+    """The tensors with maps of their own for queries, keys and values: the way back of `joined`."""
+    made: dict[str, Any] = {}
+    for name, value in weights.items():
+        block, joint, rest = name.partition(".joint.")
+        if not joint:
+            made[name] = value
+            continue
+        width = len(value) // 3
+        each = module.num_head_channels or width
+        heads = value.reshape(width // each, 3, each, *value.shape[1:])
+        for i, part in enumerate(QKV):
+            own = heads[:, i].reshape(width, *value.shape[1:])
+            made[f"{block}.{part}.{rest}"] = np.ascontiguousarray(own)
+    return made

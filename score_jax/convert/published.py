@@ -16,6 +16,7 @@ from score_jax.nets import DDPM, NCSN, NCSNpp, NCSNv2, UNet
 from score_jax.parametrization import (
     LEARNED_RANGE,
     SCORE,
+    TIMESTEP_NOISE,
     IndexInput,
     LevelInput,
     LogSigmaInput,
@@ -48,7 +49,8 @@ def _subvp(net: nn.Module) -> Ingredients:
 
 
 def _vp_levels(net: nn.Module) -> Ingredients:
-    return Ingredients(net, LinearBetas(1000), IndexInput(rounded=True))
+    """Between two timesteps the authors keep the fraction of the index and truncate that of the std."""
+    return Ingredients(net, LinearBetas(1000), IndexInput(), TIMESTEP_NOISE)
 
 
 def _ve(net: Any, sigma_max: float = 50.0) -> Ingredients:

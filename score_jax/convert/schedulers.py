@@ -18,7 +18,7 @@ from score_jax.parametrization import (
     V,
     Variance,
 )
-from score_jax.sde import VE, VP, CosineBetas, from_betas
+from score_jax.sde import VE, VP, CosineBetas, NoiseSchedule, from_betas
 from score_jax.sde.schedules import MOST_TIMESTEPS
 from score_jax.types import SDE
 
@@ -38,6 +38,9 @@ VARIANCES = {
     "fixed_small": SMALL, "fixed_small_log": SMALL, "fixed_large": LARGE, "fixed_large_log": LARGE,
     "learned": LEARNED, "learned_range": LEARNED_RANGE,
 }  # fmt: skip
+
+
+CLASSES = {"ScoreSdeVeScheduler": VE, "ScoreSdeVpScheduler": VP}
 
 
 class Process(NamedTuple):
@@ -105,3 +108,35 @@ def read_scheduler(config: Mapping[str, Any], where: Any) -> Process:
         schedule, PREDICTIONS[info["prediction_type"]],
         VARIANCES[info["variance_type"]], info,
     )  # fmt: skip
+
+
+def scheduler_of(sde: SDE, parametrization: Parametrization, variance: Variance) -> dict[str, Any]:
+    """The configuration of a scheduler of which `read_scheduler` makes this process.
+
+    parametrization and variance are those of a noise schedule. Raises ValueError for an SDE or an output
+    that diffusers does not have.
+    """
+    for name, kind in CLASSES.items():
+        if type(sde) is kind:
+            own = {key: getattr(sde, key) for key in SDES[name] if hasattr(sde, key)}
+            return {"_class_name": name} | SDES[name] | own
+    if not isinstance(sde, NoiseSchedule):
+        raise ValueError(f"sde must be a noise schedule, a VE or a VP for diffusers, got {sde!r}")
+    outputs = {kind.name: name for name, kind in PREDICTIONS.items()}
+    kinds = {kind.name: name for name, kind in reversed(VARIANCES.items())}
+    own_output = parametrization.name
+    check(
+        "parametrization",
+        own_output,
+        own_output in outputs,
+        f"one of {list(outputs)} for diffusers",
+    )
+    first, last, n = float(sde.betas[0]), float(sde.betas[-1]), sde.n
+    fits = lambda make: np.array_equal(make(first, last, n), sde.betas)
+    found = next((name for name, make in BETAS.items() if fits(make)), None)
+    betas = {"trained_betas": sde.betas.tolist()} if found is None else {"beta_schedule": found}
+    return {
+        "_class_name": "DDPMScheduler", "num_train_timesteps": n, "beta_start": first,
+        "beta_end": last, "prediction_type": outputs[own_output],
+        "variance_type": kinds[variance.name],
+    } | betas  # fmt: skip

@@ -40,9 +40,9 @@ from score_jax.model import Model
 from score_jax.nets import DDPM, NCSN, NCSNpp, NCSNv2
 from score_jax.nets.layers import noise_levels
 from score_jax.parametrization import (
-    NOISE,
     SCORE,
     SMALL,
+    TIMESTEP_NOISE,
     IndexInput,
     LevelInput,
     NoiseInput,
@@ -258,7 +258,8 @@ def default_model(module: Any, sde: SDE) -> Model:
 
     A network that divides its output by sigma returns the score and is given sigma, or an index of its
     `sigmas`; NCSN returns the score and is given an index of its levels. Every other network returns the
-    noise and is given t * 999, or the index of a timestep.
+    noise and is given t * 999, or the index of a timestep (`TIMESTEP_NOISE`: between two timesteps the
+    authors' programs divide by the std of the one before).
 
     >>> model = default_model(NCSNpp(), VP())
     """
@@ -268,11 +269,12 @@ def default_model(module: Any, sde: SDE) -> Model:
         levels: NoiseInput = LevelInput(module.sigmas[2]) if module.sigmas else StdInput()
         return Model(sde, module.apply, levels, SCORE)
     if isinstance(sde, NoiseSchedule):
-        return Model(sde, module.apply, IndexInput(), NOISE, SMALL)
+        return Model(sde, module.apply, IndexInput(), TIMESTEP_NOISE, SMALL)
     return Model(sde, module.apply, TimeInput())
 
 
-def _checked(module: nn.Module, kinds: tuple[type, ...] = (NCSNpp,)) -> Any:
+def checked(module: nn.Module, kinds: tuple[type, ...] = (NCSNpp,)) -> Any:
+    """The network; ValueError unless it is one of the kinds that score_sde has."""
     if not isinstance(module, kinds):
         names = " or ".join([*(kind.__name__ for kind in kinds), DDPM.__name__])
         raise ValueError(f"module must be one of {names}, got {type(module).__name__}")
@@ -338,7 +340,7 @@ def from_score_sde_pytorch(
 
     >>> model, params, info = from_score_sde_pytorch("checkpoint_8.pth", NCSNpp(fir=True), VP())
     """
-    net = _checked(module)
+    net = checked(module)
     file = read_torch(path)
     # The average is a list in this program, and the state dict of a fork's.
     own = not ema or find(file, ("ema", "shadow_params")) is not None
@@ -368,7 +370,7 @@ def from_score_sde_jax(
 
     >>> model, params, info = from_score_sde_jax("checkpoint_8", NCSNpp(fir=True), VP())
     """
-    net = _checked(module, (NCSNpp, NCSN, NCSNv2))
+    net = checked(module, (NCSNpp, NCSN, NCSNv2))
     file = read_flax_msgpack(path)
     tree = _entry(file, ("params_ema",) if ema else ("optimizer", "target"), path)
     tree = tree["params"] if isinstance(tree, Mapping) and set(tree) == {"params"} else tree

@@ -11,9 +11,9 @@ import pytest
 import safetensors.numpy
 
 from experiments import presets, runs
-from experiments.convert import FREE
 from score_jax.convert import from_diffusers, read_safetensors
-from score_jax.convert.diffusers import DEFAULTS, _network
+from score_jax.convert.assemble import FREE
+from score_jax.convert.diffusers import DEFAULTS, network
 from score_jax.convert.schedulers import read_scheduler
 from score_jax.parametrization import DENOISED, SMALL
 from score_jax.sde import VE, VP, from_betas
@@ -146,7 +146,7 @@ def test_published_folders_are_the_networks_of_the_presets():
         "layers_per_block": 1, "mid_block_scale_factor": 1.41421356237, "norm_eps": 1e-6,
         "norm_num_groups": None, "sample_size": 1024, "time_embedding_type": "fourier",
     }  # fmt: skip
-    net, shape = _network(DEFAULTS | config, pathlib.Path("config.json"))
+    net, shape = network(DEFAULTS | config, pathlib.Path("config.json"))
     assert shape == (1024, 1024, 3)
     preset = runs.build(presets.get("ve_ffhq_ncsnpp_continuous"))
     assert type(net) is type(preset.net)

@@ -16,16 +16,24 @@ from score_jax.sde import VE, VP, CosineBetas, LinearVE
 from tests.golden.make_edm import CASES
 from tests.helpers.convert_files import dictionary, name, program, text, tuple_of
 from tests.helpers.edm_files import persistent, snapshot
-from tests.helpers.fuzz import fault, faults
+from tests.helpers.fuzz import faults, refused, shapes_once
 from tests.helpers.golden_files import golden
 
+FAST = {"xla_backend_optimization_level": 0}
 PROCESSES = {
     "EDMPrecond": LinearVE(), "VPPrecond": VP(0.1, 20.0), "VEPrecond": VE(0.02, 100.0),
     "iDDPMPrecond": CosineBetas(1000, 0.008, 0.999),
 }  # fmt: skip
 
 
-@functools.partial(jax.jit, static_argnums=0)
+@pytest.fixture(autouse=True, scope="module")
+def networks_known():
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        shapes_once(monkeypatch)
+        yield
+
+
+@functools.partial(jax.jit, static_argnums=0, compiler_options=FAST)
 def applied(module, params, x, given, **kwargs):
     """The network, compiled once for equal modules."""
     return module.apply(params, x, given, **kwargs)
@@ -88,9 +96,9 @@ def test_the_published_networks_are_those_of_the_presets():
         ({"encoder_type": "other"}, "encoder_type must be one of"),
         ({"dropout": "a"}, "dropout of SongUNet"),
         ({"shape": 1}, "an argument of SongUNet must be one of"),
-        ({"channel_mult": [2, 2]}, "lacks tensors"),
-        ({"model_channels": 32}, "which does not fit"),
-        ({"num_blocks": 2}, "lacks tensors"),
+        pytest.param({"channel_mult": [2, 2]}, "lacks tensors", marks=pytest.mark.slow),
+        pytest.param({"model_channels": 32}, "which does not fit", marks=pytest.mark.slow),
+        pytest.param({"num_blocks": 2}, "lacks tensors", marks=pytest.mark.slow),
     ],
 )
 def test_other_arguments_are_named(tmp_path, changes, named):
@@ -121,9 +129,7 @@ OTHERS = {
 def test_other_objects_are_refused_and_nothing_is_run(tmp_path, case):
     path = tmp_path / "x.pkl"
     path.write_bytes(program(OTHERS[case]))
-    with pytest.raises(ValueError, match=r"x\.pkl cannot be read as a network of EDM"):
-        from_edm(path)
-    assert fault(from_edm, path) is None
+    refused(from_edm, path, r"x\.pkl cannot be read as a network of EDM")
 
 
 def test_a_module_that_contains_itself_is_refused(tmp_path):

@@ -17,6 +17,7 @@ from score_jax.nets import MLP, NCSNpp
 from score_jax.parametrization import (
     NOISE,
     SCORE,
+    TIMESTEP_NOISE,
     IndexInput,
     LevelInput,
     StdInput,
@@ -205,7 +206,7 @@ def test_noise_input_and_parametrization_follow_from_network_and_sde():
     divides = NCSNpp(scale_by_sigma=True)
     for net, sde, noise_input, parametrization in [
         (NCSNpp(), VP(), TimeInput(), NOISE),
-        (NCSNpp(), LinearBetas(1000), IndexInput(), NOISE),
+        (NCSNpp(), LinearBetas(1000), IndexInput(), TIMESTEP_NOISE),
         (divides, VE(), StdInput(), SCORE),
         (divides.clone(sigmas=(50.0, 0.01, 1000)), VE(), LevelInput(1000), SCORE),
     ]:

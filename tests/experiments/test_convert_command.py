@@ -12,7 +12,7 @@ from experiments.config import DataConfig, LossConfig, SampleConfig
 from experiments.run_config import Config, to_json
 from score_jax.convert import from_diffusers, from_score_sde_pytorch
 from score_jax.nets import DDPM, NCSNpp, UNet
-from score_jax.parametrization import SCORE, SMALL, IndexInput, StdInput, TimeInput
+from score_jax.parametrization import NOISE, SCORE, SMALL, IndexInput, StdInput, TimeInput
 from score_jax.sde import VE, VP, CosineBetas, LinearBetas
 from tests.convert.test_convert_score_sde import flax_file
 from tests.experiments.test_experiments import call, run
@@ -129,6 +129,12 @@ def test_folders_of_diffusers(tmp_path):
     folder, config = unpacked("diffusers_ddpm"), ddpm_config()
     _, params, _ = made(tmp_path, "diffusers", folder, config)
     assert equal(params, from_diffusers(folder)[1])
+    back = ["--to", "diffusers", "--workdir", str(tmp_path / "run"), "--file"]
+    convert.main([*back, str(tmp_path / "back")])
+    model, again, _ = from_diffusers(tmp_path / "back")
+    assert equal(again, params) and model.parametrization is NOISE
+    with pytest.raises(ValueError, match=r"file .*back' exists already"):
+        convert.main([*back, str(tmp_path / "back")])
     rounded = IndexInput(rounded=True)
     levels = dataclasses.replace(config, noise_input=rounded, variance=None, loss=LossConfig())
     (tmp_path / "b").mkdir()
@@ -163,6 +169,33 @@ def test_a_folder_of_another_process_or_network_is_refused(change, named, tmp_pa
     with pytest.raises(ValueError, match=named):
         made(tmp_path, "diffusers", unpacked("diffusers_ddpm"), change(ddpm_config()))
     assert [p.name for p in tmp_path.iterdir()] == ["c.json"]
+
+
+@pytest.mark.slow
+def test_a_run_as_a_checkpoint_of_score_sde(tmp_path):
+    file, config = unpacked("vp_ddpmpp_continuous.pth"), Config(data=RGB, net=DDPMPP)
+    net, params, _ = made(tmp_path, "score_sde_pytorch", file, config)
+    path = tmp_path / "new" / "checkpoint_1.pth"
+    given = ["--workdir", str(tmp_path / "run"), "--file", str(path), "--to", "score_sde_pytorch"]
+    with pytest.raises(ValueError, match="--raw is not for --to score_sde_pytorch"):
+        convert.main([*given, "--raw"])
+    convert.main(given)
+    _, again, info = from_score_sde_pytorch(path, net, VP(), size=8)
+    assert equal(again, params) and info["step"] == 1234
+
+
+@pytest.mark.parametrize(
+    ("flags", "named"),
+    [
+        ([], "give --from, to read a file, or --to, to write one"),
+        (["--from", "edm", "--to", "diffusers"], "give --from, to read a file, or --to"),
+        (["--from", "edm"], "--config is needed with --from"),
+        (["--to", "diffusers", "--config", "digits_vp"], "--config is for --from"),
+    ],
+)
+def test_flags_of_the_two_ways_are_not_mixed(flags, named):
+    with pytest.raises(ValueError, match=named):
+        convert.main(["--file", "x", "--workdir", "y", *flags])
 
 
 @pytest.mark.slow

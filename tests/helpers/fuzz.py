@@ -5,12 +5,14 @@ replaced by an extreme one. A reader passes if it returns or raises a ValueError
 the file.
 """
 
+import functools
 import random
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import safetensors.numpy
 
 from score_jax.convert import (
@@ -19,6 +21,7 @@ from score_jax.convert import (
     read_safetensors,
     read_torch,
 )
+from score_jax.convert.assemble import template
 from score_jax.nets import UNet
 from score_jax.sde import CosineBetas
 from tests.helpers.convert_files import (
@@ -62,16 +65,35 @@ def damaged(raw: bytes, draw: random.Random) -> bytes:
     return bytes(data)
 
 
+def message_fault(message: str, path: Path) -> str | None:
+    """What is wrong with the message of a refused file; None if it is as it should be."""
+    if path.name not in message:
+        return f"does not name the file: {message[:200]}"
+    if "\n" in message or len(message) > LONGEST:
+        return f"a message of {len(message)} characters: {message[:200]}"
+    return None
+
+
+def refused(read: Callable[[Path], Any], path: Path, match: str) -> None:
+    """Assert that the reader refuses the file in one line that names it and matches."""
+    with pytest.raises(ValueError, match=match) as error:
+        read(path)
+    assert message_fault(str(error.value), path) is None
+
+
+def shapes_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Find the shapes of equal networks once: a damaged file has mostly the same network."""
+    once = functools.cache(template)
+    for module in ("diffusers", "edm", "openai", "score_sde"):
+        monkeypatch.setattr(f"score_jax.convert.{module}.template", once)
+
+
 def fault(read: Callable[[Path], Any], path: Path) -> str | None:
     """What is wrong with how a reader takes a file; None if it returns or refuses it as it should."""
     try:
         read(path)
     except ValueError as error:
-        message = str(error)
-        if path.name not in message:
-            return f"does not name the file: {message[:200]}"
-        if "\n" in message or len(message) > LONGEST:
-            return f"a message of {len(message)} characters: {message[:200]}"
+        return message_fault(str(error), path)
     except Exception as error:
         return f"{type(error).__name__}: {str(error)[:200]}"
     return None
