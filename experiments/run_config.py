@@ -32,7 +32,7 @@ from .parts import describe, upgrade
 # Fields of networks that `runs.build` fills in.
 DERIVED = (
     "num_classes", "out_channels", "dims", "centered", "sigmas", "num_levels", "super_resolution",
-    "cond_size",
+    "cond_size", "augment_size",
 )  # fmt: skip
 SCHEDULE_OBJECTIVES = ("simple", "hybrid", "variational")
 

@@ -20,6 +20,7 @@ from score_jax._files import replacing, write_json, write_npz, write_text
 from score_jax.convert.pretrained import CHECKPOINTS, MODEL_FILE
 from score_jax.convert.records import Ingredients
 from score_jax.convert.records import to_json as ingredients_to_json
+from score_jax.data import AUGMENT_SIZE
 from score_jax.model import Model
 from score_jax.nets.layers import KEPT
 from score_jax.parametrization import SIGMA_DATA, LevelInput
@@ -202,6 +203,13 @@ def _resolved(config: Config, source: datasets.RunData, classes: int | None) -> 
         what = "a vector" if needs == "cond_size" else "a field"
         fit = fitting.kinds_for(source.shape, needs)
         raise ValueError(f"net.kind={kind!r} cannot be conditioned on {what}: use one of {fit}")
+    if config.data.augment and "augment_size" not in known:
+        fit = fitting.kinds_for(source.shape, "augment_size")
+        raise ValueError(f"net.kind={kind!r} cannot be given data.augment: use one of {fit}")
+    if config.data.augment and not getattr(net, "noise_conditional", True):
+        raise ValueError(
+            "data.augment needs net.noise_conditional: it is given beside the noise input"
+        )
     if config.learns_variance and "out_channels" not in known:
         raise ValueError(
             f"variance={config.variance and config.variance.name!r} needs twice the channels, which "
@@ -214,6 +222,7 @@ def _resolved(config: Config, source: datasets.RunData, classes: int | None) -> 
         "centered": config.data.range[0] < 0,
         "super_resolution": config.data.low_res_factor is not None or needs == "super_resolution",
         "cond_size": cond[0] if cond is not None and needs == "cond_size" else None,
+        "augment_size": AUGMENT_SIZE if config.data.augment else 0,
     }
     if isinstance(config.noise_input, LevelInput):
         sde: Any = config.sde
@@ -301,7 +310,7 @@ def make_step(run: Run, axis_name: str | None = None) -> training.TrainStep:
         run.loss,
         run.optimizer,
         ema_decay=run.config.optim.ema_decay,
-        prepare=run.source.prepare,
+        prepare=functools.partial(run.source.prepare, training=True),
         axis_name=axis_name,
         index_sampler=run.index_sampler,
         averages=make_averages(run.config),
@@ -416,7 +425,7 @@ def edited(workdir: pathlib.Path) -> str | None:
 
 def forget(workdir: pathlib.Path) -> None:
     """Remove what the start of a run has written, as long as nothing was trained."""
-    for name in (CONFIG_FILE, DATA_FILE, MODEL_FILE):
+    for name in (CONFIG_FILE, DATA_FILE, CONDITIONS, MODEL_FILE):
         (workdir / name).unlink(missing_ok=True)
     metrics = workdir / METRICS
     if metrics.is_file() and not metrics.stat().st_size:

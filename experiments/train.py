@@ -129,15 +129,17 @@ def _train(
             if c.snapshot_every is not None:
                 opened = checkpoints.open_checkpoints(workdir / runs.SNAPSHOTS, keep=None)
                 snapshots = stack.enter_context(opened)
+        batches = run.source.batches(
+            c.batch_size,
+            seed=config.seed,
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
+        )
+        stack.enter_context(contextlib.closing(batches))
         return training.fit(
             state,
             step,
-            run.source.batches(
-                c.batch_size,
-                seed=config.seed,
-                process_index=jax.process_index(),
-                process_count=jax.process_count(),
-            ),
+            batches,
             steps=c.steps,
             hooks=[
                 *_hooks(run, workdir, snapshots, first),

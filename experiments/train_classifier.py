@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import pathlib
 from collections.abc import Sequence
@@ -86,12 +87,13 @@ def fit(workdir: pathlib.Path, c: ClassifierConfig, progress: bool | None = None
     with (
         training.locked(folder),
         checkpoints.open_checkpoints(folder / "checkpoints", keep=1) as store,
+        contextlib.closing(run.source.batches(c.batch_size, seed=c.seed)) as batches,
     ):
         write_json(folder / guiding.CONFIG_FILE, known)
         result = training.fit(
             training.init_state(state_key, params, optimizer),
             training.jit_step(training.scan_steps(step, EVERY)),
-            run.source.batches(c.batch_size, seed=c.seed),
+            batches,
             steps=steps,
             checkpoints=store,
             saving=training.Saving(max(EVERY, steps // (5 * EVERY) * EVERY)),

@@ -17,10 +17,10 @@ from score_jax.types import Batch, PRNGKey
 
 from ..config import DataConfig
 from ..run_config import Config
-from .opening import Splits, Stream, open_splits, split_rule, surveyed
+from .opening import Splits, Stream, at_crop, open_splits, split_rule, surveyed
 
 KEPT = 64  # conditions of the test split that a run folder has
-_DEQUANTISE, _FLIP = range(2)  # the purposes of an example's draw
+_DEQUANTISE, _FLIP, _CROP, _AUGMENT = range(4)  # the purposes of an example's draw
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,8 +86,13 @@ class RunData:
         """
         description, cond, notes = surveyed(self.config, self.splits)
         found = dataclasses.replace(self.described(), description=description, cond=cond)
-        if cond is not None and self.splits.test is not None:
+        if self.splits.test is None:
+            return found, notes
+        if cond is not None:
             found = dataclasses.replace(found, kept=self.examples(KEPT)["cond"])
+        elif self.config.low_res_factor:
+            small = found.reduced(found.on_levels(self.examples(KEPT)["x"]))
+            found = dataclasses.replace(found, kept=np.asarray(small))
         return found, notes
 
     def report(self) -> str:
@@ -105,7 +110,10 @@ class RunData:
     def batches(
         self, batch_size: int, *, seed: int, process_index: int = 0, process_count: int = 1
     ) -> Any:
-        """The endless batches of training, with exact state; see `score_jax.data.batches`."""
+        """The endless batches of training, with exact state; see `score_jax.data.batches`.
+
+        They have a method `close` that ends the workers.
+        """
         if isinstance(self.train, Stream):
             return self.train.checked(batch_size // process_count)
         return data.batches(
@@ -119,7 +127,8 @@ class RunData:
         found = self.train if name == "train" else self.test
         if isinstance(found, Stream):
             raise ValueError("the training data are a stream, and this needs examples by number")
-        return found
+        size = self.config.crop_size
+        return found if name == "test" or size is None else data.Cropped(found, size)
 
     def examples(self, most: int, name: str = "test") -> Batch:
         """The first examples of a split, raw and stacked."""
@@ -132,9 +141,15 @@ class RunData:
         train, test = self.sizes
         return {"x": self.description.to_record(), "cond": cond, "train": train, "test": test}
 
-    def prepare(self, key: PRNGKey, batch: Batch) -> Batch:
-        """Prepare a raw batch for the loss."""
-        draw, raw = draw_of(key, batch), batch["x"]
+    def prepare(self, key: PRNGKey, batch: Batch, *, training: bool = False) -> Batch:
+        """Prepare a raw batch for the loss; images are augmented in training only.
+
+        Images that are larger than those of the run are cropped at random.
+        """
+        draw = draw_of(key, batch)
+        if batch["x"].shape[1:] != self.shape and self.config.crop_size is not None:
+            batch = self._cropped(draw.fold(_CROP), batch)
+        raw = batch["x"]
         if self.levels is None or not self.config.dequantize:
             x = self.on_levels(raw)
         else:
@@ -145,8 +160,19 @@ class RunData:
             ready |= {"x": jnp.where(mask, x, 0), "mask": mask}
         if self.config.flip:
             ready |= _flipped(draw.fold(_FLIP), ready)
+        if training and self.config.augment is not None:
+            p = self.config.augment
+            drawn = draw.fold(_AUGMENT).each(lambda key: data.random_augmentation(key, p))
+            ready |= {"x": data.augment(ready["x"], drawn), "augment": drawn.vector}
         small = {"low_res": self.reduced(ready["x"])} if self.config.low_res_factor else {}
         return ready | small
+
+    def _cropped(self, draw: Any, batch: Batch) -> Batch:
+        """The same random part of each image and of what has its size."""
+        size, whole = (self.shape[0], self.shape[1]), batch["x"].shape[:-1]
+        parts = {k: batch[k] for k in ("x", "mask", "cond") if k in batch}
+        parts = {k: v for k, v in parts.items() if v.shape[:-1] == whole}
+        return batch | draw.each(lambda key, image: data.random_crop(key, image, size), parts)
 
     def given(self, batch: Batch) -> dict[str, Any]:
         """What the network is given beside x and the noise input: {"y": ...}, {"low_res": ...} or {}.
@@ -251,14 +277,25 @@ def _conditioned(config: Config, found: RunData) -> RunData:
             f"data.cond={c.cond!r} is a vector, and class_conditional is set: a network is conditioned "
             "on one of them"
         )
-    if c.flip and len(found.shape) != 3:
-        raise ValueError(f"data.flip is for images, and the examples are of shape {found.shape}")
+    for name in ("flip", "crop", "augment"):
+        if getattr(c, name) and len(found.shape) != 3:
+            raise ValueError(
+                f"data.{name} is for images, and the examples are of shape {found.shape}"
+            )
+    if c.augment and c.missing == "mask":
+        raise ValueError("data.augment is for images without missing entries")
+    if c.augment and found.cond is not None and not vector:
+        raise ValueError(
+            "data.augment moves the images, and the fields of data.cond would not fit them"
+        )
     if c.low_res_factor and (len(found.shape) != 3 or found.cond is not None):
         raise ValueError("data.low_res_factor is for images without data.cond")
-    if c.missing == "mask" and config.loss.objective not in ("dsm", "simple"):
-        raise ValueError(
-            f"data.missing='mask' needs loss.objective 'dsm' or 'simple', got {config.loss.objective!r}"
-        )
+    for name, used in (("missing", c.missing == "mask"), ("augment", c.augment is not None)):
+        if used and config.loss.objective not in ("dsm", "simple"):
+            raise ValueError(
+                f"data.{name}={getattr(c, name)!r} needs loss.objective 'dsm' or 'simple', got "
+                f"{config.loss.objective!r}"
+            )
     return dataclasses.replace(found, labelled=config.class_conditional)
 
 
@@ -278,7 +315,13 @@ def opened(c: DataConfig) -> RunData:
 
 
 def declared(c: DataConfig) -> Description | None:
-    """The form of data as a config declares it, or None where the data have to be opened for it.
+    """The form of data as a config declares it, or None where the data have to be opened for it."""
+    found = _declared(c)
+    return found if found is None else at_crop(c, found)
+
+
+def _declared(c: DataConfig) -> Description | None:
+    """The form of the data before images are cropped.
 
     Data sets of tensorflow-datasets are declared: they are large, and every published run names one.
     """

@@ -81,7 +81,11 @@ def open_source(c: DataConfig, path: str | None, split: str) -> Any:
 def _divided(c: DataConfig, source: Any) -> tuple[Any, Any]:
     n = len(source)
     if n < LEAST:
-        raise ValueError(f"data.path must hold at least {LEAST} examples, got {n}")
+        hint = "" if c.path is None else "; data.test_path names others for testing"
+        raise ValueError(
+            f"{c.path or c.source}: at least {LEAST} examples are needed to keep some for testing, got "
+            f"{n}{hint}"
+        )
     parts = data.split(source, c.test_fraction)
     if not isinstance(source, data.Dataset):
         return parts
@@ -116,7 +120,29 @@ def _described(c: DataConfig, train: Any, test: Any) -> Splits:
         form = dataclasses.replace(form, levels=c.levels, scale=(), shift=())
     if form.levels is not None:
         form = form.with_range(c.range)
-    return Splits(train, test, form, None if c.cond is None else _condition(c, train))
+    cond = None if c.cond is None else _condition(c, train)
+    if c.crop_size is None:
+        return Splits(train, test, form, cond)
+    # Training crops at random, in its step; all other uses see the centres.
+    cropped = at_crop(c, form)
+    test = None if test is None else data.Cropped(test, c.crop_size)
+    if cond is not None and cond.shape[:-1] == form.shape[:-1]:
+        cond = at_crop(c, cond)
+    return Splits(train, test, cropped, cond)
+
+
+def at_crop(c: DataConfig, form: Description) -> Description:
+    """The description of images as data.crop cuts them; ValueError where they are smaller."""
+    size = c.crop_size
+    if size is None:
+        return form
+    if len(form.shape) != 3:
+        raise ValueError(f"data.crop is for images, and the examples are of shape {form.shape}")
+    if size[0] > form.shape[0] or size[1] > form.shape[1]:
+        raise ValueError(
+            f"data.crop must be at most the size {form.shape[:2]} of the images, got {size}"
+        )
+    return dataclasses.replace(form, shape=(*size, form.shape[-1]))
 
 
 def _condition(c: DataConfig, train: Any) -> Description:
@@ -177,6 +203,9 @@ class Stream:
 
     def __next__(self) -> Any:
         return self._waiting.pop() if self._waiting else next(self._iterator)
+
+    def close(self) -> None:
+        """Nothing: the iterator is the user's."""
 
     def _get_state(self) -> Any:
         return self._iterator.get_state()

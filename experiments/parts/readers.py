@@ -31,7 +31,7 @@ class Kind(NamedTuple):
 
 # What a run of every kind of files may have.
 FILES = ("path", "test_path", "test_fraction", "cond", "num_classes")
-IMAGES = ("flip", "low_res_factor")
+IMAGES = ("flip", "crop", "augment", "low_res_factor")
 DECODED = ("size", "resize", "enlarge", "channels", "bits", "background")
 CONTINUOUS = ("standardize", "missing")
 NUMBERS = ("levels", "as_is", *CONTINUOUS)

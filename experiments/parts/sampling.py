@@ -80,16 +80,22 @@ def classes(run: Run, num: int, y: Any = None, guide: Guide | None = None) -> np
 def cond_of(run: Run, numbers: np.ndarray) -> np.ndarray | None:
     """The vectors or fields of the samples of these numbers: those of test examples, repeated.
 
-    They are the ones that the run keeps, if it keeps some. None for a network that is conditioned on
-    no vector or field.
+    They are the ones that the run keeps, if it keeps some. More small images than it keeps are made of
+    the test data where these are there. None for a network that is conditioned on no vector or field.
     """
     source = run.source
     if not run.net_is_given_images and source.cond is None:
         return None
-    if source.kept is not None:
-        return np.asarray(source.kept)[numbers % len(source.kept)]
-    test = source.split("test")
-    found = take(test, numbers % len(test))
+    kept = None if source.kept is None else np.asarray(source.kept)
+    if kept is not None and (source.cond is not None or numbers.max() < len(kept)):
+        return kept[numbers % len(kept)]
+    try:
+        test = source.split("test")
+        found = take(test, numbers % len(test))
+    except (ValueError, OSError):
+        if kept is None:
+            raise
+        return kept[numbers % len(kept)]
     if source.cond is None:
         return np.asarray(source.reduced(source.on_levels(found["x"])))
     return np.asarray(found["cond"])

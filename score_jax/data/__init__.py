@@ -13,9 +13,15 @@ from score_jax.data.arrays import from_arrays as from_arrays
 from score_jax.data.arrays import in_memory as in_memory
 from score_jax.data.arrays import load_array as load_array
 from score_jax.data.arrays import two_moons as two_moons
+from score_jax.data.augment import AUGMENT_SIZE as AUGMENT_SIZE
+from score_jax.data.augment import Augmentation as Augmentation
+from score_jax.data.augment import augment as augment
+from score_jax.data.augment import random_augmentation as random_augmentation
+from score_jax.data.augment import random_crop as random_crop
 from score_jax.data.chunks import read_hdf5 as read_hdf5
 from score_jax.data.chunks import read_zarr as read_zarr
 from score_jax.data.cifar import read_cifar as read_cifar
+from score_jax.data.cropped import Cropped as Cropped
 from score_jax.data.folders import labels_found as labels_found
 from score_jax.data.folders import labels_of_folders as labels_of_folders
 from score_jax.data.folders import labels_of_json as labels_of_json

@@ -85,7 +85,7 @@ class Batches:
 
     def __init__(self, open_at: Callable[[int], Iterator[Any]]) -> None:
         self._open_at, self._next = open_at, 0
-        self._running: Iterator[Any] | None = None
+        self._running: Any = None
 
     def __iter__(self) -> "Batches":
         return self
@@ -105,7 +105,14 @@ class Batches:
         """Go on at the batch that a state names. Raises ValueError for another kind of state."""
         if not isinstance(state, Mapping) or _NEXT not in state:
             raise ValueError(f"state must be {{{_NEXT!r}: number}}, got {state!r:.80}")
-        self._next, self._running = int(state[_NEXT]), None
+        self.close()
+        self._next = int(state[_NEXT])
+
+    def close(self) -> None:
+        """End the workers. Batches that are asked for afterwards start them again."""
+        running, self._running = self._running, None
+        if running is not None:
+            running.close()
 
 
 def _opener(source: Any, workers: int, processes: bool) -> Callable[[int], Iterator[Any]]:

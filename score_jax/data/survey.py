@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from score_jax._check import check, check_count
+from score_jax.data.cropped import Cropped
 from score_jax.data.paired import Paired
 from score_jax.data.pipeline import eval_batches
 from score_jax.data.sources import Described, Description, Examples, Subset
@@ -117,7 +118,7 @@ def labels_of(source: Any) -> np.ndarray | None:
     if isinstance(source, Subset):
         found = labels_of(source.source)
         return None if found is None else found[source.indices]
-    if isinstance(source, Described | Paired):
+    if isinstance(source, Described | Paired | Cropped):
         return labels_of(source.source)
     labels = getattr(source, "y", None)
     labels = getattr(source, "labels", None) if labels is None else labels

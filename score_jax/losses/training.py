@@ -45,6 +45,8 @@ from score_jax.score import split_output
 from score_jax.sde import NoiseSchedule
 from score_jax.types import SDE, Apply, Batch, Data, Loss, Metrics, Params, PerExample
 
+GIVEN = ("y", "low_res", "augment")  # leaves of a batch that are passed to the network
+
 
 class Sample(NamedTuple):
     """The arguments of an objective: a network's output `value` at x, and the data and noise of x.
@@ -223,7 +225,8 @@ def training_loss(
     The batch is a dict: "x" (b, *d), floating; optionally "y", class labels (b,) or vectors (b, k),
     passed to the network as y=, the labels in training replaced by `null_class` with probability
     `label_dropout`; "low_res", the small image, or the field of the size of x, of a network with
-    `super_resolution`; "mask" (b, *d), False where x is missing (and any finite number), which `dsm` and
+    `super_resolution`; "augment" (b, 9), how x was moved (`score_jax.data.augment`), of a network with
+    `augment_size`; "mask" (b, *d), False where x is missing (and any finite number), which `dsm` and
     `simple` leave out; "draw", a `Draw` (see `score_jax.draws`), without which one is made from the
     key; and for a noise schedule "index" (b,) and "weight" (b,) from an `IndexSampler`, with which the
     metrics have "per_example", the losses (b,) before weighting. Metrics: "loss" and the parts of the
@@ -252,7 +255,9 @@ def training_loss(
 
     def loss(params: Params, key: Key[Array, ""], batch: Batch) -> tuple[Float[Array, ""], Metrics]:
         drawn, draw = draw_noised(sde, key, batch, times=times, t0=t0, stratified=stratified)
-        kwargs = {k: batch[k] for k in ("y", "low_res") if k in batch} | dropout_of(draw, train)
+        kwargs = {k: batch[k] for k in ("y", "low_res", "augment") if k in batch} | dropout_of(
+            draw, train
+        )
         if train and label_dropout and "y" in batch:
             null = int(null_class or 0)
             drop = lambda key, y: drop_labels(key, y, rate=label_dropout, null_class=null)

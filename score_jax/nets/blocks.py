@@ -15,6 +15,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from score_jax._check import check
 from score_jax.nets.convolution import Volume
 from score_jax.nets.layers import (
     Conv,
@@ -111,6 +112,24 @@ class Style:
         start = normal if self.plain_init else flax
         classes = nn.Embed(num_classes, width, embedding_init=start, name=self.names.classes)
         return class_rows(classes, y)
+
+    def embed_augment(
+        self, emb: Float[Array, "b e"], augment: Array | None, size: int
+    ) -> Float[Array, "b e"]:
+        """Add a linear map of the augmentation's vectors (b, size); None stands for zeros.
+
+        Raises ValueError for vectors of another shape, and for any where `size` is 0.
+        """
+        shape = (emb.shape[0], size)
+        ok = augment is None or (size > 0 and augment.shape == shape)
+        found = getattr(augment, "shape", None)
+        check("augment", found, ok, f"of shape {shape}, as augment_size={size} says")
+        if not size:
+            return emb
+        # Without a bias: a vector of zeros leaves the network as it would be without augmentation.
+        kernel, _ = starts(self.plain_init, 1.0, size)
+        dense = nn.Dense(emb.shape[-1], use_bias=False, kernel_init=kernel, name="augment")
+        return emb + dense(jnp.zeros(shape, emb.dtype) if augment is None else augment)
 
 
 ADM = Style(

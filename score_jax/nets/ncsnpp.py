@@ -66,7 +66,7 @@ class NCSNpp(nn.Module):
     The noise input is t * 999 for the positional embedding, sigma for the Fourier one (its logarithm
     is embedded), any number for the plain Fourier one, or an index of `sigmas`. y is class labels (b,)
     exactly when `num_classes` is given, and vectors (b, cond_size) exactly when `cond_size` is;
-    `low_res` is as for `UNet`. Height and width (or length) must be divisible by
+    `low_res` and `augment` are as for `UNet`. Height and width (or length) must be divisible by
     2 ** (len(channel_mult) - 1). With train=True a key for "dropout" is needed if dropout > 0.
 
     Raises ValueError for unknown choices, numbers out of range, sizes that do not divide, noise
@@ -107,6 +107,7 @@ class NCSNpp(nn.Module):
     cond_size: int | None = None  # length of the vector, if conditioned on one
     # y is added to the embedding of the noise input before its two layers, not after them
     condition_first: bool = False
+    augment_size: int = 0  # length of the augmentation's vector, if trained with one
 
     @property
     def style(self) -> Style:
@@ -158,7 +159,7 @@ class NCSNpp(nn.Module):
         # Without `dtype`: few channels cost little, and the output keeps its precision.
         return self.style.conv(channels, name, dtype=None, init_scale=self.init_scale)
 
-    def _embed(self, noise_input: Array, y: Array | None) -> Array | None:
+    def _embed(self, noise_input: Array, y: Array | None, augment: Array | None) -> Array | None:
         if self.embedding == "positional":
             emb = sinusoids(noise_input, self.channels)
         else:
@@ -167,6 +168,7 @@ class NCSNpp(nn.Module):
             emb = FourierEmbedding(self.channels, self.fourier_scale, name="fourier")(value)
         if not self.noise_conditional:
             return None
+        emb = self.style.embed_augment(emb, augment, self.augment_size)
         if y is not None and self.condition_first:
             emb, y = emb + self.style.embed_condition(y, emb.shape[-1], self.num_classes), None
         return self.style.embed(emb, y, 4 * self.channels, self.num_classes)
@@ -212,14 +214,15 @@ class NCSNpp(nn.Module):
         y: Condition = None,
         *,
         low_res: Float[Array, "..."] | None = None,
+        augment: Float[Array, "b _"] | None = None,
         train: bool = False,
     ) -> Volume:
-        """Predict (noise, or score with scale_by_sigma) from x, the noise input, y and low_res."""
+        """Predict (noise, or score with scale_by_sigma) from x, the noise input and what is given."""
         # Longer than most functions: the U shape is read best in one piece.
         self._check(x, noise_input, y)
         channels, last = x.shape[-1], len(self.channel_mult) - 1
         start = with_low_res(x, low_res, self.super_resolution)
-        emb = self._embed(noise_input, y)
+        emb = self._embed(noise_input, y, augment)
         pyramid = h = start if self.centered else 2 * start - 1
         skips = [h := self.style.conv(self.channels, "first")(h)]
         for level, mult in enumerate(self.channel_mult):

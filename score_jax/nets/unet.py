@@ -85,8 +85,12 @@ class UNetHalf(nn.Module):
         check("num_head_channels", each, ok, f"a divisor of {channels} channels")
         return channels // each
 
-    def _embed(self, noise_input: Array, y: Array | None, num_classes: int | None) -> Array:
+    def _embed(
+        self, noise_input: Array, y: Array | None, num_classes: int | None,
+        augment: Array | None = None, augment_size: int = 0,
+    ) -> Array:  # fmt: skip
         emb = sinusoids(noise_input, self.channels, cosines_first=True)
+        emb = self.style.embed_augment(emb, augment, augment_size)
         return self.style.embed(emb, y, 4 * self.channels, num_classes)
 
     def _block(
@@ -136,7 +140,8 @@ class UNet(UNetHalf):
     scaled to 1000. With `super_resolution`, `low_res` (b, *smaller, k) is needed: a small image, or a
     field of the size of x. It is brought to the size of x by linear interpolation and appended to the
     channels of x. y is class labels (b,) exactly when `num_classes` is given, and vectors (b, cond_size)
-    exactly when `cond_size` is.
+    exactly when `cond_size` is. `augment` (b, augment_size) is the vector of `score_jax.data.augment` in
+    training; without it, as in sampling, it is zero.
 
     Raises ValueError for fields outside their range, x of another rank than `dims` says or of a size
     that cannot be halved, and missing or superfluous y or low_res.
@@ -152,6 +157,7 @@ class UNet(UNetHalf):
     num_heads_upsample: int | None = None  # heads on the way up, if they differ
     super_resolution: bool = False  # conditioned on an image of low resolution, or a field
     cond_size: int | None = None  # length of the vector, if conditioned on one
+    augment_size: int = 0  # length of the augmentation's vector, if trained with one
 
     @nn.compact
     def __call__(
@@ -161,6 +167,7 @@ class UNet(UNetHalf):
         y: Condition = None,
         *,
         low_res: Float[Array, "..."] | None = None,
+        augment: Float[Array, "b _"] | None = None,
         train: bool = False,
     ) -> Volume:
         """Predict from x, the noise input, the classes or vectors and the image of low resolution."""
@@ -168,7 +175,7 @@ class UNet(UNetHalf):
         check_inputs(x, noise_input, y, self.num_classes, self.cond_size)
         out_channels = self.out_channels or x.shape[-1]
         start = with_low_res(x, low_res, self.super_resolution)
-        emb = self._embed(noise_input, y, self.num_classes)
+        emb = self._embed(noise_input, y, self.num_classes, augment, self.augment_size)
 
         skips = self._encode(start, emb, train)
         h = self._middle(skips[-1], emb, train)

@@ -69,6 +69,15 @@ def test_the_state_is_the_number_of_the_next_batch_whatever_the_workers():
         other.set_state({"step": 7})
 
 
+def test_batches_that_were_closed_go_on_where_they_were():
+    want = taken(data.batches(Files(), 4), 3)
+    it = data.batches(Files(), 4, workers=2)
+    it.close()
+    first = taken(it, 2)
+    it.close()
+    same([*first, *taken(it, 1)], want)
+
+
 def test_a_fault_of_one_example_is_named():
     with pytest.raises(ValueError, match="example 3 has the shapes"):
         list(data.eval_batches(Files(at3={"x": np.zeros((2, 4, 1), np.uint8)}), 8))

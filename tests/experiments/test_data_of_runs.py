@@ -164,11 +164,68 @@ def test_sources_and_streams_of_users():
     assert next(datasets.opened(loose).batches(8, seed=0))["x"].shape == (8, 3)
 
 
+def images(path, **fields):
+    """A config for 40 grey images of 12 x 10 pixels with two classes, and the images."""
+    x = np.random.default_rng(0).integers(0, 256, (40, 12, 10, 1)).astype(np.uint8)
+    np.savez(path / "images.npz", x=x, y=np.arange(40) % 2)
+    c = presets.get("digits_vp")
+    given = DataConfig(name="array", path=str(path / "images.npz"), **fields)
+    return dataclasses.replace(c, data=given, class_conditional=True), x
+
+
+def test_crops_and_moves_are_of_training_alone(tmp_path):
+    c, x = images(tmp_path, crop=(8,), augment=1.0)
+    source, _ = datasets.run_data(c).surveyed()
+    run = runs.of_data(c, source)
+    assert run.shape == (8, 8, 1) and run.net.augment_size == 9 and run.net.num_classes == 2
+    # Everything but training sees the centres.
+    centres = np.asarray(run.source.on_levels(x[:, 2:10, 1:9]))
+    for split in ("train", "test"):
+        some = run.source.on_levels(run.source.examples(4, split)["x"])
+        assert all(any((one == c).all() for c in centres) for one in np.asarray(some))
+    raw = jax.tree.map(jnp.asarray, next(run.source.batches(16, seed=0)))
+    assert raw["x"].shape == (16, 12, 10, 1)
+    prepare = jax.jit(run.source.prepare, static_argnames="training")
+    cut, moved = (prepare(jax.random.key(0), raw, training=on) for on in (False, True))
+    assert cut["x"].shape == moved["x"].shape == (16, 8, 8, 1) and "augment" not in cut
+    assert moved["augment"].shape == (16, 9) and bool((moved["augment"] != 0).any(1).all())
+    back = run.source.to_data(cut["x"])
+    parts = {
+        image[i : i + 8, j : j + 8].tobytes() for image in x for i in range(5) for j in range(3)
+    }
+    assert {part.tobytes() for part in back} <= parts
+    # A run whose record is known needs no data.
+    record = json.loads(json.dumps(run.source.to_record()))
+    assert datasets.run_data(c, record).shape == (8, 8, 1)
+    for named, net, fields in (
+        ("given data.augment: use one of", presets.get("two_moons_vp").net, {}),
+        ("data.crop must be at most the size", c.net, {"crop": (11,)}),
+        ("fields of data.cond would not fit", c.net, {"cond": "x"}),
+    ):
+        other = dataclasses.replace(c, net=net, data=dataclasses.replace(c.data, **fields))
+        with pytest.raises(ValueError, match=named):
+            runs.build(other)
+
+
+def test_a_run_keeps_small_images_for_super_resolution(tmp_path):
+    c, _ = images(tmp_path, crop=(8,), low_res_factor=2)
+    source, _ = datasets.run_data(c).surveyed()
+    kept = sampling.labels(runs.of_data(c, source), 4)["low_res"]
+    test = source.on_levels(source.examples(4)["x"])
+    np.testing.assert_allclose(kept, test.reshape(4, 4, 2, 4, 2, 1).mean((2, 4)), atol=1e-6)
+    # Without the data they are repeated.
+    moved = dataclasses.replace(datasets.run_data(c, source.to_record()), kept=source.kept)
+    (tmp_path / "images.npz").unlink()
+    found = sampling.labels(runs.of_data(c, moved), 9)["low_res"]
+    np.testing.assert_array_equal(found[4:8], kept)
+
+
 def refused(tmp_path):
     """{what is named: options}."""
     x = np.random.default_rng(0).normal(size=(40, 3)).astype(np.float32)
     np.savez(tmp_path / "y.npz", x=x, y=np.arange(40) % 5)
     np.save(tmp_path / "nan.npy", np.where(x > 1, np.nan, x))
+    np.save(tmp_path / "few.npy", x[:7])
     array = ["--data.name", "array", "--data.path"]
     labelled = [*array, tmp_path / "y.npz"]
     return {
@@ -176,6 +233,9 @@ def refused(tmp_path):
         "missing": [*array, tmp_path / "nan.npy"],
         "data.cond 'none'": [*labelled, "--data.cond", "none"],
         "data.flip is for images": [*labelled, "--data.flip"],
+        "data.augment is for images": [*labelled, "--data.augment", 0.1],
+        "data.crop is for images": [*labelled, "--data.crop", 2],
+        "few.npy: at least 20 examples are needed": [*array, tmp_path / "few.npy"],
         "use one of MLP, SeriesUNet": [*labelled, "--net.kind", "UNet"],
         "is a vector, and class_conditional": [
             "--data.name", "source", "--data.source", OWN + "Plain", "--data.cond", "cond",

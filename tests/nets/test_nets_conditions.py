@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from score_jax.nets import MLP, NCSNpp, SeriesUNet
+from score_jax.nets import MLP, NCSNpp, SeriesUNet, UNet
 from score_jax.nets.resample import fir_conv_down, fir_conv_up, fir_down, fir_up
 
 TAPS = (1, 3, 3, 1)
@@ -30,6 +30,11 @@ NETS = {
 }  # fmt: skip
 
 
+def shaken(p):
+    """A parameter without zeros: the last map starts at zero, and with it the output."""
+    return p + 0.1 * jnp.cos(jnp.arange(p.size)).reshape(p.shape)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NETS)
 def test_the_output_depends_on_a_vector_and_a_field(name):
@@ -43,10 +48,7 @@ def test_the_output_depends_on_a_vector_and_a_field(name):
     @jax.jit
     def run(key, vector, fields):
         params = made.init(key, x, jnp.ones(3), vector, **fields)
-        # Otherwise the last map starts at zero, and so does the output.
-        params = jax.tree.map(
-            lambda p: p + 0.1 * jnp.cos(jnp.arange(p.size)).reshape(p.shape), params
-        )
+        params = jax.tree.map(shaken, params)
         return made.apply(params, x, jnp.ones(3), vector, **fields)
 
     changed = jax.tree.map(lambda v: v.at[1].add(1), fields)
@@ -68,6 +70,31 @@ def test_a_network_refuses_what_it_is_not_conditioned_on():
     ):
         with pytest.raises(ValueError, match=named):
             jax.eval_shape(made.init, jax.random.key(0), x, t, y)
+
+
+@pytest.mark.slow
+def test_the_vector_of_an_augmentation_is_zero_unless_given():
+    """Beside classes, of three times the same x."""
+    x, t, y = jnp.ones((3, 2, 2, 1)), jnp.ones(3), jnp.zeros(3, jnp.int32)
+    small = {"channels": 4, "channel_mult": (1,), "num_blocks": 1, "dropout": 0.0}
+    for net in (
+        NCSNpp(num_classes=2, augment_size=9, attention=(), **small),
+        UNet(num_classes=2, augment_size=9, attention_factors=(), groups=2, num_heads=1, **small),
+    ):
+
+        @jax.jit
+        def run(key, vector, net=net):
+            params = net.init(key, x, t, y)
+            params = jax.tree.map(shaken, params)
+            return net.apply(params, x, t, y), net.apply(params, x, t, y, augment=vector)
+
+        without, given = run(jax.random.key(0), jnp.zeros((3, 9)).at[1, 4].set(1.0))
+        np.testing.assert_allclose(given[::2], without[::2], rtol=1e-6)
+        assert float(jnp.abs(given[1] - without[1]).max()) > 1e-4
+        with pytest.raises(ValueError, match="augment_size=0"):
+            jax.eval_shape(
+                net.clone(augment_size=0).init, jax.random.key(0), x, t, y, augment=jnp.ones((3, 9))
+            )
 
 
 def test_filters_are_separable_and_leave_the_first_of_three_axes_alone():
