@@ -25,7 +25,7 @@ with late():
 
     from . import runs
     from .parts import problems, samplers, sampling
-    from .reports import pictures
+    from .reports import credible, pictures
     from .runs import Run
 
 
@@ -66,6 +66,13 @@ class Args:
     ] = "pigdm"  # fmt: skip
     # Restorations of each example.
     num: int = 4
+    # Instead of restorations, write the mean, the standard deviation and a credible interval of every
+    # entry over this number of draws of each example (0: write restorations).
+    draws: int = 0
+    # With --draws: the probability of the interval.
+    interval: float = 0.9
+    # With --draws: keep all draws, in OUT-draws.npy (examples, draws, ...).
+    keep_draws: bool = False
     # Class of the data, for networks that are conditioned on it (default: unknown).
     label: Annotated[int | None, tyro.conf.arg(aliases=("--class",))] = None
     # For dps: its step size.
@@ -106,8 +113,10 @@ class Problem(NamedTuple):
 
 
 # The options that each method and each task use.
-METHODS = {"pigdm": (), "projection": (), "dps": ("scale",)}
-METHODS |= {"replacement": ("corrections",), "repaint": ("resamplings",)}
+METHODS: dict[str, tuple[str, ...]] = dict.fromkeys(
+    ("pigdm", "mmps", "tmpd", "projection", "daps", "ddrm", "diffpir"), ()
+)
+METHODS |= {"dps": ("scale",), "replacement": ("corrections",), "repaint": ("resamplings",)}
 TASKS = {"inpaint": ("mask",), "colorize": (), "superres": ("factor",), "deblur": ("blur",)}
 
 
@@ -120,6 +129,12 @@ def check(args: Args, argv: Sequence[str] | None = None) -> None:
         raise ValueError(f"--blur must be finite and > 0, got {args.blur}")
     if not 0 <= args.noise_std < float("inf"):
         raise ValueError(f"--noise-std must be finite and at least 0, got {args.noise_std}")
+    if args.draws < 0 or args.draws == 1:
+        raise ValueError(f"--draws must be 0 or at least 2, got {args.draws}")
+    if not 0 < args.interval < 1:
+        raise ValueError(f"--interval must be between 0 and 1, got {args.interval}")
+    alone = dict.fromkeys(("interval", "keep_draws"), "a command without --draws")
+    cli.check_unused(argv, {"num": "--draws"} if args.draws else alone)
     for flag, uses in (("method", METHODS), ("task", TASKS)):
         cli.check_unused(argv, unused.of_choice(f"--{flag}", getattr(args, flag), uses))
     given = {"--images": args.images, "--truth": args.truth, "--test": args.test}
@@ -178,35 +193,77 @@ def make_method(args: Args, run: Run, problem: Problem) -> tuple[Any, dict[str, 
     return known[args.method]()
 
 
-def restore(
-    args: Args, run: Run, params: Any, problem: Problem
-) -> Iterator[tuple[list[int], np.ndarray]]:
-    """Restorations in the network's range, some examples at a time: (numbers, (m, num, *d))."""
+class Drawing(NamedTuple):
+    """What draws need besides the measurement: score, method, class or None, and keyword arguments."""
+
+    score: Any
+    method: Any
+    label: int | None
+    options: dict[str, Any]
+
+
+def drawing(args: Args, run: Run, params: Any, problem: Problem) -> Drawing:
+    """How the flags draw."""
     sampling.check_times(run, args.sample)
     label = sampling.one_class(run, args.label, args.workdir)
     method, options = make_method(args, run, problem)
     score = sampling.make_score(run, params, args.sample)
+    common = {
+        "sampler": samplers.make(args.sample, run.model.variance),
+        "grid": samplers.make_grid(args.sample, run.sde),
+        "options": options,
+        "chunk": args.chunk,
+        "together": args.sample.together,
+    }
+    return Drawing(score, method, label, common)
+
+
+def restore(
+    args: Args, run: Run, params: Any, problem: Problem
+) -> Iterator[tuple[list[int], np.ndarray]]:
+    """Restorations in the network's range, some examples at a time: (numbers, (m, num, *d))."""
+    how = drawing(args, run, params, problem)
     each = max(1, args.chunk // args.num)
     for operator, members in problem.groups():
         for part in (members[i : i + each] for i in range(0, len(members), each)):
             n = len(part) * args.num
-            y = None if label is None else np.full(n, label)
+            y = None if how.label is None else np.full(n, how.label)
             every = np.repeat(problem.y[part], args.num, axis=0)
             out = inverse.posterior_sample(
                 jax.random.key(args.seed),
                 run.sde,
-                score,
+                how.score,
                 inverse.Measurement(operator, every, problem.noise_std),
-                method,
-                sampler=samplers.make(args.sample, run.model.variance),
-                grid=samplers.make_grid(args.sample, run.sde),
-                options=options,
-                chunk=args.chunk,
-                together=args.sample.together,
+                how.method,
                 first=part[0] * args.num,
                 y=sampling.labels(run, n, y),
+                **how.options,
             )
             yield part, out.x.reshape(len(part), args.num, *run.shape)
+
+
+def summarise(
+    args: Args, run: Run, params: Any, problem: Problem, store: Any = None
+) -> Iterator[inverse.Summary]:
+    """The summary of each example in the data's own units; `store` (n, draws, *d) gets the draws."""
+    how = drawing(args, run, params, problem)
+    n = len(problem.y)
+    labels = sampling.labels(run, n, None if how.label is None else np.full(n, how.label))
+    tail = (1 - args.interval) / 2
+    for i, operator in enumerate(problem.operators):
+        yield inverse.posterior_summary(
+            jax.random.fold_in(jax.random.key(args.seed), i),
+            run.sde,
+            how.score,
+            inverse.Measurement(operator, problem.y[i : i + 1], problem.noise_std),
+            how.method,
+            num=args.draws,
+            quantiles=(tail, 1 - tail),
+            store=None if store is None else store[i : i + 1],
+            of=run.source.to_data,
+            y=jax.tree.map(lambda v, i=i: v[i : i + 1], labels),
+            **how.options,
+        )
 
 
 def seen_as(problem: Problem, shape: tuple[int, ...], middle: float) -> np.ndarray:
@@ -252,16 +309,8 @@ def residual(problem: Problem, x: np.ndarray, done: Sequence[int]) -> float:
     return float(np.sqrt(total / count))
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Entry point of `python -m experiments.restore`."""
-    args = cli.parse_over_run(Args, "experiments.restore", argv)
-    check(args, argv)
-    workdir = pathlib.Path(args.workdir)
-    out = pathlib.Path(args.out) if args.out else workdir / "restored" / args.task
-    cli.needs("plots", "the pictures")
-    cli.start(args.workdir)
-    run, params, step = runs.load(workdir)
-    sampling.check_sample(run, args.sample)
+def write_restorations(args: Args, out: pathlib.Path, run: Run, params: Any, step: int) -> bool:
+    """Draw and write restorations; True if an interrupt ended it."""
     problem = measured(args, run, jax.random.key(args.seed + 1))
     sampling.one_class(run, args.label, args.workdir)
     png, npz, record = outputs.files(out, (".png", ".npz", ".json"), overwrite=args.overwrite)
@@ -285,7 +334,50 @@ def main(argv: Sequence[str] | None = None) -> None:
         f"{len(x)} examples restored {args.num} times by {args.method}: {facts['residual']:.2g} (rms) "
         f"from the measurements{distance}\nwrote {outputs.listed(written)}"
     )
-    if interrupted:
+    return interrupted
+
+
+def write_summaries(args: Args, out: pathlib.Path, run: Run, params: Any, step: int) -> bool:
+    """Draw many times and write means, deviations and intervals; True if an interrupt ended it."""
+    problem = measured(args, run, jax.random.key(args.seed + 1))
+    sampling.one_class(run, args.label, args.workdir)
+    endings = (".png", ".npz", ".json", *(["-draws.npy"] if args.keep_draws else []))
+    png, npz, record, *kept = outputs.files(out, endings, overwrite=args.overwrite)
+    npz.parent.mkdir(parents=True, exist_ok=True)
+    parts: list[Any] = []
+    with credible.draws_file(kept, run, (len(problem.y), args.draws)) as store:
+        interrupted = outputs.collect(summarise(args, run, params, problem, store), parts)
+        if store is not None:
+            store[len(parts) :] = credible.nothing(store.dtype)
+    found = credible.joined(parts)
+    truth = None if problem.truth is None else problem.truth[: len(parts)]
+    low, high = np.asarray(found.quantiles)
+    write_npz(npz, mean=found.mean, std=found.std, low=low, high=high)
+    written = [npz, record, *kept]
+    if pictures.written(png, lambda: credible.draw(run, found, truth, args.interval)):
+        written.insert(0, png)
+    facts = {"step": step, **credible.facts(run, found, truth)}
+    write_json(record, facts | dataclasses.asdict(args))
+    ending = "" if truth is None else credible.comparison(facts, args.interval)
+    print(
+        f"{len(parts)} examples drawn {args.draws} times by {args.method}{ending}\n"
+        f"wrote {outputs.listed(written)}"
+    )
+    return interrupted
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Entry point of `python -m experiments.restore`."""
+    args = cli.parse_over_run(Args, "experiments.restore", argv)
+    check(args, argv)
+    workdir = pathlib.Path(args.workdir)
+    out = pathlib.Path(args.out) if args.out else workdir / "restored" / args.task
+    cli.needs("plots", "the pictures")
+    cli.start(args.workdir)
+    run, params, step = runs.load(workdir)
+    sampling.check_sample(run, args.sample)
+    write = write_summaries if args.draws else write_restorations
+    if write(args, out, run, params, step):
         raise KeyboardInterrupt
 
 

@@ -23,8 +23,8 @@ from tqdm import tqdm
 from score_jax._check import check_count
 from score_jax._failures import named_failures
 
-_AXIS = "examples"
-_EVERYWHERE, _DIVIDED = PartitionSpec(), PartitionSpec(_AXIS)
+AXIS = "examples"  # of devices, for functions that gather over them
+_EVERYWHERE, _DIVIDED = PartitionSpec(), PartitionSpec(AXIS)
 
 # function -> its jitted program, which refers to the function by weak references only.
 _programs: weakref.WeakKeyDictionary[Any, Any] = weakref.WeakKeyDictionary()
@@ -125,7 +125,8 @@ def in_chunks(
     `take(index)`, a tree of arrays (c, ...), and the function returns a tree of arrays (c, ...). The
     last chunk is filled up with the numbers from n on, whose results are dropped. `shared` is the same
     on all devices: a tree whose arrays are arguments of the program, while everything else in it,
-    such as functions and records, selects the program. No device waits for another within a chunk.
+    such as functions and records, selects the program. No device waits for another within a chunk,
+    unless the function gathers over `AXIS`.
 
     compile_seconds is the time to trace and compile the program, about 0 where that was done before;
     seconds is the time from the first dispatch to the last result.
@@ -140,7 +141,7 @@ def in_chunks(
     if not devices:
         raise ValueError("devices must hold at least one device, got none")
     chunk = -(-min(chunk, n) // len(devices)) * len(devices)
-    mesh = Mesh(np.array(devices), (_AXIS,))
+    mesh = Mesh(np.array(devices), (AXIS,))
     clock = time.perf_counter()
     run, arguments = program(function, shared, mesh)
 

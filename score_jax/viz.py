@@ -371,3 +371,51 @@ def series(samples: ArrayLike, *, most: int = 16) -> Image.Image:
         shown = panels[0].get_legend_handles_labels()
         figure.legend(*shown, loc="outside upper right", frameon=False, ncols=4, fontsize=8)
     return render(figure)
+
+
+def intervals(
+    mean: ArrayLike,
+    low: ArrayLike,
+    high: ArrayLike,
+    *,
+    truth: ArrayLike | None = None,
+    most: int = 16,
+) -> Image.Image:
+    """Draw intervals of every entry as bands, with the means as lines and the truth as points.
+
+    mean, low, high and truth are vectors (n, d) or series (n, l, c), of which the first `most` have a
+    panel each, with a colour for every channel. Raises ValueError for other or different shapes.
+    """
+    given = [
+        np.asarray(v, np.float64) for v in (mean, low, high, *([] if truth is None else [truth]))
+    ]
+    shapes = {v.shape for v in given}
+    ok = len(shapes) == 1 and given[0].ndim in (2, 3) and given[0].size
+    check("mean, low, high and truth", sorted(shapes), ok, "of one shape (n, d) or (n, l, c)")
+    given = [(v[..., None] if v.ndim == 2 else v)[:most] for v in given]
+    n, length, channels = given[0].shape
+    columns = int(np.ceil(np.sqrt(n)))
+    rows = -(-n // columns)
+    figure = new_figure(2.8 * columns + 0.8, 1.8 * rows + 0.9, dpi=100)
+    panels = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).ravel()
+    place, dot = np.arange(length), "." if length < 9 else None
+    for i, axes in enumerate(panels):
+        axes.set_visible(i < n)
+        for c in np.arange(channels if i < n else 0):
+            middle, below, above, *true = (v[i, :, c] for v in given)
+            name = f", channel {c}" if channels > 1 else ""
+            look = {"color": f"C{c % 10}"}
+            axes.fill_between(
+                place, below, above, alpha=0.25, linewidth=0, label=f"interval{name}", **look
+            )
+            axes.plot(place, middle, linewidth=1.2, marker=dot, label=f"mean{name}", **look)
+            for v in true:
+                axes.plot(
+                    place, v, "x", markersize=3, color="black", label="truth" if c == 0 else None
+                )
+        axes.tick_params(labelsize=8)
+    figure.supxlabel("entry", fontsize=10)
+    figure.supylabel("value", fontsize=10)
+    shown = panels[0].get_legend_handles_labels()
+    figure.legend(*shown, loc="outside upper right", frameon=False, ncols=3, fontsize=8)
+    return render(figure)

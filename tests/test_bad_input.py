@@ -11,7 +11,7 @@ import pytest
 from score_jax import data, guidance, inverse, likelihood, losses, metrics, training, viz
 from score_jax import samplers as sm
 from score_jax._check import check_count, check_finite, check_positive, is_number, plain
-from score_jax.analytic import Mixture
+from score_jax.analytic import Mixture, gaussian, importance_posterior
 from score_jax.nets import MLP, UNet
 from score_jax.parametrization import LevelInput
 from score_jax.sde import VE, VP, LinearBetas, LinearVE, SubVP, spaced_indices
@@ -31,6 +31,45 @@ def score(x, t):
 
 def given(y=X, noise_std=0.0, operator=None):
     return inverse.Measurement(inverse.Mask(MASK) if operator is None else operator, y, noise_std)
+
+
+class Doubled(inverse.LinearOperator):
+    """An adjoint with a factor too much."""
+
+    def forward(self, x):
+        return x[:, :2]
+
+    def adjoint(self, v):
+        return 2 * jnp.pad(v, ((0, 0), (0, 1)))
+
+    def data_shape(self, out):
+        return (3,)
+
+
+class Longer(Doubled):
+    """An adjoint that is too long."""
+
+    def adjoint(self, v):
+        return jnp.pad(v, ((0, 0), (0, 2)))
+
+
+ROW = inverse.dense([[1.0, 2.0, 0.0]])
+MASKS = inverse.each(inverse.Mask(np.stack([MASK] * 3)))
+NORMAL = gaussian(np.zeros(3), np.eye(3))
+SQUARE = given(operator=inverse.Nonlinear(jnp.square, (3,)))
+COUNTS = inverse.Measurement(ROW, X[:, :1], noise=inverse.Poisson(3.0))
+
+
+def restored(measurement, **kwargs):
+    return inverse.posterior_sample(KEY, SDE, score, measurement, grid=GRID, **kwargs)
+
+
+def lost(x):
+    return jnp.full(len(x), -INF)
+
+
+def particles(measurement):
+    return inverse.twisted_smc(KEY, SDE, score, measurement, grid=GRID)
 
 
 def draw(**changes):
@@ -148,6 +187,24 @@ CASES = [
     ("dps_scale", lambda: inverse.dps(SDE, score, given(), scale=0.0), "scale must be"),
     ("strength", lambda: inverse.replacement(SDE, score, given(), strength=2.0), "strength must"),
     ("resamplings", lambda: inverse.repaint(SDE, score, given(), resamplings=0), "resamplings"),
+    ("y_shape", lambda: inverse.pigdm(SDE, score, given(X[:, :2])), "y has a wrong shape"),
+    ("y_flat", lambda: inverse.mmps(SDE, score, given(X[0])), "y has a wrong shape"),
+    ("y_entries", lambda: inverse.dps(SDE, score, given(X, operator=ROW)), r"y must have shape \(b, "),
+    ("y_residual", lambda: inverse.measured_stds(ROW, X[:, :2]), "matrix is for shape"),
+    ("y_number", lambda: restored(given(X), num=5), "y of the measurement must have one entry"),
+    ("y_operators", lambda: restored(given(X, operator=MASKS)), "the operators of the measurement"),
+    ("y_particles", lambda: particles(given(X[:, :2], 0.1)), "y has a wrong shape"),
+    ("y_evidence", lambda: inverse.log_evidence(NORMAL, given(X[:, :2], 0.1)), "y has a wrong shape"),
+    ("y_exact", lambda: inverse.exact_posterior(NORMAL, given(X[:, :2], 0.1)), "y has a wrong shape"),
+    ("smc_noise", lambda: particles(given()), "noise_std must be > 0"),
+    ("logp_noise", lambda: inverse.measurement_logp(given()), "noise_std must be > 0"),
+    ("daps_noise", lambda: inverse.daps(SDE, score, SQUARE), "noise_std must be > 0"),
+    ("dps_noise", lambda: inverse.dps(SDE, score, COUNTS), "noise_std must be > 0 beside a noise"),
+    ("no_likelihood", lambda: importance_posterior(KEY, NORMAL, lost, 3), "weights are all 0"),
+    ("mask_each", lambda: inverse.each(inverse.Mask(np.zeros((2, 3), bool))), "mask must be True"),
+    ("y_all_missing", lambda: inverse.without_missing(ROW, np.full((1, 1), NAN)), "only NaN in exa"),
+    ("adjoint", lambda: inverse.check_adjoint(Doubled(), (3,)), "adjoint of Doubled is not one"),
+    ("adjoint_shape", lambda: inverse.check_adjoint(Longer(), (3,)), "the shape of an example"),
     ("repaint_noise", lambda: inverse.repaint(SDE, score, given(noise_std=0.1)), "noise_std 0"),
     ("from_time", lambda: inverse.from_time(GRID, 2.0), "t must be in"),
     ("edit_nan", lambda: inverse.edit(KEY, SDE, score, HOLES, grid=GRID), "start must be finite"),
@@ -183,6 +240,7 @@ CASES = [
     ("picture_scalar", lambda: viz.picture(np.zeros(3)), "x must be data"),
     ("range", lambda: viz.to_uint8(IMAGES, (1.0, 1.0)), "range must be"),
     ("columns", lambda: viz.image_grid(np.zeros((2, 4, 4, 1)), columns=0), "columns"),
+    ("intervals", lambda: viz.intervals(X, X, X[:, :2]), "of one shape"),
     ("animation", lambda: viz.save_animation([], "a.gif"), "images must be"),
     # The vocabulary itself
     ("count", lambda: check_count(n=jnp.asarray(2.0)), "n must be an integer"),

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +22,8 @@ from score_jax.inverse.operators import (
     record,
 )
 from score_jax.types import Data, PerExample, Time
+
+TRIES = 16  # draws of a noise to find the misfit that it leaves
 
 
 @record("noise_std", "noise")
@@ -86,9 +88,9 @@ def check_measurement(measurement: Any, shape: tuple[int, ...] | None = None) ->
     out = tuple(measurement.y.shape[1:])
     try:
         found = measurement.shape
+        wanted = measurement.operator.out_shape(found)
     except (ValueError, IndexError) as error:
         raise ValueError(f"y has a wrong shape, {(*measurement.y.shape,)}: {error}") from None
-    wanted = measurement.operator.out_shape(found)
     if wanted != out:
         raise ValueError(f"y must have shape (b, {wanted}) for this operator, got {out}")
     if shape is not None and tuple(shape) != found:
@@ -144,6 +146,38 @@ def measurement_logp(measurement: Measurement) -> Callable[[Data, Time], PerExam
         return -0.5 * batch_sum(jnp.square(measurement.residual(x0) / measurement.noise_std))
 
     return logp
+
+
+class Misfit(NamedTuple):
+    """F(x0) (b,), 0 where A(x0) = y, and what noise leaves of it in the mean, (b,)."""
+
+    of: Callable[[Data], PerExample]
+    noise: PerExample
+
+
+def misfit(measurement: Measurement) -> Misfit:
+    """F = ||y - A(x0)||^2, and for other noise 2 sigma^2 (log p(y | A = y) - log p(y | x0)).
+
+    The second is the first for normal noise. Its mean under noise is estimated by `TRIES` draws of the
+    noise with y in the place of A(x0).
+
+    Raises ValueError for another noise without its standard deviation.
+    """
+    operator, noise, std = measurement.operator, measurement.noise, measurement.noise_std
+    y = jnp.asarray(measurement.y)
+    if noise is None:
+        entries = batch_sum(operator.measured(jnp.ones_like(y)))
+        return Misfit(lambda x0: batch_sum(jnp.square(measurement.residual(x0))), entries * std**2)
+    check("noise_std", std, std > 0, "> 0 beside a noise: its standard deviation")
+    y = operator.measured(y)
+
+    def deviance(y: Outputs, clean: Outputs) -> PerExample:
+        each = noise.logp(y, y) - noise.logp(y, clean)
+        return 2 * std**2 * batch_sum(operator.measured(each))
+
+    drawn = noise.draw(jax.random.key(0), jnp.broadcast_to(y, (TRIES, *y.shape)))
+    left = jax.vmap(deviance, (0, None))(drawn, y).mean(axis=0)
+    return Misfit(lambda x0: deviance(y.astype(x0.dtype), operator.forward(x0)), left)
 
 
 def consistent(measurement: Measurement, x0: Data) -> Data:

@@ -8,7 +8,7 @@ standard deviation tau:
 
     pigdm        score + J^T A^T (r^2 A A^T + sigma^2)^-1 (y - A x0),  J = dx0/dx     Song et al. 2023
     projection   the same with J = m r^2 / s^2, its average: no backward pass     arXiv:2212.00490
-    dps          a step, then -scale grad ||y - A x0||^2 / ||y - A x0||              arXiv:2209.14687
+    dps          a step, then -scale grad F / sqrt(F), F = ||y - A x0||^2            arXiv:2209.14687
     replacement  after a step to t, A x is set to the measurement noised to t        arXiv:2011.13456
 
 `score_jax.inverse.hold` has the last one and RePaint. pigdm is exact for normal data of covariance
@@ -28,14 +28,13 @@ from jaxtyping import ArrayLike, Float
 
 from score_jax._check import check_positive
 from score_jax._math import as_time, batch_sum, bcast
-from score_jax.inverse.measurement import check_measurement, consistent
+from score_jax.inverse.measurement import check_measurement, consistent, misfit
 from score_jax.inverse.operators import LinearOperator
 from score_jax.score import denoise, tweedie_at
 from score_jax.types import (
     SDE,
     Data,
     Moved,
-    PerExample,
     PRNGKey,
     ScoreFn,
     ScoreOut,
@@ -231,20 +230,23 @@ def projection(
 def dps(
     sde: SDE, score: ScoreFn, measurement: Any, *, scale: float = 1.0, limit: float = 1.0
 ) -> Conditional:
-    """Diffusion posterior sampling: after each step x descends the gradient of the residual at its start.
+    """Diffusion posterior sampling: after each step x descends the gradient of the misfit at its start.
 
-    x - scale grad ||y - A(x0)||^2 / ||y - A(x0)||, arXiv:2209.14687 algorithm 1 with its step size
-    scale / ||y - A(x0)||. Any differentiable operator. Costs one evaluation and one backward pass a
-    step besides the step's own (which the compiler may share). The noise enters by the scale alone,
-    which depends on the number of steps and has to be tuned; the spread of the samples is not that of
-    the posterior.
+    x - scale grad F / sqrt(F) with F = ||y - A(x0)||^2, arXiv:2209.14687 algorithm 1 with its step size
+    scale / ||y - A(x0)||. A `noise` of the measurement enters by its likelihood: F is then
+    2 sigma^2 (log p(y | A = y) - log p(y | x0)), which is the same for normal noise. Any differentiable
+    operator. Costs one evaluation and one backward pass a step besides the step's own (which the
+    compiler may share). The level of normal noise enters by the scale alone, which depends on the number
+    of steps and has to be tuned; the spread of the samples is not that of the posterior.
 
-    With F = ||y - A(x0)||^2, and q sigma^2 what noise leaves of it in the mean, no step is longer than
-    `limit` times 2 (F - q sigma^2) / ||grad F||, twice Polyak's. Where A(x0(x)) is linear in x, a limit
-    below 2 never takes x further from the points with F = 0, so that no scale makes samples diverge, and
-    the noise is not fitted. The limit is an addition; math.inf is the published algorithm.
+    With F0 what noise leaves of F in the mean (q sigma^2 for q numbers with normal noise), no step is
+    longer than `limit` times 2 (F - F0) / ||grad F||^2, twice Polyak's. Where A(x0(x)) is linear in x, a
+    limit below 2, for other noise with a concave log-likelihood of at most 1, never takes x further from
+    the points with F = 0, so that no scale makes samples diverge, and the noise is not fitted. The limit
+    is an addition; math.inf is the published algorithm.
 
-    Raises ValueError for an operator that does not fit, or scale or limit <= 0.
+    Raises ValueError for an operator that does not fit, a noise without its standard deviation, or
+    scale or limit <= 0.
 
     >>> conditional = dps(sde, score, Measurement(Nonlinear(camera, shape), y), scale=0.5)
     >>> step = conditional.step(ancestral(sde, conditional))
@@ -253,20 +255,15 @@ def dps(
     check_positive(scale=scale)
     if not limit > 0:
         raise ValueError(f"limit must be > 0, got {limit!r}")
-
-    entries = batch_sum(measurement.operator.measured(jnp.ones_like(measurement.y)))
-    noise = entries * measurement.noise_std**2
+    misses = misfit(measurement)
 
     def descent(x: Data, t: Time) -> Data:
-        def squares(x: Data) -> PerExample:
-            return batch_sum(jnp.square(measurement.residual(denoise(sde, score, x, t))))
-
-        values, pull = jax.vjp(squares, x)
+        values, pull = jax.vjp(lambda x: misses.of(denoise(sde, score, x, t)), x)
         slope = pull(jnp.ones_like(values))[0]
         tiny = jnp.finfo(x.dtype).tiny
         size = scale / jnp.sqrt(jnp.maximum(values, tiny))
         if math.isfinite(limit):
-            above = jnp.maximum(values - noise, 0)
+            above = jnp.maximum(values - misses.noise, 0)
             polyak = 2 * above / jnp.maximum(batch_sum(jnp.square(slope)), tiny)
             size = jnp.minimum(size, limit * polyak)
         return bcast(size, x) * slope

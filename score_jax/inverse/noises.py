@@ -2,8 +2,8 @@ r"""Noise of measurements that is not normal: Poisson, Laplace, or any with a kn
 
 A `Noise` is a record with three methods; one of your own is any frozen dataclass with the same. It goes
 into `Measurement(operator, y, noise_std, noise=...)`. What uses the likelihood itself respects it:
-`twisted_smc`, `measurement_logp`, `daps` and importance sampling. Methods made for normal noise use
-`noise_std` in its place.
+`twisted_smc`, `measurement_logp`, `daps`, `dps` and importance sampling. Methods made for normal noise
+use `noise_std` in its place.
 """
 
 import dataclasses

@@ -29,7 +29,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Key
 
-from score_jax._batched import in_chunks
+from score_jax._batched import AXIS, in_chunks
 from score_jax._check import check as require
 from score_jax._check import check_count, check_key, check_score
 from score_jax._math import batch_sum
@@ -57,10 +57,14 @@ class _Problem(NamedTuple):
     shape: tuple[int, ...]
     particles: int
     threshold: float
+    pieces: int
 
 
 class _State(NamedTuple):
-    """A system: x (p, *d), log-weights (p,), what the next weight has already, log p(y) so far."""
+    """A system: x (k, *d), log-weights (k,), what the next weight has already, log p(y) so far.
+
+    k are the particles of one device: all of them, or a piece.
+    """
 
     x: Any
     logs: Any
@@ -135,38 +139,46 @@ def _moments(problem: _Problem, measurement: Any, x: Any, t: Any) -> tuple[Any, 
     return x0, x0 + jnp.square(sde.std(t)) / sde.mean_coeff(t) * slope, logs
 
 
-def _system(problem: _Problem, number: Any, part: Any) -> tuple[Any, Any, Any, Any]:
-    """One system of particles: x (p, *d), log-weights (p,), log p(y), resamplings.
+def _system(problem: _Problem, part: Any) -> tuple[Any, Any, Any, Any]:
+    """One system or this device's piece: x (k, *d), log-weights (k,), log p(y), resamplings.
 
-    `part` is y (*out) and its operator, None where all systems share that of the problem.
+    `part` is the number of the system, y (*out) and its operator, None where all systems share that of
+    the problem. Each piece takes its own of the random numbers of all, so that the draws do not depend
+    on the division; weights and particles are gathered for resampling.
     """
-    y, own = part
-    sde, p = problem.sde, problem.particles
+    number, y, own = part
+    sde, p, k = problem.sde, problem.particles, problem.particles // problem.pieces
+    divided = problem.pieces > 1
+    first = jax.lax.axis_index(AXIS) * k if divided else 0
+    mine = lambda v: jax.lax.dynamic_slice_in_dim(v, first, k) if divided else v
+    whole = lambda v: jax.lax.all_gather(v, AXIS, tiled=True) if divided else v
     start_key, scan_key = jax.random.split(jax.random.fold_in(problem.key, number))
-    every = jnp.broadcast_to(y[None], (p, *y.shape))
+    every = jnp.broadcast_to(y[None], (k, *y.shape))
     operator = problem.measurement.operator if own is None else own
     measurement = dataclasses.replace(problem.measurement, operator=operator, y=every)
-    x = sde.prior_sample(start_key, (p, *problem.shape))
+    x = mine(sde.prior_sample(start_key, (p, *problem.shape)))
 
     def body(state: _State, this: Any) -> tuple[_State, None]:
         i, t, t_next = this
         resample_key, noise_key = jax.random.split(jax.random.fold_in(scan_key, i))
         x0, wanted, psi = _moments(problem, measurement, state.x, t)
-        logs = _alive(state.logs + state.pending + psi)
+        logs = whole(_alive(state.logs + state.pending + psi))
         level = jax.nn.logsumexp(logs) - math.log(p)
         index, logs, few = _resampled(resample_key, logs, problem.threshold)
-        x, x0, wanted, psi = (v[index] for v in (state.x, x0, wanted, psi))
+        index, logs = mine(index), mine(logs)
+        x, x0, wanted, psi = (whole(v)[index] for v in (state.x, x0, wanted, psi))
         a, g2 = sde.transition(t, t_next)
         s2, s2_next = jnp.square(sde.std(t)), jnp.square(sde.std(t_next))
         share = sde.mean_coeff(t_next) * g2 / s2
         variance = g2 * s2_next / s2 + jnp.square(share) * spread(sde, t, problem.stds)
         plain, moved = (share * v + a * s2_next / s2 * x for v in (x0, wanted))
-        new = moved + jnp.sqrt(variance) * jax.random.normal(noise_key, x.shape, x.dtype)
+        z = mine(jax.random.normal(noise_key, (p, *problem.shape), x.dtype))
+        new = moved + jnp.sqrt(variance) * z
         away = lambda mean: -0.5 * batch_sum(jnp.square(new - mean)) / variance
         pending = away(plain) - away(moved) - psi
         return _State(new, logs, pending, state.evidence + level, state.resampled + few), None
 
-    zeros = jnp.zeros(p, x.dtype)
+    zeros = jnp.zeros(k, x.dtype)
     start = _State(x, zeros, zeros, jnp.zeros((), x.dtype), jnp.zeros((), jnp.int32))
     times = (jnp.arange(len(problem.times) - 1), problem.times[:-1], problem.times[1:])
     end, _ = jax.lax.scan(body, start, times)
@@ -180,8 +192,15 @@ def _alive(logs: Any) -> Any:
 
 
 def _run(problem: _Problem, index: Any, part: Any) -> Any:
-    """The systems of a chunk, on one device."""
-    return jax.vmap(partial(_system, problem))(index, part)
+    """The systems of a chunk, or this device's pieces of them, on one device."""
+    return jax.vmap(partial(_system, problem))(part)
+
+
+def _together(out: Any, pieces: int, chunk: int) -> list[np.ndarray]:
+    """Pieces of systems, device by device in each chunk, as whole systems."""
+    x, logs, evidence, resampled = (v.reshape(-1, pieces, chunk, *v.shape[1:]) for v in out)
+    joined = lambda v: np.moveaxis(v, 1, 2).reshape(-1, pieces * v.shape[3], *v.shape[4:])
+    return [joined(x), joined(logs), evidence[:, 0].ravel(), resampled[:, 0].ravel()]
 
 
 def twisted_smc(
@@ -198,6 +217,7 @@ def twisted_smc(
     data_std: ArrayLike | Sequence[float] = 1.0,
     options: dict[str, Any] | None = None,
     chunk: int = 16,
+    divided: bool = False,
     devices: Sequence[Any] | None = None,
     progress: bool | None = None,
 ) -> Systems:
@@ -208,7 +228,9 @@ def twisted_smc(
     move by the gradient of psi (TDS), or by the score of a `method` with `options`, such as `mmps`; one
     that acts on the steps is not possible. A system is resampled when its effective number falls
     below `threshold` times the particles: 0 never, 1 at every step. `data_std` as in `pigdm`. Systems
-    are spread over the `devices`, `chunk` at a time.
+    are spread over the `devices`, `chunk` at a time. With `divided` the particles of every system are,
+    which must be a multiple of the devices: for more of them than one device can evaluate, with the
+    same draws up to rounding.
 
     Costs an evaluation and a backward pass a step and particle, an evaluation more with a method. As the
     particles grow, the draws converge to the posterior and the evidence to p(y), of the chain of the
@@ -232,23 +254,35 @@ def twisted_smc(
     )
     check_count(2, particles=particles)
     check_count(islands=islands)
+    check_count(chunk=chunk)
     require("threshold", threshold, 0 <= threshold <= 1, "in [0, 1]")
+    devices = jax.local_devices() if devices is None else list(devices)
+    pieces = max(1, len(devices)) if divided else 1
+    require("particles", particles, particles % pieces == 0, f"a multiple of {pieces} devices")
     _check_method(sde, score, measurement, method, options)
     times = np.append(np.asarray(check_grid(grid, sde.t1)), np.float32(0))
     stds = check_stds(data_std)
     given = tuple(sorted((options or {}).items()))
     problem = _Problem(
         key, jnp.asarray(times), sde, score, shared(measurement), method, given, stds, shape, particles,
-        float(threshold),
+        float(threshold), pieces,
     )  # fmt: skip
     part = (np.asarray(measurement.y), own_operators(measurement.operator))
     num = islands * len(measurement.y)
-    take = lambda index: jax.tree.map(lambda v: v[index % num // islands], part)
+    chunk = min(chunk, num)
+
+    def take(index: np.ndarray) -> Any:
+        # Of a divided chunk each device has a piece of all systems.
+        number = index // (pieces * chunk) * chunk + index % chunk if divided else index
+        own = jax.tree.map(lambda v: v[number % num // islands], part)
+        return number.astype(np.uint32), *own
+
     done = in_chunks(
-        _run, problem, take, num,
-        chunk=chunk, devices=devices, progress=progress, desc="system",
+        _run, problem, take, -(-num // chunk) * chunk * pieces if divided else num,
+        chunk=chunk * pieces, devices=devices, progress=progress, desc="system",
     )  # fmt: skip
-    parts = [v.reshape(-1, islands, *v.shape[1:]) for v in done.out]
+    out = _together(done.out, pieces, chunk) if divided else done.out
+    parts = [v[:num].reshape(-1, islands, *v.shape[1:]) for v in out]
     found = [_joined(*part) for part in zip(*parts[:3], strict=True)]
     return Systems(found, parts[3], done.seconds, done.compile_seconds)
 

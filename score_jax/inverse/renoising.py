@@ -140,13 +140,13 @@ def daps(
 
     arXiv:2407.01521. x0(x) is the end of `evaluations` DDIM steps from x, 1: Tweedie's mean. r^2 is the
     variance of x0 given x for data of standard deviation `data_std`, as in `pigdm`. With a linear
-    operator the draw is exact; with any other it is made by `moves` Langevin moves with steps of
-    `size` times the smaller of r^2 and the noise's variance, which cost no evaluations of the score.
-    Since the noise of a level is independent of the last one's, early errors are forgotten. Exact for
-    normal data of standard deviation `data_std` in every direction, with one evaluation.
+    operator and normal noise the draw is exact; otherwise it is made by `moves` Langevin moves with
+    steps of `size` times the smaller of r^2 and the noise's variance, which cost no evaluations of the
+    score. Since the noise of a level is independent of the last one's, early errors are forgotten. Exact
+    for normal data of standard deviation `data_std` in every direction, with one evaluation.
 
-    Raises ValueError for an operator that does not fit, one that is not linear without noise, counts
-    below 1, data_std or size <= 0.
+    Raises ValueError for an operator that does not fit, one that is not linear or another kind of noise
+    with a noise_std of 0, counts below 1, data_std or size <= 0.
 
     >>> conditional = daps(sde, score, Measurement(Nonlinear(camera, shape), y, noise_std=0.05))
     """
@@ -154,7 +154,7 @@ def daps(
     stds, operator = check_stds(data_std), measurement.operator
     check_count(evaluations=evaluations, moves=moves)
     check_positive(size=size)
-    exactly = isinstance(operator, LinearOperator)
+    exactly = isinstance(operator, LinearOperator) and measurement.noise is None
     logp: Any = None if exactly else measurement_logp(measurement)
     noise = measurement.noise_std**2
 

@@ -228,3 +228,34 @@ def test_a_picture_is_never_a_reason_to_stop(folders, tmp_path, monkeypatch, cap
 
 def test_numbers_of_samples():
     assert singles.numbers("3, 0-2,2") == [0, 1, 2, 3]
+
+
+@pytest.mark.slow
+def test_draws_are_summarised(folders, tmp_path):
+    """Images of a class with the truth and all draws kept; series with missing values."""
+    args = ["--workdir", folders["classes"], "--task", "inpaint", "--test", 2, "--class", 1]
+    more = ["--draws", 6, "--chunk", 4, "--keep-draws", "--method", "mmps", "--out", tmp_path / "a"]
+    out, _ = call(restore, *args, *more)
+    found, x = np.load(tmp_path / "a.npz"), np.load(tmp_path / "a-draws.npy")
+    assert x.shape == (2, 6, 8, 8, 1) and x.dtype == np.uint8 and (x[0] != x[1]).any()
+    np.testing.assert_allclose(found["mean"], x.mean(axis=1), atol=1e-6)
+    np.testing.assert_allclose(found["std"], x.std(axis=1, ddof=1), atol=1e-6)
+    np.testing.assert_allclose(found["low"], np.quantile(x, 0.05, axis=1), atol=1e-6)
+    facts = json.loads((tmp_path / "a.json").read_text())
+    assert 0 <= facts["coverage"] <= 1 and facts["rms_error"] > 0
+    assert "2 examples drawn 6 times by mmps: the mean is" in out and "a-draws.npy" in out
+    assert names(tmp_path) == ["a-draws.npy", "a.json", "a.npz", "a.png"]
+    y = np.random.default_rng(1).normal(size=(2, 12, 2)).astype(np.float32)
+    y[:, 3:6] = np.nan
+    np.save(tmp_path / "y.npy", y)
+    args = ["--workdir", folders["series"], "--task", "inpaint", "--images", tmp_path / "y.npy"]
+    more = ["--mask", "nan", "--draws", 4, "--method", "replacement", "--out", tmp_path / "b"]
+    out, _ = call(restore, *args, *more, "--interval", 0.5)
+    found, seen = np.load(tmp_path / "b.npz"), np.isfinite(y)
+    np.testing.assert_allclose(found["mean"][seen], y[seen], atol=1e-4)
+    assert (found["low"] <= found["high"]).all() and found["std"][~seen].min() > 0
+    assert (
+        found["std"][seen].max() < 1e-4
+        and "b.png" in out
+        and not (tmp_path / "b-draws.npy").exists()
+    )

@@ -88,6 +88,20 @@ def test_a_nonlinear_measurement_agrees_with_importance_sampling():
 
 
 @pytest.mark.slow
+def test_particles_divided_over_devices_are_the_same():
+    """Of two measurements, with chunks that do not divide the systems; resampling gathers the pieces."""
+    short = {"grid": log_snr_grid(SDE, 6), "particles": 20, "islands": 3, "threshold": 0.98}
+    one = smc(WHITE.score(SDE), Y, devices=jax.devices()[:1], **short)
+    two = smc(WHITE.score(SDE), Y, devices=jax.devices()[:2], divided=True, chunk=4, **short)
+    assert one.resamplings.sum() > 0
+    np.testing.assert_array_equal(two.resamplings, one.resamplings)
+    for a, b in zip(one.found, two.found, strict=True):
+        np.testing.assert_allclose(b.x, a.x, atol=1e-4)
+        np.testing.assert_allclose(b.log_weights, a.log_weights, atol=1e-3)
+        assert b.log_evidence == pytest.approx(a.log_evidence, abs=1e-4)
+
+
+@pytest.mark.slow
 def test_particles_that_all_die_are_an_error_that_helps():
     lost = lambda x, t: jnp.nan * x
     with pytest.raises(FloatingPointError, match=r"all particles died.*more particles"):
@@ -99,13 +113,14 @@ def test_particles_that_all_die_are_an_error_that_helps():
     [
         ({"particles": 1}, "particles must be"),
         ({"islands": 0}, "islands must be"),
+        ({"particles": 7, "divided": True}, "particles must be a multiple of"),
         ({"threshold": 1.5}, "threshold must be"),
         ({"data_std": 0.0}, "data_std must be"),
         ({"grid": [0.1, 0.5]}, "grid must decrease"),
         ({"method": replacement}, "method must be a score alone"),
         ({"measurement": Measurement(FIRST, np.ones((1, 2)))}, "noise_std must be > 0"),
     ],
-    ids=["particles", "islands", "threshold", "data_std", "grid", "method", "no_noise"],
+    ids=["particles", "islands", "divided", "threshold", "data_std", "grid", "method", "no_noise"],
 )
 def test_wrong_use_is_named(change, named):
     with pytest.raises(ValueError, match=named):

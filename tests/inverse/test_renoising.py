@@ -1,5 +1,7 @@
 """Methods that noise a corrected estimate again: where they are exact, and their limits."""
 
+import dataclasses
+import functools
 import math
 
 import jax
@@ -7,8 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from score_jax.analytic import gaussian
+from score_jax.analytic import gaussian, importance_posterior
 from score_jax.inverse import (
+    Laplace,
     Mask,
     Measurement,
     Nonlinear,
@@ -18,6 +21,7 @@ from score_jax.inverse import (
     diffpir,
     dps,
     exact_posterior,
+    measurement_logp,
 )
 from score_jax.samplers import ancestral, ddim, log_snr_grid, simulate
 from tests.inverse.test_inverse import FIRST, PAIR, SCORE, SDE, errors, given, run
@@ -26,6 +30,25 @@ TAU = 0.7
 WHITE = gaussian([0.5, 0.5], TAU**2 * np.eye(2))
 ROW = [[1.0, 0.5]]
 SHORT = log_snr_grid(SDE, 25)
+WIDE = gaussian([0.0, 0.0], 4 * np.eye(2))
+FIVE = dense([[1.0, 0.0]] * 5)  # one number, measured five times
+OUTLIER = jnp.asarray([[0.9, 1.0, 1.0, 1.1, 6.0]])
+
+
+@dataclasses.dataclass(frozen=True)
+class Same:
+    """The normal noise, as a noise with a likelihood of its own."""
+
+    scale: float
+
+    def draw(self, key, clean):
+        return clean + self.scale * jax.random.normal(key, clean.shape, clean.dtype)
+
+    def logp(self, y, clean):
+        return -0.5 * jnp.square((y - clean) / self.scale)
+
+    def std(self, clean):
+        return self.scale
 
 
 def seen(operator, noise_std=0.3, num=2000):
@@ -87,6 +110,27 @@ def test_no_scale_of_dps_makes_samples_diverge():
 LINE = Mask(np.array([True, False]))
 Y = Measurement(LINE, np.zeros((1, 2)), 0.1)
 SQUARE = Measurement(Nonlinear(jnp.square, (2,)), np.ones((1, 2)))
+
+
+@pytest.mark.slow
+def test_dps_and_daps_use_the_likelihood_of_the_noise():
+    """Normal noise as its own kind: the same steps. Laplace noise: an outlier does not pull."""
+    score, every = WIDE.score(SDE), jnp.tile(OUTLIER, (300, 1))
+    plain = Measurement(FIVE, every, 0.3)
+    same = Measurement(FIVE, every, 0.3, Same(0.3))
+    draw = lambda made, y: run(made(SDE, score, y), ancestral, SHORT, num=300)[:, 0]
+    free = functools.partial(dps, scale=0.1, limit=math.inf)
+    x = draw(free, plain)
+    np.testing.assert_allclose(draw(free, same), x, atol=2e-3)
+    assert x.mean() == pytest.approx(2.0, abs=0.15)
+    noise = Laplace(0.1)
+    robust = Measurement(FIVE, every, noise.std(0), noise)
+    assert draw(functools.partial(dps, scale=0.3), robust).mean() == pytest.approx(1.0, abs=0.15)
+    logp = measurement_logp(Measurement(FIVE, OUTLIER, noise.std(0), noise))
+    truth = importance_posterior(jax.random.key(0), WIDE, lambda x: logp(x, jnp.zeros(())), 20_000)
+    x = draw(functools.partial(daps, data_std=2.0, moves=100, size=0.05), robust)
+    assert x.mean() == pytest.approx(float(truth.mean[0]), abs=0.05)
+    assert x.std() == pytest.approx(float(truth.std[0]), rel=0.4)
 
 
 @pytest.mark.parametrize(

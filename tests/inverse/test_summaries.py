@@ -16,6 +16,7 @@ from score_jax.inverse import (
     mode_seeking,
     posterior_sample,
     posterior_summary,
+    summaries,
 )
 from score_jax.samplers import dpmpp_2m, log_snr_grid
 from tests.inverse.test_inverse import FIRST, SDE, given
@@ -76,20 +77,50 @@ def test_streamed_summaries_are_those_of_all_draws():
     np.testing.assert_allclose(found.error, found.std / np.sqrt(1000))
     # All at once, by hand: the same numbers of the same draws.
     small = {"num": 6, "chunk": 8, **kwargs}
-    few = posterior_summary(jax.random.key(1), SDE, data.score(SDE), y, mmps, **small)
+    store = np.zeros((2, 6, 2), np.float32)
+    score = data.score(SDE)
+    few = posterior_summary(
+        jax.random.key(1), SDE, score, y, mmps, quantiles=(0.1, 0.5), store=store, **small
+    )
     parts = [
         posterior_sample(
-            jax.random.key(1), SDE, data.score(SDE), Measurement(FIRST, np.repeat(y.y, 4, axis=0), 0.3),
+            jax.random.key(1), SDE, score, Measurement(FIRST, np.repeat(y.y, 4, axis=0), 0.3),
             mmps, chunk=8, first=first, **kwargs,
         ).x.reshape(2, 4, 2)
         for first in (0, 8)
     ]  # fmt: skip
     x = np.concatenate(parts, axis=1)[:, :6].astype(np.float64)
+    np.testing.assert_array_equal(store, x.astype(np.float32))
     np.testing.assert_allclose(few.mean, x.mean(axis=1), atol=1e-9)
     np.testing.assert_allclose(few.std, x.std(axis=1, ddof=1), atol=1e-9)
+    want = np.quantile(x, [0.1, 0.5], axis=1)
+    np.testing.assert_allclose(few.quantiles, want, atol=1e-9)
+    # An operator of each example, a function of the draws, and no store.
+    own = Measurement(each(Mask(np.array([[True, False]] * 2))), y.y, 0.3)
+    other = posterior_summary(
+        jax.random.key(1), SDE, score, own, mmps, quantiles=(0.1, 0.5), of=lambda x: 2 * x, **small
+    )
+    np.testing.assert_allclose(other.mean, 2 * few.mean, atol=1e-3)
+    np.testing.assert_allclose(other.std, 2 * few.std, atol=1e-3)
+    np.testing.assert_allclose(other.quantiles, 2 * want, atol=2e-3)
 
 
-OWN = Measurement(each(Mask(np.ones((1, 2), bool))), np.ones((1, 2)))
+def test_quantiles_are_read_from_a_store_in_parts(monkeypatch):
+    x = np.random.default_rng(0).normal(size=(2, 20, 5, 3))
+    want = np.quantile(x, [0.0, 0.3], axis=1)
+    for held in (1, 150, 10_000):
+        monkeypatch.setattr(summaries, "HELD", held)
+        np.testing.assert_array_equal(summaries._quantiles(x, [0.0, 0.3]), want)
+    flat = summaries._quantiles(x[..., 0, 0], [0.0, 0.3])  # x0 that is one number
+    np.testing.assert_array_equal(flat, want[..., 0, 0])
+
+
+def draws(num=4, **kwargs):
+    """A call that fails before anything is compiled."""
+    key = jax.random.key(0)
+    return posterior_summary(
+        key, SDE, PRIOR.score(SDE), given(), num=num, grid=[1.0, 0.1], **kwargs
+    )
 
 
 @pytest.mark.parametrize(
@@ -98,10 +129,12 @@ OWN = Measurement(each(Mask(np.ones((1, 2), bool))), np.ones((1, 2)))
         (lambda: combine_observations(SDE, PRIOR.score(SDE), []), "at least one score"),
         (lambda: combine_observations(SDE, dict, [PRIOR.score(SDE)]), "score must be"),
         (lambda: mode_seeking(SDE, PRIOR.score(SDE), moves=0), "moves must be"),
-        (lambda: posterior_summary(jax.random.key(0), SDE, None, given(), num=1), "num must be"),
-        (lambda: posterior_summary(jax.random.key(0), SDE, None, OWN), "must be shared"),
+        (lambda: draws(num=1), "num must be"),
+        (lambda: draws(quantiles=(0.5, 1.5)), r"quantiles must be in \[0, 1\]"),
+        (lambda: draws(y=np.zeros(7, int)), "y must be labels, one for each"),
+        (lambda: summaries._checked(np.zeros((1, 2)), (1, 4, 3), float), "store must be of shape"),
     ],
-    ids=["no_scores", "no_prior", "moves", "num", "each"],
+    ids=["no_scores", "no_prior", "moves", "num", "quantiles", "labels", "store"],
 )  # fmt: skip
 def test_wrong_use_is_named(call, named):
     with pytest.raises(ValueError, match=named):
