@@ -138,7 +138,7 @@ def _read(cls: Any, argv: Sequence[str] | None, **options: Any) -> Any:
             return tyro.cli(cls, args=argv, **options)
     except SystemExit:
         if out.getvalue():
-            print("\n".join(map(_filled, out.getvalue().splitlines())))
+            print("\n".join(map(_filled, _one_default(out.getvalue()).splitlines())))
         value = re.search(
             r"Value error.*?Error parsing ([\w. -]*): (.*?)[─-]{9}", err.getvalue(), re.S
         )
@@ -151,11 +151,31 @@ def _read(cls: Any, argv: Sequence[str] | None, **options: Any) -> Any:
         raise
 
 
+_CODE = r"\x1b\[[0-9;]*m"  # of a colour
+# "(default: None)" behind a text that ends with the default in words, up to the edge of the box.
+_SECOND = re.compile(
+    rf"(?<=\))\.?(?:[ │\n]|{_CODE})*\(default:(?:[ │\n]|{_CODE})*(?:None)?\)(?:[ │]|{_CODE})*"
+)
+
+
+def _one_default(screen: str) -> str:
+    """A screen of help without the "(default: None)" of options whose texts tell the default."""
+
+    def blank(found: re.Match[str]) -> str:
+        first, codes = found[0].partition("\n")[0], "".join(re.findall(_CODE, found[0]))
+        width = len(re.sub(_CODE, "", first))
+        return f".{' ' * (width - 2)}{codes}│"
+
+    return _SECOND.sub(blank, screen)
+
+
 def _filled(line: str) -> str:
     """A line in as many as the screen needs: tyro wraps those in boxes only."""
     width = shutil.get_terminal_size().columns
     indent = "  " if line.startswith("usage:") else ""
-    return line if len(line) <= width else textwrap.fill(line, width, subsequent_indent=indent)
+    # The codes of colours take no place on the screen.
+    fits = len(re.sub(_CODE, "", line)) <= width
+    return line if fits else textwrap.fill(line, width, subsequent_indent=indent)
 
 
 def printed(call: Callable[[], Any]) -> str:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib
+import re
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
@@ -34,14 +35,25 @@ def options_of(command: str, module: str) -> Any:
 
 
 def script(shell: str) -> str:
-    """The script that completes all commands in a shell."""
+    """The script that completes all commands in a shell: files where no other value is known."""
     known = {name: options_of(name, command.module) for name, command in commands().items()}
     subcommands = {name.replace("_", "-"): cls for name, cls in known.items()}
     words = ["--tyro-print-completion", shell]
     found: str = cli.printed(
         lambda: tyro.extras.subcommand_cli_from_dict(subcommands, prog=cli.SCRIPT, args=words)
     )
-    return found
+    # tyro completes no value of a list and no positional one; the mark stands for files in its scripts.
+    found = found.replace(
+        "    for completion in completions:\n",
+        "    for completion in completions or ['__TYRO_COMPLETE_FILES__']:\n",
+    )
+    # A folder ends in a slash, without a space; the word is that at the cursor alone.
+    found = found.replace(
+        'COMPREPLY=($(compgen -f -- "$cur"))',
+        'compopt -o filenames; COMPREPLY=($(compgen -f -- "${COMP_WORDS[COMP_CWORD]}"))',
+    )
+    presets = rf"\1'choice', 'choices': {list(flags.presets())}"
+    return re.sub(r"(\['--config'\], 'description': [^{}]*?'type': )'path'", presets, found)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -229,3 +229,32 @@ def test_a_missing_extra_is_named():
     ):
         cli.needs("plots", "the pictures of a run")
     cli.needs("plots", "the pictures of a run")
+
+
+def test_a_default_is_told_once_and_colours_take_no_place(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "40")
+    box = "\n".join(
+        (
+            "╭─ options ────────────────────────────╮",
+            "│ \x1b[36mOut (default: here).\x1b[0m \x1b[36m(default:\x1b[0m\x1b[36m None)\x1b[0m │",
+            "│ Which, of many things (default: all) │",
+            "│ (default: None)                      │",
+            "╰──────────────────────────────────────╯",
+        )
+    )
+    told = cli._one_default(box)
+    plain = re.sub(r"\x1b\[[0-9;]*m", "", told)
+    assert "None" not in plain and {len(line) for line in plain.splitlines()} == {40}
+    assert [cli._filled(line) for line in told.splitlines()] == told.splitlines()
+    assert cli._one_default("│ Seed (default: None) │") == "│ Seed (default: None) │"
+
+
+@pytest.mark.slow
+def test_no_default_is_told_twice(screens):
+    for name, screen in screens.items():
+        assert not re.search(r"\)\.?\s*\(default: (None)?\)", " ".join(texts_of(screen))), name
+
+
+def texts_of(screen):
+    """The lines of a screen without their frames."""
+    return [line.strip("│ ") for line in screen.splitlines()]

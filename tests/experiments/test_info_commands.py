@@ -141,16 +141,19 @@ def test_a_curve_of_characters():
 @pytest.mark.slow
 def test_bash_completes_commands_options_and_values(tmp_path):
     (tmp_path / "score-jax").write_text(completion.script("bash"))
+    (tmp_path / "own.yaml").touch()
     ask = """
 source score-jax
-for words in "score-jax sam" "score-jax sample --sampl" "score-jax sample --sampler he"; do
+for words in "score-jax sam" "score-jax sample --sampl" "score-jax sample --sampler he" \
+  "score-jax train --config two_m" "score-jax train --config ow" "score-jax info ow"; do
   COMP_WORDS=($words); COMP_CWORD=$((${#COMP_WORDS[@]} - 1)); COMP_LINE=$words; COMP_POINT=${#words}
-  COMPREPLY=(); _tyro_score_jax; echo "${COMPREPLY[@]}"
+  COMPREPLY=(); _tyro_score_jax 2> /dev/null; echo "${COMPREPLY[@]}"
 done
 """
     out = subprocess.run(["bash", "-c", ask], cwd=tmp_path, capture_output=True, text=True)
     assert out.stdout.split("\n")[0].split() == ["sample"]
     assert "--sampler" in out.stdout.split("\n")[1] and out.stdout.split("\n")[2].strip() == "heun"
+    assert out.stdout.split("\n")[3:6] == ["two_moons_vp", "own.yaml", "own.yaml"]
     assert completion.script("zsh").startswith("#compdef score-jax")
 
 
