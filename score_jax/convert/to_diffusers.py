@@ -74,6 +74,7 @@ def _config(net: Any, shape: tuple[int, ...]) -> dict[str, Any]:
         "down_block_types": [names[1] if attends else names[0] for attends in attended],
         "up_block_types": [names[3] if attends else names[2] for attends in attended[::-1]],
     }  # fmt: skip
+    del config["attention_legacy_order"]  # no argument of UNet2DModel: it says so
     if usual:
         groups = {"norm_num_groups": net.groups or DEFAULTS["norm_num_groups"]}
         return config | groups | {"attention_head_dim": net.num_head_channels}
@@ -150,7 +151,7 @@ def to_diffusers(
     given, net = _at_timesteps(ingredients), _one_form(ingredients.net, shape)
     config = _config(net, shape)
     scheduler = scheduler_of(given.sde, given.parametrization, given.variance or SMALL)
-    back, _ = network(config, Path(where))
+    back, _ = network(DEFAULTS | config, Path(where))
     _check_same(given, net, back, read_scheduler(scheduler, where))
     weights = disassemble(params, make_plan(net, params["params"]), PROGRAM)
     if isinstance(net, UNet):
