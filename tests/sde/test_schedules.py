@@ -359,7 +359,7 @@ def test_wrong_outputs_are_named():
         make(narrow, variance=LEARNED_RANGE)(x, 0.5)
     with pytest.raises(ValueError, match="fixed variance must return 3 channels for 3"):
         make(wide, variance=LARGE)(x, 0.5)
-    with pytest.raises(ValueError, match="PREVIOUS predicts"):
+    with pytest.raises(ValueError, match="PREVIOUS needs a noise schedule"):
         score_fn(d.VP(), narrow, None, noise_input=TimeInput(), parametrization=PREVIOUS)(x, 0.5)
     with pytest.raises(ValueError, match="needs a score that returns a learned variance"):
         reverse_fn(sde, make(narrow), variance=LEARNED_RANGE)(x, 0.5, 0.4)
