@@ -34,7 +34,7 @@ def tidy(notebook: Any) -> Any:
         cell.metadata.pop("execution", None)
         if cell.cell_type != "code":
             continue
-        # Progress bars and warnings are no results.
+        # Progress bars and warnings are not results.
         cell.outputs = [o for o in cell.outputs if o.get("name") != "stderr"]
         for output in cell.outputs:
             data = output.get("data", {})

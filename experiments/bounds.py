@@ -19,6 +19,7 @@ from score_jax._files import write_json, write_text
 
 from . import cli
 from .late import late
+from .parts import rules
 from .reports import bits, tables
 
 with late():
@@ -177,9 +178,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = cli.parse(Args, "experiments.bounds", argv)
     if not args.workdirs:
         raise ValueError("--workdirs must name at least one run")
-    for name, least in (("draws", 1), ("gradient", 0), ("chunk", 1)):
-        if getattr(args, name) < least:
-            raise ValueError(f"--{name} must be at least {least}, got {getattr(args, name)}")
+    rules.check_flags(args, draws=1, gradient=0, chunk=1)
     cli.needs("plots", "the curves")
     cli.start(*args.workdirs)
     print(markdown(compare(args)), end="")

@@ -48,7 +48,7 @@ EXTRAS: dict[str, tuple[str, ...]] = {
 def start(*workdirs: str) -> None:
     """Prepare JAX for a command: compiler options for this CPU, and the cache of programs.
 
-    workdirs: the runs that it needs; ValueError for the first that is none.
+    workdirs: the runs that it needs; ValueError for the first that is not one.
     """
     for workdir in workdirs:
         run_folder.check_run(workdir)
@@ -144,7 +144,7 @@ def _read(cls: Any, argv: Sequence[str] | None, **options: Any) -> Any:
         )
         if value is not None:
             text = value[2].replace("│", " ")
-            # What Python says of a text that is no number does not name the option.
+            # Python's message for a text that is not a number does not name the option.
             plain = re.match(r"\s*(invalid literal|could not convert)", text)
             raise ValueError(f"{value[1]}: {text}" if plain else text) from None
         print(err.getvalue(), end="", file=sys.stderr)

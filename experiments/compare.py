@@ -18,12 +18,10 @@ from typing import Any
 
 import numpy as np
 
-from score_jax._files import write_json, write_text
-
 from . import cli
 from .config import SampleConfig
 from .late import late
-from .parts import samplers
+from .parts import rules, samplers
 from .reports import tables
 
 with late():
@@ -34,7 +32,7 @@ with late():
 
     from . import runs
     from .parts import sampling
-    from .reports import features
+    from .reports import cards, features
     from .reports.features import FeatureSpace, feature_space
     from .runs import Run
 
@@ -224,9 +222,7 @@ def _plain_ticks(axis: Any) -> None:
 def main(argv: Sequence[str] | None = None) -> None:
     """Entry point of `python -m experiments.compare`."""
     args = cli.parse(Args, "experiments.compare", argv)
-    for name, least in (("num", 2), ("repeats", 1), ("chunk", 1)):
-        if getattr(args, name) < least:
-            raise ValueError(f"--{name} must be at least {least}, got {getattr(args, name)}")
+    rules.check_flags(args, num=2, repeats=1, chunk=1)
     if not args.nfe or min(args.nfe) < 2:
         raise ValueError(f"--nfe must be numbers of at least 2, got {args.nfe}")
     samplers.check_names(args.samplers)
@@ -235,17 +231,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     workdir = pathlib.Path(args.workdir)
     result = compare(workdir, args)
     out = workdir if args.out is None else pathlib.Path(args.out)
-    out.mkdir(parents=True, exist_ok=True)
-    write_json(out / "compare.json", result)
-    write_text(out / "compare.md", report(result))
-    print("\n" + report(result))
-    written = ["compare.json", "compare.md"]
-    try:
-        viz.save_image(card(result), out / "compare.png")
-        written.append("compare.png")
-    except ImportError:
-        print('no picture: it needs matplotlib, pip install "score_jax[plots]"')
-    print("wrote " + ", ".join(str(out / name) for name in written))
+    cards.write(out, "compare", result, report(result), lambda: card(result))
 
 
 if __name__ == "__main__":

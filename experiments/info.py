@@ -101,7 +101,7 @@ def fitting(tree: dict[str, Any], workdir: pathlib.Path) -> list[str]:
 
 
 def report(workdir: pathlib.Path, width: int = 60) -> str:
-    """All that the folder tells; ValueError if there is no run in it."""
+    """Everything that the folder contains; ValueError if there is no run in it."""
     tree = run_config.to_record(runs.load_config(workdir))
     checked = of_checkpoints(workdir / runs.CHECKPOINTS)
     ready = any("intact" in line for line in checked)

@@ -15,7 +15,7 @@ from score_jax._files import write_json, write_npz
 
 from . import cli
 from .late import late
-from .parts import outputs, unused
+from .parts import outputs, rules, unused
 
 with late():
     import jax.numpy as jnp
@@ -74,9 +74,7 @@ class Args:
 
 def check(args: Args, argv: Sequence[str] | None = None) -> None:
     """Raise ValueError for flags out of range, and for those that are not used."""
-    for name, least in (("test", 0), ("frames", 2), ("steps", 1), ("chunk", 1)):
-        if getattr(args, name) < least:
-            raise ValueError(f"--{name} must be at least {least}, got {getattr(args, name)}")
+    rules.check_flags(args, test=0, frames=2, steps=1, chunk=1)
     if not (math.isfinite(args.tol) and args.tol > 0):
         raise ValueError(f"--tol must be finite and > 0, got {args.tol}")
     if sum(bool(v) for v in (args.images, args.test, args.seeds)) != 1:

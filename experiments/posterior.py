@@ -17,10 +17,9 @@ import warnings
 from collections.abc import Sequence
 from typing import Any
 
-from score_jax._files import write_json, write_text
-
 from . import cli
 from .late import late
+from .parts import rules
 
 with late():
     import jax
@@ -29,7 +28,7 @@ with late():
     from score_jax.inverse import benchmark
 
     from .parts import posteriors
-    from .reports import tables
+    from .reports import cards, tables
 
 
 # Columns of the report, and their heads.
@@ -84,9 +83,7 @@ class Args:
 
 def check(args: Args) -> None:
     """Raise ValueError for flags out of range."""
-    for name, least in (("num", 2), ("repeats", 2)):
-        if getattr(args, name) < least:
-            raise ValueError(f"--{name} must be at least {least}, got {getattr(args, name)}")
+    rules.check_flags(args, num=2, repeats=2)
     if not args.nfe or min(args.nfe) < 2:
         raise ValueError(f"--nfe must be numbers of at least 2, got {args.nfe}")
     if not args.noise or min(args.noise) < 0:
@@ -225,17 +222,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     cli.start()
     result = run(args)
     out = pathlib.Path(args.out)
-    out.mkdir(parents=True, exist_ok=True)
-    write_json(out / "posterior.json", result)
-    write_text(out / "posterior.md", report(result))
-    print("\n" + report(result))
-    written = ["posterior.json", "posterior.md"]
-    try:
-        viz.save_image(card(result), out / "posterior.png")
-        written.append("posterior.png")
-    except ImportError:
-        print('no picture: it needs matplotlib, pip install "score_jax[plots]"')
-    print("wrote " + ", ".join(str(out / name) for name in written))
+    cards.write(out, "posterior", result, report(result), lambda: card(result))
 
 
 if __name__ == "__main__":

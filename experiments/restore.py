@@ -15,7 +15,7 @@ from score_jax._files import write_json, write_npz
 from . import cli
 from .config import SampleConfig
 from .late import late
-from .parts import outputs, unused
+from .parts import outputs, rules, unused
 
 with late():
     import jax
@@ -122,9 +122,7 @@ TASKS = {"inpaint": ("mask",), "colorize": (), "superres": ("factor",), "deblur"
 
 def check(args: Args, argv: Sequence[str] | None = None) -> None:
     """Raise ValueError for flags out of range, and for those that are not used."""
-    for name, least in (("num", 1), ("chunk", 1), ("factor", 1), ("test", 0)):
-        if getattr(args, name) < least:
-            raise ValueError(f"--{name} must be at least {least}, got {getattr(args, name)}")
+    rules.check_flags(args, num=1, chunk=1, factor=1, test=0)
     if not 0 < args.blur < float("inf"):
         raise ValueError(f"--blur must be finite and > 0, got {args.blur}")
     if not 0 <= args.noise_std < float("inf"):

@@ -150,18 +150,19 @@ def in_chunks(
         part = (index.astype(np.uint32), take(index))
         return jax.device_put(part, NamedSharding(mesh, _DIVIDED))
 
-    dispatch = lambda start: run(*arguments, *part_from(start))
+    first = part_from(0)
     hidden = None if progress is None else not progress
     # Compiled apart from the first call, because on CPUs that call may return only when it is done.
     # The call takes the program from JAX's cache.
-    run.lower(*arguments, *part_from(0)).compile()
+    run.lower(*arguments, *first).compile()
     compile_seconds = time.perf_counter() - clock
     clock, found = time.perf_counter(), []
     with named_failures(), tqdm(total=n, desc=desc, unit=desc, disable=hidden) as bar:
-        running = dispatch(0)
+        running = run(*arguments, *first)
+        del first
         for start in range(0, n, chunk):
             # Each chunk is fetched while the next one is computed.
-            ahead = dispatch(start + chunk) if start + chunk < n else None
+            ahead = run(*arguments, *part_from(start + chunk)) if start + chunk < n else None
             found.append(jax.tree.map(np.asarray, running))
             running = ahead
             bar.update(min(chunk, n - start))

@@ -1,7 +1,7 @@
 """What the flags of a config are made of, as JSON: the fields of networks and processes, the presets.
 
 `train --help` needs them and should not import JAX. They are therefore kept in described.json, which is
-valid while the declarations in the source are those that it was made of; otherwise they are gathered
+valid as long as the declarations in the source have not changed; otherwise they are gathered
 anew. After a change of a field or a preset: `python -m experiments.parts.describe`.
 """
 

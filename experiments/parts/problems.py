@@ -111,7 +111,9 @@ def read_mask(path: str, size: tuple[int, ...]) -> np.ndarray:
     """
     image = open_image(path, "--mask")
     if len(size) != 2:
-        raise ValueError(f"--mask {path!r}: a picture is no mask for examples with {size} places")
+        raise ValueError(
+            f"--mask {path!r}: a picture cannot be a mask for examples with {size} places"
+        )
     if (image.height, image.width) != size:
         raise ValueError(
             f"--mask {path!r} must have {size[0]} x {size[1]} pixels (height x width), got "

@@ -58,7 +58,7 @@ class Results:
         self.write()
 
     def leave_out(self, name: str, reason: str) -> None:
-        """Say in the result why a part is not in it; this is no fault."""
+        """Say in the result why a part is not in it; this is not a fault."""
         self.values.setdefault("left_out", {})[name] = reason
         say(f"{name.replace('_', ' ')} is left out: {reason}")
         self.write()

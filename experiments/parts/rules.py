@@ -1,4 +1,4 @@
-"""Rules for the fields of a config: each raises a ValueError that names the field."""
+"""Rules for the fields of a config and for flags; each raises a ValueError."""
 
 from typing import Any
 
@@ -14,3 +14,11 @@ def at_least(record: Any, least: int, *names: str) -> list[tuple[str, bool, str]
     """Rules for whole numbers, or None where a field may be None."""
     values = {name: getattr(record, name) for name in names}
     return [(k, v is None or v >= least, f"at least {least}") for k, v in values.items()]
+
+
+def check_flags(args: Any, **least: int) -> None:
+    """Raise ValueError for the first flag whose value is below its least one."""
+    for name, bound in least.items():
+        value = getattr(args, name)
+        if value < bound:
+            raise ValueError(f"--{name} must be at least {bound}, got {value}")

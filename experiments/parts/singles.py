@@ -32,7 +32,7 @@ def write(
     """Draw the samples of these numbers and write 000007.png for number 7, and labels.json.
 
     y (n,) are their classes; None: all classes in turn. After an interrupt those that were drawn are
-    there. Raises ValueError for data that are no images with levels, and files that are there.
+    there. Raises ValueError for data that are not images with levels, and files that are there.
     """
     run = plan.run
     if len(run.shape) != 3 or run.shape[-1] not in (1, 3) or run.source.levels is None:

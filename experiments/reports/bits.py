@@ -13,6 +13,7 @@ import numpy as np
 from score_jax._files import write_npz
 
 from ..late import late
+from ..parts import rules
 
 with late():
     import jax
@@ -59,9 +60,7 @@ class Options:
 
     def check(self) -> None:
         """Raise ValueError naming the first flag with an invalid value."""
-        for name, least in (("draws", 0), ("chunk", 1), ("probes", 1), ("bound", 0)):
-            if getattr(self, name) < least:
-                raise ValueError(f"--{name} must be at least {least}, got {getattr(self, name)}")
+        rules.check_flags(self, draws=0, chunk=1, probes=1, bound=0)
         if not (math.isfinite(self.tol) and self.tol > 0):
             raise ValueError(f"--tol must be finite and > 0, got {self.tol}")
         if self.bound_steps is not None and self.bound_steps < 1:

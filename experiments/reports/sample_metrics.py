@@ -131,7 +131,7 @@ def _kept(reference: Reference, name: str, c: MetricConfig) -> np.ndarray:
         )
     if len(found) <= c.reference_num:
         return found
-    # Data are often sorted by class, so the first ones are no fair choice.
+    # Data are often sorted by class, so the first ones are not a fair choice.
     chosen = np.random.default_rng(0).choice(len(found), c.reference_num, replace=False)
     return found[np.sort(chosen)]
 

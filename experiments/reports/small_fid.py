@@ -25,7 +25,7 @@ class SmallFID:
     different numbers are not comparable. Samples are drawn in at most 100 steps, with the same noise
     every time, on the devices of one host.
 
-    Raises ValueError where no network is given, or the data are no images with grey levels.
+    Raises ValueError where no network is given, or the data are not images with grey levels.
     """
 
     def __init__(self, run: Run) -> None:

@@ -122,7 +122,7 @@ def _binary_batch(archive: _Archive, name: str, coarse: bool) -> tuple[np.ndarra
     width = len(archive.version.labels)
     if not raw.size or raw.size % (width + PIXELS):
         raise ValueError(
-            f"{archive.where(name)} has {raw.size} bytes, which are no records of {width + PIXELS}"
+            f"{archive.where(name)} has {raw.size} bytes, which are not records of {width + PIXELS}"
         )
     rows = raw.reshape(-1, width + PIXELS)
     return rows[:, width:], rows[:, archive.version.labels[coarse]].astype(np.int64)

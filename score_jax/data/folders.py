@@ -132,7 +132,7 @@ def open_folder(path: PathLike) -> FolderFiles:
 def open_zip(path: PathLike) -> ZipFiles:
     """List the images of a zip.
 
-    Raises ValueError for a file that is no zip, a name that leads out of it, and an encrypted file.
+    Raises ValueError for a file that is not a zip, a name that leads out of it, and an encrypted file.
     """
     where = os.fspath(path)
     if not os.path.isfile(where):

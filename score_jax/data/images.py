@@ -187,7 +187,7 @@ def opened(data: bytes, name: str) -> tuple[Image.Image, int]:
     """The image of a file and the bits of its channels, 8 or 16; only its header is read.
 
     The bits are read from the header because Pillow cuts colours of 16 bits to 8 in silence. Raises
-    ValueError naming the file where it is no image, has several, or more than 16 bits.
+    ValueError naming the file where it is not an image, has several, or more than 16 bits.
     """
     if not data:
         raise ValueError(f"{name} is empty")

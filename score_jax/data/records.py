@@ -138,7 +138,9 @@ def read_record(folder: PathLike) -> dict[str, Any]:
     """What `description.json` of a folder says; ValueError naming it where it is damaged."""
     path = pathlib.Path(folder) / DESCRIPTION_FILE
     if not path.is_file():
-        raise FileNotFoundError(f"{folder} has no {DESCRIPTION_FILE}: it is no prepared data set")
+        raise FileNotFoundError(
+            f"{folder} has no {DESCRIPTION_FILE}: it is not a prepared data set"
+        )
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
         if record["format"] != FORMAT:

@@ -81,7 +81,7 @@ def survey(source: Any, *, most: int | None = None, leaf: str = "x") -> Survey:
 
     Entries that are NaN or whose mask is False are left out. leaf: what is surveyed, "x" or "cond".
 
-    Raises ValueError for infinite values and labels that are no whole numbers >= 0.
+    Raises ValueError for infinite values and labels that are not whole numbers >= 0.
 
     >>> found = survey(source, most=10_000)
     >>> source_for_the_network = source.description.with_moments(found.mean, found.std)

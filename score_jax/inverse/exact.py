@@ -25,7 +25,7 @@ def conditioner(prior: Any, measurement: Measurement) -> tuple[Conditioner, np.n
     """The posteriors of one operator and noise as a function of y, and which entries (q,) of y it takes.
 
     Entries that are not measured, whose row of the matrix is 0, are left out. Raises ValueError for a
-    prior that is no `Mixture`, an operator that is not linear, or data of another shape.
+    prior that is not a `Mixture`, an operator that is not linear, or data of another shape.
     """
     if not isinstance(prior, Mixture):
         raise ValueError(f"prior must be a Mixture of score_jax.analytic, got {prior!r:.60}")

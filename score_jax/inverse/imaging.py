@@ -163,7 +163,7 @@ def quantization(
     255. Rounding has no slope; its derivative is taken as 1, so that gradients lead towards images of
     the same cell. Give the measurement a noise_std of about the deviation of the rounding.
 
-    Raises ValueError for other shapes, quality outside [1, 100], or a range that is none.
+    Raises ValueError for other shapes, quality outside [1, 100], or a range that is not (low, high).
 
     >>> operator = quantization((8, 8, 1), quality=20)
     """
