@@ -32,17 +32,30 @@ Number = float | np.floating[Any] | np.ndarray | Array  # one number as given by
 Grid = Float[Array, " n"]  # decreasing times
 GridLike = ArrayLike | Sequence[ArrayLike]  # the same as given by a user
 
-# (x: (b, *d), t: () or (b,)) -> grad log p_t(x): (b, *d), or a `ScoreOut` with a learned variance too.
+# (x: (b, *d), t: () or (b,)) -> grad log p_t(x): (b, *d), or a `ScoreOut` with more than that.
 ScoreFn = Callable[[Any, Any], Any]
 Apply = Callable[..., Any]  # module.apply: (params, x, noise_input, ...) -> (b, *d)
 Loss = Callable[[Params, Any, Batch], tuple[Any, Metrics]]
 
 
+class Clean(NamedTuple):
+    """The mean of x0 given x, as a network returns it, and the score that belongs to it: (b, *d)."""
+
+    x0: Any
+    score: Any
+
+
 class ScoreOut(NamedTuple):
-    """A score (b, *d) and what the network says of the variance of a step, of the same shape or None."""
+    """A score (b, *d) and what else its maker knows, each None where it knows nothing.
+
+    variance: what the network says of the variance of a step, of the same shape; clean: the mean of x0,
+    for processes whose last state is pure noise, where it does not follow from the score. A wrapper may
+    replace `score` alone: `score_jax.score.x0_of` adds what the change of the score does to x0.
+    """
 
     score: Any
     variance: Any = None
+    clean: Clean | None = None
 
 
 def score_out(score: ScoreFn, x: Data, t: TimeLike) -> ScoreOut:
@@ -58,8 +71,8 @@ def score_out(score: ScoreFn, x: Data, t: TimeLike) -> ScoreOut:
 
 
 def as_returned(out: ScoreOut) -> Data | ScoreOut:
-    """The result of a wrapper of a score: the array alone if there is no learned variance."""
-    return out.score if out.variance is None else out
+    """The result of a wrapper of a score: the array alone if nothing else is known."""
+    return out.score if out.variance is None and out.clean is None else out
 
 
 def score_at(score: ScoreFn, x: Data, t: TimeLike) -> Data:

@@ -6,6 +6,7 @@ from score_jax.sde.base import LinearSDE as LinearSDE
 from score_jax.sde.base import Marginals as Marginals
 from score_jax.sde.base import TimeLike as TimeLike
 from score_jax.sde.base import bridge as bridge
+from score_jax.sde.base import ends_in_noise as ends_in_noise
 from score_jax.sde.base import from_marginals as from_marginals
 from score_jax.sde.base import posterior as posterior
 from score_jax.sde.base import reverse_drift as reverse_drift
@@ -14,6 +15,7 @@ from score_jax.sde.families import VP as VP
 from score_jax.sde.families import CosineVP as CosineVP
 from score_jax.sde.families import LinearVE as LinearVE
 from score_jax.sde.families import SubVP as SubVP
+from score_jax.sde.flows import RectifiedFlow as RectifiedFlow
 from score_jax.sde.schedules import Betas as Betas
 from score_jax.sde.schedules import CosineBetas as CosineBetas
 from score_jax.sde.schedules import LinearBetas as LinearBetas
