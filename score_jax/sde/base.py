@@ -218,7 +218,7 @@ def reverse_drift(
     return velocity - bcast(g2, x) * (out.score - out.clean.score)
 
 
-@functools.cache
+@functools.lru_cache(maxsize=128)
 def ends_in_noise(sde: SDE) -> bool:
     """Whether the last state is pure noise, m(t1) = 0, as that of a rectified flow.
 
