@@ -37,8 +37,8 @@ from jaxtyping import Array, Float
 
 from score_jax._check import check, check_count, check_function, check_positive
 from score_jax._math import as_time, bcast
-from score_jax.sde import Bridge, NoiseSchedule, TimeLike, bridge, ends_in_noise
-from score_jax.types import SDE, Data, check_sde
+from score_jax.sde import Bridge, NoiseSchedule, TimeLike, bridge
+from score_jax.types import SDE, Data, check_sde, ends_in_noise
 
 SIGMA_DATA = 0.5  # of images in [-1, 1], arXiv:2206.00364 section 5
 NoiseInput = Callable[[SDE, TimeLike], Array]  # (sde, t: () or (b,)) -> the network's noise input

@@ -26,7 +26,7 @@ from score_jax.parametrization import (
     Variance,
     check_model,
 )
-from score_jax.sde import bridge, ends_in_noise
+from score_jax.sde import bridge
 from score_jax.types import (
     SDE,
     Apply,
@@ -36,6 +36,7 @@ from score_jax.types import (
     ScoreFn,
     ScoreOut,
     as_returned,
+    ends_in_noise,
     score_out,
 )
 

@@ -9,6 +9,7 @@ methods below (`score_jax.sde.LinearSDE` derives all of them from two). Data may
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol, SupportsIndex, runtime_checkable
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float, Int, Key
@@ -145,6 +146,15 @@ def check_sde(sde: object) -> None:
     """Raise ValueError unless `sde` is an `SDE`, not a class of them."""
     if not isinstance(sde, SDE) or isinstance(sde, type):
         raise ValueError(f"sde must be an SDE, such as VP(), got {sde!r:.60}")
+
+
+def ends_in_noise(sde: SDE) -> bool:
+    """Whether the last state is pure noise, m(t1) = 0, as that of a rectified flow.
+
+    There x0 does not follow from the score: it has to come from the network (`ScoreOut.clean`).
+    """
+    with jax.ensure_compile_time_eval():
+        return not float(sde.mean_coeff(jnp.asarray(sde.t1))) > 0
 
 
 def check_process(sde: object, score: object) -> None:

@@ -19,8 +19,17 @@ from score_jax._math import as_time
 from score_jax.analytic.conditioning import Conditioner
 from score_jax.analytic.covariance import Covariance, Dense
 from score_jax.analytic.density import Parts, mean_of, parts, score_of
-from score_jax.sde import ends_in_noise
-from score_jax.types import SDE, Clean, Data, Number, PerExample, ScoreFn, ScoreOut, Time
+from score_jax.types import (
+    SDE,
+    Clean,
+    Data,
+    Number,
+    PerExample,
+    ScoreFn,
+    ScoreOut,
+    Time,
+    ends_in_noise,
+)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -14,8 +14,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from score_jax._check import known
-from score_jax.sde import ends_in_noise
-from score_jax.types import SDE
+from score_jax.types import SDE, ends_in_noise
 
 _PURE = -2 * math.log(1e3)  # the log-SNR that stands for that of pure noise
 

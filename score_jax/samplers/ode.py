@@ -31,17 +31,7 @@ from score_jax._check import check, check_count, check_float, check_positive, kn
 from score_jax._math import as_time, batch_sum, bcast
 from score_jax.score import x0_of
 from score_jax.sde import reverse_drift
-from score_jax.types import (
-    SDE,
-    Data,
-    Number,
-    Scalar,
-    ScoreFn,
-    Time,
-    check_process,
-    score_at,
-    score_out,
-)
+from score_jax.types import SDE, Data, Number, Scalar, ScoreFn, Time, check_process, score_out
 
 Cost = Int[Array, "..."]  # a number of evaluations or steps: () or (b,)
 
@@ -110,7 +100,7 @@ class Coordinate(NamedTuple):
 def _log_noise_field(sde: SDE, score: ScoreFn, y: Data, u: Time) -> Data:
     t = sde.time_of_log_snr(-2 * u)
     m, s = sde.mean_coeff(t), sde.std(t)
-    return bcast(-s * s / m, y) * score_at(score, bcast(m, y) * y, t)
+    return bcast(-s * s / m, y) * score_out(score, bcast(m, y) * y, t).score
 
 
 # Eq. (1): plain time, x itself.

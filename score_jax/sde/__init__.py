@@ -6,7 +6,6 @@ from score_jax.sde.base import LinearSDE as LinearSDE
 from score_jax.sde.base import Marginals as Marginals
 from score_jax.sde.base import TimeLike as TimeLike
 from score_jax.sde.base import bridge as bridge
-from score_jax.sde.base import ends_in_noise as ends_in_noise
 from score_jax.sde.base import from_marginals as from_marginals
 from score_jax.sde.base import posterior as posterior
 from score_jax.sde.base import reverse_drift as reverse_drift

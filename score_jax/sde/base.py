@@ -20,7 +20,6 @@ compiled once for each set of parameters.
 """
 
 import dataclasses
-import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -216,16 +215,6 @@ def reverse_drift(
     # Nothing guides pure noise, where a finite change of x0 is no change of the score.
     g2 = jnp.where(sde.mean_coeff(t) > 0, g2, 0)
     return velocity - bcast(g2, x) * (out.score - out.clean.score)
-
-
-@functools.lru_cache(maxsize=128)
-def ends_in_noise(sde: SDE) -> bool:
-    """Whether the last state is pure noise, m(t1) = 0, as that of a rectified flow.
-
-    There x0 does not follow from the score: it has to come from the network (`ScoreOut.clean`).
-    """
-    with jax.ensure_compile_time_eval():
-        return not float(sde.mean_coeff(jnp.asarray(sde.t1))) > 0
 
 
 class Bridge(NamedTuple):

@@ -20,8 +20,8 @@ from score_jax.parametrization import (
 )
 from score_jax.samplers import simulate
 from score_jax.score import denoise
-from score_jax.sde import VE, VP, RectifiedFlow, ends_in_noise, reverse_drift
-from score_jax.types import score_out
+from score_jax.sde import VE, VP, RectifiedFlow, reverse_drift
+from score_jax.types import ends_in_noise, score_out
 
 FLOW = RectifiedFlow()
 DATA = gaussian([0.8, -0.3], [[0.3, 0.1], [0.1, 0.2]])
