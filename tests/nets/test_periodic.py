@@ -30,8 +30,8 @@ NETS = {
     ),
     "volume": (
         UNet(
-            attention_factors=(), num_heads=1, groups=2, dims=3, super_resolution=True,
-            padding=("circular", "zeros", "circular"), **SMALL,
+            channels=4, channel_mult=(1,), num_blocks=1, attention_factors=(), num_heads=1, groups=2,
+            dims=3, super_resolution=True, padding=("circular", "zeros", "circular"),
         ),
         (3, 4, 4, 1), (True, False, True),
     ),
