@@ -261,6 +261,9 @@ class Command(Generic[Flags]):
     config: str
     # Folder of the run: config, metrics, pictures, checkpoints.
     workdir: str
+    # Examples for each device (with mesh.space, for each group that shares images), by which
+    # train.batch_size grows with the number of devices; the learning rate stays as it is.
+    per_device: int | None
     # Print what would be built and stop.
     dry_run: bool
     # Continue a run although fields of its config have changed.
@@ -296,7 +299,9 @@ def parse_config(
     args = _read(
         cls,
         rest,
-        default=Command(first.config, f"runs/{name}", False, False, (), HostsConfig(), default),
+        default=Command(
+            first.config, f"runs/{name}", None, False, False, (), HostsConfig(), default
+        ),
         prog=program(prog),
         description=f"{description} The command presets lists the presets.",
     )

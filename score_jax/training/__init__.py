@@ -55,11 +55,14 @@ from score_jax.training.mappings import replicate as replicate
 from score_jax.training.mappings import shard_map_step as shard_map_step
 from score_jax.training.mappings import split_batch as split_batch
 from score_jax.training.mappings import unreplicate as unreplicate
+from score_jax.training.meshes import ShardingOf as ShardingOf
 from score_jax.training.meshes import Share as Share
 from score_jax.training.meshes import divided as divided
 from score_jax.training.meshes import division as division
 from score_jax.training.meshes import make_mesh as make_mesh
-from score_jax.training.meshes import share as share
+from score_jax.training.meshes import replicated as replicated
+from score_jax.training.meshes import rows_of as rows_of
+from score_jax.training.meshes import share_of as share_of
 from score_jax.training.optimizers import make_optimizer as make_optimizer
 from score_jax.training.optimizers import warmed_up as warmed_up
 from score_jax.training.run import NonFiniteLoss as NonFiniteLoss

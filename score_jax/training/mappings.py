@@ -21,7 +21,15 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from score_jax._check import check
-from score_jax.training.meshes import AXIS, ShardingOf, gathering, make_mesh
+from score_jax.training.meshes import (
+    AXIS,
+    SPACE,
+    ShardingOf,
+    gathering,
+    make_mesh,
+    replicated,
+    rows_of,
+)
 from score_jax.training.state import TrainState
 from score_jax.training.step import TrainStep
 from score_jax.types import Batch, Metrics
@@ -100,7 +108,10 @@ def _stoppable(
     highest: Callable[[Any], Any],
     spread: Any = None,
 ) -> Callable[..., Any]:
-    """The step, its gradient computed by `spread` if that is given; over several hosts it also takes the stop requests and has the metric "stop"."""
+    """The step, its gradient computed by `spread` if that is given.
+
+    Over several hosts it also takes the stop requests and has the metric "stop".
+    """
     run = functools.partial(train_step.run, spread=spread) if spread else train_step.run
     if not _several_hosts(devices):
         return run
@@ -219,18 +230,30 @@ def pmap_step(train_step: TrainStep, *, devices: Sequence[jax.Device] | None = N
 
 
 def _placer(train_step: TrainStep, mesh: Mesh) -> Callable[[Sequence[Batch]], Any]:
-    """batches of this host -> the global arrays of one call, their rows divided over the mesh."""
-    lead = () if train_step.n_steps is None else (None,)
-    rows = NamedSharding(mesh, PartitionSpec(*lead, mesh.axis_names))
-    ours = _ours(list(mesh.devices.flat))
+    """batches of this host -> the global arrays of one call, divided over the mesh.
+
+    Rows are divided over all axes but "space", which divides the height of images (b, h, w, c) and of
+    volumes.
+    """
+    axis = 0 if train_step.n_steps is None else 1
+    names, space = rows_of(mesh), mesh.shape.get(SPACE, 1)
+    ours = _ours(list(mesh.devices.flat)) // space  # groups of devices with different rows
 
     def put(leaf: Any) -> Any:
-        leaf, axis = np.asarray(leaf), len(lead)
+        leaf = np.asarray(leaf)
         size = leaf.shape[axis]
         if size % ours:
             raise ValueError(f"the batch of {size} does not divide evenly over {ours} devices")
-        shape = (*leaf.shape[:axis], size // ours * mesh.size, *leaf.shape[axis + 1 :])
-        return jax.make_array_from_process_local_data(rows, leaf, shape)
+        parts = [*[None] * axis, names]
+        if space > 1 and leaf.ndim >= axis + 4:
+            height = leaf.shape[axis + 1]
+            check(
+                "space", space, height % space == 0, f"a divisor of the height of images, {height}"
+            )
+            parts.append(SPACE)
+        shape = (*leaf.shape[:axis], size // ours * (mesh.size // space), *leaf.shape[axis + 1 :])
+        lies = NamedSharding(mesh, PartitionSpec(*parts))
+        return jax.make_array_from_process_local_data(lies, leaf, shape)
 
     return lambda batches: jax.tree.map(put, _stack(train_step, batches))
 
@@ -306,9 +329,9 @@ def global_step(
     """The step jitted on global arrays: rows of the batch divided over `devices`, state donated.
 
     The state is replicated, and XLA divides the work and adds the communication, unless `sharding_of`
-    (`divided`) gives the sharding of each leaf. Each device then holds and updates its part of the
-    state, gathers the parameters in every step and computes the gradient of its part of the batch, with
-    dropout masks of its own; the devices are those of its mesh.
+    (`divided`, `replicated`) gives the sharding of each leaf. Each device then holds and updates its part
+    of the state, gathers the parameters in every step and computes the gradient of its part of the
+    batch, with dropout masks of its own; the devices are those of its mesh, which may divide images too.
 
     Raises ValueError if the step has a mapped axis.
 
@@ -319,7 +342,7 @@ def global_step(
     if sharding_of is not None:
         mesh = cast(Mesh, sharding_of(jnp.zeros(())).mesh)
     whole = NamedSharding(mesh, PartitionSpec())
-    lies = sharding_of or (lambda leaf: whole)
+    lies = sharding_of or replicated(mesh)
     devices = list(mesh.devices.flat)
     spread = None if sharding_of is None else gathering(mesh, sharding_of)
     run = _stoppable(train_step, devices, jnp.max, spread)

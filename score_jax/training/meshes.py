@@ -1,13 +1,20 @@
 """Meshes of devices, and how the state of a training step is divided over them.
 
-A state is divided over the axis "fsdp" of a mesh of two axes, (data, fsdp); the batch is divided over
-both. More devices than `MOST` on that axis would save little memory and leave few entries of each array
+| axis of a mesh | what is divided over it |
+|---|---|
+| "devices" | the batch |
+| "data" | the batch |
+| "fsdp" | the batch and the state |
+| "space" | the height of every image, where one image is too much work for one device |
+
+More devices than `MOST` on the axis "fsdp" would save little memory and leave few entries of each array
 to a device, so further devices repeat the division along the axis "data". Each step gathers the
 parameters before it uses them, and sums the gradients so that each device receives its own part of
 them: fully sharded data parallelism (arXiv:1910.02054, arXiv:2004.13336).
 """
 
 import math
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -21,7 +28,7 @@ from score_jax.training.step import Gradient, mean_over
 from score_jax.types import Batch, Metrics, Params, PRNGKey
 
 AXIS = "devices"
-DATA, FSDP = "data", "fsdp"
+DATA, FSDP, SPACE = "data", "fsdp", "space"
 MOST = 64  # devices that a state is divided over
 _WHOLE = 2**12  # entries: smaller arrays are not divided
 
@@ -29,23 +36,39 @@ ShardingOf = Callable[[Any], NamedSharding]  # a leaf, or its shape -> how it li
 
 
 def make_mesh(
-    devices: Sequence[jax.Device] | None = None, axis_name: str = AXIS, *, fsdp: int | None = None
+    devices: Sequence[jax.Device] | None = None,
+    axis_name: str = AXIS,
+    *,
+    fsdp: int | None = None,
+    space: int = 1,
 ) -> Mesh:
     """A mesh over the devices, all of all hosts by default.
 
-    It has one axis, or with `fsdp` the axes ("data", "fsdp"), the second of that length: neighbours in
-    the list of devices, which are mostly those of one host, then share a state.
+    It has one axis; or with `fsdp` the axes ("data", "fsdp"), the second of that length; and with
+    `space` > 1 also "space", over which the height of images is divided. Neighbours in the list of
+    devices, which are mostly those of one host, share an image, and then a state.
 
-    Raises ValueError unless `fsdp` divides the number of devices.
+    Raises ValueError unless the number of devices is a multiple of `fsdp` times `space`.
 
     >>> mesh = make_mesh(fsdp=division(state, len(jax.devices())))
     """
     found = np.asarray(jax.devices() if devices is None else devices)
-    if fsdp is None:
-        return Mesh(found, (axis_name,))
-    ok = fsdp >= 1 and found.size % fsdp == 0
-    check("fsdp", fsdp, ok, f"a divisor of the {found.size} devices")
-    return Mesh(found.reshape(-1, fsdp), (DATA, FSDP))
+    check(
+        "space", space, space >= 1 and found.size % space == 0, f"a divisor of {found.size} devices"
+    )
+    if fsdp is not None:
+        ok = fsdp >= 1 and (found.size // space) % fsdp == 0
+        check(
+            "fsdp", fsdp, ok, f"a divisor of the {found.size // space} devices for different images"
+        )
+    lengths = [*([-1] if fsdp is None else [-1, fsdp]), *([space] if space > 1 else [])]
+    names = [*([axis_name] if fsdp is None else [DATA, FSDP]), *([SPACE] if space > 1 else [])]
+    return Mesh(found.reshape(lengths), names)
+
+
+def rows_of(mesh: Mesh | AbstractMesh) -> tuple[str, ...]:
+    """The axes of a mesh that the batch is divided over."""
+    return tuple(name for name in mesh.axis_names if name != SPACE)
 
 
 def _is_key(leaf: Any) -> bool:
@@ -65,18 +88,27 @@ def _divided_axis(shape: tuple[int, ...], pieces: int) -> int | None:
     return max(axes, key=lambda i: shape[i], default=None)
 
 
+def replicated(mesh: Mesh | AbstractMesh) -> ShardingOf:
+    """leaf -> its sharding when every device of a mesh holds the whole state.
+
+    >>> step = global_step(scan_steps(step, 10), sharding_of=replicated(make_mesh(space=4)))
+    """
+    whole = NamedSharding(mesh, PartitionSpec())
+    return lambda leaf: whole
+
+
 def divided(mesh: Mesh | AbstractMesh, *, smallest: int = _WHOLE) -> ShardingOf:
     """leaf -> its sharding when parameters, optimiser and averages are divided over a mesh.
 
-    They are divided over the last axis of the mesh. An array is cut along its last axis if the number of
-    pieces divides that, otherwise along the longest axis that it divides, but never along the input
-    channels of a convolution. Arrays of fewer than `smallest` entries, and those without such an axis,
-    are replicated. An abstract mesh serves for arithmetic without devices.
+    They are divided over the axis "fsdp" of the mesh, or over its only axis. An array is cut along its
+    last axis if the number of pieces divides that, otherwise along the longest axis that it divides, but
+    never along the input channels of a convolution. Arrays of fewer than `smallest` entries, and those
+    without such an axis, are replicated. An abstract mesh serves for arithmetic without devices.
 
     >>> mesh = make_mesh(fsdp=division(state, len(jax.devices())))
     >>> step = global_step(scan_steps(step, 10), sharding_of=divided(mesh))
     """
-    name = mesh.axis_names[-1]
+    name = rows_of(mesh)[-1]
     pieces = mesh.shape[name]
 
     def sharding_of(leaf: Any) -> NamedSharding:
@@ -101,20 +133,22 @@ class Share(NamedTuple):
         return self.held * self.pieces / self.whole if self.whole else 1.0
 
 
-def share(state: Any, sharding_of: ShardingOf) -> Share:
+def share_of(state: Any, sharding_of: ShardingOf) -> Share:
     """What each device holds of a state, or of its shapes, by exact arithmetic; keys are not counted.
 
-    >>> share(state, divided(mesh)).ratio <= 1.2
+    >>> share_of(state, divided(mesh)).ratio <= 1.2
     True
     """
     whole = held = 0
     mesh = sharding_of(jax.ShapeDtypeStruct((), jnp.float32)).mesh
-    for leaf in jax.tree.leaves(state):
-        if not _is_key(leaf):
-            size = leaf.dtype.itemsize
-            whole += size * math.prod(leaf.shape)
-            held += size * math.prod(sharding_of(leaf).shard_shape(leaf.shape))
-    return Share(whole, held, mesh.shape[mesh.axis_names[-1]])
+    leaves = [leaf for leaf in jax.tree.leaves(state) if not _is_key(leaf)]
+    # Networks have few shapes, each many times.
+    for (shape, dtype), times in Counter((leaf.shape, leaf.dtype) for leaf in leaves).items():
+        size = times * dtype.itemsize
+        lies = sharding_of(jax.ShapeDtypeStruct(shape, dtype))
+        whole += size * math.prod(shape)
+        held += size * math.prod(lies.shard_shape(shape))
+    return Share(whole, held, mesh.shape[rows_of(mesh)[-1]])
 
 
 def division(state: Any, n_devices: int, *, most: int = MOST) -> int:
@@ -129,7 +163,7 @@ def division(state: Any, n_devices: int, *, most: int = MOST) -> int:
     check("n_devices", n_devices, n_devices >= 1, ">= 1")
     check("most", most, most >= 1, ">= 1")
     divisors = [n for n in range(1, min(most, n_devices) + 1) if n_devices % n == 0]
-    held = lambda n: share(state, divided(AbstractMesh((n,), (FSDP,)))).held
+    held = lambda n: share_of(state, divided(AbstractMesh((n,), (FSDP,)))).held
     return min(divisors, key=held)
 
 
@@ -140,7 +174,8 @@ def gathering(mesh: Mesh, sharding_of: ShardingOf) -> Callable[[Gradient], Gradi
     own part of the mean over all devices, which is computed in float32. The gradient's metrics are
     averaged too, except "per_example".
     """
-    axes, last = mesh.axis_names, mesh.axis_names[-1]
+    axes = rows_of(mesh)
+    last, n = axes[-1], math.prod(mesh.shape[name] for name in axes)
     rows, whole = PartitionSpec(axes), PartitionSpec()
 
     def axis_of(spec: PartitionSpec) -> int | None:
@@ -157,7 +192,7 @@ def gathering(mesh: Mesh, sharding_of: ShardingOf) -> Callable[[Gradient], Gradi
         wide = leaf.astype(jnp.promote_types(leaf.dtype, jnp.float32))
         part = jax.lax.psum_scatter(wide, last, scatter_dimension=axis, tiled=True)
         part = jax.lax.psum(part, axes[:-1]) if len(axes) > 1 else part
-        return (part / mesh.size).astype(leaf.dtype)
+        return (part / n).astype(leaf.dtype)
 
     def spread(gradient: Gradient) -> Gradient:
         def divided_gradient(
@@ -173,7 +208,7 @@ def gathering(mesh: Mesh, sharding_of: ShardingOf) -> Callable[[Gradient], Gradi
 
             grads, metrics, each = jax.shard_map(
                 part, mesh=mesh, in_specs=(specs, whole, rows, rows),
-                out_specs=(specs, whole, rows), check_vma=False,
+                out_specs=(specs, whole, rows), axis_names=set(axes), check_vma=False,
             )(params, key, batch, drawn)  # fmt: skip
             return grads, metrics if each is None else {**metrics, "per_example": each}
 

@@ -25,10 +25,11 @@ _PREPARE, _LOSS, _DRAW, _INDEX = range(4)
 class TrainStep:
     """A pure step: `run(state, batch) -> (state, metrics)`, also called directly.
 
-    run: takes `spread` too, by which `global_step` has the gradient of a divided state computed: a
-    function of the gradient's function, None for a state that is not divided. axis_name: the mapped axis it averages over, None for one device or for global arrays. n_steps:
-    None for one step with scalar metrics; n for a scan of n, whose batches and metrics have a
-    leading axis n. microbatches: the number of microbatches of each device's share of a batch.
+    run: also takes `spread`, a function of the gradient's function, by which `global_step` has the
+    gradient of a divided state computed. axis_name: the mapped axis it averages over, None for one
+    device or for global arrays. n_steps: None for one step with scalar metrics; n for a scan of n,
+    whose batches and metrics have a leading axis n. microbatches: the number of microbatches of each
+    device's share of a batch.
     """
 
     run: Callable[..., tuple[TrainState, Metrics]]
@@ -56,9 +57,9 @@ def make_train_step(
 
     Batches are dicts of arrays (b, ...). `prepare(key, batch)` runs inside the step (dequantise,
     flip, scale), so that integers travel to the device. With `axis_name` the step must be mapped over
-    that axis (`pmap_step`, `shard_map_step`); gradients and metrics are averaged over it, in float32. Metrics:
-    those of the loss, "loss", "grad_norm" (before clipping) and "finite" (loss, gradients and update
-    are all finite). A step that is not finite changes only the number of the step.
+    that axis (`pmap_step`, `shard_map_step`); gradients and metrics are averaged over it, in float32.
+    Metrics: those of the loss, "loss", "grad_norm" (before clipping) and "finite" (loss, gradients and
+    update are all finite). A step that is not finite changes only the number of the step.
 
     `prepare` and the loss receive the batch with batch["draw"], a `score_jax.draws.Draw`. What is
     drawn from it (`draw_of(key, batch)`) does not depend on the number of devices, hosts and
