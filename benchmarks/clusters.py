@@ -1,7 +1,6 @@
 """Devices of clusters that are not there, for which JAX compiles: used by `benchmarks.scale` and tests.
 
-For TPUs libtpu must be importable (`make libtpu` puts it into .cache/libtpu); for NVIDIA GPUs the wheels
-of the extra `cuda-compile`, in a folder on PYTHONPATH (docs/accelerators.md).
+libtpu must be importable: `make libtpu` puts it into .cache/libtpu.
 """
 
 import dataclasses
@@ -24,14 +23,12 @@ class Chip:
     links: float
 
 
-# Cloud TPU documentation and NVIDIA's data sheet of the H100 SXM, dense. links: all links of a TPU, both
-# directions of NVLink for an H100.
+# From the documentation of Cloud TPU; links: all of a chip.
 CHIPS = {
     "v4": Chip(275, 32, 1228, 300),
     "v5e": Chip(197, 16, 819, 200),
     "v5p": Chip(459, 95, 2765, 600),
     "v6e": Chip(918, 32, 1640, 448),
-    "h100": Chip(989, 80, 3350, 450),
 }
 # Topologies of 4, 16, 64 and 256 chips.
 SIZES = {
@@ -39,7 +36,6 @@ SIZES = {
     "v5e": ["2x2", "4x4", "8x8", "16x16"],
     "v5p": ["2x2x1", "2x2x4", "4x4x4", "4x8x8"],
     "v6e": ["2x2", "4x4", "8x8", "16x16"],
-    "h100": ["1x1x4", "1x2x8", "1x8x8", "1x32x8"],
 }
 
 
@@ -73,9 +69,6 @@ def devices(topology: str) -> list[Any]:
     chip_of(topology)
     from jax.experimental import topologies
 
-    name, _, shape = topology.partition(":")
-    if name == "h100":
-        return _gpus(shape)
     if importlib.util.find_spec("libtpu") is None:
         raise NotInstalled("libtpu is not installed: make libtpu, or the extra tpu-compile")
     found = topologies.get_topology_desc(platform="tpu", topology_name=topology)
