@@ -60,7 +60,9 @@ class Instruction:
     @property
     def called(self) -> list[str]:
         """The computations that it calls."""
-        many = [name for group in _MANY_CALLED.findall(self.attributes) for name in group.split(",")]
+        many = [
+            name for group in _MANY_CALLED.findall(self.attributes) for name in group.split(",")
+        ]
         return [*_CALLED.findall(self.attributes), *(name.strip().lstrip("%") for name in many)]
 
     @property

@@ -71,9 +71,7 @@ def facts(program, state, lies):
     return {
         "collectives": [[*key, size] for key, size in program.collectives().items()],
         "parameters": sum(leaf.size for leaf in jax.tree.leaves(state.params)),
-        "divided": sum(
-            leaf.size for leaf in jax.tree.leaves(state.params) if any(lies(leaf).spec)
-        ),
+        "divided": sum(leaf.size for leaf in jax.tree.leaves(state.params) if any(lies(leaf).spec)),
         "aliased": program.aliased,
         "leaves": len(jax.tree.leaves(state)),
         "ratio": training.share_of(state, lies).ratio,
