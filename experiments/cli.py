@@ -92,6 +92,9 @@ def main(command: Callable[[], Any]) -> None:
         text = f"error: {' '.join(str(error).split())}{_hint(error)}"
         if _is(error, "LostHost"):
             training.leave_at_once(training.STALLED, text)
+        if _is(error, "HostsDiffer"):
+            print(text, file=sys.stderr)
+            sys.exit(training.HostsDiffer.CODE)
         if _is(error, "NonFiniteLoss"):
             print(text, file=sys.stderr)
             sys.exit(NOT_FINITE)
@@ -236,6 +239,8 @@ class HostsConfig:
     index: int | None = None
     # A step that takes longer ends the process with exit code 76: another host is lost.
     stall_seconds: float = 600.0
+    # Seconds to wait for the other processes at the start.
+    join_seconds: float = 300.0
     # Seconds without a heartbeat after which JAX considers a process dead.
     heartbeat_seconds: int = 100
 
@@ -247,6 +252,7 @@ class HostsConfig:
                 count=self.count,
                 index=self.index,
                 heartbeat_seconds=self.heartbeat_seconds,
+                join_seconds=self.join_seconds,
             )
 
 

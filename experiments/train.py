@@ -17,6 +17,8 @@ with late():
     import jax
 
     from score_jax import checkpoints, training
+    from score_jax._files import remove_left
+    from score_jax._hosts import agreed
     from score_jax.types import Params
 
     from . import runs
@@ -117,11 +119,10 @@ def _train(
     first = training.is_first()
     small_fid = SmallFID(run) if first and c.fid_every is not None else None
     with contextlib.ExitStack() as stack:
+        begin = lambda: _begin(run, workdir, stack, allow_changes)
+        agreed(begin, only_first=True)
         store, snapshots = None, None
         if first:
-            if not workdir.is_file():
-                stack.enter_context(training.locked(workdir))
-            runs.save(workdir, run, allow_changes=allow_changes)
             print("\n".join([run.source.report(), *notes, describe(run, state.params)]))
             print("".join(f"{line}\n" for line in attention_note(run, state.params)), end="")
             opened = checkpoints.open_checkpoints(workdir / runs.CHECKPOINTS, keep=c.keep)
@@ -153,6 +154,16 @@ def _train(
             ahead=c.ahead,
             stall_seconds=stall_seconds,
         )
+
+
+def _begin(
+    run: runs.Run, workdir: pathlib.Path, stack: contextlib.ExitStack, allow_changes: bool
+) -> None:
+    """Hold the folder, and write what the run is."""
+    if not workdir.is_file():
+        stack.enter_context(training.locked(workdir))
+        remove_left(workdir, every=True)
+    runs.save(workdir, run, allow_changes=allow_changes)
 
 
 def _loggers(config: Config, workdir: pathlib.Path, log: Sequence[str]) -> list[training.Hook]:
@@ -210,6 +221,8 @@ def _test_loss(run: runs.Run, step: int, state: Any) -> float:
 
 
 def _draw_pictures(run: runs.Run, workdir: pathlib.Path, step: int, state: Any) -> None:
+    if not (workdir / runs.CONFIG_FILE).is_file():
+        raise FileNotFoundError(f"{workdir} was removed while the run in it was training")
     key, quick = jax.random.key(run.config.seed + 1), sampling.quick(run.config.sample)
     path = workdir / "pictures" / f"samples_{step:07d}.png"
     try:

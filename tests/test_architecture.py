@@ -15,8 +15,8 @@ EXPERIMENTS = sorted((ROOT / "experiments").rglob("*.py"))
 
 # What each part may import of the others. A part is a file of score_jax or a folder of it.
 BASE = {
-    "types", "_math", "_check", "_files", "_names", "_renamed", "_pickles", "_pickled_arrays", "draws",
-    "runtime", "_batched", "_failures",
+    "types", "_math", "_check", "_files", "_hosts", "_names", "_renamed", "_pickles",
+    "_pickled_arrays", "draws", "runtime", "_batched", "_failures",
 }  # fmt: skip
 MODELS = {
     "analytic",
