@@ -117,7 +117,7 @@ def _train(
     # Whatever the config does not allow is found before anything is written.
     step, state = mapped_step(run), runs.initial_state(run)
     first = training.is_first()
-    small_fid = SmallFID(run) if first and c.fid_every is not None else None
+    small_fid = None if c.fid_every is None else SmallFID(run)
     with contextlib.ExitStack() as stack:
         begin = lambda: _begin(run, workdir, stack, allow_changes)
         agreed(begin, only_first=True)
@@ -143,13 +143,13 @@ def _train(
             batches,
             steps=c.steps,
             hooks=[
-                *_hooks(run, workdir, snapshots, first),
+                *_hooks(run, workdir, snapshots),
                 training.Every(c.fid_every, small_fid),
                 *(_loggers(config, workdir, log) if first else []),
                 training.Progress(progress if first else False),
             ],
             checkpoints=training.SharedCheckpoints(store) if training.several_hosts() else store,
-            saving=_saving(run, first),
+            saving=_saving(run),
             nonfinite_limit=c.nonfinite_limit,
             ahead=c.ahead,
             stall_seconds=stall_seconds,
@@ -172,10 +172,10 @@ def _loggers(config: Config, workdir: pathlib.Path, log: Sequence[str]) -> list[
     return [loggers.LOGGERS[name](workdir, record, config.train.log_every) for name in log]
 
 
-def _saving(run: runs.Run, first: bool) -> training.Saving:
-    """The `Saving` of a config; the first host computes the checkpoint metric."""
+def _saving(run: runs.Run) -> training.Saving:
+    """The `Saving` of a config."""
     c = run.config.train
-    test_loss = first and c.checkpoint_metric == "test_loss"
+    test_loss = c.checkpoint_metric == "test_loss"
     return training.Saving(
         c.checkpoint_every,
         extra=to_record(run.config),
@@ -184,17 +184,14 @@ def _saving(run: runs.Run, first: bool) -> training.Saving:
     )
 
 
-def _hooks(
-    run: runs.Run, workdir: pathlib.Path, snapshots: Any, first: bool
-) -> list[training.Hook]:
-    """The hooks of a config; the first host writes the files."""
-    c = run.config.train
-    draw = functools.partial(_draw_pictures, run, workdir) if first else None
+def _hooks(run: runs.Run, workdir: pathlib.Path, snapshots: Any) -> list[training.Hook]:
+    """The hooks of a config: all hosts compute, and the first writes the files."""
+    c, metrics = run.config.train, workdir / runs.METRICS
     return [
-        training.MetricsFile(workdir / runs.METRICS if first else None, c.log_every),
+        training.MetricsFile(metrics if training.is_first() else None, c.log_every),
         training.Snapshots(snapshots, c.snapshot_every, c.save_error == "stop"),
-        training.Every(c.sample_every, draw),
-        training.Every(c.sample_every, functools.partial(_test_levels, run) if first else None),
+        training.Every(c.sample_every, functools.partial(_draw_pictures, run, workdir)),
+        training.Every(c.sample_every, functools.partial(_test_levels, run)),
     ]
 
 
@@ -221,16 +218,24 @@ def _test_loss(run: runs.Run, step: int, state: Any) -> float:
 
 
 def _draw_pictures(run: runs.Run, workdir: pathlib.Path, step: int, state: Any) -> None:
-    if not (workdir / runs.CONFIG_FILE).is_file():
-        raise FileNotFoundError(f"{workdir} was removed while the run in it was training")
+    agreed(lambda: _check_there(workdir), only_first=True)
     key, quick = jax.random.key(run.config.seed + 1), sampling.quick(run.config.sample)
     path = workdir / "pictures" / f"samples_{step:07d}.png"
     try:
-        drawn = sampling.draw(run, state.ema_params, key, 64, quick, progress=False)
+        options: dict[str, Any] = {"progress": False, "devices": jax.devices()}
+        drawn = sampling.draw(run, state.ema_params, key, 64, quick, **options)
     except ArithmeticError as error:  # of a young network
-        print(f"no picture {path}: {error}", file=sys.stderr)
+        if training.is_first():
+            print(f"no picture {path}: {error}", file=sys.stderr)
         return
-    pictures.save_samples(run, drawn.x, path)
+    if training.is_first():
+        pictures.save_samples(run, drawn.x, path)
+
+
+def _check_there(workdir: pathlib.Path) -> None:
+    """Raise FileNotFoundError if the run's folder is gone, which a picture would make anew."""
+    if not (workdir / runs.CONFIG_FILE).is_file():
+        raise FileNotFoundError(f"{workdir} was removed while the run in it was training")
 
 
 def draw_curves(run: runs.Run, workdir: pathlib.Path) -> None:

@@ -31,7 +31,7 @@ TOOLS = {"training", "checkpoints", "convert", "metrics", "viz"}
 ALLOWED = (
     dict.fromkeys(BASE, frozenset({"_renamed", "_check"}))
     | {"_pickled_arrays": frozenset({"_pickles"}), "_pickles": frozenset({"_files"})}
-    | {"_batched": frozenset({"_check", "_failures"})}
+    | {"_batched": frozenset({"_check", "_failures", "_hosts"})}
     | dict.fromkeys(MODELS, BASE)
     | {
         "draws": {"types", "_check"},

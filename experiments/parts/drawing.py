@@ -109,9 +109,12 @@ def fingerprint(params: Params) -> str:
 
 
 def draw_chunks(
-    plan: Plan, chunks: Sequence[int], progress: "Progress | None" = None
+    plan: Plan,
+    chunks: Sequence[int],
+    progress: "Progress | None" = None,
+    devices: Sequence[jax.Device] | None = None,
 ) -> Iterator[tuple[int, sampling.Drawn]]:
-    """Draw the numbered chunks on the devices of this host: pairs (chunk, its samples).
+    """Draw the numbered chunks: pairs (chunk, its samples); `devices` as for `sampling.draw`.
 
     Sample i is the same whichever chunks are drawn. The last chunk is drawn at full size and cut, so
     that there is one program.
@@ -125,7 +128,7 @@ def draw_chunks(
         y = None if plan.classes is None else plan.classes[numbers]
         options: dict[str, Any] = {
             "y": y, "cond": plan.cond_of(numbers), "guide": guide, "chunk": full,
-            "first": first,
+            "first": first, "devices": devices,
         }  # fmt: skip
         drawn = sampling.draw(run, plan.params, plan.key, full, config, progress=False, **options)
         if progress is not None:

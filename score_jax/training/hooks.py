@@ -31,11 +31,13 @@ CheckpointMetric = Callable[[int, Any], float]  # (step, state) -> a number, low
 class Hook:
     """Something that the loop does beside training.
 
-    every: `act` is called when a multiple of it is passed (None: never). It must be the same on all
-    hosts, because taking the state off the devices concerns all of them.
+    every: `act` is called when a multiple of it is passed (None: never). needs_state: whether `act`
+    uses `run.state`. Both must be the same on all hosts, because taking the state off the devices
+    concerns all of them.
     """
 
     every: int | None = None
+    needs_state: bool = True
 
     def start(self, run: Run) -> None:
         """Before the first step, after a restore."""
@@ -44,7 +46,7 @@ class Hook:
         """The metrics (n,) of the steps first_step, first_step + 1, ..., one call later."""
 
     def act(self, run: Run) -> None:
-        """After a multiple of `every`: all metrics are logged and `run.state` is there."""
+        """After a multiple of `every`: all metrics are logged, `run.held` and `run.state` are there."""
 
     def finish(self, run: Run) -> None:
         """After the last step, also when a signal stopped the run, with `run.state`."""
@@ -286,6 +288,7 @@ class SaveCheckpoints(Hook):
 
     def __init__(self, store: CheckpointStore | None, saving: Saving) -> None:
         self._store, self._saving, self.every = store, saving, saving.every
+        self.needs_state = saving.metric is not None
         self._losses: list[np.ndarray] = []
         self._saved: int | None = None
 
@@ -349,7 +352,7 @@ class SaveCheckpoints(Hook):
         assert self._store is not None
         save, extra, progress = self._store.save, self._saving.extra, run.nonfinite._asdict()
         return lambda: save(
-            run.step, run.state, data_iterator=run.data, extra=extra, progress=progress, score=score
+            run.step, run.held, data_iterator=run.data, extra=extra, progress=progress, score=score
         )
 
 
@@ -365,6 +368,7 @@ class Snapshots(Hook):
     store: CheckpointStore | None
     every: int | None = field()
     stop_on_error: bool = True
+    needs_state = False
 
     def act(self, run: Run) -> None:
         """Save the averages."""
@@ -372,7 +376,7 @@ class Snapshots(Hook):
             return
         save, newest = self.store.save, self.store.latest_step()
         if newest is None or run.step > newest:
-            write = lambda: save(run.step, {"averages": run.state.averages})
+            write = lambda: save(run.step, {"averages": run.held.averages})
             _attempt(write, run.step, self.stop_on_error)
 
 

@@ -145,12 +145,14 @@ class SharedCheckpoints:
 
     def save(self, step: int, state: Any, **kwargs: Any) -> bool:
         """Save on the first host, from host memory, so that no other process takes part."""
+        _check_local(state)
         if self._store is None:
             return False
         return bool(self._store.save(step, jax.tree.map(_to_host, state), **kwargs))
 
     def restore_latest(self, template: Any, *, data_iterator: Any = None) -> Restored | None:
         """As `Checkpoints.restore_latest`, with the same answer, or error, on all hosts."""
+        _check_local(template)
         found, error = None, None
         if self._store is not None:
             try:
@@ -176,6 +178,16 @@ class SharedCheckpoints:
         """Wait for the save in the background, on the first host."""
         if self._store is not None:
             self._store.wait()
+
+
+def _check_local(tree: Any) -> None:
+    """Raise ValueError for a state that is divided over hosts, of which none has all."""
+    lies = [getattr(leaf, "sharding", None) for leaf in jax.tree.leaves(tree)]
+    if not all(sharding is None or sharding.is_fully_addressable for sharding in lies):
+        raise ValueError(
+            "a state divided over hosts is saved and read by all of them: give fit a store of "
+            "open_checkpoints(folder, together=True) on every host, without SharedCheckpoints"
+        )
 
 
 def _to_host(leaf: Any) -> Any:

@@ -84,7 +84,7 @@ def fit(
     """
     batches = iter(batches)
     saver = SaveCheckpoints(checkpoints, saving)
-    state, start, nonfinite = _restore(state, batches, checkpoints)
+    state, start, nonfinite = _restore(state, step_fn, batches, checkpoints)
     hooks = (saver, *hooks)
     _check_counts(start, steps, step_fn.n_steps, hooks)
     check("nonfinite_limit", nonfinite_limit, nonfinite_limit >= 1, ">= 1")
@@ -106,10 +106,14 @@ def fit(
 
 
 def _restore(
-    state: TrainState, batches: Iterator[Any], checkpoints: CheckpointStore | None
+    state: TrainState,
+    step_fn: MappedStep,
+    batches: Iterator[Any],
+    checkpoints: CheckpointStore | None,
 ) -> tuple[TrainState, int, Nonfinite]:
     """The newest checkpoint, or `state` if there is none, its step, and its steps not finite."""
-    found = checkpoints and checkpoints.restore_latest(state, data_iterator=batches)
+    template = step_fn.form(state)
+    found = checkpoints and checkpoints.restore_latest(template, data_iterator=batches)
     if not found:
         return state, int(state.step), Nonfinite()
     if found.data is None or not hasattr(batches, "set_state"):
@@ -153,16 +157,16 @@ def _run(run: Run, mapped: Any, signals: "Signals", watchdog: Watchdog) -> FitRe
         if due:
             run.settle()
             pause = time.monotonic()
-            run.state = step_fn.leave(mapped)
+            _take(run, mapped, any(hook.needs_state for hook in due))
             for hook in due:
                 hook.act(run)
-            run.state = None
+            run.state = run.held = None
             paused += time.monotonic() - pause
             watchdog.beat()
     run.settle()
     timed = run.step - run.start - step_fn.n_steps
     rate = timed / (time.monotonic() - began - paused) if timed > 0 else math.nan
-    run.state = step_fn.leave(mapped)
+    _take(run, mapped, True)
     for hook in run.hooks:
         hook.finish(run)
     return FitResult(
@@ -174,6 +178,14 @@ def _run(run: Run, mapped: Any, signals: "Signals", watchdog: Watchdog) -> FitRe
         rate,
         run.nonfinite.skipped,
     )
+
+
+def _take(run: Run, mapped: Any, whole: bool) -> None:
+    """Give the hooks the state as it is saved and, if `whole`, on one device."""
+    run.held = run.step_fn.hold(mapped)
+    if whole:
+        same = run.step_fn.leave is run.step_fn.hold
+        run.state = run.held if same else run.step_fn.leave(mapped)
 
 
 class _Feed:
