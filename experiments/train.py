@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 import math
 import pathlib
+import re
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -22,7 +24,7 @@ with late():
     from score_jax.types import Params
 
     from . import runs
-    from .parts import loggers, sampling
+    from .parts import loggers, origins, sampling
     from .reports import dry_run, levels, pictures
     from .reports.held_out import held_out
     from .reports.small_fid import SmallFID
@@ -81,16 +83,20 @@ def train(
     allow_changes: bool = False,
     stall_seconds: float | None = None,
     log: Sequence[str] = (),
+    init: origins.Start | None = None,
+    profile: tuple[int, int] | None = None,
 ) -> training.FitResult:
     """Train or resume the run in `workdir`; returns the result of `training.fit`.
 
-    Of several hosts the first reads and writes the folder; `log` names what else it logs to. Raises
-    ValueError for a config that does not fit the folder, unless `allow_changes`, and FolderLocked
+    Of several hosts the first reads and writes the folder; `log` names what else it logs to. A new
+    run starts from the weights of `init`, which every host reads; `profile` are the first and the last
+    step of a trace. Raises ValueError for a config that
+    does not fit the folder, unless `allow_changes`, for weights that do not fit, and FolderLocked
     where another run has the folder. A run that cannot make its first step leaves nothing.
     """
     fresh = not (workdir / runs.CONFIG_FILE).exists()
     try:
-        return _train(config, workdir, progress, allow_changes, stall_seconds, log)
+        return _train(config, workdir, progress, allow_changes, stall_seconds, log, init, profile)
     except Exception:
         if fresh and training.is_first() and not _has_steps(workdir):
             runs.forget(workdir)
@@ -111,25 +117,32 @@ def _train(
     allow_changes: bool,
     stall_seconds: float | None,
     log: Sequence[str],
+    init: origins.Start | None,
+    profile: tuple[int, int] | None,
 ) -> training.FitResult:
     _check_devices(config)
     (run, notes), c = runs.begin(config, workdir), config.train
     # Whatever the config does not allow is found before anything is written.
-    step, state = mapped_step(run), runs.initial_state(run)
+    step, (state, origin) = mapped_step(run), start_of(run, workdir, init)
     first = training.is_first()
     small_fid = None if c.fid_every is None else SmallFID(run)
+    trace = [_trace(profile, workdir)] if profile is not None else []
     with contextlib.ExitStack() as stack:
         begin = lambda: _begin(run, workdir, stack, allow_changes)
         agreed(begin, only_first=True)
-        store, snapshots = None, None
         if first:
+            if origin is not None:
+                origins.write(workdir, origin)
+                notes += origins.said(origin)
             print("\n".join([run.source.report(), *notes, describe(run, state.params)]))
             print("".join(f"{line}\n" for line in attention_note(run, state.params)), end="")
-            opened = checkpoints.open_checkpoints(workdir / runs.CHECKPOINTS, keep=c.keep)
-            store = stack.enter_context(opened)
-            if c.snapshot_every is not None:
-                opened = checkpoints.open_checkpoints(workdir / runs.SNAPSHOTS, keep=None)
-                snapshots = stack.enter_context(opened)
+        # Hosts that hold a part of the state each write theirs; otherwise the first has all of it.
+        apart = training.divided_over_hosts(step.form(state))
+        store = _open(stack, workdir / runs.CHECKPOINTS, c.keep, apart)
+        snapshots = None
+        if c.snapshot_every is not None:
+            snapshots = _open(stack, workdir / runs.SNAPSHOTS, None, apart)
+        shared = training.several_hosts() and not apart
         batches = run.source.batches(
             c.batch_size,
             seed=config.seed,
@@ -143,12 +156,13 @@ def _train(
             batches,
             steps=c.steps,
             hooks=[
+                *trace,
                 *_hooks(run, workdir, snapshots),
                 training.Every(c.fid_every, small_fid),
                 *(_loggers(config, workdir, log) if first else []),
                 training.Progress(progress if first else False),
             ],
-            checkpoints=training.SharedCheckpoints(store) if training.several_hosts() else store,
+            checkpoints=training.SharedCheckpoints(store) if shared else store,
             saving=_saving(run),
             nonfinite_limit=c.nonfinite_limit,
             ahead=c.ahead,
@@ -164,6 +178,36 @@ def _begin(
         stack.enter_context(training.locked(workdir))
         remove_left(workdir, every=True)
     runs.save(workdir, run, allow_changes=allow_changes)
+
+
+def _open(
+    stack: contextlib.ExitStack, folder: pathlib.Path, keep: int | None, apart: bool
+) -> checkpoints.Checkpoints | None:
+    """The checkpoints in a folder: of all hosts together, or of the first alone and None elsewhere."""
+
+    def opened() -> checkpoints.Checkpoints | None:
+        if not apart and not training.is_first():
+            return None
+        return checkpoints.open_checkpoints(folder, keep=keep, together=apart)
+
+    store: checkpoints.Checkpoints | None = opened() if apart else agreed(opened)
+    return store if store is None else stack.enter_context(store)
+
+
+def _trace(profile: tuple[int, int], workdir: pathlib.Path) -> training.Trace:
+    """The hook that writes the trace, on the first host."""
+    return training.Trace(workdir / "profile" if training.is_first() else None, *profile)
+
+
+def start_of(
+    run: runs.Run, workdir: pathlib.Path, init: origins.Start | None
+) -> tuple[training.TrainState, Any]:
+    """(the state of step 0, the record of the weights that it has, or None if they are drawn)."""
+    start = origins.due(workdir, init) if training.is_first() else None
+    if training.several_hosts():
+        fields = training.share(None if start is None else dataclasses.asdict(start))
+        start = None if fields is None else origins.Start(**fields)
+    return (runs.initial_state(run), None) if start is None else origins.state_of(run, start)
 
 
 def _loggers(config: Config, workdir: pathlib.Path, log: Sequence[str]) -> list[training.Hook]:
@@ -189,6 +233,7 @@ def _hooks(run: runs.Run, workdir: pathlib.Path, snapshots: Any) -> list[trainin
     c, metrics = run.config.train, workdir / runs.METRICS
     return [
         training.MetricsFile(metrics if training.is_first() else None, c.log_every),
+        training.Usage(c.sample_every, functools.partial(dry_run.flops_of, run)),
         training.Snapshots(snapshots, c.snapshot_every, c.save_error == "stop"),
         training.Every(c.sample_every, functools.partial(_draw_pictures, run, workdir)),
         training.Every(c.sample_every, functools.partial(_test_levels, run)),
@@ -253,6 +298,16 @@ def ending(result: training.FitResult) -> str:
     return f"{how} step {result.step}" + (f" ({', '.join(facts)})" if facts else "")
 
 
+def steps_of(flag: str, text: str) -> tuple[int, int]:
+    """The steps of a text "first:last"; ValueError naming the flag for another text."""
+    found = re.fullmatch(r"(\d{1,9}):(\d{1,9})", text)
+    if found is None or not 1 <= int(found[1]) <= int(found[2]):
+        raise ValueError(
+            f"{flag} must be first:last, two steps from 1 such as 100:110, got {text!r}"
+        )
+    return int(found[1]), int(found[2])
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """Entry point of `python -m experiments.train`."""
     args, config = cli.parse_config("experiments.train", "Train a score model.", argv)
@@ -262,19 +317,25 @@ def main(argv: Sequence[str] | None = None) -> None:
             cli.needs("data", f"data.name {config.data.name}", "sklearn")
     for name in args.log:
         cli.needs(name, f"--log {name}")
+    profile = None if args.profile is None else steps_of("--profile", args.profile)
+    init = origins.Start.of_flags(args.init, args.init_preset, args.init_raw, args.init_anew)
     args.hosts.connect()
     cli.start()
+    workdir = pathlib.Path(args.workdir)
     if args.dry_run:
         run = runs.build(config)
+        if init is not None:
+            print("\n".join(origins.said(origins.state_of(run, init)[1])))
         dry_run.report(run, functools.partial(runs.initial_state, run))
         return
-    workdir = pathlib.Path(args.workdir)
     result = train(
         config,
         workdir,
         allow_changes=args.allow_changes,
         stall_seconds=args.hosts.stall_seconds if training.several_hosts() else None,
         log=args.log,
+        init=init,
+        profile=profile,
     )
     if training.is_first():
         draw_curves(runs.build(config, runs.load_record(workdir)), workdir)

@@ -49,6 +49,12 @@ def lower(run: Run, make_state: Callable[[Any], Any]) -> tuple[Any, Any]:
     return state, jax.jit(runs.make_step(run)).lower(state, _batch(run))
 
 
+def flops_of(run: Run) -> float | None:
+    """FLOP of one step of the whole batch, counted before the compiler's work; None if unknown."""
+    _, lowered = lower(run, lambda key: runs.initial_state(run, key))
+    return (lowered.cost_analysis() or {}).get("flops")
+
+
 def _on_the_mesh(run: Run, state: Any) -> None:
     """Print the memory of each device if the state is divided over all of them, by XLA's analysis."""
     mesh = training.make_mesh()

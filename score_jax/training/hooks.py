@@ -42,6 +42,9 @@ class Hook:
     def start(self, run: Run) -> None:
         """Before the first step, after a restore."""
 
+    def before(self, run: Run) -> None:
+        """Before every call."""
+
     def log(self, run: Run, first_step: int, metrics: Values) -> None:
         """The metrics (n,) of the steps first_step, first_step + 1, ..., one call later."""
 
@@ -123,7 +126,8 @@ class Progress(Hook):
         then, since = self._last
         if self._lines and len(loss) and now - then >= _PLAIN_SECONDS:
             rate = (done - since) / max(now - then, 1e-9)
-            self._say(f"step {done}/{run.steps}  loss {loss.mean():.4g}  {rate:.1f} steps/s")
+            used = "".join(f"  {name} {value:g}" for name, value in run.usage.items())
+            self._say(f"step {done}/{run.steps}  loss {loss.mean():.4g}  {rate:.1f} steps/s{used}")
             self._last = (now, done)
 
     def _say(self, text: str) -> None:

@@ -180,10 +180,15 @@ class SharedCheckpoints:
             self._store.wait()
 
 
-def _check_local(tree: Any) -> None:
-    """Raise ValueError for a state that is divided over hosts, of which none has all."""
+def divided_over_hosts(tree: Any) -> bool:
+    """Whether there is an array, or its shape with a sharding, of which no host has all."""
     lies = [getattr(leaf, "sharding", None) for leaf in jax.tree.leaves(tree)]
-    if not all(sharding is None or sharding.is_fully_addressable for sharding in lies):
+    return any(sharding is not None and not sharding.is_fully_addressable for sharding in lies)
+
+
+def _check_local(tree: Any) -> None:
+    """Raise ValueError for a state that is divided over hosts."""
+    if divided_over_hosts(tree):
         raise ValueError(
             "a state divided over hosts is saved and read by all of them: give fit a store of "
             "open_checkpoints(folder, together=True) on every host, without SharedCheckpoints"

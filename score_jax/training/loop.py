@@ -136,16 +136,22 @@ def _check_counts(start: int, steps: int, n_steps: int, hooks: Sequence[Hook]) -
 def _run(run: Run, mapped: Any, signals: "Signals", watchdog: Watchdog) -> FitResult:
     """The calls from the start to the end or a signal, and the hooks between them."""
     step_fn, together = run.step_fn, several_hosts()
-    began, paused = time.monotonic(), 0.0
+    began = time.monotonic()
     # Several hosts stop together, in the call that brings the signal to all of them.
     stopped = lambda: run.stop if together else signals.caught is not None
     while run.step < run.steps and not stopped():
+        for hook in run.hooks:
+            hook.before(run)
+        asked = time.monotonic()
         batch = run.feed.next(run.step)
+        run.waited += time.monotonic() - asked
         mapped, metrics = step_fn.call(mapped, batch, signals.caught is not None)
         run.settle()  # the call before this one
         run.pending = (run.step, metrics)
         watchdog.beat()
+        asked = time.monotonic()
         run.feed.prepare()
+        run.waited += time.monotonic() - asked
         before, run.step = run.step, run.step + step_fn.n_steps
         if before == run.start:
             step_fn.read(metrics)  # waits, so that the first call is timed alone
@@ -161,11 +167,11 @@ def _run(run: Run, mapped: Any, signals: "Signals", watchdog: Watchdog) -> FitRe
             for hook in due:
                 hook.act(run)
             run.state = run.held = None
-            paused += time.monotonic() - pause
+            run.paused += time.monotonic() - pause
             watchdog.beat()
     run.settle()
     timed = run.step - run.start - step_fn.n_steps
-    rate = timed / (time.monotonic() - began - paused) if timed > 0 else math.nan
+    rate = timed / (time.monotonic() - began - run.paused) if timed > 0 else math.nan
     _take(run, mapped, True)
     for hook in run.hooks:
         hook.finish(run)
