@@ -282,7 +282,7 @@ class Command(Generic[Flags]):
     init_raw: bool
     # Draw the leaves that do not fit those of --init (other classes or channels), instead of refusing.
     init_anew: bool
-    # Write a trace of these steps, first:last, for TensorBoard or XProf, to the folder profile of the run.
+    # Write a trace of the steps first:last, for TensorBoard or XProf, to the run's folder profile.
     profile: str | None
     # The processes of a run on several hosts.
     hosts: HostsConfig
@@ -313,7 +313,7 @@ def parse_config(
     absent: dict[str, Any] = dict.fromkeys(
         ("dry_run", "allow_changes", "init_raw", "init_anew"), False
     )
-    absent |= {"log": (), "init": None, "init_preset": None}
+    absent |= {"log": (), "init": None, "init_preset": None, "profile": None}
     args = _read(
         cls,
         rest,
