@@ -94,14 +94,14 @@ def agreed(
         except faults as raised:
             error = raised
             kind = max(i for i, fault in enumerate(faults) if isinstance(raised, fault))
-    told = values_of_all([kind, str(error), value if only_first else None])
-    failed = [(found[0], host) for host, found in enumerate(told) if found[0] is not None]
+    said = values_of_all([kind, str(error), value if only_first else None])
+    failed = [(found[0], host) for host, found in enumerate(said) if found[0] is not None]
     if not failed:
-        return told[0][2] if only_first else value
+        return said[0][2] if only_first else value
     worst, host = max(failed, key=lambda f: (f[0], -f[1]))
     if host == jax.process_index() and error is not None:
         raise error
-    raise faults[worst](f"host {host}: {told[host][1]}")
+    raise faults[worst](f"host {host}: {said[host][1]}")
 
 
 def first_rows(tree: Any) -> Any:

@@ -298,6 +298,7 @@ PLAIN = {
     "score_jax/samplers/adaptive.py": {"table"},
     "score_jax/samplers/exponential.py": {"table"},
     "score_jax/training/hooks.py": {"finish"},
+    "score_jax/training/usage.py": {"finish"},
 }
 
 

@@ -1,6 +1,7 @@
 """Files are written whole, and what a killed writer left does not stay."""
 
 import os
+import subprocess
 
 import pytest
 
@@ -11,11 +12,9 @@ from score_jax._files import remove_left, replacing
 @pytest.fixture
 def dead():
     """The number of a process that has ended."""
-    child = os.fork()
-    if child == 0:
-        os._exit(0)
-    os.waitpid(child, 0)
-    return child
+    child = subprocess.Popen(["true"])
+    child.wait()
+    return child.pid
 
 
 def test_parts_of_killed_writers_are_removed_and_others_stay(tmp_path, dead):

@@ -82,7 +82,7 @@ def _without_abandoned() -> Iterator[None]:
         sys.unraisablehook = old_hook
 
 
-def _told(what: str, call: Callable[[], _T]) -> tuple[_T | None, str | None, bool]:
+def _outcome(what: str, call: Callable[[], _T]) -> tuple[_T | None, str | None, bool]:
     """(value, None, False) of the call, or (None, one line, whether the error is damage)."""
     try:
         return call(), None, False
@@ -100,7 +100,7 @@ def guard(what: str, call: Callable[[], _T], *, reads: bool = False) -> _T:
     chained, because its frames would keep what Orbax has abandoned.
     """
     with _without_abandoned():
-        value, message, damage = _told(what, call)
+        value, message, damage = _outcome(what, call)
         if message is None:
             return value  # type: ignore[return-value]
         raise (DamagedCheckpoint if reads and damage else CheckpointError)(message)

@@ -102,13 +102,22 @@ def _check_shared(folder: Path, *, writes: bool) -> None:
             mark.unlink(missing_ok=True)
 
 
-def identity(folder: Path) -> tuple[int, int] | None:
-    """What stays the same as long as a folder is not removed or replaced; None if it is not there."""
-    try:
-        found = os.stat(folder)
-    except OSError:
-        return None
-    return found.st_dev, found.st_ino
+class Held:
+    """A folder that is kept open, so that no other one is taken for it when it is removed."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder, self._file = folder, os.open(folder, os.O_RDONLY)
+
+    def there(self) -> bool:
+        """Whether the folder is at its path."""
+        try:
+            return os.path.samestat(os.stat(self._folder), os.fstat(self._file))
+        except OSError:
+            return False
+
+    def close(self) -> None:
+        """Let it go."""
+        os.close(self._file)
 
 
 def remove_unfinished(folder: Path) -> None:

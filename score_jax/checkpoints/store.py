@@ -61,7 +61,7 @@ class Checkpoints:
         logging.getLogger("absl").addFilter(self._quiet)
         options: dict[str, Any] = {"read_only": read_only, "together": self.together}
         self._manager = manager.make(folder, keep=keep, scores=self._scores, **options)
-        self._identity = manager.identity(folder)
+        self._held = guard(f"cannot open {folder}", lambda: manager.Held(folder))
 
     def __enter__(self) -> "Checkpoints":
         return self
@@ -103,7 +103,7 @@ class Checkpoints:
         check("step", step, step >= 0, ">= 0")
         self.wait()
         what = f"cannot save step {step} in {self.folder}"
-        if manager.identity(self.folder) != self._identity:
+        if not self._held.there():
             # Orbax would make it anew, without the files of the run beside it.
             raise CheckpointError(f"{what}: the folder was removed or replaced while it was in use")
         for damaged in sorted(self._damaged):
@@ -200,8 +200,9 @@ class Checkpoints:
         try:
             self.wait()
         finally:
-            guard(f"cannot close {self.folder}", self._manager.close)
+            self._held.close()
             logging.getLogger("absl").removeFilter(self._quiet)
+            guard(f"cannot close {self.folder}", self._manager.close)
 
     def _where(self, step: int) -> str:
         return f"the checkpoint of step {step} in {self.folder}"

@@ -60,7 +60,9 @@ def check_hosts(apart):
     devices, double = jax.devices(), lambda w, i, x: 2.0 * x + i * w
     for n in (1, 7, 16):
         take = lambda index, n=n: (index % n).astype(np.float32)
-        out = in_chunks(double, np.float32(10), take, n, chunk=3, devices=devices, progress=False).out
+        out = in_chunks(
+            double, np.float32(10), take, n, chunk=3, devices=devices, progress=False
+        ).out
         np.testing.assert_array_equal(out, 12.0 * np.arange(n))
 
     def broken(numbers):
