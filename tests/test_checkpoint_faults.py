@@ -4,6 +4,7 @@ import errno
 import os
 import shutil
 import threading
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +20,7 @@ from score_jax.checkpoints import (
     open_checkpoints,
     restore_params,
 )
-from score_jax.training import init_state
+from score_jax.training import Run, Snapshots, init_state
 
 
 def make_state(seed):
@@ -156,3 +157,16 @@ def test_what_cannot_be_reached_is_not_taken_for_damage(copied, reason, monkeypa
         monkeypatch.undo()
         store.save(3, make_state(3))
         assert store.steps() == [1, 2, 3]
+
+
+def test_snapshots_of_a_run_that_is_gone_do_not_count(copied, caplog):
+    with open_checkpoints(copied, keep=None) as store:
+        Snapshots(store, 1).start(mock.Mock(spec=Run, start=1))
+        assert store.steps() == [1]
+        store.save(2, make_state(5))
+        Snapshots(store, 1).start(mock.Mock(spec=Run, start=0))
+        assert store.steps() == []
+    assert sorted(p.name for p in copied.iterdir()) == [
+        "later_step_00000001", "later_step_00000002", "later_step_00000002_2"
+    ]  # fmt: skip
+    assert "set aside, as training starts before it" in caplog.text

@@ -4,6 +4,7 @@ import errno
 import gc
 import inspect
 import logging
+import os
 import re
 import sys
 import time
@@ -40,10 +41,18 @@ class Quiet(logging.Filter):
 def _one_line(error: BaseException) -> str:
     """The kind and the text of an error on one line; of a long text the beginning and the end."""
     text = " ".join(str(error).split())
-    if len(text) > 240:
-        # The reason that the system gives ("No space left on device") comes last.
+    number = _inner_number(error)
+    if len(text) > 240 and number is not None:
+        text = f"{text[:180]} ...: {os.strerror(number)}"
+    elif len(text) > 240:
         text = f"{text[:100]} ... {text[-130:]}"
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def _inner_number(error: BaseException) -> int | None:
+    """The number of the system's error inside the text of one of TensorStore's, such as 28: disk full."""
+    found = re.search(r"os_error_code='(\d+)'", str(error))
+    return int(found[1]) if found else None
 
 
 def _is_damage(error: BaseException | None) -> bool:
@@ -52,8 +61,7 @@ def _is_damage(error: BaseException | None) -> bool:
         if isinstance(error, MemoryError | jax.errors.JaxRuntimeError):
             return False
         number = error.errno if isinstance(error, OSError) else None
-        inside = re.search(r"os_error_code='(\d+)'", str(error))  # TensorStore's way to tell it
-        number = int(inside[1]) if inside else number
+        number = number if _inner_number(error) is None else _inner_number(error)
         if number is not None and number not in _OF_CONTENT:
             return False
         error = error.__cause__ or error.__context__

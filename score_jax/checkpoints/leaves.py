@@ -107,7 +107,7 @@ def to_raw(leaf: Any) -> Any:
         # One of several processes writes what all hold, as a numpy array, or Orbax refuses it.
         return np.array(leaf)
     # On a CPU the host "copy" of a background save is a view, which a donated step could overwrite.
-    on_cpu = all(device.platform == "cpu" for device in leaf.sharding.device_set)
+    on_cpu = all(device.platform == "cpu" for device in leaf.devices())
     return _copy(leaf) if on_cpu else leaf
 
 

@@ -187,6 +187,16 @@ class Checkpoints:
         """
         return self._content(step)["extra"]
 
+    def set_aside_after(self, step: int) -> None:
+        """Rename all later steps to `later_step_...`, so that they no longer count; nothing is lost.
+
+        Raises CheckpointError if a folder cannot be renamed.
+        """
+        self.wait()
+        for later in [found for found in self.steps() if found > step]:
+            _log.warning("set aside, as training starts before it: %s", self._where(later))
+            self._set_aside(later, "later")
+
     def wait(self) -> None:
         """Wait for the save in the background. Raises CheckpointError if it failed."""
         try:
@@ -243,7 +253,7 @@ class Checkpoints:
         if not self.together:
             return call()
         # What one process cannot reach is no damage, whatever another one says.
-        faults = (DamagedCheckpoint, CheckpointError, *_hosts.FAULTS)
+        faults: tuple[type[Exception], ...] = (DamagedCheckpoint, CheckpointError, *_hosts.FAULTS)
         return _hosts.agreed(call, only_first=only_first, faults=faults)
 
     def _sums(self, raw: Any) -> dict[str, int]:
@@ -253,7 +263,7 @@ class Checkpoints:
         if not self.together or not far:
             return own
         every = _hosts.of_all(np.array([own[name] for name in far], np.uint64))
-        return own | dict(zip(far, map(int, np.sum(every, axis=0, dtype=np.uint64)), strict=True))
+        return own | dict(zip(far, np.sum(every, axis=0, dtype=np.uint64).tolist(), strict=True))
 
     def _content(self, step: int) -> dict[str, Any]:
         """The JSON of a step, verified; it may be that of the save in the background."""
@@ -348,13 +358,13 @@ class Checkpoints:
     def _path(self, step: int) -> Path:
         return self.folder / f"{manager.PREFIX}_{step:08d}"
 
-    def _set_aside(self, step: int) -> None:
-        """Rename a damaged step, so that it no longer counts and nothing is lost."""
+    def _set_aside(self, step: int, why: str = "damaged") -> None:
+        """Rename a step, so that it no longer counts and nothing is lost."""
         source = self._path(step)
-        target, number = self.folder / f"damaged_{source.name}", 1
+        target, number = self.folder / f"{why}_{source.name}", 1
         while target.exists():
             number += 1
-            target = self.folder / f"damaged_{source.name}_{number}"
+            target = self.folder / f"{why}_{source.name}_{number}"
         rename = lambda: guard(f"cannot rename {source}", lambda: os.rename(source, target))
         self._agreed(rename, only_first=True)
         self._damaged.discard(step)

@@ -364,15 +364,22 @@ class SaveCheckpoints(Hook):
 class Snapshots(Hook):
     """Keep the averages of the state every `every` steps in a store of their own, for `post_hoc`.
 
-    store: None on all hosts but the first. A step that is there already is not saved again.
+    store: None on all hosts but the first, unless all write `together`. A step that is there already is
+    not saved again. Snapshots of later steps than that at which training starts are of a run that is
+    gone: they are renamed, and no longer count.
 
     >>> hooks = [Snapshots(open_checkpoints("runs/x/averages", keep=None), 1000)]
     """
 
-    store: CheckpointStore | None
+    store: Any  # a `Checkpoints`, or None
     every: int | None = field()
     stop_on_error: bool = True
     needs_state = False
+
+    def start(self, run: Run) -> None:
+        """Rename the snapshots of later steps."""
+        if self.store is not None:
+            self.store.set_aside_after(run.start)
 
     def act(self, run: Run) -> None:
         """Save the averages."""
