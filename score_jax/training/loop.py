@@ -162,12 +162,13 @@ def _run(run: Run, mapped: Any, signals: "Signals", watchdog: Watchdog) -> FitRe
         due = [h for h in run.hooks if h.every and run.step // h.every > before // h.every]
         if due:
             run.settle()
-            pause = time.monotonic()
+            run.pause = time.monotonic()
             _take(run, mapped, any(hook.needs_state for hook in due))
             for hook in due:
                 hook.act(run)
             run.state = run.held = None
-            run.paused += time.monotonic() - pause
+            run.paused += time.monotonic() - run.pause
+            run.pause = None
             watchdog.beat()
     run.settle()
     timed = run.step - run.start - step_fn.n_steps

@@ -38,8 +38,8 @@ class Run:
     state: after `step`, on one device, in `act` (of hooks with `needs_state`) and `finish` only; held:
     the same as it is saved, a divided state as it lies; nonfinite: the steps that were not
     finite, of which `limit` in a row end the run; n_steps: of one call; last: the metrics of the last
-    step that was logged; paused, waited: seconds of pauses for hooks, and of waiting for batches; usage:
-    what `Usage` logged last.
+    step that was logged; pause: when the pause for hooks began that is under way; paused, waited:
+    seconds of pauses before it, and of waiting for batches; usage: what `Usage` logged last.
     """
 
     step_fn: MappedStep
@@ -52,6 +52,7 @@ class Run:
     state: Any = None
     held: Any = None
     first_call_seconds: float = 0.0
+    pause: float | None = None
     paused: float = 0.0
     waited: float = 0.0
     last: dict[str, float] = field(default_factory=dict)

@@ -80,7 +80,8 @@ class Usage(Hook):
         run.record(values)
 
     def _now(self, run: Run) -> tuple[float, int, float, float]:
-        return time.monotonic(), run.step, run.paused, run.waited
+        clock = time.monotonic() if run.pause is None else run.pause
+        return clock, run.step, run.paused, run.waited
 
     def _of_peak(self) -> float:
         """The share of a second for which all devices would compute a step at their peak; 0: unknown."""
