@@ -204,9 +204,9 @@ class SampleConfig:
     # Steps of the fixed-step samplers.
     steps: int = 125
     # Their grid of times; "usual" is the default of the sampler.
-    grid: Literal["usual", "uniform", "quadratic", "log_snr", "karras", "song", "schedule"] = (
-        "usual"
-    )
+    grid: Literal[
+        "usual", "uniform", "quadratic", "log_snr", "karras", "restart", "song", "schedule"
+    ] = "usual"
     # Signal-to-noise ratio of the Langevin corrector.
     snr: float = 0.1
     # Corrector moves per step ("langevin": moves at every level).
@@ -231,12 +231,14 @@ class SampleConfig:
     order: int = 2
     # For "edm": S_churn of the paper, how much noise is added.
     churn: float = 40.0
-    # For "edm": the lowest noise level at which noise is added.
+    # For "edm" and "sa_solver": the lowest noise level at which noise is added.
     s_min: float = 0.05
-    # For "edm": the highest noise level at which noise is added.
+    # For "edm" and "sa_solver": the highest noise level at which noise is added.
     s_max: float = 50.0
     # For "edm": standard deviation of the added noise.
     s_noise: float = 1.003
+    # For "sa_solver": how much noise is added; 0 is the probability flow, 1 the reverse SDE.
+    tau: float = 1.0
     # For "langevin": the step size at the last level.
     epsilon: float = 2e-5
 
@@ -248,7 +250,7 @@ class SampleConfig:
             ("t0", 0 < self.t0 < 1, "in (0, 1)"),
             ("eta", 0 <= self.eta <= 1, "in [0, 1]"),
             ("order", self.order in (1, 2, 3), "1, 2 or 3"),
-            ("churn", self.churn >= 0, "at least 0"),
+            *((name, getattr(self, name) >= 0, "at least 0") for name in ("churn", "tau")),
             ("s_min", 0 <= self.s_min <= self.s_max, f"in [0, s_max={self.s_max}]"),
             *((name, getattr(self, name) > 0, "> 0") for name in positive),
         )  # fmt: skip
