@@ -18,6 +18,7 @@ with late():
     from score_jax import checkpoints
 
     from . import run_config, runs
+    from .parts import origins
     from .reports import dry_run, pictures
 
 
@@ -103,10 +104,14 @@ def fitting(tree: dict[str, Any], workdir: pathlib.Path) -> list[str]:
 def report(workdir: pathlib.Path, width: int = 60) -> str:
     """Everything that the folder contains; ValueError if there is no run in it."""
     tree = run_config.to_record(runs.load_config(workdir))
-    checked = of_checkpoints(workdir / runs.CHECKPOINTS)
+    checked, origin = of_checkpoints(workdir / runs.CHECKPOINTS), origins.read(workdir)
     ready = any("intact" in line for line in checked)
     parts = [
-        [f"{workdir}: {dry_run.human(size_of(workdir), 'B')}", *of_config(tree)],
+        [
+            f"{workdir}: {dry_run.human(size_of(workdir), 'B')}",
+            *of_config(tree),
+            *([] if origin is None else origins.said(origin)),
+        ],
         of_loss(workdir / runs.METRICS, width),
         [*checked, *([note] if (note := runs.edited(workdir)) else [])],
         fitting(tree, workdir) if ready else ["train it first: no other command fits it yet"],

@@ -31,9 +31,10 @@ import jax.numpy as jnp
 from score_jax._check import check, check_function, is_number, plain
 from score_jax._math import as_time, batch_norm, batch_sum, bcast
 from score_jax.guidance.terms import Interval, Weight, check_times, check_weight, inside, weight_at
-from score_jax.score import tweedie_at
+from score_jax.score import tweedie_at, x0_of
 from score_jax.types import (
     SDE,
+    Clean,
     Coefficient,
     Data,
     Grid,
@@ -48,12 +49,11 @@ from score_jax.types import (
     TimeLike,
     as_returned,
     check_process,
-    score_at,
     score_out,
 )
 
-# (x, t, s_c, s_u: (b, *d), scale of x's rank, memory) -> (the guided score (b, *d), memory)
-Mix = Callable[[Data, Time, Data, Data, Coefficient, Any], tuple[Data, Any]]
+# (x (b, *d), t, s_c, s_u, scale of x's rank, memory) -> (the guided score, memory)
+Mix = Callable[[Data, Time, ScoreOut, ScoreOut, Coefficient, Any], tuple[ScoreOut, Any]]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -71,13 +71,13 @@ class Guided:
         check_weight("scale", self.scale)
         check_times(self.interval)
 
-    def _pair(self, x: Data, t: Time) -> tuple[ScoreOut, Data]:
+    def _pair(self, x: Data, t: Time) -> tuple[ScoreOut, ScoreOut]:
         if self.both is None:
-            return score_out(self.conditional, x, t), score_at(self.unconditional, x, t)
+            return score_out(self.conditional, x, t), score_out(self.unconditional, x, t)
         times = jnp.concatenate([t, t]) if t.ndim else t
         out = score_out(self.both, jnp.concatenate([x, x]), times)
-        wanted, other = jax.tree.map(lambda v: v[: len(x)], out), out.score[len(x) :]
-        return wanted, other
+        half = lambda rows: jax.tree.map(lambda v: v[rows], out)
+        return half(slice(len(x))), half(slice(len(x), None))
 
     def remembering(self, x: Data, t: TimeLike, memory: Any) -> tuple[Data | ScoreOut, Any]:
         """(score at x (b, *d) and t, next memory) given a memory, which stays outside `interval`."""
@@ -85,9 +85,8 @@ class Guided:
 
         def mixed(memory: Any) -> Any:
             weight = bcast(jnp.where(inside(self.interval, t), weight_at(self.scale, t), 1), x)
-            out, other = self._pair(x, t)
-            value, memory = self.mix(x, t, out.score, other, weight, memory)
-            return as_returned(out._replace(score=value)), memory
+            out, memory = self.mix(x, t, *self._pair(x, t), weight, memory)
+            return as_returned(out), memory
 
         def alone(memory: Any) -> Any:
             return as_returned(score_out(self.conditional, x, t)), memory
@@ -106,10 +105,14 @@ class Projected(Guided):
 
 
 def _sum(
-    x: Data, t: Time, own: Data, other: Data, weight: Coefficient, memory: Any
-) -> tuple[Data, Any]:
+    x: Data, t: Time, own: ScoreOut, other: ScoreOut, weight: Coefficient, memory: Any
+) -> tuple[ScoreOut, Any]:
     # s_c itself at scale 1, to the bit.
-    return own + (weight - 1) * (own - other), memory
+    away = lambda wanted, other: wanted + (weight - 1) * (wanted - other)
+    clean = own.clean
+    if own.clean is not None and other.clean is not None:
+        clean = Clean(*map(away, own.clean, other.clean))
+    return own._replace(score=away(own.score, other.score), clean=clean), memory
 
 
 def classifier_free(
@@ -185,14 +188,14 @@ def rescaled(
     check("share", share, is_number(share) and 0 <= share <= 1, "a number in [0, 1]")
 
     def mix(
-        x: Data, t: Time, own: Data, other: Data, weight: Coefficient, memory: Any
-    ) -> tuple[Data, Any]:
-        there = tweedie_at(sde, x, t)
-        value, _ = _sum(x, t, own, other, weight, None)
-        x0 = there.x0(x, value)
+        x: Data, t: Time, own: ScoreOut, other: ScoreOut, weight: Coefficient, memory: Any
+    ) -> tuple[ScoreOut, Any]:
+        out, _ = _sum(x, t, own, other, weight, None)
+        x0 = x0_of(sde, out, x, t)
         wide = _std(x0)
-        ratio = jnp.where(wide > 0, _std(there.x0(x, own)) / jnp.where(wide > 0, wide, 1), 1)
-        return value + there.push(bcast(share * (ratio - 1), x) * x0), memory
+        ratio = jnp.where(wide > 0, _std(x0_of(sde, own, x, t)) / jnp.where(wide > 0, wide, 1), 1)
+        wanted = x0 + bcast(share * (ratio - 1), x) * x0
+        return tweedie_at(sde, x, t).with_x0(out, x0, wanted), memory
 
     return Guided(conditional, unconditional, both, scale, interval, mix)
 
@@ -226,10 +229,10 @@ def projected(
         check("limit", limit, is_number(limit) and plain(limit) > 0, "> 0 and finite, or None")
 
     def mix(
-        x: Data, t: Time, own: Data, other: Data, weight: Coefficient, memory: Any
-    ) -> tuple[Data, Any]:
-        there = tweedie_at(sde, x, t)
-        x0, apart = there.x0(x, own), there.x0(jnp.zeros_like(x), own - other)
+        x: Data, t: Time, own: ScoreOut, other: ScoreOut, weight: Coefficient, memory: Any
+    ) -> tuple[ScoreOut, Any]:
+        x0 = x0_of(sde, own, x, t)
+        apart = x0 - x0_of(sde, other, x, t)
         if memory is not None:
             momentum, before = memory
             apart = apart + momentum * before
@@ -241,7 +244,7 @@ def projected(
         square = batch_sum(jnp.square(x0))
         along = batch_sum(apart * x0) / jnp.where(square > 0, square, 1)
         move = apart + (parallel - 1) * bcast(along, x) * x0
-        return own + (weight - 1) * there.push(move), memory
+        return tweedie_at(sde, x, t).with_x0(own, x0, x0 + (weight - 1) * move), memory
 
     return Projected(conditional, unconditional, both, scale, interval, mix)
 

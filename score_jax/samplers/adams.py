@@ -3,7 +3,7 @@ r"""Multistep solvers that extrapolate the noise: LMS and DEIS, for any SDE.
 With y = x/m, rho = s/m and the noise in x, n(x, t) = -s score(x, t), the probability flow of every
 isotropic linear SDE is dy/drho = n (arXiv:2206.00364 eq. 4), so that
 
-    (1)  x' = (m'/m) x + (s' - (m'/m) s) n_0 + m' sum_j (n_j - n_0) int_rho^rho' l_j drho
+    (1)  x' = m' D + s' n_0 + m' sum_j (n_j - n_0) int_rho^rho' l_j drho,        D = (x - s n_0) / m
 
 for a polynomial through the newest evaluations n_0, n_1, ..., of which l_j is the Lagrange polynomial.
 The methods differ in the variable of the polynomial:
@@ -25,7 +25,8 @@ from jaxtyping import Array, Float, Int
 from score_jax._check import check
 from score_jax._math import as_time, bcast
 from score_jax.samplers.exponential import weighted
-from score_jax.samplers.quadrature import node_integrals
+from score_jax.samplers.quadrature import log_level, node_integrals
+from score_jax.score import x0_of
 from score_jax.types import (
     SDE,
     Data,
@@ -38,7 +39,7 @@ from score_jax.types import (
     StepOut,
     Time,
     check_process,
-    score_at,
+    score_out,
 )
 
 # The variable of the polynomial as a function of u = log(s/m): shape of u.
@@ -75,9 +76,9 @@ def _adams(sde: SDE, score: ScoreFn, order: int, variable: Variable) -> Step:
 
     def update(key: PRNGKey, x: Data, t: Time, t_next: Time, past: _Past) -> Moved:
         t, t_next = as_time(t), as_time(t_next)
-        m, s, m_next = sde.mean_coeff(t), sde.std(t), sde.mean_coeff(t_next)
-        noise = bcast(-s, x) * score_at(score, x, t)
-        ends = -0.5 * sde.log_snr(t), -0.5 * sde.log_snr(t_next)
+        m_next, out = sde.mean_coeff(t_next), score_out(score, x, t)
+        noise = bcast(-sde.std(t), x) * out.score
+        ends = log_level(sde, t), log_level(sde, t_next)
         now = jnp.minimum(past.i + 1, order)
         weights = node_integrals(
             jnp.exp,
@@ -87,8 +88,8 @@ def _adams(sde: SDE, score: ScoreFn, order: int, variable: Variable) -> Step:
             [variable(sde, place) for place in past.places],
             now,
         )
-        keep = m_next / m
-        x = bcast(keep, x) * x + bcast(sde.std(t_next) - keep * s, x) * noise
+        # Euler's step in s/m is m' D + s' n, finite at pure noise too.
+        x = bcast(m_next, x) * x0_of(sde, out, x, t) + bcast(sde.std(t_next), x) * noise
         x = x + weighted(weights, past.noises, noise, m_next)
         if order == 1:
             return StepOut(x, x), past

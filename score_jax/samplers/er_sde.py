@@ -10,8 +10,10 @@ paper's choice, its "ER SDE 5", is
 
     (2)  phi = sigma (exp(sigma^0.3) + 10)
 
-D is replaced by the polynomial in sigma through the newest predictions. The authors' third order has
-(sigma - sigma_0)^2 / 2 where this polynomial has (sigma - sigma_0) (sigma - sigma_1) / 2.
+With the noise n = -s score, y = D + sigma n, the first two terms are D + sigma (phi'/phi) n for a
+constant D, which is finite at pure noise too. D is replaced by the polynomial in sigma through the
+newest predictions. The authors' third order has (sigma - sigma_0)^2 / 2 where this polynomial has
+(sigma - sigma_0) (sigma - sigma_1) / 2.
 """
 
 from collections.abc import Callable
@@ -24,8 +26,8 @@ from jaxtyping import Array, Float, Int
 from score_jax._check import check, check_function
 from score_jax._math import as_time, bcast, elementwise_grad
 from score_jax.samplers.exponential import weighted
-from score_jax.samplers.quadrature import node_integrals
-from score_jax.score import denoise
+from score_jax.samplers.quadrature import log_level, node_integrals
+from score_jax.score import x0_of
 from score_jax.types import (
     SDE,
     Data,
@@ -38,6 +40,7 @@ from score_jax.types import (
     StepOut,
     Time,
     check_process,
+    score_out,
 )
 
 Levels = Float[Array, "..."]
@@ -84,28 +87,22 @@ def er_sde(
 
     def update(key: PRNGKey, x: Data, t: Time, t_next: Time, past: _Past) -> Moved:
         t, t_next = as_time(t), as_time(t_next)
-        m, m_next = sde.mean_coeff(t), sde.mean_coeff(t_next)
-        sigma, sigma_next = sde.std(t) / m, sde.std(t_next) / m_next
+        u, u_next = log_level(sde, t), log_level(sde, t_next)
+        sigma, sigma_next, m_next = jnp.exp(u), jnp.exp(u_next), sde.mean_coeff(t_next)
         low, high = phi(sigma_next), phi(sigma)
-        clean = denoise(sde, score, x, t)
+        out = score_out(score, x, t)
+        clean, noise = x0_of(sde, out, x, t), bcast(-sde.std(t), x) * out.score
 
         def density(u: Levels) -> Levels:
             value = phi(jnp.exp(u))
-            return low * elementwise_grad(lambda v: phi(jnp.exp(v)))(u) / jnp.square(value)
+            return low / value * (elementwise_grad(lambda v: phi(jnp.exp(v)))(u) / value)
 
-        weights = node_integrals(
-            density,
-            jnp.exp,
-            (jnp.log(sigma_next), jnp.log(sigma)),
-            sigma,
-            past.sigmas,
-            jnp.minimum(past.i + 1, order),
-        )
-        keep = low / high
-        # Of sigma'^2, the share that is not kept: zero to the bit for phi = sigma.
+        now = jnp.minimum(past.i + 1, order)
+        weights = node_integrals(density, jnp.exp, (u_next, u), sigma, past.sigmas, now)
+        # The share of the noise that stays: 1 to the bit for phi = sigma.
         kept = (sigma * low) / (sigma_next * high)
         fresh = jnp.maximum((1 - kept) * (1 + kept), 0)
-        x_mean = bcast(m_next * keep / m, x) * x + bcast(m_next * (1 - keep), x) * clean
+        x_mean = bcast(m_next, x) * clean + bcast(sde.std(t_next) * kept, x) * noise
         x_mean = x_mean + weighted(weights, past.clean, clean, m_next)
         z = jax.random.normal(key, x.shape, x.dtype)
         x = x_mean + bcast(sde.std(t_next) * jnp.sqrt(fresh), x) * z

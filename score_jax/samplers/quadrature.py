@@ -1,18 +1,27 @@
 """Quadrature and Lagrange polynomials for multistep methods whose weights have no closed form."""
 
+import math
 from collections.abc import Callable, Sequence
 
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from score_jax.types import Scalar
+from score_jax.types import SDE, Scalar, Time
 
 # A Gauss-Legendre rule on [0, 1]: exact to rounding for exp(h u) times low powers with |h| <= 8.
 PLACES, MASSES = (
     (np.polynomial.legendre.leggauss(24)[0] + 1) / 2,
     np.polynomial.legendre.leggauss(24)[1] / 2,
 )
+
+
+_HIGHEST = 1e6  # the level s/m that stands for that of pure noise
+
+
+def log_level(sde: SDE, t: Time) -> Time:
+    """log(s/m) at t, shape of t: of pure noise, and of more noise than 1e6 times the data, log(1e6)."""
+    return jnp.minimum(-0.5 * sde.log_snr(t), math.log(_HIGHEST))
 
 
 def lagrange(
