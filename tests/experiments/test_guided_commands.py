@@ -170,6 +170,8 @@ def test_images_are_restored(plain, conditional, tmp_path, capsys):
         "dps",
         "--class",
         3,
+        "--noise",
+        "laplace",
         "--noise-std",
         0.1,
     )
