@@ -478,10 +478,11 @@ def forget(workdir: pathlib.Path) -> None:
             folder.rmdir()
 
 
-def load(workdir: pathlib.Path) -> tuple[Run, Params, int]:
-    """Read a run folder: (run, EMA parameters, step); it needs nothing but that folder.
+def load(workdir: pathlib.Path, step: int | None = None) -> tuple[Run, Params, int]:
+    """Read a run folder: (run, EMA parameters, step), the newest or those of a step.
 
-    A config.json that was edited since the newest checkpoint is mentioned on stderr.
+    It needs nothing but that folder. A config.json that was edited since the newest checkpoint is
+    mentioned on stderr. Raises ValueError for a folder without checkpoints, and without that of `step`.
     """
     if note := edited(workdir):
         print(f"note: {note}", file=sys.stderr)
@@ -492,6 +493,12 @@ def load(workdir: pathlib.Path) -> tuple[Run, Params, int]:
         run = dataclasses.replace(run, source=kept)
     template = jax.eval_shape(run.init_params, jax.random.key(0))
     with checkpoints.open_checkpoints(workdir / CHECKPOINTS, read_only=True) as store:
+        if step is not None and step not in store.steps():
+            raise ValueError(
+                f"workdir {str(workdir)!r} has checkpoints {store.steps()}, none of {step}"
+            )
+        if step is not None:
+            return run, store.read(step, "ema_params"), step
         found = store.restore_field(template)
     if found is None:
         raise ValueError(f"workdir {str(workdir)!r} holds no checkpoint: train it first")
