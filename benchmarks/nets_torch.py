@@ -77,14 +77,14 @@ def torch_network(net, params):
 
     def filtered(x, stride=1, padding=0):
         c = x.shape[1]
-        return F.conv2d(x, square.expand(c, 1, 4, 4), None, stride, padding, groups=c)
+        return F.conv2d(x, square.to(x).expand(c, 1, 4, 4), None, stride, padding, groups=c)
 
     def resize(x, up):
         c = x.shape[1]
         if not net.fir:
             return F.interpolate(x, scale_factor=2) if up else F.avg_pool2d(x, 2)
         if up:
-            return F.conv_transpose2d(x, 4 * square.expand(c, 1, 4, 4), None, 2, 1, groups=c)
+            return F.conv_transpose2d(x, 4 * square.to(x).expand(c, 1, 4, 4), None, 2, 1, groups=c)
         return filtered(x, 2, 1)
 
     def block(x, emb, p, train, up=None):
@@ -113,7 +113,7 @@ def torch_network(net, params):
 
         def embed(self, noise_input):
             if net.embedding == "positional":
-                angle = noise_input[:, None] * rates
+                angle = noise_input[:, None] * rates.to(noise_input)
             else:
                 frequency = self.fourier.frequency.detach()
                 angle = torch.log(noise_input)[:, None] * frequency * (2 * math.pi)
