@@ -104,15 +104,14 @@ def run(x, score=lambda x, t: -x):
     logp = likelihood.log_likelihood(jax.random.key(0), VP(), score, x, **options).logp
     steps = samplers.adaptive_multistep(VP(), score, x, t_from=1.0, t_to=1e-3, **options)
     return flow.x, logp, steps.x
-for platform in ("tpu", "cuda"):
-    jax.export.export(jax.jit(run), platforms=[platform])(x)
+jax.export.export(jax.jit(run), platforms=["tpu"])(x)
 assert all(jnp.isnan(out).all() for out in jax.jit(run)(x)), "a failure must be seen"
 """
 
 
 @pytest.mark.slow
 def test_programs_with_checks_are_exported_by_a_switch():
-    """Adaptive solvers and likelihoods lowered for other platforms; a failure is NaN."""
+    """Adaptive solvers and likelihoods lowered for a TPU; a failure is NaN."""
     environment = {k: v for k, v in os.environ.items() if k != runtime.ON_ERROR}
     subprocess.run(
         [sys.executable, "-c", SCRIPT], env=environment, cwd=ROOT, check=True, timeout=300
