@@ -102,13 +102,14 @@ def fitting(tree: dict[str, Any], workdir: pathlib.Path) -> list[str]:
 
 def report(workdir: pathlib.Path, width: int = 60) -> str:
     """Everything that the folder contains; ValueError if there is no run in it."""
-    tree = run_config.to_record(runs.load_config(workdir))
+    config = runs.load_config(workdir)
+    tree = run_config.to_record(config)
     checked = of_checkpoints(workdir / runs.CHECKPOINTS)
     ready = any("intact" in line for line in checked)
     parts = [
         [f"{workdir}: {dry_run.human(size_of(workdir), 'B')}", *of_config(tree)],
         of_loss(workdir / runs.METRICS, width),
-        [*checked, *([note] if (note := runs.edited(workdir)) else [])],
+        [*checked, *([note] if (note := runs.edited(workdir, config)) else [])],
         fitting(tree, workdir) if ready else ["train it first: no other command fits it yet"],
     ]
     return "\n\n".join("\n".join(lines) for lines in parts)

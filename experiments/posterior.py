@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from . import cli
+from .config import DataConfig
 from .late import late
 from .parts import rules
 
@@ -79,6 +80,8 @@ class Args:
     seed: int = 0
     # Folder of the results.
     out: str = "runs/posterior"
+    # Write over files that are there.
+    overwrite: bool = False
 
 
 def check(args: Args) -> None:
@@ -219,9 +222,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     posteriors.chosen(args.methods, args.method)
     for name in args.problems:
         posteriors.lookup(name, posteriors.PROBLEMS, "problem")
-    cli.start()
-    result = run(args)
     out = pathlib.Path(args.out)
+    cards.check(out, "posterior", overwrite=args.overwrite)
+    digits = any(name.startswith("digits") for name in args.problems)
+    data = DataConfig("digits") if digits else False
+    cli.start(data=data, extras={"plots": "the posterior card"})
+    result = run(args)
     cards.write(out, "posterior", result, report(result), lambda: card(result))
 
 

@@ -31,7 +31,7 @@ from .parts import datasets, fitting, run_folder, upgrade
 from .run_config import Config, differences, from_json, to_json, to_record
 
 CONFIG_FILE = run_folder.CONFIG_FILE
-DATA_FILE = "data.json"
+DATA_FILE = run_folder.DATA_FILE
 CONDITIONS = "conditions.npz"  # some conditions of the test split, for samples without the data
 SNAPSHOTS = "averages"
 METRICS = "metrics.jsonl"
@@ -340,10 +340,12 @@ def save_config(workdir: pathlib.Path, config: Config, *, allow_changes: bool = 
     """
     path = workdir / CONFIG_FILE
     if path.exists():
-        note = edited(workdir)
+        old = load_config(workdir)
+        note = edited(workdir, old)
         if note and not allow_changes:
             raise ValueError(f"{note}: restore it, or go on with the change by --allow-changes")
-        changed = differences(load_config(workdir), config)
+        changed = [note] if note else []
+        changed += differences(old, config)
         if changed and not allow_changes:
             raise ValueError(
                 f"workdir {str(workdir)!r} holds a run with another config "
@@ -407,14 +409,19 @@ def saved_config(store: checkpoints.Checkpoints, step: int) -> Config | None:
         return None
 
 
-def edited(workdir: pathlib.Path) -> str | None:
-    """One line if config.json differs from the config of the newest checkpoint, otherwise None."""
+def edited(workdir: pathlib.Path, config: Config) -> str | None:
+    """One line if the folder's config differs from that of its newest checkpoint, otherwise None."""
     if not (workdir / CHECKPOINTS).is_dir():
         return None
     with checkpoints.open_checkpoints(workdir / CHECKPOINTS, read_only=True) as store:
-        step = store.latest_step()
-        saved = None if step is None else saved_config(store, step)
-    changed = [] if saved is None else differences(saved, load_config(workdir))
+        return _edited(workdir, config, store)
+
+
+def _edited(workdir: pathlib.Path, config: Config, store: checkpoints.Checkpoints) -> str | None:
+    """`edited` with the checkpoints open."""
+    step = store.latest_step()
+    saved = None if step is None else saved_config(store, step)
+    changed = [] if saved is None else differences(saved, config)
     if not changed:
         return None
     return (
@@ -440,16 +447,18 @@ def load(workdir: pathlib.Path) -> tuple[Run, Params, int]:
 
     A config.json that was edited since the newest checkpoint is mentioned on stderr.
     """
-    if note := edited(workdir):
-        print(f"note: {note}", file=sys.stderr)
-    run = build(load_config(workdir), load_record(workdir))
+    config = load_config(workdir)
+    run = build(config, load_record(workdir))
     if (workdir / CONDITIONS).is_file():
         with np.load(workdir / CONDITIONS, allow_pickle=False) as file:
             kept = dataclasses.replace(run.source, kept=file["cond"])
         run = dataclasses.replace(run, source=kept)
     template = jax.eval_shape(run.init_params, jax.random.key(0))
     with checkpoints.open_checkpoints(workdir / CHECKPOINTS, read_only=True) as store:
+        note = _edited(workdir, config, store)
         params, step = store.restore_params(template), store.latest_step()
+    if note:
+        print(f"note: {note}", file=sys.stderr)
     if params is None:
         raise ValueError(f"workdir {str(workdir)!r} holds no checkpoint: train it first")
     return run, params, int(step or 0)

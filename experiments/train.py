@@ -8,7 +8,7 @@ import math
 import pathlib
 import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from . import cli
 from .late import late
@@ -71,6 +71,13 @@ def _check_devices(config: Config) -> None:
         )
 
 
+class Trained(NamedTuple):
+    """A run that was trained, and the result of `training.fit`."""
+
+    run: runs.Run
+    result: training.FitResult
+
+
 def train(
     config: Config,
     workdir: pathlib.Path,
@@ -79,8 +86,8 @@ def train(
     allow_changes: bool = False,
     stall_seconds: float | None = None,
     log: Sequence[str] = (),
-) -> training.FitResult:
-    """Train or resume the run in `workdir`; returns the result of `training.fit`.
+) -> Trained:
+    """Train or resume the run in `workdir`.
 
     Of several hosts the first reads and writes the folder; `log` names what else it logs to. Raises
     ValueError for a config that does not fit the folder, unless `allow_changes`, and FolderLocked
@@ -109,7 +116,7 @@ def _train(
     allow_changes: bool,
     stall_seconds: float | None,
     log: Sequence[str],
-) -> training.FitResult:
+) -> Trained:
     _check_devices(config)
     (run, notes), c = runs.begin(config, workdir), config.train
     # Whatever the config does not allow is found before anything is written.
@@ -136,7 +143,7 @@ def _train(
             process_count=jax.process_count(),
         )
         stack.enter_context(contextlib.closing(batches))
-        return training.fit(
+        result = training.fit(
             state,
             step,
             batches,
@@ -153,6 +160,7 @@ def _train(
             ahead=c.ahead,
             stall_seconds=stall_seconds,
         )
+    return Trained(run, result)
 
 
 def _loggers(config: Config, workdir: pathlib.Path, log: Sequence[str]) -> list[training.Hook]:
@@ -238,20 +246,15 @@ def ending(result: training.FitResult) -> str:
 def main(argv: Sequence[str] | None = None) -> None:
     """Entry point of `python -m experiments.train`."""
     args, config = cli.parse_config("experiments.train", "Train a score model.", argv)
-    if not args.dry_run:
-        cli.needs("plots", "the pictures of a run")
-        if config.data.name in ("digits", "two_moons"):
-            cli.needs("data", f"data.name {config.data.name}", "sklearn")
-    for name in args.log:
-        cli.needs(name, f"--log {name}")
-    args.hosts.connect()
-    cli.start()
+    needs = {"plots": None if args.dry_run else "the pictures of a run"}
+    needs |= {str(name): f"--log {name}" for name in args.log}
+    cli.start(hosts=args.hosts, data=not args.dry_run and config.data, extras=needs)
     if args.dry_run:
         run = runs.build(config)
         dry_run.report(run, functools.partial(runs.initial_state, run))
         return
     workdir = pathlib.Path(args.workdir)
-    result = train(
+    run, result = train(
         config,
         workdir,
         allow_changes=args.allow_changes,
@@ -259,7 +262,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         log=args.log,
     )
     if training.is_first():
-        draw_curves(runs.build(config, runs.load_record(workdir)), workdir)
+        draw_curves(run, workdir)
         print(f"{ending(result)}: {workdir}")
     if result.interrupted:
         sys.exit(cli.INTERRUPTED)

@@ -23,7 +23,7 @@ class Begun(Exception):
     """The command has read its options."""
 
 
-def begin(*workdirs):
+def begin(*workdirs, **needs):
     raise Begun
 
 

@@ -123,13 +123,6 @@ def test_a_run_that_cannot_start_leaves_nothing(tmp_path):
     assert config(folder).seed == 7
 
 
-def test_a_missing_extra_is_named_before_the_work(tmp_path):
-    with mock.patch("experiments.cli.importlib.util.find_spec", return_value=None):
-        err = call("train", *TINY, "--workdir", tmp_path / "run", check=2).stderr
-    assert 'needs matplotlib: pip install "score_jax[plots]"' in err
-    assert not (tmp_path / "run").exists()
-
-
 def test_a_curve_of_characters():
     lines = terminal.curve([0, 50, 100], [4.0, 2.0, 1.0], width=20, height=4)
     assert len(lines) == 6 and all(len(line) <= 24 for line in lines)
