@@ -262,6 +262,15 @@ class Command(Generic[Flags]):
     allow_changes: bool
     # Log to TensorBoard (the folder tensorboard of the run) or Weights & Biases too.
     log: tuple[Literal["tensorboard", "wandb"], ...]
+    # Start a new run from these weights: a run folder, a published file (with --init-preset, unless it
+    # names its network), or a folder of diffusers. A run that has trained resumes and ignores them.
+    init: str | None
+    # The preset of the network of a published file that --init names.
+    init_preset: str | None
+    # The weights of the last step of --init rather than their average, where there are both.
+    init_raw: bool
+    # Draw the leaves that do not fit those of --init (other classes or channels), instead of refusing.
+    init_anew: bool
     # The processes of a run on several hosts.
     hosts: HostsConfig
     cfg: Annotated[Flags, tyro.conf.arg(name=""), tyro.conf.AvoidSubcommands]
@@ -289,10 +298,14 @@ def parse_config(
     default = flags.config_flags(tree, kinds)
     cls: Any = Command[type(default)]  # type: ignore[misc]
     name = pathlib.Path(first.config).stem
+    absent: dict[str, Any] = dict.fromkeys(
+        ("dry_run", "allow_changes", "init_raw", "init_anew"), False
+    )
+    absent |= {"log": (), "init": None, "init_preset": None}
     args = _read(
         cls,
         rest,
-        default=Command(first.config, f"runs/{name}", False, False, (), HostsConfig(), default),
+        default=Command(first.config, f"runs/{name}", **absent, hosts=HostsConfig(), cfg=default),
         prog=program(prog),
         description=f"{description} The command presets lists the presets.",
     )

@@ -18,6 +18,7 @@ import tyro
 
 from . import cli
 from .late import late
+from .parts.extras import of_weights
 from .parts.flags import SUFFIXES
 
 with late():
@@ -111,8 +112,7 @@ def import_file(args: Args) -> None:
     path = pathlib.Path(args.file)
     if not path.exists():
         raise ValueError(f"--file {args.file!r} does not exist")
-    packed = path.is_dir() or path.suffix == ".safetensors"
-    cli.start(extras={"weights": f"--file {args.file}" if packed else None})
+    cli.start(extras={"weights": of_weights("--file", args.file)})
     run = runs.build(config)
     params, info = READERS[args.source](run, path, args.raw)
     if info.get("unwrapped"):

@@ -18,6 +18,7 @@ with late():
     from score_jax import checkpoints
 
     from . import run_config, runs
+    from .parts import origins
     from .reports import dry_run, pictures
 
 
@@ -104,10 +105,14 @@ def report(workdir: pathlib.Path, width: int = 60) -> str:
     """Everything that the folder contains; ValueError if there is no run in it."""
     config = runs.load_config(workdir)
     tree = run_config.to_record(config)
-    checked = of_checkpoints(workdir / runs.CHECKPOINTS)
+    checked, origin = of_checkpoints(workdir / runs.CHECKPOINTS), origins.read(workdir)
     ready = any("intact" in line for line in checked)
     parts = [
-        [f"{workdir}: {dry_run.human(size_of(workdir), 'B')}", *of_config(tree)],
+        [
+            f"{workdir}: {dry_run.human(size_of(workdir), 'B')}",
+            *of_config(tree),
+            *([] if origin is None else origins.said(origin)),
+        ],
         of_loss(workdir / runs.METRICS, width),
         [*checked, *([note] if (note := runs.edited(workdir, config)) else [])],
         fitting(tree, workdir) if ready else ["train it first: no other command fits it yet"],

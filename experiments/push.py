@@ -22,6 +22,7 @@ with late():
     import jax
 
     from . import runs
+    from .parts import origins
     from .runs import Run
 
 CARD = "README.md"
@@ -63,7 +64,9 @@ def check(args: Args) -> None:
         raise ValueError("--private is for --repo")
 
 
-def card(run: Run, params: Any, step: int, args: Args, results: dict[str, Any]) -> str:
+def card(
+    run: Run, params: Any, step: int, args: Args, results: dict[str, Any], origin: Any = None
+) -> str:
     """The model card, in Markdown with the hub's header."""
     count = sum(int(np.size(leaf)) for leaf in jax.tree.leaves(params))
     head = [
@@ -79,6 +82,7 @@ def card(run: Run, params: Any, step: int, args: Args, results: dict[str, Any]) 
         f"| network | {type(run.net).__name__}, {count:,} parameters, averaged weights |",
         f"| process | {run.sde} |",
         f"| trained | {step:,} updates of {c.train.batch_size} examples |",
+        *([] if origin is None else [f"| origin | {'; '.join(origins.said(origin))} |"]),
         f"| classes | {run.num_classes or 'none'} |",
         f"| sampler | {c.sample.sampler}, {c.sample.steps} steps |",
     ]
@@ -115,6 +119,7 @@ def export(args: Args, folder: pathlib.Path) -> None:
     """Write the folder, whole or not at all."""
     workdir = pathlib.Path(args.workdir)
     run, params, step = runs.load(workdir)
+    origin = origins.read(workdir)
     results: dict[str, Any] = {}
     for name in RESULTS:
         if (workdir / name).is_file():
@@ -123,8 +128,8 @@ def export(args: Args, folder: pathlib.Path) -> None:
     if folder.is_dir():
         folder.rmdir()  # empty, as was checked
     with replacing(folder) as part:
-        runs.write(part, run, params, step, {})
-        write_text(part / CARD, card(run, params, step, args, results))
+        runs.write(part, run, params, step, {} if origin is None else {runs.ORIGIN_FILE: origin})
+        write_text(part / CARD, card(run, params, step, args, results, origin))
         for name in PICTURES:
             if (workdir / name).is_file():
                 shutil.copyfile(workdir / name, part / name)

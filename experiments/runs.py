@@ -32,6 +32,7 @@ from .run_config import Config, differences, from_json, to_json, to_record
 
 CONFIG_FILE = run_folder.CONFIG_FILE
 DATA_FILE = run_folder.DATA_FILE
+ORIGIN_FILE = "origin.json"  # of the weights that a run started from
 CONDITIONS = "conditions.npz"  # some conditions of the test split, for samples without the data
 SNAPSHOTS = "averages"
 METRICS = "metrics.jsonl"
@@ -432,7 +433,7 @@ def _edited(workdir: pathlib.Path, config: Config, store: checkpoints.Checkpoint
 
 def forget(workdir: pathlib.Path) -> None:
     """Remove what the start of a run has written, as long as nothing was trained."""
-    for name in (CONFIG_FILE, DATA_FILE, CONDITIONS, MODEL_FILE):
+    for name in (CONFIG_FILE, DATA_FILE, CONDITIONS, ORIGIN_FILE, MODEL_FILE):
         (workdir / name).unlink(missing_ok=True)
     metrics = workdir / METRICS
     if metrics.is_file() and not metrics.stat().st_size:

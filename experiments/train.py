@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 import math
 import pathlib
@@ -12,6 +13,7 @@ from typing import Any, NamedTuple
 
 from . import cli
 from .late import late
+from .parts.extras import of_weights
 
 with late():
     import jax
@@ -20,7 +22,7 @@ with late():
     from score_jax.types import Params
 
     from . import runs
-    from .parts import loggers, sampling
+    from .parts import loggers, origins, sampling
     from .reports import dry_run, levels, pictures
     from .reports.held_out import held_out
     from .reports.small_fid import SmallFID
@@ -86,16 +88,18 @@ def train(
     allow_changes: bool = False,
     stall_seconds: float | None = None,
     log: Sequence[str] = (),
+    init: origins.Start | None = None,
 ) -> Trained:
     """Train or resume the run in `workdir`.
 
-    Of several hosts the first reads and writes the folder; `log` names what else it logs to. Raises
-    ValueError for a config that does not fit the folder, unless `allow_changes`, and FolderLocked
+    Of several hosts the first reads and writes the folder; `log` names what else it logs to. A new
+    run starts from the weights of `init`, which every host reads. Raises ValueError for a config that
+    does not fit the folder, unless `allow_changes`, for weights that do not fit, and FolderLocked
     where another run has the folder. A run that cannot make its first step leaves nothing.
     """
     fresh = not (workdir / runs.CONFIG_FILE).exists()
     try:
-        return _train(config, workdir, progress, allow_changes, stall_seconds, log)
+        return _train(config, workdir, progress, allow_changes, stall_seconds, log, init)
     except Exception:
         if fresh and training.is_first() and not _has_steps(workdir):
             runs.forget(workdir)
@@ -116,11 +120,12 @@ def _train(
     allow_changes: bool,
     stall_seconds: float | None,
     log: Sequence[str],
+    init: origins.Start | None,
 ) -> Trained:
     _check_devices(config)
     (run, notes), c = runs.begin(config, workdir), config.train
     # Whatever the config does not allow is found before anything is written.
-    step, state = mapped_step(run), runs.initial_state(run)
+    step, (state, origin) = mapped_step(run), start_of(run, workdir, init)
     first = training.is_first()
     small_fid = SmallFID(run) if first and c.fid_every is not None else None
     with contextlib.ExitStack() as stack:
@@ -129,6 +134,9 @@ def _train(
             if not workdir.is_file():
                 stack.enter_context(training.locked(workdir))
             runs.save(workdir, run, allow_changes=allow_changes)
+            if origin is not None:
+                origins.write(workdir, origin)
+                notes += origins.said(origin)
             print("\n".join([run.source.report(), *notes, describe(run, state.params)]))
             print("".join(f"{line}\n" for line in attention_note(run, state.params)), end="")
             opened = checkpoints.open_checkpoints(workdir / runs.CHECKPOINTS, keep=c.keep)
@@ -161,6 +169,17 @@ def _train(
             stall_seconds=stall_seconds,
         )
     return Trained(run, result)
+
+
+def start_of(
+    run: runs.Run, workdir: pathlib.Path, init: origins.Start | None
+) -> tuple[training.TrainState, Any]:
+    """(the state of step 0, the record of the weights that it has, or None if they are drawn)."""
+    start = origins.due(workdir, init) if training.is_first() else None
+    if training.several_hosts():
+        fields = training.share(None if start is None else dataclasses.asdict(start))
+        start = None if fields is None else origins.Start(**fields)
+    return (runs.initial_state(run), None) if start is None else origins.state_of(run, start)
 
 
 def _loggers(config: Config, workdir: pathlib.Path, log: Sequence[str]) -> list[training.Hook]:
@@ -246,20 +265,25 @@ def ending(result: training.FitResult) -> str:
 def main(argv: Sequence[str] | None = None) -> None:
     """Entry point of `python -m experiments.train`."""
     args, config = cli.parse_config("experiments.train", "Train a score model.", argv)
+    init = origins.Start.of_flags(args.init, args.init_preset, args.init_raw, args.init_anew)
     needs = {"plots": None if args.dry_run else "the pictures of a run"}
+    needs |= {"weights": of_weights("--init", args.init)}
     needs |= {str(name): f"--log {name}" for name in args.log}
     cli.start(hosts=args.hosts, data=not args.dry_run and config.data, extras=needs)
+    workdir = pathlib.Path(args.workdir)
     if args.dry_run:
         run = runs.build(config)
+        if init is not None:
+            print("\n".join(origins.said(origins.state_of(run, init)[1])))
         dry_run.report(run, functools.partial(runs.initial_state, run))
         return
-    workdir = pathlib.Path(args.workdir)
     run, result = train(
         config,
         workdir,
         allow_changes=args.allow_changes,
         stall_seconds=args.hosts.stall_seconds if training.several_hosts() else None,
         log=args.log,
+        init=init,
     )
     if training.is_first():
         draw_curves(run, workdir)

@@ -68,6 +68,7 @@ STRINGS = {
         "ddpm", "fourier", "input_skip", "none", "output_skip", "positional", "sum",
     },
     "nets/ncsnv2.py": {"3"},  # the authors' name of a block
+    "nets/periodic.py": {"circular"},  # the field of the networks, checked there
 }  # fmt: skip
 
 LONGEST_FILE = 450

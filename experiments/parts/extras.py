@@ -1,6 +1,7 @@
 """Optional packages: which extra of setup.cfg brings them, and what a command lacks of them."""
 
 import importlib.util
+import pathlib
 from collections.abc import Sequence
 
 # The modules that each extra brings, which a command asks for before it starts its work.
@@ -25,6 +26,15 @@ def needs(extra: str, what: str, modules: Sequence[str] | None = None) -> None:
     missing = [name for name in wanted if importlib.util.find_spec(name) is None]
     if missing:
         raise ValueError(f'{what} needs {" and ".join(missing)}: pip install "score_jax[{extra}]"')
+
+
+def of_weights(option: str, path: str | None) -> str | None:
+    """What needs the extra "weights": an option with a safetensors file or a folder of them, or None."""
+    found = pathlib.Path(path or "")
+    packed = found.suffix == ".safetensors"
+    if path and (packed or (found.is_dir() and any(found.rglob("*.safetensors")))):
+        return f"{option} {path}"
+    return None
 
 
 def hint(error: Exception) -> str:

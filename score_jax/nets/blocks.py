@@ -31,6 +31,7 @@ from score_jax.nets.layers import (
     split_heads,
     starts,
 )
+from score_jax.nets.periodic import Periodic, continued, filter_reach
 from score_jax.nets.resample import double, fir_conv_down, fir_conv_up, fir_down, fir_up, halve
 
 Move = Literal["none", "up", "down"]
@@ -73,6 +74,7 @@ class Style:
     rescale: bool = False  # sums of residuals are divided by sqrt(2)
     taps: tuple[int, ...] | None = None  # of FIR filters; None: copies and averages
     dtype: Any = None  # of the computation
+    periodic: Periodic = ()  # axes of space without ends
 
     def norm(self, name: str, groups: int | None = None) -> GroupNorm:
         """Make a norm."""
@@ -80,7 +82,8 @@ class Style:
 
     def conv(self, features: int, name: str, **fields: Any) -> Conv:
         """Make a convolution."""
-        given = {"dtype": self.dtype, "plain_init": self.plain_init} | fields
+        own = {"dtype": self.dtype, "plain_init": self.plain_init, "periodic": self.periodic}
+        given = own | fields
         return Conv(features, **given, name=name)
 
     def dense(
@@ -145,6 +148,7 @@ class FirConv(nn.Module):
     taps: tuple[int, ...]
     up: bool
     dtype: Any = None
+    periodic: Periodic = ()
 
     @nn.compact
     def __call__(self, x: Volume) -> Volume:
@@ -153,15 +157,18 @@ class FirConv(nn.Module):
         w = self.param("kernel", default_init(), shape)
         bias = self.param("bias", nn.initializers.zeros, (self.features,))
         x, w = nn.dtypes.promote_dtype(x, w, dtype=self.dtype)
-        y = (fir_conv_up if self.up else fir_conv_down)(x, w, self.taps)
+        move = fir_conv_up if self.up else fir_conv_down
+        reach = filter_reach(len(self.taps), w.shape[0], self.up)
+        y = continued(lambda x: move(x, w, self.taps), x, self.periodic, reach)
         return y + bias.astype(y.dtype).reshape((1,) * (y.ndim - 1) + (-1,))
 
 
-def resize(x: Volume, up: bool, taps: tuple[int, ...] | None) -> Volume:
+def resize(x: Volume, up: bool, taps: tuple[int, ...] | None, periodic: Periodic = ()) -> Volume:
     """Double or halve the resolution by FIR filters, or by copies and averages."""
     if taps is None:
         return double(x) if up else halve(x)
-    return fir_up(x, taps) if up else fir_down(x, taps)
+    move, reach = fir_up if up else fir_down, filter_reach(len(taps), 1, up)
+    return continued(lambda x: move(x, taps), x, periodic, reach)
 
 
 class Resample(nn.Module):
@@ -176,9 +183,10 @@ class Resample(nn.Module):
         """Resample x."""
         s = self.style
         if self.features is None:
-            return resize(x, self.up, s.taps)
+            return resize(x, self.up, s.taps, s.periodic)
         if s.taps is not None:
-            return FirConv(self.features, s.taps, self.up, s.dtype, name="conv")(x)
+            conv = FirConv(self.features, s.taps, self.up, s.dtype, s.periodic, name="conv")
+            return conv(x)
         if self.up:
             return s.conv(self.features, "conv")(double(x))
         stride = factors(x.ndim - 2)
@@ -210,7 +218,7 @@ class ResBlock(nn.Module):
         moves = self.resample != "none"
         y = nn.silu(s.norm(names.norm0, self.first_groups)(x))
         if moves:
-            x, y = (resize(v, self.resample == "up", s.taps) for v in (x, y))
+            x, y = (resize(v, self.resample == "up", s.taps, s.periodic) for v in (x, y))
         y = s.conv(features, names.conv0)(y)
         scale: Any = None
         shift: Any = None

@@ -85,12 +85,17 @@ def conv(
     """
     d = x.ndim - 2
     each = lambda n: n if isinstance(n, tuple) else (n,) * d
-    pads = padding if isinstance(padding[0], tuple) else (padding,) * d
     geometry = Geometry(
-        x.shape[1:-1], w.shape[:-2], each(stride), pads, each(dilation), each(spacing)
-    )
+        x.shape[1:-1], w.shape[:-2], each(stride), each_axis(padding, d), each(dilation),
+        each(spacing),
+    )  # fmt: skip
     x, w = _vary_alike(x, w)
     return _conv_p.bind(x, w, role="g", geometry=geometry)
+
+
+def each_axis(padding: tuple[int, int] | Pads, axes: int) -> Pads:
+    """One pair (before, after) for each axis, where all may have been given one alike."""
+    return padding if isinstance(padding[0], tuple) else (padding,) * axes  # type: ignore[return-value]
 
 
 def _vary_alike(*operands: Array) -> list[Array]:

@@ -12,7 +12,8 @@ from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float, Int, Num
 
 from score_jax._check import check, check_classes, check_count
-from score_jax.nets.convolution import Pads, Sizes, Volume, conv
+from score_jax.nets.convolution import Pads, Sizes, Volume, conv, each_axis
+from score_jax.nets.periodic import Periodic, continued, wrap
 
 Init = Callable[..., Array]
 Levels = tuple[float, float, int]
@@ -88,11 +89,11 @@ def class_rows(embed: nn.Embed, y: Int[Array, " b"]) -> Float[Array, "b width"]:
     return jnp.where(inside[:, None], embed(jnp.where(inside, y, 0)), 0)
 
 
-def with_low_res(x: Array, low_res: Array | None, needed: bool) -> Array:
+def with_low_res(x: Array, low_res: Array | None, needed: bool, periodic: Periodic = ()) -> Array:
     """x with the channels of `low_res`, brought to the size of x by linear interpolation.
 
     Raises ValueError unless `low_res` is given exactly when it is needed, with the rank and the number
-    of examples of x.
+    of examples of x, and has lengths that divide those of x along the periodic axes.
     """
     if (low_res is not None) != needed:
         raise ValueError(
@@ -103,8 +104,18 @@ def with_low_res(x: Array, low_res: Array | None, needed: bool) -> Array:
         return x
     if low_res.ndim != x.ndim or low_res.shape[0] != x.shape[0]:
         raise ValueError(f"low_res must be as x of shape {x.shape}, got {low_res.shape}")
-    shape = (*x.shape[:-1], low_res.shape[-1])
-    wide = jax.image.resize(low_res.astype(x.dtype), shape, "linear", antialias=False)
+    sizes = list(zip(x.shape[1:-1], low_res.shape[1:-1], strict=True))
+    divide = all(n % m == 0 for (n, m), on in zip(sizes, periodic, strict=False) if on)
+    check("low_res", low_res.shape, divide, f"of lengths that divide those of x {x.shape}")
+
+    def resized(low: Array) -> Array:
+        # `low` is longer than `low_res` along the periodic axes.
+        each = zip(low.shape[1:-1], sizes, strict=True)
+        lengths = (k * n // m if k != m else n for k, (n, m) in each)
+        shape = (x.shape[0], *lengths, low.shape[-1])
+        return jax.image.resize(low, shape, "linear", antialias=False)
+
+    wide = continued(resized, low_res.astype(x.dtype), periodic, 1)
     return jnp.concatenate([x, wide], axis=-1)
 
 
@@ -252,6 +263,7 @@ class Conv(nn.Module):
     plain_init: bool = False
     # before and after, of every axis alike or each; None: half of the kernel's reach
     padding: tuple[int, int] | Pads | None = None
+    periodic: Periodic = ()  # axes that are padded with their other end rather than zeros
 
     @nn.compact
     def __call__(self, x: Volume) -> Volume:
@@ -261,6 +273,7 @@ class Conv(nn.Module):
         w = self.param("kernel", start, shape)
         reach = (self.size - 1) * self.spacing
         padding: tuple[int, int] | Pads = self.padding or (reach // 2, reach - reach // 2)
+        x, padding = wrap(x, each_axis(padding, x.ndim - 2), self.periodic)
         x, w = nn.dtypes.promote_dtype(x, w, dtype=self.dtype)
         y = conv(x, w, padding, stride=self.stride, spacing=self.spacing)
         if not self.use_bias:

@@ -47,6 +47,7 @@ from score_jax.nets.layers import (
     sinusoids,
     with_low_res,
 )
+from score_jax.nets.periodic import ZEROS, Padding, periodic_axes
 from score_jax.nets.resample import DEFAULT_KERNEL
 
 Block = Literal["biggan", "ddpm"]
@@ -108,6 +109,7 @@ class NCSNpp(nn.Module):
     # y is added to the embedding of the noise input before its two layers, not after them
     condition_first: bool = False
     augment_size: int = 0  # length of the augmentation's vector, if trained with one
+    padding: tuple[Padding, ...] = ZEROS  # of all axes of space, or of each: circular if periodic
 
     @property
     def style(self) -> Style:
@@ -115,6 +117,7 @@ class NCSNpp(nn.Module):
         return Style(
             groups=self.norm_groups, rescale=self.skip_rescale, dtype=self.dtype,
             taps=self.fir_kernel if self.fir else None,
+            periodic=periodic_axes(self.padding, self.dims),
         )  # fmt: skip
 
     def _check(self, x: Array, noise_input: Array, y: Array | None) -> None:
@@ -126,6 +129,7 @@ class NCSNpp(nn.Module):
         if self.sigmas is not None:
             noise_levels(self.sigmas)
         check("dims", self.dims, self.dims in (1, 2, 3), "1, 2 or 3")
+        periodic_axes(self.padding, self.dims)
         check_size(x.shape, self.dims, len(self.channel_mult) - 1)
         check_inputs(x, noise_input, y, self.num_classes, self.cond_size)
 
@@ -221,7 +225,7 @@ class NCSNpp(nn.Module):
         # Longer than most functions: the U shape is read best in one piece.
         self._check(x, noise_input, y)
         channels, last = x.shape[-1], len(self.channel_mult) - 1
-        start = with_low_res(x, low_res, self.super_resolution)
+        start = with_low_res(x, low_res, self.super_resolution, self.style.periodic)
         emb = self._embed(noise_input, y, augment)
         pyramid = h = start if self.centered else 2 * start - 1
         skips = [h := self.style.conv(self.channels, "first")(h)]

@@ -7,6 +7,7 @@ from jaxtyping import Array, Float
 
 from score_jax._check import check
 from score_jax.nets.layers import Condition
+from score_jax.nets.periodic import ZEROS, Padding
 from score_jax.nets.unet import UNet
 
 
@@ -38,6 +39,7 @@ class SeriesUNet(nn.Module):
         False  # conditioned on a series of low resolution, or of the same length
     )
     cond_size: int | None = None  # length of the vector, if conditioned on one
+    padding: tuple[Padding, ...] = ZEROS  # of the convolutions: circular for periodic series
 
     @nn.compact
     def __call__(
@@ -56,6 +58,6 @@ class SeriesUNet(nn.Module):
             self.channels, self.channel_mult, self.num_blocks, self.attention_factors, self.dropout,
             self.num_heads, dims=1, groups=self.groups, remat=self.remat, dtype=self.dtype,
             num_classes=self.num_classes, cond_size=self.cond_size,
-            super_resolution=self.super_resolution, name="unet",
+            super_resolution=self.super_resolution, padding=self.padding, name="unet",
         )  # fmt: skip
         return net(series, noise_input, y, low_res=low_res, train=train).reshape(x.shape)

@@ -35,6 +35,7 @@ from score_jax.nets.layers import (
     sinusoids,
     with_low_res,
 )
+from score_jax.nets.periodic import ZEROS, Padding, periodic_axes
 
 
 class UNetHalf(nn.Module):
@@ -62,16 +63,19 @@ class UNetHalf(nn.Module):
     groups: int | None = 32
     remat: bool = False  # compute every block again in the backward pass (use_checkpoint)
     dtype: Any = None  # of the computation; parameters and output stay float32
+    padding: tuple[Padding, ...] = ZEROS  # of all axes of space, or of each: circular if periodic
 
     @property
     def style(self) -> Style:
         """What all layers share."""
-        return dataclasses.replace(ADM, groups=self.groups, dtype=self.dtype)
+        periodic = periodic_axes(self.padding, self.dims)
+        return dataclasses.replace(ADM, groups=self.groups, dtype=self.dtype, periodic=periodic)
 
     def _check(self, x: Array) -> None:
         counts = ("channels", "num_blocks", "num_heads", "groups")
         check_fields(self, *(name for name in counts if getattr(self, name) is not None))
         check("dims", self.dims, self.dims in (1, 2, 3), "1, 2 or 3")
+        periodic_axes(self.padding, self.dims)
         check_size(x.shape, self.dims, len(self.channel_mult) - 1)
 
     def _width(self, level: int) -> int:
@@ -174,7 +178,7 @@ class UNet(UNetHalf):
         self._check(x)
         check_inputs(x, noise_input, y, self.num_classes, self.cond_size)
         out_channels = self.out_channels or x.shape[-1]
-        start = with_low_res(x, low_res, self.super_resolution)
+        start = with_low_res(x, low_res, self.super_resolution, self.style.periodic)
         emb = self._embed(noise_input, y, self.num_classes, augment, self.augment_size)
 
         skips = self._encode(start, emb, train)
