@@ -19,7 +19,7 @@ with late():
     import jax
     import jax.numpy as jnp
 
-    from score_jax import data, likelihood, losses, parametrization, samplers
+    from score_jax import data, likelihood, losses, parametrization, samplers, training
     from score_jax._batched import in_chunks
     from score_jax.samplers import static
     from score_jax.sde import schedule_grid, spaced_indices
@@ -120,6 +120,7 @@ def _over(run: Run, estimate: Any, params: Any, key: Any, args: Options) -> dict
             params=params,
             draws=args.draws,
             chunk=args.chunk,
+            devices=jax.devices(),
         )
     except samplers.SolverError as error:
         raise ValueError(
@@ -165,7 +166,10 @@ def schedule_terms(
             clean=clean,
         )._asdict()
 
-    done = in_chunks(function, (key, params), take, n * args.draws, chunk=args.chunk, desc="bound")
+    done = in_chunks(
+        function, (key, params), take, n * args.draws,
+        chunk=args.chunk, devices=jax.devices(), desc="bound",
+    )  # fmt: skip
     parts = {
         name: v.reshape(args.draws, n, *v.shape[1:]).mean(axis=0) for name, v in done.out.items()
     }
@@ -194,15 +198,9 @@ def measure_schedule(
     bound_key, picture_key = jax.random.split(key)
     indices, parts, costs = schedule_terms(run, params, bound_key, args)
     curve = {name: parts[name].mean(axis=0) for name in curves.PARTS}
-    arrays, variance, *pngs = files(folder)
-    write_npz(arrays, index=indices, **parts)
-    for path, (name, label) in zip(pngs, curves.PARTS.items(), strict=True):
-        lines = {name: (run.sde.times[indices], curve[name])}
-        pictures.written(path, functools.partial(curves.along_the_schedule, lines, label))
-    if run.config.learns_variance and not run.num_classes and run.source.cond is None:
-        x0 = run.source.on_levels(run.source.examples(64)["x"])
-        draw = functools.partial(curves.learned_variance, run.model, params, picture_key, x0)
-        pictures.written(variance, draw)
+    if training.is_first():
+        write_npz(files(folder)[0], index=indices, **parts)
+        _draw_curves(run, params, picture_key, (indices, curve), folder)
     return {
         "split": args.split,
         "examples": len(parts["total"]),
@@ -217,6 +215,21 @@ def measure_schedule(
         "noise_mse": float(curve["noise_mse"].mean()),
         "gaussian": _gaussian(run, key, args),
     }
+
+
+def _draw_curves(
+    run: Run, params: Params, key: PRNGKey, curve: tuple[Any, Any], folder: pathlib.Path
+) -> None:
+    """Pictures of the bound's parts over the schedule, and of a variance that is learned."""
+    indices, parts = curve
+    _, variance, *pngs = files(folder)
+    for path, (name, label) in zip(pngs, curves.PARTS.items(), strict=True):
+        lines = {name: (run.sde.times[indices], parts[name])}
+        pictures.written(path, functools.partial(curves.along_the_schedule, lines, label))
+    if run.config.learns_variance and not run.num_classes and run.source.cond is None:
+        x0 = run.source.on_levels(run.source.examples(64)["x"])
+        draw = functools.partial(curves.learned_variance, run.model, params, key, x0)
+        pictures.written(variance, draw)
 
 
 def by_bound(run: Run) -> bool:
