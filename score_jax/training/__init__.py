@@ -57,7 +57,9 @@ from score_jax.training.mappings import replicate as replicate
 from score_jax.training.mappings import shard_map_step as shard_map_step
 from score_jax.training.mappings import split_batch as split_batch
 from score_jax.training.mappings import unreplicate as unreplicate
+from score_jax.training.optimizers import inverse_sqrt as inverse_sqrt
 from score_jax.training.optimizers import make_optimizer as make_optimizer
+from score_jax.training.optimizers import projected as projected
 from score_jax.training.optimizers import warmed_up as warmed_up
 from score_jax.training.run import NonFiniteLoss as NonFiniteLoss
 from score_jax.training.run import Run as Run

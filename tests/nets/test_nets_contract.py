@@ -6,7 +6,18 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from score_jax.nets import DDPM, MLP, NCSN, EncoderUNet, NCSNpp, NCSNv2, SeriesUNet, UNet
+from score_jax.nets import (
+    DDPM,
+    EDM2,
+    MLP,
+    NCSN,
+    DiT,
+    EncoderUNet,
+    NCSNpp,
+    NCSNv2,
+    SeriesUNet,
+    UNet,
+)
 
 IMAGE = (2, 8, 12, 3)  # not square
 SMALL = {"channels": 8, "channel_mult": (1, 2), "num_blocks": 1}
@@ -21,6 +32,9 @@ CASES = {
     "unet": (UNet(**SMALL, attention_factors=(2,), num_heads=2, groups=4), IMAGE),
     "unet_series": (UNet(**SMALL, num_heads=2, groups=4, dims=1), (2, 12, 3)),
     "unet_volume": (UNet(**SMALL, num_heads=2, groups=4, dims=3), (2, 3, 4, 8, 1)),
+    "edm2": (EDM2(**SMALL, attention_factors=(2,), num_head_channels=8), IMAGE),
+    "dit": (DiT(width=16, depth=1, num_heads=2), IMAGE),
+    "dit_volume": (DiT(width=12, depth=1, num_heads=2, dims=3), (2, 2, 4, 4, 1)),
     "classifier": (
         EncoderUNet(**SMALL, num_head_channels=4, groups=4, num_classes=5, resblock_updown=True),
         IMAGE,
@@ -28,7 +42,17 @@ CASES = {
     "series": (SeriesUNet(channels=8, groups=4), (2, 12, 3)),
     "mlp": (MLP(width=8, num_blocks=1), (2, 3)),
 }  # fmt: skip
-WITH_CLASSES = ["ncsnpp", "ddpm", "unet", "unet_series", "unet_volume", "series", "mlp"]
+WITH_CLASSES = [
+    "ncsnpp",
+    "ddpm",
+    "unet",
+    "unet_series",
+    "unet_volume",
+    "series",
+    "mlp",
+    "edm2",
+    "dit",
+]
 HALF = re.compile(r":bf16\[[\d,]*\] = (?:conv_general_dilated|dot_general)")
 
 
