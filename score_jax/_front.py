@@ -42,6 +42,7 @@ from score_jax.sde import LinearBetas as LinearBetas
 from score_jax.sde import LinearSDE as LinearSDE
 from score_jax.sde import LinearVE as LinearVE
 from score_jax.sde import NoiseSchedule as NoiseSchedule
+from score_jax.sde import RectifiedFlow as RectifiedFlow
 from score_jax.sde import ScaledLinearBetas as ScaledLinearBetas
 from score_jax.sde import SubVP as SubVP
 from score_jax.sde import from_betas as from_betas

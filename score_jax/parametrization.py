@@ -7,6 +7,7 @@ With x = m x0 + s z (m = mean_coeff(t), s = std(t), z unit noise) a network may 
     SCALED_SCORE  s * score = -z
     DENOISED      x0 = (x - s z) / m
     V             m z - s x0          (Salimans & Ho 2022, arXiv:2202.00512)
+    VELOCITY      z - x0              (flow matching, arXiv:2210.02747)
     PREVIOUS      the mean of q(x(t - 1/n) | x, x0), for a noise schedule (arXiv:2006.11239 section 3.2)
     TIMESTEP_NOISE  (s_i / s) z for a noise schedule, s_i the std of the last timestep not after t
     edm(sigma_data)   F of the preconditioned denoiser of EDM (arXiv:2206.00364 eq. 7), below
@@ -37,7 +38,7 @@ from jaxtyping import Array, Float
 from score_jax._check import check, check_count, check_function, check_positive
 from score_jax._math import as_time, bcast
 from score_jax.sde import Bridge, NoiseSchedule, TimeLike, bridge
-from score_jax.types import SDE, Data, check_sde
+from score_jax.types import SDE, Data, check_sde, ends_in_noise
 
 SIGMA_DATA = 0.5  # of images in [-1, 1], arXiv:2206.00364 section 5
 NoiseInput = Callable[[SDE, TimeLike], Array]  # (sde, t: () or (b,)) -> the network's noise input
@@ -47,8 +48,9 @@ class Parametrization(NamedTuple):
     """A kind of network output, given by two functions.
 
     to_noise(sde, value, x, t) -> the unit noise z of an output; target(sde, x0, z, x, t) -> the output
-    for known data and noise; to_input(sde, x, t) -> what the network is given of x. value, x0, z and x
-    are (b, *d), t is () or (b,).
+    for known data and noise; to_input(sde, x, t) -> what the network is given of x; to_x0(sde, value, x,
+    t) -> the data x0 of an output, where that is finite at pure noise (m = 0), or None. value, x0, z and
+    x are (b, *d), t is () or (b,).
 
     >>> x0_hat = DENOISED.from_noise(sde, NOISE.to_noise(sde, value, x, t), x, t)
     """
@@ -58,6 +60,7 @@ class Parametrization(NamedTuple):
     target: Callable[[SDE, Data, Data, Data, TimeLike], Data]
     to_input: Callable[[SDE, Data, TimeLike], Data] = lambda sde, x, t: x
     sigma_data: float | None = None  # of `edm`
+    to_x0: Callable[[SDE, Data, Data, TimeLike], Data] | None = None
 
     def from_noise(
         self, sde: SDE, z: Float[Array, "b *d"], x: Float[Array, "b *d"], t: TimeLike
@@ -95,6 +98,22 @@ def _v_to_noise(sde: SDE, value: Data, x: Data, t: TimeLike) -> Data:
 def _v_target(sde: SDE, x0: Data, z: Data, x: Data, t: TimeLike) -> Data:
     m, s = _coefficients(sde, x, t)
     return m * z - s * x0
+
+
+def _v_to_x0(sde: SDE, value: Data, x: Data, t: TimeLike) -> Data:
+    m, s = _coefficients(sde, x, t)
+    return (m * x - s * value) / (m * m + s * s)
+
+
+def _velocity_to_noise(sde: SDE, value: Data, x: Data, t: TimeLike) -> Data:
+    # From x = m x0 + s z and v = z - x0: x + m v = (m + s) z, and m + s = 1 for a rectified flow.
+    m, s = _coefficients(sde, x, t)
+    return (x + m * value) / (m + s)
+
+
+def _velocity_to_x0(sde: SDE, value: Data, x: Data, t: TimeLike) -> Data:
+    m, s = _coefficients(sde, x, t)
+    return (x - s * value) / (m + s)
 
 
 def _schedule(sde: SDE, name: str) -> NoiseSchedule:
@@ -141,8 +160,14 @@ SCORE = Parametrization("score", _score_to_noise, _score_target)
 SCALED_SCORE = Parametrization(
     "scaled_score", lambda sde, value, x, t: -value, lambda sde, x0, z, x, t: -z
 )
-DENOISED = Parametrization("denoised", _denoised_to_noise, lambda sde, x0, z, x, t: x0)
-V = Parametrization("v", _v_to_noise, _v_target)
+DENOISED = Parametrization(
+    "denoised", _denoised_to_noise, lambda sde, x0, z, x, t: x0,
+    to_x0=lambda sde, value, x, t: value,
+)  # fmt: skip
+V = Parametrization("v", _v_to_noise, _v_target, to_x0=_v_to_x0)
+VELOCITY = Parametrization(
+    "velocity", _velocity_to_noise, lambda sde, x0, z, x, t: z - x0, to_x0=_velocity_to_x0
+)
 PREVIOUS = Parametrization("previous", _previous_to_noise, _previous_target)
 # score_sde's VP networks with timesteps: score = -value / s_i, NOISE at the timesteps themselves.
 TIMESTEP_NOISE = Parametrization("timestep_noise", _timestep_to_noise, _timestep_target)
@@ -177,8 +202,12 @@ def _edm(d: float) -> Parametrization:
     def to_input(sde: SDE, x: Data, t: TimeLike) -> Data:
         return x / coefficients(sde, x, t)[2]
 
+    def to_x0(sde: SDE, value: Data, x: Data, t: TimeLike) -> Data:
+        m, s, r = coefficients(sde, x, t)
+        return d * (m * d / r * (x / r) + s / r * value)
+
     name = "edm" if d == SIGMA_DATA else f"edm({d!r})"
-    return Parametrization(name, to_noise, target, to_input, d)
+    return Parametrization(name, to_noise, target, to_input, d, to_x0)
 
 
 def parametrization_of(name: str) -> Parametrization | None:
@@ -192,7 +221,9 @@ def parametrization_of(name: str) -> Parametrization | None:
         return None
 
 
-PARAMETRIZATIONS = (NOISE, SCORE, SCALED_SCORE, DENOISED, V, PREVIOUS, TIMESTEP_NOISE, edm())
+PARAMETRIZATIONS = (
+    NOISE, SCORE, SCALED_SCORE, DENOISED, V, VELOCITY, PREVIOUS, TIMESTEP_NOISE, edm()
+)  # fmt: skip
 
 
 class Variance(NamedTuple):
@@ -307,3 +338,9 @@ def check_model(
     check("parametrization", parametrization, is_form, "a Parametrization such as NOISE or V")
     is_variance = variance is None or isinstance(variance, Variance)
     check("variance", variance, is_variance, "a Variance such as LEARNED_RANGE, or None")
+    if ends_in_noise(sde):  # type: ignore[arg-type]
+        finite = parametrization.to_x0 is not None  # type: ignore[attr-defined]
+        check(
+            "parametrization", parametrization.name, finite,  # type: ignore[attr-defined]
+            f"VELOCITY, V, DENOISED or edm() on {sde!r}, whose last state is pure noise (or t1 < 1)",
+        )  # fmt: skip

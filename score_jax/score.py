@@ -27,7 +27,18 @@ from score_jax.parametrization import (
     check_model,
 )
 from score_jax.sde import bridge
-from score_jax.types import SDE, Apply, Data, Params, ScoreFn, ScoreOut, score_at, score_out
+from score_jax.types import (
+    SDE,
+    Apply,
+    Clean,
+    Data,
+    Params,
+    ScoreFn,
+    ScoreOut,
+    as_returned,
+    ends_in_noise,
+    score_out,
+)
 
 
 def split_output(
@@ -73,7 +84,10 @@ class NetworkScore:
     def __call__(
         self, x: Float[Array, "b *d"], t: float | Float[Array, "..."]
     ) -> Float[Array, "b *d"] | ScoreOut:
-        """The score at x (b, *d) and t, () or (b,); a `ScoreOut` if the variance is learned."""
+        """The score at x (b, *d) and t, () or (b,).
+
+        A `ScoreOut` if the variance is learned, or the process ends in pure noise.
+        """
         check_array("x", x)
         t = as_time(t)
         given = jnp.broadcast_to(self.noise_input(self.sde, t), (x.shape[0],))
@@ -87,7 +101,10 @@ class NetworkScore:
             score = -self.parametrization.to_noise(self.sde, value, x, t) / bcast(
                 self.sde.std(t), x
             )
-        return ScoreOut(score, values) if learned else score
+        to_x0, clean = self.parametrization.to_x0, None
+        if to_x0 is not None and ends_in_noise(self.sde):
+            clean = Clean(to_x0(self.sde, value, x, t), score)
+        return as_returned(ScoreOut(score, values, clean))
 
 
 def score_fn(
@@ -105,7 +122,8 @@ def score_fn(
     `apply(params, x, noise_input (b,), **kwargs)` is the network (`module.apply`);
     `noise_input(sde, t)` is what it is given of the time and `parametrization` what it returns. With
     a learned `variance` the network returns twice the channels, and the score a `ScoreOut` with the
-    second half. `kwargs`, such as y=class labels, are closed over. One network evaluation per call.
+    second half; with an SDE that ends in pure noise, a `ScoreOut` with the mean of x0. `kwargs`, such as
+    y=class labels, are closed over. One network evaluation per call.
 
     Raises ValueError for an argument of another kind and for a wrong shape of the output.
 
@@ -126,15 +144,24 @@ class Tweedie(NamedTuple):
     s2: Float[Array, "..."]
 
     def x0(self, x: Float[Array, "b *d"], score: Float[Array, "b *d"]) -> Float[Array, "b *d"]:
-        """The mean of x0 given x: (b, *d).
-
-        Of w (b, *d) and (d score / dx)^T w it makes (d x0 / dx)^T w, the pullback of the mean.
-        """
+        """The mean of x0 given x: (b, *d)."""
         return (x + self.s2 * score) / self.m
 
     def push(self, move: Float[Array, "b *d"]) -> Float[Array, "b *d"]:
         """What moves x0 by `move` if it is added to the score: (b, *d)."""
         return self.m / self.s2 * move
+
+    def with_x0(
+        self, out: ScoreOut, x0: Float[Array, "b *d"], wanted: Float[Array, "b *d"]
+    ) -> ScoreOut:
+        """The output whose mean of x0 is `wanted`, of one whose mean is x0: both (b, *d)."""
+        score = out.score + self.push(wanted - x0)
+        return out._replace(score=score, clean=None if out.clean is None else Clean(wanted, score))
+
+    def moved(self, change: Float[Array, "b *d"]) -> Float[Array, "b *d"]:
+        """How far x0 moves if `change` is added to the score, 0 at pure noise (m = 0): (b, *d)."""
+        some = self.m > 0
+        return jnp.where(some, self.s2 / jnp.where(some, self.m, 1), 0) * change
 
 
 def tweedie_at(sde: SDE, x: Float[Array, "b *d"], t: float | Float[Array, "..."]) -> Tweedie:
@@ -150,9 +177,25 @@ def denoise(
 ) -> Float[Array, "b *d"]:
     """The mean of x0 given x by Tweedie's formula: (x + s^2 score(x, t)) / m, shape of x.
 
-    One evaluation of the score. Robbins 1956; arXiv:2011.13456 section "denoising".
+    One evaluation of the score. Robbins 1956; arXiv:2011.13456 section "denoising". At pure noise
+    (m = 0) the score must come with the mean of x0, as that of a network does.
     """
-    return tweedie_at(sde, x, t).x0(x, score_at(score, x, t))
+    return x0_of(sde, score_out(score, x, t), x, t)
+
+
+def x0_of(
+    sde: SDE, out: ScoreOut, x: Float[Array, "b *d"], t: float | Float[Array, "..."]
+) -> Float[Array, "b *d"]:
+    """The mean of x0 given x (b, *d) of an evaluated score: by Tweedie's formula, or as it says itself.
+
+    Where the score was changed since, x0 moves with it; at pure noise, m = 0, no change of the score
+    moves it.
+    """
+    if out.clean is None:
+        return tweedie_at(sde, x, t).x0(x, out.score)
+    if out.score is out.clean.score:
+        return out.clean.x0
+    return out.clean.x0 + tweedie_at(sde, x, t).moved(out.score - out.clean.score)
 
 
 class Reverse(NamedTuple):
@@ -225,7 +268,7 @@ def reverse_fn(
             raise ValueError(
                 f"variance={variance.name!r} needs a score that returns a learned variance, a ScoreOut"
             )
-        x0 = tweedie_at(sde, x, t).x0(x, out.score)
+        x0 = x0_of(sde, out, x, t)
         x0 = x0 if clean is None else clean(x0)
         return reverse_moments(sde, x0, out.variance, x, t, t_next, variance=variance, first=first)
 

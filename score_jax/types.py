@@ -9,6 +9,7 @@ methods below (`score_jax.sde.LinearSDE` derives all of them from two). Data may
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol, SupportsIndex, runtime_checkable
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float, Int, Key
@@ -32,17 +33,30 @@ Number = float | np.floating[Any] | np.ndarray | Array  # one number as given by
 Grid = Float[Array, " n"]  # decreasing times
 GridLike = ArrayLike | Sequence[ArrayLike]  # the same as given by a user
 
-# (x: (b, *d), t: () or (b,)) -> grad log p_t(x): (b, *d), or a `ScoreOut` with a learned variance too.
+# (x: (b, *d), t: () or (b,)) -> grad log p_t(x): (b, *d), or a `ScoreOut` with more than that.
 ScoreFn = Callable[[Any, Any], Any]
 Apply = Callable[..., Any]  # module.apply: (params, x, noise_input, ...) -> (b, *d)
 Loss = Callable[[Params, Any, Batch], tuple[Any, Metrics]]
 
 
+class Clean(NamedTuple):
+    """The mean of x0 given x, as a network returns it, and the score that belongs to it: (b, *d)."""
+
+    x0: Any
+    score: Any
+
+
 class ScoreOut(NamedTuple):
-    """A score (b, *d) and what the network says of the variance of a step, of the same shape or None."""
+    """A score (b, *d) and what else its maker knows, each None where it knows nothing.
+
+    variance: what the network says of the variance of a step, of the same shape; clean: the mean of x0,
+    for processes whose last state is pure noise, where it does not follow from the score. A wrapper may
+    replace `score` alone: `score_jax.score.x0_of` adds what the change of the score does to x0.
+    """
 
     score: Any
     variance: Any = None
+    clean: Clean | None = None
 
 
 def score_out(score: ScoreFn, x: Data, t: TimeLike) -> ScoreOut:
@@ -58,8 +72,8 @@ def score_out(score: ScoreFn, x: Data, t: TimeLike) -> ScoreOut:
 
 
 def as_returned(out: ScoreOut) -> Data | ScoreOut:
-    """The result of a wrapper of a score: the array alone if there is no learned variance."""
-    return out.score if out.variance is None else out
+    """The result of a wrapper of a score: the array alone if nothing else is known."""
+    return out.score if out.variance is None and out.clean is None else out
 
 
 def score_at(score: ScoreFn, x: Data, t: TimeLike) -> Data:
@@ -132,6 +146,15 @@ def check_sde(sde: object) -> None:
     """Raise ValueError unless `sde` is an `SDE`, not a class of them."""
     if not isinstance(sde, SDE) or isinstance(sde, type):
         raise ValueError(f"sde must be an SDE, such as VP(), got {sde!r:.60}")
+
+
+def ends_in_noise(sde: SDE) -> bool:
+    """Whether the last state is pure noise, m(t1) = 0, as that of a rectified flow.
+
+    There x0 does not follow from the score: it has to come from the network (`ScoreOut.clean`).
+    """
+    with jax.ensure_compile_time_eval():
+        return not float(sde.mean_coeff(jnp.asarray(sde.t1))) > 0
 
 
 def check_process(sde: object, score: object) -> None:

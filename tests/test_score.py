@@ -60,6 +60,7 @@ def test_every_kind_is_what_its_definition_says(m, s, pair):
         "scaled_score": -z,
         "denoised": x0,
         "v": m * z - s * x0,
+        "velocity": z - x0,
         "edm": (2 * s * x0 - 0.5 * m * z) / np.sqrt(s**2 + 0.25 * m**2),
     }
     source, target = pair
@@ -71,6 +72,9 @@ def test_every_kind_is_what_its_definition_says(m, s, pair):
     np.testing.assert_allclose(target.from_noise(sde, noise, x, t), truth[target.name], **close)
     both = target.target(sde, jnp.asarray(x0), jnp.asarray(z), x, t)
     np.testing.assert_allclose(both, truth[target.name], rtol=1e-5, atol=1e-5 * scale)
+    if source.to_x0 is not None:
+        value = jnp.asarray(truth[source.name], jnp.float32)
+        np.testing.assert_allclose(source.to_x0(sde, value, x, t), x0, **close)
 
 
 def test_previous_is_the_mean_of_the_posterior():

@@ -4,6 +4,7 @@ For x = m x0 + s z, in the axes of component k with variances v_k and coordinate
 
     log(w_k N(x; m mu_k, m^2 C_k + s^2 I)) = log w_k - 1/2 sum (c_k^2 / u_k + log(2 pi u_k))
     score = -sum_k p(k | x) V_k c_k / u_k,     u_k = m^2 v_k + s^2
+    E[x0 | x] = sum_k p(k | x) (mu_k + m V_k (v_k / u_k) c_k)
 """
 
 import math
@@ -41,3 +42,12 @@ def score_of(covariance: Covariance, found: Parts, x: Any) -> Any:
     """The score of the mixture with these parts: shape of x."""
     pull = jax.nn.softmax(found.logs, axis=1)[:, :, None] * found.along / found.variance
     return -covariance.together(pull).reshape(x.shape)
+
+
+def mean_of(covariance: Covariance, found: Parts, means: Any, x: Any, m: Any) -> Any:
+    """The mean of x0 given x of the mixture with these parts, means (1, k, n), level m: shape of x."""
+    share = jax.nn.softmax(found.logs, axis=1)[:, :, None]
+    m = jnp.asarray(m).reshape(-1, 1, 1).astype(x.dtype)
+    shrunk = m * jnp.asarray(covariance.values, x.dtype)[None] / found.variance * found.along
+    centre = (share * means).sum(axis=1)
+    return centre.reshape(x.shape) + covariance.together(share * shrunk).reshape(x.shape)

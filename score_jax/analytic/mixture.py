@@ -18,8 +18,18 @@ from jaxtyping import Array, Float, Key
 from score_jax._math import as_time
 from score_jax.analytic.conditioning import Conditioner
 from score_jax.analytic.covariance import Covariance, Dense
-from score_jax.analytic.density import Parts, parts, score_of
-from score_jax.types import SDE, Data, Number, PerExample, ScoreFn, Time
+from score_jax.analytic.density import Parts, mean_of, parts, score_of
+from score_jax.types import (
+    SDE,
+    Clean,
+    Data,
+    Number,
+    PerExample,
+    ScoreFn,
+    ScoreOut,
+    Time,
+    ends_in_noise,
+)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -88,7 +98,7 @@ class Mixture:
     def _parts(self, sde: SDE, x: Data, t: Number) -> Parts:
         t = as_time(jnp.asarray(t))
         weights = jnp.log(jnp.asarray(self.weights, x.dtype))[None]
-        means = jnp.asarray(self.means, x.dtype).reshape(1, len(self.weights), -1)
+        means = self._flat_means(x)
         return parts(self.covariance, weights, means, x, sde.mean_coeff(t), sde.std(t))
 
     def logp(self, sde: SDE, x: Data, t: Number) -> PerExample:
@@ -110,15 +120,30 @@ class Mixture:
         defined for singular covariances.
         """
         weights = jnp.log(jnp.asarray(self.weights, x0.dtype))[None]
-        means = jnp.asarray(self.means, x0.dtype).reshape(1, len(self.weights), -1)
+        means = self._flat_means(x0)
         one = jnp.ones((), x0.dtype)
         return jax.nn.softmax(
             parts(self.covariance, weights, means, x0, one, std * one).logs, axis=1
         )
 
     def score(self, sde: SDE) -> ScoreFn:
-        """The exact score at every time."""
-        return lambda x, t: score_of(self.covariance, self._parts(sde, x, t), x)
+        """The exact score at every time; with the mean of x0 if the SDE ends in pure noise."""
+        if not ends_in_noise(sde):
+            return lambda x, t: score_of(self.covariance, self._parts(sde, x, t), x)
+
+        def score(x: Data, t: Time) -> ScoreOut:
+            found = self._parts(sde, x, t)
+            value = score_of(self.covariance, found, x)
+            m = sde.mean_coeff(as_time(jnp.asarray(t)))
+            return ScoreOut(value, None, Clean(self._mean(found, x, m), value))
+
+        return score
+
+    def _mean(self, found: Parts, x: Data, m: Time) -> Data:
+        return mean_of(self.covariance, found, self._flat_means(x), x, m)
+
+    def _flat_means(self, x: Data) -> Float[Array, "1 k n"]:
+        return jnp.asarray(self.means, x.dtype).reshape(1, len(self.weights), -1)
 
     def component(self, k: int) -> "Mixture":
         """Component k by itself."""

@@ -32,6 +32,7 @@ from score_jax.parametrization import NoiseInput
 from score_jax.types import (
     SDE,
     Apply,
+    Clean,
     Data,
     Params,
     PerExample,
@@ -40,7 +41,6 @@ from score_jax.types import (
     Time,
     TimeLike,
     as_returned,
-    score_at,
     score_out,
 )
 
@@ -142,19 +142,23 @@ def classifier_free(
     check_weight("scale", scale)
     check_times(interval)
 
-    def pair(x: Data, t: Time) -> tuple[ScoreOut, Data]:
+    def pair(x: Data, t: Time) -> tuple[ScoreOut, ScoreOut]:
         if both is None:
-            return score_out(conditional, x, t), score_at(unconditional, x, t)
+            return score_out(conditional, x, t), score_out(unconditional, x, t)
         times = jnp.concatenate([t, t]) if t.ndim else t
         out = score_out(both, jnp.concatenate([x, x]), times)
-        wanted, other = jax.tree.map(lambda v: v[: len(x)], out), out.score[len(x) :]
-        return wanted, other
+        half = lambda rows: jax.tree.map(lambda v: v[rows], out)
+        return half(slice(len(x))), half(slice(len(x), None))
 
     def mixed(x: Data, t: Time) -> Data | ScoreOut:
         weight = bcast(jnp.where(inside(interval, t), weight_at(scale, t), 1), x)
         out, other = pair(x, t)
         # The conditional itself at scale 1, to the bit.
-        return as_returned(out._replace(score=out.score + (weight - 1) * (out.score - other)))
+        away = lambda wanted, other: wanted + (weight - 1) * (wanted - other)
+        clean = None
+        if out.clean is not None and other.clean is not None:
+            clean = Clean(*map(away, out.clean, other.clean))
+        return as_returned(out._replace(score=away(out.score, other.score), clean=clean))
 
     def plain(x: Data, t: Time) -> Data | ScoreOut:
         return as_returned(score_out(conditional, x, t))

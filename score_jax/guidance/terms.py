@@ -22,7 +22,7 @@ from jaxtyping import Array, Bool
 
 from score_jax._check import check_interval, is_number
 from score_jax._math import as_time, bcast
-from score_jax.score import tweedie_at
+from score_jax.score import x0_of
 from score_jax.types import (
     SDE,
     Data,
@@ -150,12 +150,15 @@ def guide(sde: SDE, score: ScoreFn, *terms: Any) -> ScoreFn:
         if not clean:
             out = score_out(score, x, t)
             return as_returned(out._replace(score=out.score + gradient))
-        found: Any = jax.vjp(lambda x: tuple(score_out(score, x, t)), x, has_aux=True)
-        value, pull, variance = found
-        there = tweedie_at(sde, x, t)
-        wanted = jax.grad(lambda x0: _total(clean, x0, t))(there.x0(x, value))
-        guided = value + gradient + there.x0(wanted, pull(wanted)[0])
-        return as_returned(ScoreOut(guided, variance))
+
+        def estimate(x: Data) -> tuple[Data, ScoreOut]:
+            out = score_out(score, x, t)
+            return x0_of(sde, out, x, t), out
+
+        found: Any = jax.vjp(estimate, x, has_aux=True)
+        x0, pull, out = found
+        wanted = jax.grad(lambda x0: _total(clean, x0, t))(x0)
+        return as_returned(out._replace(score=out.score + gradient + pull(wanted)[0]))
 
     return _when([term.interval for term in terms], with_terms, score)
 

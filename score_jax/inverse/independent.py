@@ -45,14 +45,14 @@ def combine_observations(sde: SDE, prior: ScoreFn, scores: Sequence[Callable[...
     def moments(score: ScoreFn, x: Data, t: Any) -> tuple[Any, Any]:
         """The score (n,) and the precision V^-1 (n, n) at x (n,)."""
         found = linearized(sde, score, x[None], t)
-        n = found.score.size
+        n = found.out.score.size
         rows = jax.vmap(lambda v: found.pull(v.reshape(1, *x.shape)).reshape(n))(
             jnp.eye(n, dtype=x.dtype)
         )
         covariance = jnp.square(sde.std(t)) / sde.mean_coeff(t) * 0.5 * (rows + rows.T)
         values, vectors = jnp.linalg.eigh(covariance)
         values = jnp.maximum(values, 1e-6 * jnp.max(jnp.abs(values)))
-        return found.score.reshape(n), vectors / values[None] @ vectors.T
+        return found.out.score.reshape(n), vectors / values[None] @ vectors.T
 
     def one(x: Data, t: Any) -> Data:
         first, base = moments(prior, x, t)

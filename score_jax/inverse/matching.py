@@ -27,7 +27,9 @@ from score_jax.inverse.measurement import consistent
 from score_jax.inverse.methods import Conditional, linear, linearized, no_longer
 from score_jax.inverse.operators import conjugate_gradients
 from score_jax.score import tweedie_at
-from score_jax.types import SDE, Data, ScoreFn, ScoreOut, Time, TimeLike, as_returned
+from score_jax.types import SDE, Data, ScoreFn, ScoreOut, Time, TimeLike
+
+_LEAST = 1e-6  # of m, which is 0 at pure noise: nothing guides there
 
 
 def _limited(
@@ -36,7 +38,7 @@ def _limited(
     """The move of the score, no longer than `limit` times that of the widest p(x0 | x)."""
     if not math.isfinite(limit):
         return move
-    r2 = jnp.square(sde.std(t) / sde.mean_coeff(t))
+    r2 = jnp.square(sde.std(t) / jnp.maximum(sde.mean_coeff(t), _LEAST))
     back = measurement.operator.ridge(residual, r2, measurement.noise_std**2)
     return no_longer(move, tweedie_at(sde, x, t).push(bcast(r2, x) * back), limit)
 
@@ -75,7 +77,7 @@ def mmps(
     def guided(x: Data, t: TimeLike) -> Data | ScoreOut:
         t = as_time(t)
         found = linearized(sde, score, x, t)
-        ratio = bcast(jnp.square(sde.std(t)) / sde.mean_coeff(t), x)
+        ratio = bcast(jnp.square(sde.std(t)) / jnp.maximum(sde.mean_coeff(t), _LEAST), x)
 
         def matrix(u: Any) -> Any:
             return operator.forward(ratio * found.pull(operator.adjoint(u))) + noise * u
@@ -84,7 +86,7 @@ def mmps(
         solved = conjugate_gradients(matrix, residual, iterations)
         move = found.pull(operator.adjoint(solved))
         move = _limited(sde, measurement, residual, move, x, t, limit)
-        return as_returned(ScoreOut(found.score + scale * move, found.variance))
+        return found.guided(scale * move)
 
     return Conditional(guided, None, partial(consistent, measurement))
 
@@ -108,7 +110,7 @@ def tmpd(
     def guided(x: Data, t: TimeLike) -> Data | ScoreOut:
         t = as_time(t)
         found = linearized(sde, score, x, t)
-        m, s2 = sde.mean_coeff(t), jnp.square(sde.std(t))
+        m, s2 = jnp.maximum(sde.mean_coeff(t), _LEAST), jnp.square(sde.std(t))
         residual = measurement.residual(found.x0)
         back = operator.adjoint(jnp.ones_like(residual))
         sums = operator.forward(bcast(s2 / m, x) * found.pull(back))
@@ -117,6 +119,6 @@ def tmpd(
         solved = jnp.where(spread > 0, residual / jnp.where(spread > 0, spread, 1), 0)
         move = found.pull(operator.adjoint(solved))
         move = _limited(sde, measurement, residual, move, x, t, limit)
-        return as_returned(ScoreOut(found.score + scale * move, found.variance))
+        return found.guided(scale * move)
 
     return Conditional(guided, None, partial(consistent, measurement))

@@ -30,7 +30,7 @@ from score_jax._check import check_positive
 from score_jax._math import as_time, batch_sum, bcast
 from score_jax.inverse.measurement import check_measurement, consistent, misfit
 from score_jax.inverse.operators import LinearOperator
-from score_jax.score import denoise, tweedie_at
+from score_jax.score import denoise, tweedie_at, x0_of
 from score_jax.types import (
     SDE,
     Data,
@@ -128,20 +128,27 @@ def spread(sde: SDE, t: Time, data_std: ArrayLike) -> Time:
 
 
 class Linearized(NamedTuple):
-    """The estimate of x0 at x, its score and learned variance, and pull(v) = J^T v with J = dx0/dx."""
+    """The estimate of x0 at x, the score it is of, and pull(v) = J^T v with J = dx0/dx."""
 
     x0: Any
-    score: Any
-    variance: Any
+    out: ScoreOut
     pull: Callable[[Any], Any]
+
+    def guided(self, move: Data) -> Data | ScoreOut:
+        """The score with `move` added, as a ScoreFn returns it."""
+        return as_returned(self.out._replace(score=self.out.score + move))
 
 
 def linearized(sde: SDE, score: ScoreFn, x: Data, t: Time) -> Linearized:
     """Tweedie's estimate of x0 and its derivative: one evaluation, one backward pass for each pull."""
-    found: Any = jax.vjp(lambda x: tuple(score_out(score, x, t)), x, has_aux=True)
-    value, pull, variance = found
-    there = tweedie_at(sde, x, t)
-    return Linearized(there.x0(x, value), value, variance, lambda v: there.x0(v, pull(v)[0]))
+
+    def estimate(x: Data) -> tuple[Data, ScoreOut]:
+        out = score_out(score, x, t)
+        return x0_of(sde, out, x, t), out
+
+    found: Any = jax.vjp(estimate, x, has_aux=True)
+    x0, pull, out = found
+    return Linearized(x0, out, lambda v: pull(v)[0])
 
 
 def no_longer(move: Data, reference: Data, limit: float) -> Data:
@@ -194,7 +201,7 @@ def pigdm(
         move = found.pull(back)
         if math.isfinite(limit):
             move = no_longer(move, there.push(bcast(r2, x) * back), limit)
-        return as_returned(ScoreOut(found.score + scale * move, found.variance))
+        return found.guided(scale * move)
 
     return Conditional(guided, None, partial(consistent, measurement))
 
@@ -219,10 +226,11 @@ def projection(
     def guided(x: Data, t: TimeLike) -> Data | ScoreOut:
         t = as_time(t)
         there, out = tweedie_at(sde, x, t), score_out(score, x, t)
-        residual = measurement.residual(there.x0(x, out.score))
+        x0 = x0_of(sde, out, x, t)
+        residual = measurement.residual(x0)
         r2 = spread(sde, t, stds)
         move = bcast(r2, x) * operator.ridge(residual, r2, measurement.noise_std**2)
-        return as_returned(out._replace(score=out.score + there.push(move)))
+        return as_returned(there.with_x0(out, x0, x0 + move))
 
     return Conditional(guided, None, partial(consistent, measurement))
 

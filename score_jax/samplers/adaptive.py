@@ -36,8 +36,8 @@ from score_jax._check import check_count, check_float, check_positive
 from score_jax._math import bcast
 from score_jax.samplers.ode import Cost, batch_rms, check_noise, check_time
 from score_jax.samplers.uneven import angle_between, uneven_weights
-from score_jax.score import tweedie_at
-from score_jax.types import SDE, Data, Number, Scalar, ScoreFn, check_process, score_at
+from score_jax.score import x0_of
+from score_jax.types import SDE, Data, Number, Scalar, ScoreFn, check_process, score_out
 
 # Chosen on mixtures other than those of benchmarks/ode_solvers.py: see docs/adr/0009. None is sharp.
 _ACCEPT, _SAFETY, _GROW = 4.0, 0.8, 4.0
@@ -136,7 +136,7 @@ def _flow(sde: SDE, score: ScoreFn, t_from: Any, t_to: Any) -> _Flow:
 
     def predict(v: Any, t: Any) -> Any:
         x = bcast(_size(sde, t), v) * v
-        return tweedie_at(sde, x, t).x0(x, score_at(score, x, t).astype(v.dtype))
+        return x0_of(sde, score_out(score, x, t), x, t).astype(v.dtype)
 
     return _Flow(t_from, place, predict, half(t_from), half(t_to))
 

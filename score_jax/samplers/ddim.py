@@ -54,7 +54,9 @@ def _move(
     # With eta 0 the step may go from data to noise, where `fresh` is negative and must not remain.
     share = jnp.sqrt(1 - eta**2 * fresh) if eta > 0 else jnp.ones_like(fresh)
     # With eps_hat inserted, both terms stay small where m is small.
-    x_mean = bcast(share * move.keep, x) * x + bcast(move.m * (1 - share * move.ratio), x) * clean
+    # m' (1 - share r), finite where m or m' is 0.
+    rest = move.m - share * move.keep * sde.mean_coeff(t)
+    x_mean = bcast(share * move.keep, x) * x + bcast(rest, x) * clean
     sd = eta * move.s * jnp.sqrt(jnp.maximum(fresh, 0)) if eta > 0 else None
     return x_mean, sd
 

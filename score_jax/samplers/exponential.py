@@ -18,6 +18,7 @@ coefficients, exp(-h) = s' m / (s m'), which in float32 is ten times as exact as
 logarithms.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -45,11 +46,19 @@ class Interval(NamedTuple):
 
 
 def interval(sde: SDE, t: Time, t_next: Time) -> Interval:
-    """The coefficients of eq. (2) from t to t_next."""
+    """The coefficients of eq. (2) from t to t_next.
+
+    h is at most `longest`, at which exp(-h) is the rounding of 1: from pure noise it is infinite.
+    """
     m, s = sde.mean_coeff(t_next), sde.std(t_next)
     keep = s / sde.std(t)
     ratio = keep * (sde.mean_coeff(t) / m)
-    return Interval(m, s, keep, ratio, -jnp.log(ratio))
+    return Interval(m, s, keep, ratio, jnp.minimum(-jnp.log(ratio), longest(ratio)))
+
+
+def longest(h: Scalar) -> float:
+    """The h that stands for any longer one: exp(-h) is the rounding of 1 in the dtype of h."""
+    return -math.log(jnp.finfo(h.dtype).eps)
 
 
 def moments(h: Scalar, highest: int) -> list[Scalar]:

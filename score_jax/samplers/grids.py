@@ -14,7 +14,9 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from score_jax._check import known
-from score_jax.types import SDE
+from score_jax.types import SDE, ends_in_noise
+
+_PURE = -2 * math.log(1e3)  # the log-SNR that stands for that of pure noise
 
 
 def check_grid(grid: object, t1: float | None = None) -> Float[Array, " n"]:
@@ -87,9 +89,15 @@ def quadratic_grid(sde: SDE, n: int, *, t0: float = 1e-3) -> Float[Array, " m"]:
 
 
 def _at_log_snr(sde: SDE, t0: float, values: Callable[[float, float], Any]) -> Float[Array, " m"]:
-    """The times with log-SNR values(log_snr(t1), log_snr(t0)), the ends exactly t1 and t0."""
+    """The times with log-SNR values(log_snr(t1), log_snr(t0)), the ends exactly t1 and t0.
+
+    Of an SDE that ends in pure noise, where log_snr(t1) is -infinity, noise 1,000 times the data counts
+    as the end.
+    """
     with jax.ensure_compile_time_eval():
         first, last = (float(sde.log_snr(jnp.asarray(t))) for t in (sde.t1, t0))
+        # From pure noise the first step is infinitely long: it ends where the next begins.
+        first = max(first, _PURE) if ends_in_noise(sde) else first
         wanted = np.asarray(values(first, last))
         times = np.array(sde.time_of_log_snr(jnp.asarray(wanted, jnp.zeros(0).dtype)))
         times[0], times[-1] = sde.t1, t0

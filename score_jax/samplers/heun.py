@@ -25,6 +25,7 @@ import jax
 import jax.numpy as jnp
 
 from score_jax._math import as_time, bcast
+from score_jax.score import x0_of
 from score_jax.types import (
     SDE,
     Data,
@@ -38,6 +39,7 @@ from score_jax.types import (
     Time,
     check_process,
     score_at,
+    score_out,
     stateless,
 )
 
@@ -47,14 +49,14 @@ _NOISY, _TOO_FAR = 1.0, 0.01
 
 def _heun(sde: SDE, score: ScoreFn, x: Data, t: Time, t_next: Time) -> Data:
     m, s, m_next, s_next = sde.mean_coeff(t), sde.std(t), sde.mean_coeff(t_next), sde.std(t_next)
-    keep = m_next / m
-    change = s_next - keep * s  # m' (sigma' - sigma)
-    slope = bcast(-s, x) * score_at(score, x, t)
-    there = bcast(keep, x) * x + bcast(change, x) * slope
+    out = score_out(score, x, t)
+    slope = bcast(-s, x) * out.score
+    # Euler's step to D is m' D + s' slope, finite at pure noise too.
+    there = bcast(m_next, x) * x0_of(sde, out, x, t) + bcast(s_next, x) * slope
     later = bcast(-s_next, x) * score_at(score, there, t_next)
-    long = (s > _NOISY * m) & (s_next < _TOO_FAR * keep * s)
-    mean = jnp.where(long, slope, 0.5 * (slope + later))
-    return bcast(keep, x) * x + bcast(change, x) * mean
+    long = (s > _NOISY * m) & (s_next * m < _TOO_FAR * m_next * s)
+    change = jnp.where(long, 0, s_next - m_next / jnp.where(long, 1, m) * s)  # m' (sigma' - sigma)
+    return there + bcast(0.5 * change, x) * (later - slope)
 
 
 def heun(sde: SDE, score: ScoreFn) -> Step:
@@ -110,13 +112,15 @@ def edm(
         t, t_next = as_time(t), as_time(t_next)
         m, sigma = sde.mean_coeff(t), sde.std(t) / sde.mean_coeff(t)
         raised = sde.time_of_log_snr(-2 * jnp.log(sigma * (1 + gamma)))
-        acts = (gamma > 0) & (s_min <= sigma) & (sigma <= s_max)
+        acts = (gamma > 0) & (s_min <= sigma) & (sigma <= s_max) & (t < sde.t1)
         # Without added noise use the time itself, not the inverse of its SNR.
         t_hat = jnp.where(acts, jnp.clip(raised, t, sde.t1), t)
-        m_hat, sigma_hat = sde.mean_coeff(t_hat), sde.std(t_hat) / sde.mean_coeff(t_hat)
-        added = jnp.sqrt(jnp.maximum((sigma_hat - sigma) * (sigma_hat + sigma), 0))
+        # m' sqrt(sigma'^2 - sigma^2) and m' / m, finite at pure noise, where nothing is added.
+        keep = jnp.where(acts, sde.mean_coeff(t_hat) / jnp.where(acts, m, 1), 1)
+        kept, s_hat = keep * sde.std(t), sde.std(t_hat)
+        added = jnp.where(acts, jnp.sqrt(jnp.maximum((s_hat - kept) * (s_hat + kept), 0)), 0)
         z = jax.random.normal(key, x.shape, x.dtype)
-        x = bcast(m_hat / m, x) * x + bcast(m_hat * s_noise * added, x) * z
+        x = bcast(keep, x) * x + bcast(s_noise * added, x) * z
         x = _heun(sde, score, x, t_hat, t_next)
         return StepOut(x, x), gamma
 

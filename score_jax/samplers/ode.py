@@ -27,10 +27,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PyTree
 
-from score_jax._check import check_count, check_float, check_positive, known
+from score_jax._check import check, check_count, check_float, check_positive, known
 from score_jax._math import as_time, batch_sum, bcast
+from score_jax.score import x0_of
 from score_jax.sde import reverse_drift
-from score_jax.types import SDE, Data, Number, Scalar, ScoreFn, Time, check_process, score_at
+from score_jax.types import SDE, Data, Number, Scalar, ScoreFn, Time, check_process, score_out
 
 Cost = Int[Array, "..."]  # a number of evaluations or steps: () or (b,)
 
@@ -99,7 +100,7 @@ class Coordinate(NamedTuple):
 def _log_noise_field(sde: SDE, score: ScoreFn, y: Data, u: Time) -> Data:
     t = sde.time_of_log_snr(-2 * u)
     m, s = sde.mean_coeff(t), sde.std(t)
-    return bcast(-s * s / m, y) * score_at(score, bcast(m, y) * y, t)
+    return bcast(-s * s / m, y) * score_out(score, bcast(m, y) * y, t).score
 
 
 # Eq. (1): plain time, x itself.
@@ -117,10 +118,15 @@ IN_LOG_NOISE = Coordinate(
 
 
 def _angle_field(sde: SDE, score: ScoreFn, y: Data, u: Time) -> Data:
-    t = sde.time_of_log_snr(-2 * jnp.log(jnp.tan(u)))
+    # The rounding of a right angle, pure noise, may lie beyond it.
+    t = sde.time_of_log_snr(2 * jnp.log(jnp.abs(jnp.cos(u)) / jnp.sin(u)))
     m, s = sde.mean_coeff(t), sde.std(t)
     c = bcast(jnp.hypot(m, s), y)
-    return bcast(-s / m, y) * (y + c * score_at(score, c * y, t))
+    out = score_out(score, c * y, t)
+    if out.clean is None:
+        return bcast(-s / m, y) * (y + c * out.score)
+    x0 = x0_of(sde, out, c * y, t)
+    return -(bcast(m * s, y) * out.score + bcast(s, y) * x0) / c
 
 
 # Eq. (3): u = arctan(s/m), y = x / sqrt(m^2 + s^2).
@@ -162,6 +168,15 @@ def check_noise(name: str, sde: SDE, t: Number) -> None:
         std = float(sde.std(jnp.asarray(float(t))))
     if not std > 0:
         raise ValueError(f"{name} must be a time at which std > 0, got {t}, where it is {std}")
+
+
+def _check_scale(name: str, sde: SDE, t: Number, coordinate: Coordinate) -> None:
+    """Refuse a time at which the coordinate would divide by 0, where its value is known."""
+    if not known(t):
+        return
+    with jax.ensure_compile_time_eval():
+        some = float(coordinate.scale(sde, jnp.asarray(float(t)))) > 0
+    check(name, t, some, "a time with mean_coeff > 0 in this coordinate: use IN_TIME or IN_ANGLE")
 
 
 def _controller(rtol: Any, atol: Any, norm: Any, controller: Any) -> Any:
@@ -286,7 +301,12 @@ class FlowEnds(NamedTuple):
 
 
 def flow_ends(sde: SDE, x: Data, t_from: Number, t_to: Number, coordinate: Coordinate) -> FlowEnds:
-    """The two ends of a flow that carries x in a coordinate: `FlowEnds`."""
+    """The two ends of a flow that carries x in a coordinate: `FlowEnds`.
+
+    Raises ValueError for pure noise (m = 0) in a coordinate that divides by m.
+    """
+    for name, t in (("t_from", t_from), ("t_to", t_to)):
+        _check_scale(name, sde, t, coordinate)
     dtype = jnp.promote_types(x.dtype, jnp.float32)
     times = [jnp.asarray(t, dtype) for t in (t_from, t_to)]
     clocks = [coordinate.clock(sde, t).astype(dtype) for t in times]

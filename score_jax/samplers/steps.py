@@ -23,7 +23,8 @@ import jax.numpy as jnp
 
 from score_jax._math import as_time, bcast
 from score_jax.parametrization import SMALL, Variance
-from score_jax.sde import bridge, reverse_drift
+from score_jax.score import x0_of
+from score_jax.sde import Bridge, bridge, reverse_drift
 from score_jax.types import (
     SDE,
     Data,
@@ -84,6 +85,11 @@ def reverse_diffusion(sde: SDE, score: ScoreFn, *, ode: bool = False) -> Step:
     return stateless(update, 1)
 
 
+def _reversed(found: Bridge, x: Data, share: float, score: Data) -> Data:
+    """(x + share G^2 score) / a of the interval: (b, *d)."""
+    return (x + bcast(share * found.g2, x) * score) / bcast(found.a, x)
+
+
 def ancestral(
     sde: SDE,
     score: ScoreFn,
@@ -117,10 +123,12 @@ def ancestral(
         t, t_next = as_time(t), as_time(t_next)
         found = bridge(sde, t, t_next)
         out = score_out(score, x, t)
-        push = bcast(found.g2 * (0.5 if ode else 1.0), x) * out.score
-        x_mean = (x + push) / bcast(found.a, x)
         if ode:
-            return StepOut(x_mean, x_mean)
+            return StepOut(*(_reversed(found, x, 0.5, out.score),) * 2)
+        if out.clean is None:
+            x_mean = _reversed(found, x, 1.0, out.score)
+        else:
+            x_mean = found.mean(x0_of(sde, out, x, t), x)
         if variance.learned and out.variance is None:
             raise ValueError(
                 f"variance={variance.name} needs a score that returns a ScoreOut with a variance: a "

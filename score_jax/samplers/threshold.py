@@ -15,7 +15,7 @@ from typing import Any
 import jax.numpy as jnp
 
 from score_jax._math import as_time, bcast
-from score_jax.score import tweedie_at
+from score_jax.score import tweedie_at, x0_of
 from score_jax.types import (
     SDE,
     Data,
@@ -87,12 +87,12 @@ def threshold(sde: SDE, score: ScoreFn, rule: Any) -> ScoreFn:
     def thresholded(x: Data, t: TimeLike) -> Data | ScoreOut:
         t = as_time(t)
         there, out = tweedie_at(sde, x, t), score_out(score, x, t)
-        x0 = there.x0(x, out.score)
+        x0 = x0_of(sde, out, x, t)
         kept = rule(x0)
         if kept.shape != x0.shape:
             raise ValueError(
                 f"rule must keep the shape of x0, got {kept.shape} for {tuple(x0.shape)}"
             )
-        return as_returned(out._replace(score=out.score + there.push(kept - x0)))
+        return as_returned(there.with_x0(out, x0, kept))
 
     return thresholded

@@ -65,8 +65,8 @@ def _correction(
     rows = [ex.node_weights(h, [one, *nodes[:k]], b) for k in range(len(nodes) + 1)]
     corrected = ex.pick(now, rows, h)
     change = [corrected[0]] + [c - p for c, p in zip(corrected[1:], predicted, strict=True)]
-    # Before the first step there is nothing to correct.
-    scale = jnp.where(past.i > 0, sde.mean_coeff(t), 0.0)
+    # Before the first step there is nothing to correct, nor in one from pure noise, without a length.
+    scale = jnp.where((past.i > 0) & (h < ex.longest(h)), sde.mean_coeff(t), 0.0)
     return ex.weighted(change, (clean, *earlier), base, scale)
 
 

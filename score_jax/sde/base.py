@@ -28,7 +28,7 @@ from jaxtyping import Array, DTypeLike, Float, Key
 
 from score_jax._check import check, check_positive
 from score_jax._math import Elementwise, as_time, bcast, elementwise_grad, normal_logp
-from score_jax.types import SDE, ScoreFn, score_at
+from score_jax.types import SDE, ScoreFn, score_out
 
 TimeLike = float | Float[Array, "..."]
 Coefficient = Float[Array, "..."]
@@ -199,10 +199,22 @@ def reverse_drift(
 ) -> Float[Array, "b *d"]:
     """Drift of the reverse-time SDE, or of the probability-flow ODE: f - g^2 score (ode: / 2).
 
-    x is (b, *d), t a scalar or (b,); one evaluation of `score`. arXiv:2011.13456 eq. 6 and 13.
+    x is (b, *d), t a scalar or (b,); one evaluation of `score`. arXiv:2011.13456 eq. 6 and 13. Where
+    the score comes with the mean of x0 (`ScoreOut.clean`), the flow is computed as m'(t) x0 + s'(t) z,
+    which is finite at pure noise too.
     """
+    out = score_out(score, x, t)
     g2 = jnp.square(sde.diffusion(t)) * (0.5 if ode else 1.0)
-    return sde.drift(x, t) - bcast(g2, x) * score_at(score, x, t)
+    if not ode or out.clean is None:
+        return sde.drift(x, t) - bcast(g2, x) * out.score
+    t = as_time(t)
+    m_rate, s_rate = (elementwise_grad(f)(t) for f in (sde.mean_coeff, sde.std))
+    velocity = bcast(m_rate, x) * out.clean.x0 - bcast(s_rate * sde.std(t), x) * out.clean.score
+    if out.score is out.clean.score:
+        return velocity
+    # Nothing guides pure noise, where a finite change of x0 is no change of the score.
+    g2 = jnp.where(sde.mean_coeff(t) > 0, g2, 0)
+    return velocity - bcast(g2, x) * (out.score - out.clean.score)
 
 
 class Bridge(NamedTuple):

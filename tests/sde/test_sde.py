@@ -15,8 +15,10 @@ from score_jax.sde import (
     VE,
     VP,
     CosineVP,
+    LinearLogSNR,
     LinearSDE,
     LinearVE,
+    RectifiedFlow,
     SubVP,
     bridge,
     from_betas,
@@ -42,6 +44,10 @@ SDES = [
     CosineVP(0.05, 500.0),
     LinearVE(),
     LinearVE(5.0),
+    LinearLogSNR(),
+    LinearLogSNR(-8.0, 3.0),
+    RectifiedFlow(0.999),
+    RectifiedFlow(0.9),
     from_betas(np.linspace(0.002, 0.3, 17)),
 ]
 ids = [f"{type(s).__name__}{i}" for i, s in enumerate(SDES)]
@@ -331,6 +337,7 @@ BAD = [
     (CosineVP, {"offset": 0.0}, "offset"),
     (CosineVP, {"max_rate": 0.01}, "max_rate"),
     (LinearVE, {"t1": -1.0}, "t1"),
+    (RectifiedFlow, {"t1": 1.5}, "t1"),
 ]
 
 
