@@ -104,6 +104,9 @@ _SCORE_FLOW = {
     "cifar10_subvp": "subvp_cifar10_ddpmpp_continuous",
     "cifar10_deep_subvp": "subvp_cifar10_ddpmpp_deep_continuous",
 }
+# README of github.com/google-research/vdm.
+_VDM = {"vdm cifar10": "checkpoint-final", "vdm cifar10_aug": "aug-checkpoint-final"}
+_BUCKET = "a ckpt-N.flax of gs://gresearch/vdm/cifar10/"
 _FOLDERS = (
     "ddpm-cifar10-32", "ddpm-church-256", "ddpm-bedroom-256", "ddpm-celebahq-256",
     "ncsnpp-celebahq-256", "ncsnpp-ffhq-256", "ncsnpp-church-256", "ncsnpp-ffhq-1024",
@@ -125,6 +128,7 @@ PUBLISHED_FILES: dict[str, PublishedFile] = {
         f"score_flow {name}": PublishedFile(f"{_FLOW}{name}", preset)
         for name, preset in _SCORE_FLOW.items()
     },
+    **{name: PublishedFile(f"{_BUCKET}{place}/checkpoints-0") for name, place in _VDM.items()},
     **{name: PublishedFile(f"{_HUB}{name}") for name in _FOLDERS},
 }
 

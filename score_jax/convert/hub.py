@@ -10,7 +10,7 @@ from pathlib import Path
 from score_jax._files import reason
 
 SCHEME = "hf://"
-_NAME = re.compile(rf"{SCHEME}([\w.-]+/[\w.-]+)(?:@([\w./-]+?))?(?:/([^@]+))?")
+_NAME = re.compile(rf"{SCHEME}([\w.-]+/[\w.-]+)(?:@([\w.-]+))?(?:/([^@]+))?")
 # Of a run folder and of diffusers' folders; code and other programs' weights are left out.
 FOLDER = ("*.json", "*.safetensors", "*.npz", "checkpoints/*", "**/checkpoints/*")
 

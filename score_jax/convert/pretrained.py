@@ -12,13 +12,14 @@ from score_jax.convert.openai import from_improved_diffusion
 from score_jax.convert.published import PUBLISHED, lookup
 from score_jax.convert.records import Ingredients, read_json
 from score_jax.convert.score_sde import from_score_sde_jax, from_score_sde_pytorch
+from score_jax.convert.vdm import from_vdm
 from score_jax.model import Model
 from score_jax.nets import UNet
 from score_jax.types import Params
 
 MODEL_FILE = "model.json"  # of a run folder: the ingredients of its model
 CHECKPOINTS = "checkpoints"
-NVIDIA = ".pkl"  # of files that name their network
+NVIDIA, VDM = ".pkl", ".flax"  # of files that say what their network is
 HUB_LIKE = re.compile(
     r"[\w-][\w.-]*/[\w.-]+"
 )  # what a name on the hub looks like without its scheme
@@ -34,9 +35,10 @@ def load_pretrained(
 
     Args:
       path: the folder of a run of `experiments.train`; the folder of a diffusers `UNet2DModel`; a
-        `.pkl` of EDM or EDM2; with a preset, a file of score_sde, score_flow, OpenAI's consistency
-        models, improved-diffusion or guided-diffusion; or, with the extra `hub`, any of these on the
-        Hugging Face hub: "hf://USER/NAME" for a folder, "hf://USER/NAME/FILE" for a file.
+        `.pkl` of EDM or EDM2; a `.flax` of VDM; with a preset, a file of score_sde, score_flow,
+        OpenAI's consistency models, improved-diffusion or guided-diffusion; or, with the extra `hub`,
+        any of these on the Hugging Face hub: "hf://USER/NAME" for a folder, "hf://USER/NAME/FILE" for
+        a file.
       preset: name of the published run, such as "cifar10_ncsnpp_continuous"
         (`score_jax.convert.published`).
       ema: the averaged weights, or those of the last step. Files of improved-diffusion and diffusers
@@ -61,10 +63,10 @@ def load_pretrained(
         if preset is not None:
             raise ValueError(f"preset must be None for the folder {str(path)!r}, got {preset!r}")
         return _of_run(path, ema) if (path / CHECKPOINTS).is_dir() else from_diffusers(path)[:2]
-    if path.suffix == NVIDIA:
+    if path.suffix in (NVIDIA, VDM):
         if preset is not None:
             raise ValueError(f"preset must be None for the file {str(path)!r}, got {preset!r}")
-        return from_edm(path)[:2]
+        return from_edm(path)[:2] if path.suffix == NVIDIA else from_vdm(path, ema=ema)[:2]
     if preset is None:
         raise ValueError(f"preset must name the network of the file {str(path)!r}, got None")
     ingredients = lookup(preset, PUBLISHED)

@@ -155,8 +155,8 @@ class DiT(nn.Module):
         c = dense("embed0")(sinusoids(noise_input, NOISE_SINUSOIDS, cosines_first=True))
         c = dense("embed1")(nn.silu(c))
         if y is not None and self.num_classes is not None:
-            table = nn.Embed(self.num_classes, self.width, embedding_init=normal, name="classes")
-            return c + class_rows(table, y)
+            classes = nn.Embed(self.num_classes, self.width, embedding_init=normal, name="classes")
+            return c + class_rows(classes, y)
         return c if y is None else c + dense("vector")(y)
 
     @nn.compact

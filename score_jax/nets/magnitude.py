@@ -115,9 +115,9 @@ class MPClasses(nn.Module):
     def __call__(self, y: Array) -> Float[Array, "b o"]:
         """Embed labels y."""
         shape = (self.num_classes, self.features)
-        table = _unit(self.param(DIRECTION, nn.initializers.normal(1.0), shape))
+        rows = _unit(self.param(DIRECTION, nn.initializers.normal(1.0), shape))
         inside = (y >= 0) & (y < self.num_classes)
-        return jnp.where(inside[:, None], table[jnp.where(inside, y, 0)], 0)
+        return jnp.where(inside[:, None], rows[jnp.where(inside, y, 0)], 0)
 
 
 def unit_directions(params: Any) -> Any:

@@ -1,5 +1,6 @@
 """Names on the hub: what is asked of the package, its cache, and one line for every failure."""
 
+import functools
 import shutil
 
 import jax
@@ -21,14 +22,10 @@ def cache(tmp_path, monkeypatch):
     (repository / "refs").mkdir(parents=True)
     (repository / "refs" / "main").write_text(commit)
     shutil.copytree(unpacked("diffusers_ddpm"), repository / "snapshots" / commit)
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-    for name in ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE"):
-        monkeypatch.setattr(huggingface_hub.constants, name, str(tmp_path), raising=False)
+    here = {"cache_dir": str(tmp_path), "local_files_only": True}
     for name in ("snapshot_download", "hf_hub_download"):
-        function = getattr(huggingface_hub, name)
-        monkeypatch.setattr(
-            huggingface_hub, name, lambda f=function, **given: f(cache_dir=str(tmp_path), **given)
-        )
+        function = functools.partial(getattr(huggingface_hub, name), **here)
+        monkeypatch.setattr(huggingface_hub, name, function)
     return repository / "snapshots" / commit
 
 
@@ -59,9 +56,9 @@ def test_what_is_asked_of_the_package(tmp_path, monkeypatch):
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", hf_hub_download)
-    assert from_hub("hf://me/x.y@refs/pr/1") == tmp_path
+    assert from_hub("hf://me/x.y@v1.0") == tmp_path
     first, second = asked  # without safetensors there, the older weights too
-    assert (first["repo_id"], first["revision"]) == ("me/x.y", "refs/pr/1")
+    assert (first["repo_id"], first["revision"]) == ("me/x.y", "v1.0")
     assert "*.bin" not in first["allow_patterns"] and "*.bin" in second["allow_patterns"]
     assert not {"*.py", "*.pkl", "*"} & set(second["allow_patterns"])
     with pytest.raises(OSError, match="cannot be downloaded: ConnectionError: no route to host"):

@@ -21,7 +21,8 @@ CASES = {
     "edm2": SMALL,
     "edm2_other": SMALL | {
         "label_dim": 0, "channel_mult_noise": 2, "channel_mult_emb": 3, "concat_balance": 0.4,
-        "res_balance": 0.2, "attn_balance": 0.6, "clip_act": 1, "sigma_data": 0.6, "attn_resolutions": [],
+        "channel_mult": [2], "res_balance": 0.2, "attn_balance": 0.6, "clip_act": 1,
+        "sigma_data": 0.6, "attn_resolutions": [],
     },
 }  # fmt: skip
 OUTER = ("img_resolution", "img_channels", "label_dim", "sigma_data")

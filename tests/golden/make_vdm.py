@@ -3,12 +3,14 @@
     PYTHONPATH=. python tests/golden/make_vdm.py AUTHORS
 
 AUTHORS is a checkout of github.com/google-research/vdm (Apache 2.0), whose model runs under today's Flax
-as it is. Writes vdm_jax.npz: case/shapes (JSON: {path: shape}), case/x, gamma, out.
+once `chex`, of which it takes the name of a type, is there by name. Writes
+vdm_jax.npz: case/shapes (JSON: {path: shape}), case/x, gamma, out.
 """
 
 import json
 import pathlib
 import sys
+import types
 
 import jax
 import jax.numpy as jnp
@@ -30,6 +32,7 @@ CASES = {
 def main(authors):
     """Run the network of the checkout."""
     sys.path.insert(0, authors)
+    sys.modules["chex"] = types.SimpleNamespace(Array=jax.Array)
     import model_vdm
 
     rng, found = np.random.default_rng(0), {}

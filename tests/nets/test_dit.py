@@ -45,46 +45,38 @@ def test_places_are_sines_and_cosines_of_the_last_axis_first():
         positions((2, 2, 2), 8)
 
 
-def test_a_block_starts_as_the_identity_and_the_network_with_zero():
-    x, c = jax.random.normal(jax.random.key(1), (2, 3, 8)), jnp.ones((2, 8))
-    block = DiTBlock(2, 4.0, 0.0)
-    np.testing.assert_array_equal(block.apply(block.init(jax.random.key(0), x, c), x, c), x)
-    net = DiT(width=8, depth=1, num_heads=2, out_channels=2)
-    image = jax.random.normal(jax.random.key(1), (2, 4, 4, 1))
-    params = net.init(jax.random.key(0), image, jnp.ones(2))
-    out = net.apply(params, image, jnp.ones(2))
-    assert out.shape == (2, 4, 4, 2) and not out.any()
+def shaken(params):
+    """Without zeros: every block starts as the identity."""
+    return jax.tree.map(
+        lambda p: p + 0.3 * jnp.cos(jnp.arange(p.size) ** 1.5).reshape(p.shape), params
+    )
 
 
 @pytest.mark.slow
-def test_tokens_see_one_another_their_places_and_what_is_given():
-    """Three times the same x, of which one has another noise input, class, or far-away corner."""
-    net = DiT(width=8, depth=1, num_heads=2, num_classes=3, super_resolution=True)
-    x = jnp.broadcast_to(jax.random.normal(jax.random.key(1), (1, 4, 4, 1)), (5, 4, 4, 1))
-    x = x.at[1, 3, 3].add(1)
+def test_it_starts_with_zero_and_tokens_see_one_another_their_places_and_what_is_given():
+    """Five times the same flat x, of which one has another noise input, class, or far-away corner."""
+    net = DiT(width=8, depth=1, num_heads=2, num_classes=3, super_resolution=True, out_channels=2)
+    x = jnp.ones((5, 4, 4, 1)).at[1, 3, 3].add(1)
     t = jnp.ones(5).at[2].set(9.0)
     y = jnp.zeros(5, jnp.int32).at[3].set(2)
     low = jnp.zeros((5, 2, 2, 1)).at[4, 1, 1].set(1)
+    block = DiTBlock(2, 4.0, 0.0)
+    tokens, c = jax.random.normal(jax.random.key(1), (2, 3, 8)), jnp.ones((2, 8))
 
     @jax.jit
     def run(key):
+        own = block.apply(block.init(key, tokens, c), tokens, c)
         params = net.init(key, x, t, y, low_res=low)
-        params = jax.tree.map(
-            lambda p: p + 0.3 * jnp.cos(jnp.arange(p.size) ** 1.5).reshape(p.shape), params
-        )
-        return net.apply(params, x, t, y, low_res=low)
+        apply = lambda params: net.apply(params, x, t, y, low_res=low)
+        return own, apply(params), apply(shaken(params))
 
-    out = run.lower(jax.random.key(0)).compile(FAST)(jax.random.key(0))
+    own, first, out = run.lower(jax.random.key(0)).compile(FAST)(jax.random.key(0))
+    np.testing.assert_array_equal(own, tokens)
+    assert first.shape == (5, 4, 4, 2) and not first.any()
     for other in out[1:]:
         assert float(jnp.abs(other[:2, :2] - out[0, :2, :2]).max()) > 1e-4
-    # Without places a field of one value would give one value for each place of a patch.
-    flat = net.clone(num_classes=None, super_resolution=False)
-    params = flat.init(jax.random.key(0), jnp.ones((1, 4, 4, 1)), jnp.ones(1))
-    params = jax.tree.map(
-        lambda p: p + 0.3 * jnp.cos(jnp.arange(p.size) ** 1.5).reshape(p.shape), params
-    )
-    same = flat.apply(params, jnp.ones((1, 4, 4, 1)), jnp.ones(1))[0]
-    assert float(jnp.abs(same[:2, :2] - same[2:, 2:]).max()) > 1e-4
+    # Without places, all patches of one value would be alike.
+    assert float(jnp.abs(out[0, :2, :2] - out[0, 2:, 2:]).max()) > 1e-4
 
 
 @pytest.mark.parametrize(

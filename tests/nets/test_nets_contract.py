@@ -33,8 +33,7 @@ CASES = {
     "unet_series": (UNet(**SMALL, num_heads=2, groups=4, dims=1), (2, 12, 3)),
     "unet_volume": (UNet(**SMALL, num_heads=2, groups=4, dims=3), (2, 3, 4, 8, 1)),
     "edm2": (EDM2(**SMALL, attention_factors=(2,), num_head_channels=8), IMAGE),
-    "dit": (DiT(width=16, depth=1, num_heads=2), IMAGE),
-    "dit_volume": (DiT(width=12, depth=1, num_heads=2, dims=3), (2, 2, 4, 4, 1)),
+    "dit": (DiT(width=12, depth=1, num_heads=2, dims=3), (2, 2, 4, 4, 1)),
     "classifier": (
         EncoderUNet(**SMALL, num_head_channels=4, groups=4, num_classes=5, resblock_updown=True),
         IMAGE,
@@ -102,7 +101,7 @@ def test_classes_are_a_table_more_and_needed_when_there(name):
     paths = lambda tree: {jax.tree_util.keystr(p) for p, _ in jax.tree.leaves_with_path(tree)}
     (table,) = paths(after) - paths(before)
     assert "embedding" in table
-    assert 7 in {v.shape[0] for v in jax.tree.leaves(after)}
+    assert 7 in {v.shape[0] for v in jax.tree.leaves(after) if v.shape}
     for wrong, given in ((more, ()), (net, (y,))):
         with pytest.raises(ValueError, match="class"):
             jax.eval_shape(wrong.init, jax.random.key(0), x, label, *given)
