@@ -261,6 +261,9 @@ class Command(Generic[Flags]):
     config: str
     # Folder of the run: config, metrics, pictures, checkpoints.
     workdir: str
+    # Examples for each device (with mesh.space, for each group that shares images), by which
+    # train.batch_size grows with the number of devices; the learning rate stays as it is.
+    per_device: int | None
     # Print what would be built and stop.
     dry_run: bool
     # Continue a run although fields of its config have changed.
@@ -305,7 +308,7 @@ def parse_config(
     absent: dict[str, Any] = dict.fromkeys(
         ("dry_run", "allow_changes", "init_raw", "init_anew"), False
     )
-    absent |= {"log": (), "init": None, "init_preset": None}
+    absent |= {"log": (), **dict.fromkeys(("per_device", "init", "init_preset"))}
     args = _read(
         cls,
         rest,

@@ -185,12 +185,20 @@ class MeshConfig:
 
     # One program for each device by jax.pmap or jax.shard_map, or one program for all devices.
     mapping: Literal["pmap", "shard_map", "jit"] = "pmap"
-    # Divide parameters, optimiser and averages over the devices (with mapping jit), or not.
-    shard: Literal["none", "fsdp"] = "none"
+    # Divide parameters, optimiser and averages over the devices (fsdp), or not; "auto" divides them
+    # from 16 devices on. With mapping jit.
+    shard: Literal["auto", "none", "fsdp"] = "auto"
+    # Neighbouring devices that share every image, each with a part of its height (with mapping jit).
+    space: int = 1
 
     def __post_init__(self) -> None:
-        ok = self.shard == "none" or self.mapping == "jit"
-        require("mesh", self, ("shard", ok, "'none' unless mesh.mapping is 'jit'"))
+        whole = self.mapping == "jit"
+        require(
+            "mesh", self,
+            ("shard", self.shard != "fsdp" or whole, "'auto' or 'none' unless mesh.mapping is 'jit'"),
+            *at_least(self, 1, "space"),
+            ("space", self.space == 1 or whole, "1 unless mesh.mapping is 'jit'"),
+        )  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)

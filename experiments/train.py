@@ -21,7 +21,7 @@ with late():
     from score_jax.types import Params
 
     from . import runs
-    from .parts import loggers, origins, sampling
+    from .parts import loggers, mapping, origins, sampling
     from .reports import dry_run, levels, pictures
     from .reports.held_out import held_out
     from .reports.small_fid import SmallFID
@@ -46,30 +46,6 @@ def attention_note(run: runs.Run, params: Params) -> list[str]:
     if not sizes or own != ["mid_attention"]:
         return []
     return [f"net.attention={sizes} are sizes that do not occur here: only the middle attends"]
-
-
-def mapped_step(run: runs.Run) -> training.MappedStep:
-    """The training step of a run on all devices, as its config maps it."""
-    c = run.config
-    whole = c.mesh.mapping == "jit"
-    step = runs.make_step(run, None if whole else "devices")
-    step = training.scan_steps(step, c.train.steps_per_call)
-    divided = {"none": lambda: None, "fsdp": lambda: training.divided(training.make_mesh())}
-    return {
-        "pmap": lambda: training.pmap_step(step),
-        "shard_map": lambda: training.shard_map_step(step),
-        "jit": lambda: training.global_step(step, sharding_of=divided[c.mesh.shard]()),
-    }[c.mesh.mapping]()
-
-
-def _check_devices(config: Config) -> None:
-    """Raise ValueError unless every device gets as many examples, a multiple of the microbatches."""
-    n, micro = len(jax.devices()), config.train.microbatches
-    if config.train.batch_size % (n * micro):
-        by = f"the {n} devices" + (f" times train.microbatches={micro}" if micro > 1 else "")
-        raise ValueError(
-            f"train.batch_size must be divisible by {by}, got {config.train.batch_size}"
-        )
 
 
 def train(
@@ -114,10 +90,10 @@ def _train(
     log: Sequence[str],
     init: origins.Start | None,
 ) -> training.FitResult:
-    _check_devices(config)
+    mapping.check_devices(config)
     (run, notes), c = runs.begin(config, workdir), config.train
     # Whatever the config does not allow is found before anything is written.
-    step, (state, origin) = mapped_step(run), start_of(run, workdir, init)
+    step, (state, origin) = mapping.mapped_step(run), start_of(run, workdir, init)
     first = training.is_first()
     small_fid = SmallFID(run) if first and c.fid_every is not None else None
     with contextlib.ExitStack() as stack:
@@ -129,7 +105,8 @@ def _train(
             if origin is not None:
                 origins.write(workdir, origin)
                 notes += origins.said(origin)
-            print("\n".join([run.source.report(), *notes, describe(run, state.params)]))
+            lines = [*notes, describe(run, state.params), *dry_run.share_note(run)]
+            print("\n".join([run.source.report(), *lines]))
             print("".join(f"{line}\n" for line in attention_note(run, state.params)), end="")
             opened = checkpoints.open_checkpoints(workdir / runs.CHECKPOINTS, keep=c.keep)
             store = stack.enter_context(opened)
@@ -265,6 +242,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     init = origins.Start.of_flags(args.init, args.init_preset, args.init_raw, args.init_anew)
     args.hosts.connect()
     cli.start()
+    config = mapping.with_batch_per_device(config, args.per_device)
     workdir = pathlib.Path(args.workdir)
     if args.dry_run:
         run = runs.build(config)

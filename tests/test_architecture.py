@@ -59,7 +59,7 @@ EXTRA = {
 STRINGS = {
     "checkpoints/leaves.py": {"cpu"},  # JAX names its platforms so
     "convert/torch_file.py": {"little"},  # Python names the order of bytes so
-    "nets/convolution.py": {"b", "g", "i", "w", "x"},  # arrays and indices of one formula
+    "nets/convolution.py": {"b", "i", "w"},  # arrays and indices of one formula
     "_check.py": {"apply"},  # the method of a Flax module, which is no score
     "metrics/inception.py": {"Mixed_6d"},  # the layer of sFID
     "_pickled_arrays.py": {"C"},  # NumPy names the order of arrays so

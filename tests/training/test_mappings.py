@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,10 +12,12 @@ import optax
 import pytest
 
 from score_jax.draws import draw_of, number
-from score_jax.nets.layers import Dropout
+from score_jax.nets.layers import Conv, Dense, Dropout
 from score_jax.training import (
+    divided,
     global_step,
     init_state,
+    make_mesh,
     make_train_step,
     pmap_step,
     shard_map_step,
@@ -111,6 +114,36 @@ def test_dropout_keeps_the_mean(key):
     assert set(np.unique(out)) == {np.float32(0), np.float32(1 / 0.75)}
     assert float(out.mean()) == pytest.approx(1, abs=4 * np.sqrt(0.25 / 0.75 / out.size))
     np.testing.assert_array_equal(layer.apply({}, x), x)
+
+
+class Counting(nn.Module):
+    """A convolution and a linear map in bfloat16, beside each other."""
+
+    @nn.compact
+    def __call__(self, x):
+        """The sum of both."""
+        layers = Conv(2, 1, dtype=jnp.bfloat16, name="conv"), Dense(2, dtype=jnp.bfloat16)
+        return sum(layer(x).astype(jnp.float32).sum(axis=(1, 2)) for layer in layers)
+
+
+@pytest.mark.slow
+def test_every_mapping_averages_gradients_in_float32():
+    """A layer that counts 257 places on each of two devices: bfloat16 would make 256 of them."""
+    x = np.ones((2, 257, 1), np.float32)
+    params = jax.tree.map(jnp.zeros_like, Counting().init(jax.random.key(0), jnp.asarray(x)))
+    loss = lambda params, key, batch: (Counting().apply(params, batch["x"]).mean(), {})
+    plain, mapped = (make_train_step(loss, optax.sgd(1.0), axis_name=n) for n in (None, "devices"))
+    mappings = {
+        "pmap": pmap_step(mapped),
+        "shard_map": shard_map_step(mapped),
+        "jit": global_step(plain),
+        "fsdp": global_step(plain, sharding_of=divided(make_mesh(), smallest=1)),
+    }
+    for name, step in mappings.items():
+        state = step.enter(init_state(jax.random.key(0), params, optax.sgd(1.0)))
+        state = step.leave(step.call(state, step.place([{"x": x}]))[0])
+        for leaf in jax.tree.leaves(state.params):
+            np.testing.assert_array_equal(leaf, np.full(leaf.shape, -257.0), err_msg=name)
 
 
 def squares(params, key, batch):
