@@ -23,11 +23,14 @@ from score_jax._check import check, check_count
 from score_jax.nets.layers import (
     SHAPES,
     Condition,
+    Dense,
     Dropout,
+    at_least_float32,
     attend,
     check_inputs,
     class_rows,
     kept,
+    plus,
     sinusoids,
     split_heads,
     with_low_res,
@@ -79,6 +82,12 @@ def joined(tokens: Float[Array, "b n p"], size: tuple[int, ...], patch: int) -> 
     return x.transpose(0, *order, 2 * axes + 1).reshape(x.shape[0], *size, -1)
 
 
+def _gated(x: Array, branch: Array, gate: Array) -> Array:
+    """x + gate branch in the type of x; the gradient of the gate is a sum in float32 or better."""
+    wide = at_least_float32(branch) * gate.astype(at_least_float32(branch).dtype)
+    return x + wide.astype(x.dtype)
+
+
 class DiTBlock(nn.Module):
     """Attention and an MLP, both modulated by c: (b, n, width), (b, width) -> (b, n, width)."""
 
@@ -92,20 +101,20 @@ class DiTBlock(nn.Module):
     def __call__(self, x: Array, c: Array, train: bool = False) -> Array:
         """Transform the tokens."""
         width = x.shape[-1]
-        given = nn.Dense(
+        given = Dense(
             6 * width, kernel_init=nn.initializers.zeros, dtype=self.dtype, name="modulation"
         )(nn.silu(c))
         m0, s0, a0, m1, s1, a1 = jnp.split(given[:, None], 6, axis=-1)
         norm = lambda v: nn.LayerNorm(
             epsilon=1e-6, use_bias=False, use_scale=False, dtype=self.dtype
         )(v)  # fmt: skip
-        dense = lambda n, name: nn.Dense(n, kernel_init=_xavier, dtype=self.dtype, name=name)
-        qkv = dense(3 * width, "qkv")(norm(x) * (1 + s0) + m0)
+        dense = lambda n, name: Dense(n, kernel_init=_xavier, dtype=self.dtype, name=name)
+        qkv = dense(3 * width, "qkv")(plus(norm(x), m0, s0))
         y = attend(*split_heads(qkv, self.heads, heads_first=False)).reshape(x.shape)
-        x = x + a0 * Dropout(self.dropout)(dense(width, "out")(y), train=train)
-        y = dense(int(self.mlp_ratio * width), "mlp0")(norm(x) * (1 + s1) + m1)
+        x = _gated(x, Dropout(self.dropout)(dense(width, "out")(y), train=train), a0)
+        y = dense(int(self.mlp_ratio * width), "mlp0")(plus(norm(x), m1, s1))
         y = dense(width, "mlp1")(nn.gelu(y, approximate=True))
-        return kept(x + a1 * Dropout(self.dropout)(y, train=train))
+        return kept(_gated(x, Dropout(self.dropout)(y, train=train), a1))
 
 
 class DiT(nn.Module):
@@ -151,7 +160,7 @@ class DiT(nn.Module):
     def _embed(self, noise_input: Array, y: Array | None) -> Array:
         """c, the embedding of the noise input and of y, in float32."""
         normal = nn.initializers.normal(0.02)
-        dense = lambda name: nn.Dense(self.width, kernel_init=normal, name=name)
+        dense = lambda name: Dense(self.width, kernel_init=normal, name=name)
         c = dense("embed0")(sinusoids(noise_input, NOISE_SINUSOIDS, cosines_first=True))
         c = dense("embed1")(nn.silu(c))
         if y is not None and self.num_classes is not None:
@@ -175,7 +184,7 @@ class DiT(nn.Module):
         size, dtype = x.shape[1:-1], self.dtype
         start = with_low_res(x, low_res, self.super_resolution)
         c = self._embed(noise_input, y)
-        h = nn.Dense(self.width, kernel_init=_xavier, dtype=dtype, name="first")(
+        h = Dense(self.width, kernel_init=_xavier, dtype=dtype, name="first")(
             patches(start, self.patch)
         )
         places = positions(tuple(n // self.patch for n in size), self.width)
@@ -187,9 +196,9 @@ class DiT(nn.Module):
 
         # In float32: few channels cost little, and the output keeps its precision.
         zeros = nn.initializers.zeros
-        given = nn.Dense(2 * self.width, kernel_init=zeros, name="last_modulation")(nn.silu(c))
+        given = Dense(2 * self.width, kernel_init=zeros, name="last_modulation")(nn.silu(c))
         shift, scale = jnp.split(given[:, None], 2, axis=-1)
         h = nn.LayerNorm(epsilon=1e-6, use_bias=False, use_scale=False)(h.astype(x.dtype))
         entries = self.patch**self.dims * (self.out_channels or x.shape[-1])
-        out = nn.Dense(entries, kernel_init=zeros, name="last")(h * (1 + scale) + shift)
+        out = Dense(entries, kernel_init=zeros, name="last")(plus(h, shift, scale))
         return joined(out, size, self.patch).astype(x.dtype)

@@ -24,6 +24,7 @@ from score_jax.nets.convolution import Volume
 from score_jax.nets.layers import (
     Condition,
     Dropout,
+    at_least_float32,
     attend,
     check_fields,
     check_inputs,
@@ -81,8 +82,10 @@ class MPBlock(nn.Module):
             x = normalised(x, (x.ndim - 1,))
         y = self._map("conv0", features, 3, dtype)(mp_silu(x))
         gain = self.param("gain", nn.initializers.zeros, ())
-        scale = (1 + self._map("label", features)(emb, gain)).astype(y.dtype)
-        y = mp_silu(y * jnp.expand_dims(scale, tuple(range(1, y.ndim - 1))))
+        # In float32, because the gradient of the scale is a sum over all places.
+        scale = 1 + self._map("label", features)(emb, gain)
+        scale = jnp.expand_dims(scale, tuple(range(1, y.ndim - 1)))
+        y = mp_silu((at_least_float32(y) * scale).astype(y.dtype))
         y = Dropout(self.dropout)(y, train=train)
         y = self._map("conv1", features, 3, dtype)(y)
         if self.decoder and mapped:

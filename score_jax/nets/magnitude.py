@@ -93,9 +93,10 @@ class MPMap(nn.Module):
         shape = (*taps, x.shape[-1], self.features)
         w = self.param(DIRECTION, nn.initializers.normal(1.0), shape)
         w = _unit(w) * (gain / math.sqrt(math.prod(shape[:-1])))
-        x, w = nn.dtypes.promote_dtype(x, w, dtype=self.dtype)
+        x = x.astype(nn.dtypes.canonicalize_dtype(x, w, dtype=self.dtype))
         if not taps:
-            return x @ w
+            flat = conv(x.reshape(-1, x.shape[-1]), w, ())
+            return flat.reshape(*x.shape[:-1], self.features)
         reach = self.size - 1
         pads = each_axis((reach // 2, reach - reach // 2), x.ndim - 2)
         x, pads = wrap(x, pads, self.periodic)
