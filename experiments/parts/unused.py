@@ -45,8 +45,8 @@ def of_loss(c: LossConfig) -> dict[str, str]:
 def of_optim(c: OptimConfig) -> dict[str, str]:
     """Unused by the rule, or by the schedule of the rate."""
     found = of_choice("optim.rule", c.rule, {"adam": ("eps",), "adamw": ("eps",), "lion": ()})
-    falls = ("final_lr",)
-    uses = dict.fromkeys(("cosine", "linear", "exponential", "polynomial", "one_cycle"), falls)
+    falling = ("cosine", "linear", "exponential", "polynomial", "one_cycle")
+    uses: dict[str, tuple[str, ...]] = dict.fromkeys(falling, ("final_lr",))
     uses |= {"constant": (), "inverse_sqrt": ("decay_after",)}
     return found | of_choice("optim.schedule", c.schedule, uses)
 

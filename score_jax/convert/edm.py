@@ -302,10 +302,10 @@ def from_edm(path: str | Path) -> Loaded:
     """The model of a `.pkl` of NVIDIA's EDM or EDM2 program: (model, params, info).
 
     The file names its network and its preconditioning: EDM's, on `LinearVE`, or those of the older VP,
-    VE and Improved DDPM networks. The weights are the averaged ones. Class labels are integers; of
-    EDM2's class-conditional networks a label outside, -1, gives the embedding of no class. The map of
-    the augmentation's vector is left out, as in the authors' sampling, and so is EDM2's uncertainty,
-    which belongs to the loss. EDM2's networks for 512 pixels are of the latents of an autoencoder.
+    VE and Improved DDPM networks. The weights are the averaged ones. Class labels are integers. The
+    map of the augmentation's vector is left out, as in the authors' sampling, and so is EDM2's
+    uncertainty, which belongs to the loss. EDM2's networks for 512 pixels are of the latents of an
+    autoencoder.
 
     `info` has the "module", the "shape" (h, w, c) of an image, the "config" (arguments of the network's
     class) and the "preconditioning".

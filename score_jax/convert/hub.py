@@ -6,6 +6,7 @@ is not downloaded again, and with HF_HUB_OFFLINE=1 nothing is. Nothing that is d
 
 import re
 from pathlib import Path
+from typing import Any
 
 from score_jax._files import reason
 
@@ -39,7 +40,7 @@ def from_hub(name: str) -> Path:
         import huggingface_hub
     except ImportError:
         raise ImportError(f'{name} needs huggingface_hub: pip install "score_jax[hub]"') from None
-    given = {"repo_id": repo, "revision": revision}
+    given: dict[str, Any] = {"repo_id": repo, "revision": revision}
     try:
         if file is not None:
             return Path(huggingface_hub.hf_hub_download(filename=file, **given))

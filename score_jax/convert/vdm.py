@@ -46,8 +46,9 @@ def _network(weights: Mapping[str, np.ndarray]) -> tuple[NCSNpp, int]:
     names = {name.partition("/")[0] for name in weights}
     blocks = sum(name.startswith("down.block_") for name in names)
     check("its number of blocks", blocks, 1 <= blocks <= MOST_BLOCKS, f"from 1 to {MOST_BLOCKS}")
-    more = (first[2] - channels) // (2 * channels)
-    check("its further channels", more, more in (0, len(POWERS)), f"none, or {len(POWERS)} powers")
+    more = first[2] - channels
+    known = (0, 2 * channels * len(POWERS))
+    check("its number of further channels", more, more in known, f"one of {known}")
     attends = "down.attn_0" in names
     net = NCSNpp(
         channels=width, channel_mult=(1,), num_blocks=blocks, block="ddpm", skip_rescale=False,

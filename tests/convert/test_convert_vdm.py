@@ -63,7 +63,10 @@ def test_a_file_is_a_model_without_a_preset_and_other_files_are_named(tmp_path):
         ),
         (lambda flat: {k: v for k, v in flat.items() if "down" not in k}, "number of blocks"),
         (lambda flat: flat | {"conv_in/kernel": np.ones((3, 3), "f4")}, "conv_in and conv_out"),
-        (lambda flat: flat | {"conv_in/kernel": np.ones((3, 3, 5, 32), "f4")}, "further channels"),
+        (
+            lambda flat: flat | {"conv_in/kernel": np.ones((3, 3, 5, 32), "f4")},
+            "number of further channels",
+        ),
         (lambda flat: flat | {"dense0/kernel": np.ones((7, 128), "f4")}, "which does not fit"),
         (lambda flat: flat | {"more": np.ones(1, "f4")}, "does not use: more"),
     ):

@@ -34,7 +34,7 @@ def test_what_is_in_the_cache_loads_without_a_network(cache):
     same = load_pretrained(cache)
     assert model.sde == same[0].sde
     assert jax.tree.all(jax.tree.map(np.array_equal, params, same[1]))
-    assert from_hub("hf://me/ddpm/config.json") == cache / "config.json"
+    assert from_hub("hf://me/ddpm/unet/config.json") == cache / "unet" / "config.json"
 
 
 @pytest.mark.parametrize("name", ["hf://me/other", "hf://me/ddpm/none.pth", "hf://me/ddpm@v2"])

@@ -14,7 +14,7 @@ from score_jax.training import inverse_sqrt, projected
 
 FAST = {"xla_backend_optimization_level": 0}
 NET = EDM2(
-    channels=16, channel_mult=(1, 2), num_blocks=1, attention_factors=(2,), num_head_channels=16
+    channels=16, channel_mult=(1,), num_blocks=1, attention_factors=(1,), num_head_channels=16
 )
 
 
