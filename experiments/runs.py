@@ -439,10 +439,11 @@ def forget(workdir: pathlib.Path) -> None:
             folder.rmdir()
 
 
-def load(workdir: pathlib.Path) -> tuple[Run, Params, int]:
-    """Read a run folder: (run, EMA parameters, step); it needs nothing but that folder.
+def load(workdir: pathlib.Path, step: int | None = None) -> tuple[Run, Params, int]:
+    """Read a run folder: (run, EMA parameters, step), the newest or those of a step.
 
-    A config.json that was edited since the newest checkpoint is mentioned on stderr.
+    It needs nothing but that folder. A config.json that was edited since the newest checkpoint is
+    mentioned on stderr. Raises ValueError for a folder without checkpoints, and without that of `step`.
     """
     if note := edited(workdir):
         print(f"note: {note}", file=sys.stderr)
@@ -453,7 +454,14 @@ def load(workdir: pathlib.Path) -> tuple[Run, Params, int]:
         run = dataclasses.replace(run, source=kept)
     template = jax.eval_shape(run.init_params, jax.random.key(0))
     with checkpoints.open_checkpoints(workdir / CHECKPOINTS, read_only=True) as store:
-        params, step = store.restore_params(template), store.latest_step()
+        if step is None:
+            params, step = store.restore_params(template), store.latest_step()
+        elif step not in store.steps():
+            raise ValueError(
+                f"workdir {str(workdir)!r} has checkpoints {store.steps()}, none of {step}"
+            )
+        else:
+            params = store.read(step, "ema_params")
     if params is None:
         raise ValueError(f"workdir {str(workdir)!r} holds no checkpoint: train it first")
     return run, params, int(step or 0)

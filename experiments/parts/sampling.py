@@ -30,7 +30,9 @@ class Drawn(NamedTuple):
 def _score(
     run: Run, c: SampleConfig, guide: Guide | None, params: Any, given: dict[str, Any]
 ) -> ScoreFn:
-    score = run.score(params, **given) if guide is None else guide.score(run, params, given["y"])
+    score = (
+        run.score(params, **given) if guide is None else guide.score(run, params, given.get("y"))
+    )
     # Continuous data have no range to be kept in.
     continuous = run.source.levels is None
     rule = None if continuous else samplers.threshold_rule(c, *run.config.data.range)
@@ -69,7 +71,7 @@ def labels(
 
 def classes(run: Run, num: int, y: Any = None, guide: Guide | None = None) -> np.ndarray | None:
     """The classes (num,) of `num` samples, by default all in turn; None without classes."""
-    n = run.num_classes if guide is None else run.source.num_classes
+    n = run.num_classes if guide is None else guide.classes(run)
     if not n:
         return None
     y = np.arange(num) % n if y is None else np.asarray(y)
@@ -178,12 +180,13 @@ def draw(
     if num < 1:
         raise ValueError(f"num must be at least 1, got {num}")
     check_times(run, c)
+    sampler = samplers.make(c, run.model.variance)
     out = sample(
         key,
         run.sde,
         make_score(run, params, c, guide),
         (num, *run.shape),
-        sampler=samplers.make(c, run.model.variance),
+        sampler=sampler if guide is None else guide.sampler(sampler),
         grid=samplers.make_grid(c, run.sde),
         y=labels(run, num, y, guide, cond),
         chunk=chunk,
