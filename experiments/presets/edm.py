@@ -85,7 +85,7 @@ PRESETS: dict[str, Config] = {
             lr=0.01, grad_clip=None, beta2=0.99, schedule="inverse_sqrt", decay_after=500,
             power_averages=(0.05, 0.1),
         ),
-        train=TrainConfig(snapshot_every=50), sample=_SAMPLE,
+        train=TrainConfig(snapshot_every=250), sample=_SAMPLE,
     ),
     "cifar10_edm_vp": _replace(_CIFAR10, **published("cifar10_edm_vp")),
     "cifar10_edm_ve": _replace(_CIFAR10, **published("cifar10_edm_ve")),
