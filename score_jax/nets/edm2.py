@@ -4,7 +4,8 @@ r"""The magnitude-preserving U-Net of EDM2 (arXiv:2312.02696, configuration G, f
     both            y = conv(silu(conv(silu(x)) (1 + gain map(embedding))));   sum(map(x), y)
     attention       softmax(q k^T / sqrt(c)) v  with q, k and v normalised;    sum(x, map(attended))
 
-All operations are those of `score_jax.nets.magnitude`. There are no group norms and no biases; a channel
+All operations are those of `score_jax.nets.magnitude`: independent entries of unit variance keep it, away
+from the borders, where a convolution sees zeros, and from attention, which averages. There are no group norms and no biases; a channel
 of ones beside x takes the place of the biases. The only free magnitudes are the gains, which start at 0:
 the first prediction is 0, whatever the input.
 
