@@ -5,9 +5,9 @@ r"""The magnitude-preserving U-Net of EDM2 (arXiv:2312.02696, configuration G, f
     attention       softmax(q k^T / sqrt(c)) v  with q, k and v normalised;    sum(x, map(attended))
 
 All operations are those of `score_jax.nets.magnitude`: independent entries of unit variance keep it, away
-from the borders, where a convolution sees zeros, and from attention, which averages. There are no group norms and no biases; a channel
-of ones beside x takes the place of the biases. The only free magnitudes are the gains, which start at 0:
-the first prediction is 0, whatever the input.
+from the borders, where a convolution sees zeros, and from attention, which averages. There are no group
+norms and no biases; a channel of ones beside x takes the place of the biases. The only free magnitudes
+are the gains, which start at 0: the first prediction is 0, whatever the input.
 
 Names of parameters: those of `NCSNpp` for the blocks (`enc{l}_{i}`, `down{l}`, `mid0`, `mid1`,
 `dec{l}_{i}`, `up{l}`, `first`, `last`); in a block `conv0`, `conv1`, `label`, `skip`, `qkv`, `out`.

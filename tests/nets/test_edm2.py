@@ -105,7 +105,7 @@ def tiny():
 def test_activations_start_with_unit_variance_and_the_prediction_with_zero(tiny):
     _, first, out, _ = tiny
     assert not first.any()
-    assert 0.8 < float(rms(out)) < 1.2
+    assert 0.7 < float(rms(out)) < 1.3  # attention averages
 
 
 @pytest.mark.slow
