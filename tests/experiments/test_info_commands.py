@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import time
 from unittest import mock
@@ -148,6 +149,36 @@ done
     assert "--sampler" in out.stdout.split("\n")[1] and out.stdout.split("\n")[2].strip() == "heun"
     assert out.stdout.split("\n")[3:6] == ["two_moons_vp", "own.yaml", "own.yaml"]
     assert completion.script("zsh").startswith("#compdef score-jax")
+
+
+# What the tab key makes of a line, in a zsh behind a pseudo-terminal.
+ZSH = """
+zmodload zsh/zpty
+zpty z zsh -f -i
+zpty -w z "fpath=($PWD \\$fpath); autoload -Uz compinit; compinit -u -d $PWD/.dump; echo REA''DY"
+while zpty -r z line '*READY*'; do break; done
+for words in "score-jax sampl" "score-jax sample --sampler he" "score-jax train --config two_m" \
+  "score-jax info ow"; do
+  zpty -n -w z "$words"$'\\t'
+  sleep 1.5
+  zpty -n -w z $'\\x15'
+done
+sleep 0.5
+while zpty -r -t z line; do print -r -- $line; done
+zpty -d z
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("zsh") is None, reason="no zsh")
+def test_zsh_completes_commands_options_and_values(tmp_path):
+    (tmp_path / "_score-jax").write_text(completion.script("zsh"))
+    (tmp_path / "own.yaml").touch()
+    out = subprocess.run(
+        ["zsh", "-f", "-c", ZSH], cwd=tmp_path, capture_output=True, text=True, timeout=60
+    )
+    for found in ("sample", "heun", "two_moons_vp", "own.yaml"):
+        assert found in out.stdout, out.stdout
 
 
 def test_the_nearest_preset_is_found():
