@@ -19,7 +19,7 @@ import tyro
 
 from .config import DataConfig, SampleConfig
 from .late import late
-from .parts import fitting, flags, run_folder, unused, upgrade
+from .parts import describe, fitting, flags, run_folder, unused, upgrade
 
 with late():
     from score_jax import runtime, training
@@ -244,8 +244,11 @@ class HostsConfig:
     # Seconds without a heartbeat after which JAX considers a process dead.
     heartbeat_seconds: int = 100
 
-    def connect(self) -> None:
-        """Join the other processes, if there are any; before JAX computes anything."""
+    def connect(self, options: Any = None) -> None:
+        """Join the other processes, if there are any; before JAX computes anything.
+
+        options: those of the command, a dataclass, which must be the same on all hosts, but for paths.
+        """
         if self.auto or (self.coordinator, self.count, self.index) != (None, None, None):
             training.connect(
                 coordinator=self.coordinator,
@@ -254,7 +257,14 @@ class HostsConfig:
                 heartbeat_seconds=self.heartbeat_seconds,
                 join_seconds=self.join_seconds,
             )
+            if options is not None:
+                tree = {k: v for k, v in dataclasses.asdict(options).items() if k not in OF_A_HOST}
+                facts = runs.versions() | describe.flat(tree)
+                training.check_same(json.loads(json.dumps(facts, default=str)))
 
+
+# Options that each host may have of its own.
+OF_A_HOST = ("hosts", "workdir", "out", "samples", "reference")
 
 Flags = TypeVar("Flags")  # the generated dataclass of a config's flags
 

@@ -27,6 +27,7 @@ with late():
     import jax
 
     from score_jax import metrics, training
+    from score_jax._hosts import agreed
 
     from . import runs
     from .parts import sampling
@@ -128,7 +129,7 @@ def evaluate(workdir: pathlib.Path, args: Args) -> dict[str, Any]:
 
 
 def _evaluate(workdir: pathlib.Path, args: Args) -> Results:
-    run, params, step = runs.load(workdir)
+    run, params, step = agreed(lambda: runs.load(workdir))
     keys = jax.random.split(jax.random.key(args.seed), 5)
     path = workdir / (BPD_FILE if args.bpd else RESULT_FILE)
     results = Results(path, {"step": step, "test_examples": len(run.source.test)})
@@ -226,7 +227,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Entry point of `python -m experiments.evaluate`."""
     args = cli.parse(Args, "experiments.evaluate", argv)
     args.check()
-    args.hosts.connect()
+    args.hosts.connect(args)
     cli.needs("metrics", "the comparison of samples")
     cli.start(*([args.workdir] if args.workdir else []))
     if args.by_features:

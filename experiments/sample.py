@@ -123,11 +123,11 @@ def conditions(args: Args) -> np.ndarray | None:
 def main(argv: Sequence[str] | None = None) -> None:
     """Entry point of `python -m experiments.sample`."""
     args = parse(argv)
-    args.hosts.connect()
+    args.hosts.connect(args)
     cli.needs("plots", "the pictures of samples")
     cli.start(args.workdir)
     workdir = pathlib.Path(args.workdir)
-    run, params, step = runs.load(workdir)
+    run, params, step = agreed(lambda: runs.load(workdir))
     run = runs.in_precision(run, args.precision)
     sampling.check_sample(run, args.sample)
     y, guide, own = labels(args, run), None, params

@@ -96,7 +96,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Entry point of `python -m experiments.statistics`."""
     args = cli.parse(Args, "experiments.statistics", argv)
     args.check()
-    args.hosts.connect()
+    args.hosts.connect(args)
     cli.start()
     n = compute(args)
     if training.is_first():
