@@ -84,7 +84,7 @@ def main(command: Callable[[], Any]) -> None:
         command()
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
-        sys.exit(130)
+        _leave(130)
     except BrokenPipeError:  # as of `--help | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
@@ -92,16 +92,20 @@ def main(command: Callable[[], Any]) -> None:
         text = f"error: {' '.join(str(error).split())}{_hint(error)}"
         if _is(error, "LostHost"):
             training.leave_at_once(training.STALLED, text)
-        if _is(error, "HostsDiffer"):
-            print(text, file=sys.stderr)
-            sys.exit(training.HostsDiffer.CODE)
-        if _is(error, "NonFiniteLoss"):
-            print(text, file=sys.stderr)
-            sys.exit(NOT_FINITE)
         if os.environ.get("SCORE_JAX_DEBUG"):
             raise
         print(text, file=sys.stderr)
-        sys.exit(2)
+        if _is(error, "HostsDiffer"):
+            _leave(training.HostsDiffer.CODE)
+        _leave(NOT_FINITE if _is(error, "NonFiniteLoss") else 2)
+
+
+def _leave(code: int) -> None:
+    """End the program; of several hosts, in bounded time although the others may go on."""
+    found = sys.modules.get("jax")
+    if found is not None and found.distributed.is_initialized():
+        training.leave_soon(code)
+    sys.exit(code)
 
 
 def _hint(error: Exception) -> str:
