@@ -92,12 +92,13 @@ def main(command: Callable[[], Any]) -> None:
         text = f"error: {' '.join(str(error).split())}{_hint(error)}"
         if _is(error, "LostHost"):
             training.leave_at_once(training.STALLED, text)
-        if os.environ.get("SCORE_JAX_DEBUG"):
+        code = NOT_FINITE if _is(error, "NonFiniteLoss") else 2
+        if _is(error, "HostsDiffer"):
+            code = training.HostsDiffer.CODE
+        if code == 2 and os.environ.get("SCORE_JAX_DEBUG"):
             raise
         print(text, file=sys.stderr)
-        if _is(error, "HostsDiffer"):
-            _leave(training.HostsDiffer.CODE)
-        _leave(NOT_FINITE if _is(error, "NonFiniteLoss") else 2)
+        _leave(code)
 
 
 def _leave(code: int) -> None:
