@@ -44,10 +44,10 @@ def start(
 ) -> None:
     """Check what a command needs, join the other hosts, and prepare JAX: before its work begins.
 
-    workdirs: the runs that it reads. options: those of the command, which all hosts must have. data: whether it reads their data, or a config of other data.
-    pictures: what draws examples, where those of the runs are not images. extras: by the name of an
-    extra, what needs it; None: nothing. Raises ValueError for a folder without a run, and for packages
-    that are missing.
+    workdirs: the runs that it reads. options: those of the command, which all hosts must have. data:
+    whether it reads their data, or a config of other data. pictures: what draws examples, where those
+    of the runs are not images. extras: by the name of an extra, what needs it; None: nothing. Raises
+    ValueError for a folder without a run, and for packages that are missing.
     """
     for workdir in workdirs:
         run_folder.check_run(workdir)
