@@ -127,7 +127,8 @@ def series(
     """
     samples = np.asarray(samples, np.float64)
     check("samples", samples.shape, samples.ndim == 3 and samples.size > 0, "(n, l, c)")
-    n, samples, note = len(samples), samples[:most], ""
+    n, note = len(samples), ""
+    samples = samples[:most]
     own = own_ranges(samples) if range is None and samples.shape[2] > 1 else []
     if own:
         bounds = np.asarray(own)
