@@ -37,7 +37,7 @@ check: $(STAMP)
 	$(PYTEST) -m "not slow"
 
 docs: $(STAMP)
-	$(BIN)/python -m docs.build
+	$(BIN)/python -m docs.site
 
 clean:
 	rm -rf $(VENV) .cache build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache
