@@ -25,15 +25,32 @@ class LossConfig:
     # Denoising score matching; or, on a noise schedule, the losses of Improved DDPM: mean squared
     # error, that and a small part of the variational bound for the variance, or the bound.
     objective: Literal["dsm", "simple", "hybrid", "variational"] = "dsm"
-    # For "dsm": equal weight in units of the noise; g(t)^2, which bounds the likelihood; or EDM's,
-    # equal in units of the output of parametrization "edm".
-    weighting: Literal["noise", "likelihood", "edm"] = "noise"
+    # For "dsm": equal weight in units of the noise; g(t)^2, which bounds the likelihood; EDM's, equal in
+    # units of the output of parametrization "edm"; equal in units of the velocity (flow matching); or
+    # min-SNR, P2 or SiD2's sigmoid, functions of the log-SNR.
+    weighting: Literal["noise", "likelihood", "edm", "velocity", "min_snr", "p2", "sigmoid"] = (
+        "noise"
+    )
+    # For "min_snr" and "p2": gamma (usual: 5 and 1).
+    gamma: float = 5.0
+    # For "sigmoid": the log-SNR at its middle; smaller for larger images.
+    bias: float = 0.0
+    # Learn a further weight of each noise level with the network, as EDM2 does.
+    uncertainty: bool = False
     # For "dsm": mean over the entries, or half their sum.
     reduction: Literal["mean", "half_sum"] = "mean"
     # Times of a batch: one in each n-th of the interval, independent, or drawn by importance for
-    # the likelihood weighting, or with a log-normal sigma. With an index or a level as noise input:
-    # one of the timesteps.
-    times: Literal["stratified", "uniform", "importance", "log_normal"] = "stratified"
+    # the likelihood weighting, or with a log-normal sigma, or a normal logit. With an index or a level
+    # as noise input: one of the timesteps.
+    times: Literal["stratified", "uniform", "importance", "log_normal", "logit_normal"] = (
+        "stratified"
+    )
+    # For "logit_normal": mean of the logit of the time.
+    logit_mean: float = 0.0
+    # For "logit_normal": standard deviation of the logit of the time.
+    logit_std: float = 1.0
+    # Move the times towards noise by this factor, as for large images in Stable Diffusion 3; 1: not.
+    shift: float = 1.0
     # For "log_normal": mean of the logarithm of sigma.
     log_sigma_mean: float = -1.2
     # For "log_normal": standard deviation of the logarithm of sigma.
@@ -56,6 +73,12 @@ class LossConfig:
             ("weight", self.weight > 0, "> 0"),
             ("log_sigma_mean", math.isfinite(self.log_sigma_mean), "finite"),
             ("log_sigma_std", self.log_sigma_std > 0, "> 0"),
+            ("gamma", self.gamma > 0, "> 0"),
+            ("bias", math.isfinite(self.bias), "finite"),
+            ("logit_mean", math.isfinite(self.logit_mean), "finite"),
+            ("logit_std", self.logit_std > 0, "> 0"),
+            ("shift", self.shift > 0, "> 0"),
+            ("shift", self.shift == 1 or self.times != "importance", "1 with importance"),
             ("label_dropout", 0 <= self.label_dropout < 1, "in [0, 1)"),
             ("t0", 0 < self.t0 < 1, "in (0, 1)"),
         )  # fmt: skip
@@ -239,6 +262,8 @@ class SampleConfig:
     s_noise: float = 1.003
     # For "langevin": the step size at the last level.
     epsilon: float = 2e-5
+    # For "interpolant": the diffusion epsilon, how fast noise is drawn anew; 0: the probability flow.
+    diffusion: float = 0.5
 
     def __post_init__(self) -> None:
         positive = ("snr", "rtol", "atol", "s_noise", "epsilon")
@@ -249,6 +274,7 @@ class SampleConfig:
             ("eta", 0 <= self.eta <= 1, "in [0, 1]"),
             ("order", self.order in (1, 2, 3), "1, 2 or 3"),
             ("churn", self.churn >= 0, "at least 0"),
+            ("diffusion", 0 <= self.diffusion < math.inf, "finite and at least 0"),
             ("s_min", 0 <= self.s_min <= self.s_max, f"in [0, s_max={self.s_max}]"),
             *((name, getattr(self, name) > 0, "> 0") for name in positive),
         )  # fmt: skip
