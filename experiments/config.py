@@ -262,7 +262,7 @@ class SampleConfig:
     s_noise: float = 1.003
     # For "langevin": the step size at the last level.
     epsilon: float = 2e-5
-    # For "interpolant": the diffusion epsilon, how fast noise is drawn anew; 0: the probability flow.
+    # For "interpolant": the diffusion, 0 that of the probability flow, 1 that of the reverse SDE.
     diffusion: float = 0.5
 
     def __post_init__(self) -> None:

@@ -102,11 +102,13 @@ def _relaxation(sde: SDE, epsilon: Callable[[Time], Time], t: Time, t_next: Time
 
 
 def interpolant(sde: SDE, score: ScoreFn, *, epsilon: float | Callable[[Time], Time] = 1.0) -> Step:
-    """The flow with any diffusion epsilon(t) >= 0, a number or a function of t: one evaluation.
+    """The flow with any diffusion epsilon(t) >= 0: one evaluation, order 1.
 
-    The marginals are those of the process for every epsilon, which says how much of the noise is drawn
-    anew on the way: 0 is the probability flow (`ddim`), g(t)^2 / 2 the reverse SDE. Order 1; exact over
-    any interval if x0 is certain given x. Eq. (3) of the module, arXiv:2303.08797.
+    `epsilon` is a function of t, or a number of times that of the reverse SDE, g(t)^2 / 2: 0 is the
+    probability flow (`ddim`), 1 the reverse SDE (`ddim` with eta 1). The marginals are those of the
+    process for every epsilon, which says how much of the noise is drawn anew on the way. A step is exact
+    if x0 is certain given x; otherwise it loses a share (1 - exp(-theta))^2 m'^2 Var(x0 | x) of the
+    variance, so that more diffusion needs more steps. Eq. (3) of the module, arXiv:2303.08797.
 
     Raises ValueError for a number below 0 and for what is neither a number nor a function.
 
@@ -116,11 +118,11 @@ def interpolant(sde: SDE, score: ScoreFn, *, epsilon: float | Callable[[Time], T
     if not callable(epsilon):
         ok = is_number(epsilon) and epsilon >= 0
         check("epsilon", epsilon, ok, "a number >= 0 or a function of t")
-    rate = epsilon if callable(epsilon) else lambda t: jnp.full_like(t, epsilon)
 
     def update(key: PRNGKey, x: Data, t: Time, t_next: Time) -> StepOut:
         t, t_next = as_time(t), as_time(t_next)
-        move, theta = interval(sde, t, t_next), _relaxation(sde, rate, t, t_next)
+        move = interval(sde, t, t_next)
+        theta = _relaxation(sde, epsilon, t, t_next) if callable(epsilon) else epsilon * move.h
         x_mean = _without_noise(sde, score, x, t, move, jnp.exp(-theta))
         z = jax.random.normal(key, x.shape, x.dtype)
         sd = move.s * jnp.sqrt(-jnp.expm1(-2 * theta))
