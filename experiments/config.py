@@ -31,8 +31,8 @@ class LossConfig:
     weighting: Literal["noise", "likelihood", "edm", "velocity", "min_snr", "p2", "sigmoid"] = (
         "noise"
     )
-    # For "min_snr" and "p2": gamma (usual: 5 and 1).
-    gamma: float = 5.0
+    # For "min_snr" and "p2": gamma (default: 5 and 1).
+    gamma: float | None = None
     # For "sigmoid": the log-SNR at its middle; smaller for larger images.
     bias: float = 0.0
     # Learn a further weight of each noise level with the network, as EDM2 does.
@@ -73,7 +73,7 @@ class LossConfig:
             ("weight", self.weight > 0, "> 0"),
             ("log_sigma_mean", math.isfinite(self.log_sigma_mean), "finite"),
             ("log_sigma_std", self.log_sigma_std > 0, "> 0"),
-            ("gamma", self.gamma > 0, "> 0"),
+            ("gamma", self.gamma is None or self.gamma > 0, "> 0"),
             ("bias", math.isfinite(self.bias), "finite"),
             ("logit_mean", math.isfinite(self.logit_mean), "finite"),
             ("logit_std", self.logit_std > 0, "> 0"),

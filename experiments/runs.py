@@ -242,8 +242,9 @@ def _make_loss(run: Run, model: Model, *, train: bool) -> Loss:
     weightings = {
         "noise": losses.noise_weighting, "likelihood": losses.likelihood_weighting,
         "edm": losses.edm_weighting(model.parametrization.sigma_data or SIGMA_DATA),
-        "velocity": losses.velocity_weighting, "min_snr": losses.min_snr_weighting(c.gamma),
-        "p2": losses.p2_weighting(c.gamma), "sigmoid": losses.sigmoid_weighting(c.bias),
+        "velocity": losses.velocity_weighting,
+        "min_snr": losses.min_snr_weighting(c.gamma or 5.0),
+        "p2": losses.p2_weighting(c.gamma or 1.0), "sigmoid": losses.sigmoid_weighting(c.bias),
     }  # fmt: skip
     reductions = {"mean": losses.mean_reduction, "half_sum": losses.half_sum_reduction}
     weighting: losses.Weighting = weightings[c.weighting]

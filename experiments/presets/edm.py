@@ -1,8 +1,7 @@
 """Runs of EDM (arXiv:2206.00364), without its augmentation, and a small one on the digits.
 
-Facts of the paper's table 7 and appendix F.1. The non-leaking augmentation and its conditioning vector
-are not part of this library; the published figures were reached with them, except on ImageNet. The
-average of the parameters has a half-life of 0.5 (CIFAR-10) and 50 million images (ImageNet), and a
+Facts of the paper's table 7 and appendix F.1. The published figures were reached with the non-leaking
+augmentation (`--data.augment 0.12` on CIFAR-10), except on ImageNet. The average of the parameters has a half-life of 0.5 (CIFAR-10) and 50 million images (ImageNet), and a
 warm-up of its own there.
 """
 

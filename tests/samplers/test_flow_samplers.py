@@ -95,9 +95,8 @@ def test_an_interpolants_diffusion_changes_no_moment():
     assert error["finer"] < 0.5 * error["fast"]
     for one, other in pairs.values():
         np.testing.assert_allclose(one, other, atol=2e-4)
-    for wrong in (-1.0, "much"):
-        with pytest.raises(ValueError, match="epsilon must be"):
-            sm.interpolant(FLOW, score, epsilon=wrong)
+    with pytest.raises(ValueError, match="epsilon must be"):
+        sm.interpolant(FLOW, score, epsilon=-1.0)
 
 
 @pytest.mark.slow
