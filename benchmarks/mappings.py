@@ -99,7 +99,8 @@ def small_unet(batch_size, mapping, steps_per_call=1):
     import jax
     import numpy as np
 
-    from experiments import presets, runs, train
+    from experiments import presets, runs
+    from experiments.parts import mapping as parts
 
     config = presets.get("digits_vp")
     config = dataclasses.replace(
@@ -112,7 +113,7 @@ def small_unet(batch_size, mapping, steps_per_call=1):
     )
     exp = runs.build(config)
     batch = {"x": np.asarray(exp.source.train.x[:batch_size])}
-    return train.mapped_step(exp), runs.initial_state(exp), batch, exp, jax
+    return parts.mapped_step(exp), runs.initial_state(exp), batch, exp, jax
 
 
 def scaling(args):

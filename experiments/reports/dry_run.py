@@ -11,6 +11,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from score_jax import training
 
 from .. import runs
+from ..parts import mapping
 from ..runs import Run
 
 
@@ -33,7 +34,8 @@ def human(value: float, unit: str) -> str:
     return f"{value:.3g} {' kMGTPE'[power].strip()}{unit}"
 
 
-def _batch(run: Run) -> dict[str, Any]:
+def batch_of(run: Run) -> dict[str, Any]:
+    """The shapes of a batch of a run."""
     n, cond = run.config.train.batch_size, run.source.cond
     batch = {"x": jax.ShapeDtypeStruct((n, *run.shape), run.source.description.dtype)}
     if cond is not None:
@@ -46,24 +48,40 @@ def _batch(run: Run) -> dict[str, Any]:
 def lower(run: Run, make_state: Callable[[Any], Any]) -> tuple[Any, Any]:
     """Trace one training step on one device: (shapes of the state, the lowered program)."""
     state = jax.eval_shape(make_state, jax.random.key(0))
-    return state, jax.jit(runs.make_step(run)).lower(state, _batch(run))
+    return state, jax.jit(runs.make_step(run)).lower(state, batch_of(run))
 
 
-def _on_the_mesh(run: Run, state: Any) -> None:
-    """Print the memory of each device if the state is divided over all of them, by XLA's analysis."""
-    mesh = training.make_mesh()
-    rows = NamedSharding(mesh, PartitionSpec(*mesh.axis_names))
-    for name, lies in (
-        ("replicated", lambda leaf: NamedSharding(mesh, PartitionSpec())),
-        ("divided", training.divided(mesh)),
-    ):
+def flops_of(run: Run) -> float | None:
+    """FLOP of one step of the whole batch, counted before the compiler's work; None if unknown."""
+    _, lowered = lower(run, lambda key: runs.initial_state(run, key))
+    return (lowered.cost_analysis() or {}).get("flops")
+
+
+def share_note(run: Run) -> list[str]:
+    """A line that says what each device holds of a state that is divided over the devices."""
+    lies = mapping.sharding_of(run, jax.devices())
+    found = None if lies is None else training.share_of(mapping.shapes(run), lies)
+    if found is None or found.held == found.whole:
+        return []
+    return [
+        f"state of {human(found.whole, 'B')} divided over {found.pieces} of "
+        f"{len(jax.devices())} devices: each holds {human(found.held, 'B')}, "
+        f"{found.ratio:.2f} times an even share"
+    ]
+
+
+def _on_the_mesh(run: Run, state: Any, lies: training.ShardingOf) -> None:
+    """Print the memory of each device, the state replicated and as it lies, by XLA's analysis."""
+    mesh = lies(jnp.zeros(())).mesh
+    rows = NamedSharding(mesh, PartitionSpec(training.rows_of(mesh)))
+    for name, lie in (("replicated", training.replicated(mesh)), ("divided", lies)):
         placed = jax.tree.map(
-            lambda s, lies=lies: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=lies(s)), state
+            lambda s, lie=lie: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=lie(s)), state
         )
         batch = jax.tree.map(
-            lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=rows), _batch(run)
+            lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=rows), batch_of(run)
         )
-        program = training.global_step(runs.make_step(run), sharding_of=lies).program
+        program = training.global_step(runs.make_step(run), sharding_of=lie).program
         memory = program.lower(placed, batch).compile().memory_analysis()
         if memory is not None:
             print(
@@ -99,5 +117,7 @@ def report(run: Run, make_state: Callable[[Any], Any]) -> None:
             f"memory of one step on one {platform}: {human(held, 'B')}, "
             f"of it {human(memory.temp_size_in_bytes, 'B')} for intermediate values"
         )
-    if run.config.mesh.shard != "none":
-        _on_the_mesh(run, state)
+    lies = mapping.sharding_of(run, jax.devices())
+    if lies is not None:
+        print("".join(f"{line}\n" for line in share_note(run)), end="")
+        _on_the_mesh(run, state, lies)

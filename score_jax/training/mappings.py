@@ -11,6 +11,7 @@ All but the first support devices of several hosts (`score_jax.training.hosts`).
 its own part of every batch, and a stop request to one host reaches all hosts in the same call.
 """
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, cast
 
@@ -20,13 +21,20 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from score_jax._check import check
+from score_jax.training.meshes import (
+    AXIS,
+    SPACE,
+    ShardingOf,
+    gathering,
+    make_mesh,
+    replicated,
+    rows_of,
+)
 from score_jax.training.state import TrainState
 from score_jax.training.step import TrainStep
 from score_jax.types import Batch, Metrics
 
-AXIS = "devices"
 _ONE_AT_A_TIME = frozenset({"cpu"})
-_WHOLE = 2**14  # entries: smaller arrays are not divided
 
 
 class MappedStep(NamedTuple):
@@ -36,7 +44,9 @@ class MappedStep(NamedTuple):
     hosts `stop` says whether this host was asked to stop, and the metric "stop" whether any was;
     n_steps: per call; enter: state -> mapped state, which owns its buffers; leave: back, to one
     device; place: n_steps batches -> the batch of a call; read: metrics -> arrays (n_steps,) on the
-    host, which waits; program: what JAX compiles, for its analyses of memory and cost.
+    host, which waits; program: what JAX compiles, for its analyses of memory and cost; hold: mapped
+    state -> the state as it is saved, a divided one as it lies, valid until the next call; form: state
+    -> the template in which a saved state is read, to be given to enter.
     """
 
     call: Callable[..., tuple[Any, Any]]
@@ -46,6 +56,8 @@ class MappedStep(NamedTuple):
     place: Callable[[Sequence[Batch]], Any]
     read: Callable[[Any], dict[str, np.ndarray]]
     program: Any = None
+    hold: Callable[[Any], TrainState] = lambda mapped: mapped
+    form: Callable[[TrainState], TrainState] = lambda state: state
 
 
 def _stack(train_step: TrainStep, batches: Sequence[Batch]) -> Batch:
@@ -95,17 +107,24 @@ def _ours(devices: Sequence[jax.Device]) -> int:
 
 
 def _stoppable(
-    train_step: TrainStep, devices: Sequence[jax.Device], highest: Callable[[Any], Any]
+    train_step: TrainStep,
+    devices: Sequence[jax.Device],
+    highest: Callable[[Any], Any],
+    spread: Any = None,
 ) -> Callable[..., Any]:
-    """The step; over several hosts it also takes the stop requests and has the metric "stop"."""
-    if not _several_hosts(devices):
-        return train_step.run
+    """The step, its gradient computed by `spread` if that is given.
 
-    def run(state: Any, batch: Batch, stops: Any) -> tuple[Any, Metrics]:
-        state, metrics = train_step.run(state, batch)
+    Over several hosts it also takes the stop requests and has the metric "stop".
+    """
+    run = functools.partial(train_step.run, spread=spread) if spread else train_step.run
+    if not _several_hosts(devices):
+        return run
+
+    def stoppable(state: Any, batch: Batch, stops: Any) -> tuple[Any, Metrics]:
+        state, metrics = run(state, batch)
         return state, {**metrics, "stop": highest(stops)}
 
-    return run
+    return stoppable
 
 
 def _axis(train_step: TrainStep, function: str, *, mapped: bool) -> str:
@@ -201,46 +220,52 @@ def pmap_step(train_step: TrainStep, *, devices: Sequence[jax.Device] | None = N
     name = _axis(train_step, "pmap_step", mapped=True)
     devices = list(jax.devices() if devices is None else devices)
     run = _stoppable(train_step, devices, lambda stop: jax.lax.pmax(stop, name))
-    # All devices of several hosts are the default, which must not be named.
-    named = None if _several_hosts(devices) else devices
     axis = 0 if train_step.n_steps is None else 1
     return _mapped(
         train_step,
-        jax.pmap(run, axis_name=name, devices=named, donate_argnums=0),
+        jax.pmap(run, axis_name=name, devices=devices, donate_argnums=0),
         devices,
         stops=lambda own: own,
         enter=lambda state: replicate(state, devices, name),
         leave=unreplicate,
+        hold=unreplicate,
         place=lambda batches: split_batch(_stack(train_step, batches), _ours(devices), axis=axis),
         read=lambda metrics: _read(unreplicate(metrics)),
     )
 
 
-def make_mesh(devices: Sequence[jax.Device] | None = None, axis_name: str = AXIS) -> Mesh:
-    """A mesh of one axis over the devices, all of all hosts by default."""
-    return Mesh(np.asarray(jax.devices() if devices is None else devices), (axis_name,))
-
-
 def _placer(train_step: TrainStep, mesh: Mesh) -> Callable[[Sequence[Batch]], Any]:
-    """batches of this host -> the global arrays of one call, their rows divided over the mesh."""
-    lead = () if train_step.n_steps is None else (None,)
-    rows = NamedSharding(mesh, PartitionSpec(*lead, *mesh.axis_names))
-    ours = _ours(list(mesh.devices.flat))
+    """batches of this host -> the global arrays of one call, divided over the mesh.
+
+    Rows are divided over all axes but "space", which divides the height of images (b, h, w, c) and of
+    volumes.
+    """
+    axis = 0 if train_step.n_steps is None else 1
+    names, space = rows_of(mesh), mesh.shape.get(SPACE, 1)
+    ours = _ours(list(mesh.devices.flat)) // space  # groups of devices with different rows
 
     def put(leaf: Any) -> Any:
-        leaf, axis = np.asarray(leaf), len(lead)
+        leaf = np.asarray(leaf)
         size = leaf.shape[axis]
         if size % ours:
             raise ValueError(f"the batch of {size} does not divide evenly over {ours} devices")
-        shape = (*leaf.shape[:axis], size // ours * mesh.size, *leaf.shape[axis + 1 :])
-        return jax.make_array_from_process_local_data(rows, leaf, shape)
+        parts = [*[None] * axis, names]
+        if space > 1 and leaf.ndim >= axis + 4:
+            height = leaf.shape[axis + 1]
+            check(
+                "space", space, height % space == 0, f"a divisor of the height of images, {height}"
+            )
+            parts.append(SPACE)
+        shape = (*leaf.shape[:axis], size // ours * (mesh.size // space), *leaf.shape[axis + 1 :])
+        lies = NamedSharding(mesh, PartitionSpec(*parts))
+        return jax.make_array_from_process_local_data(lies, leaf, shape)
 
     return lambda batches: jax.tree.map(put, _stack(train_step, batches))
 
 
 def _stops(mesh: Mesh) -> Callable[[np.ndarray], Any]:
     """This host's stop request, one entry per device -> the array of all devices."""
-    sharding = NamedSharding(mesh, PartitionSpec(*mesh.axis_names))
+    sharding = NamedSharding(mesh, PartitionSpec(mesh.axis_names))
     return lambda own: jax.make_array_from_process_local_data(sharding, own, (mesh.size,))
 
 
@@ -252,6 +277,8 @@ def _enter(sharding_of: Callable[[Any], NamedSharding]) -> Callable[[Any], Any]:
         if sharding.is_fully_addressable:
             # A copy, because device_put returns the buffer that a device already has.
             return jax.device_put(jnp.copy(leaf), sharding)
+        if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
+            return leaf  # a restored state lies as it should, and only we hold it
         if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
             words = np.asarray(jax.random.key_data(leaf))
             impl = jax.random.key_impl(leaf)
@@ -291,6 +318,7 @@ def shard_map_step(
         stops=_stops(mesh),
         enter=_enter(lambda leaf: NamedSharding(mesh, whole)),
         leave=_first_copy,
+        hold=_first_copy,
         place=_placer(train_step, mesh),
     )
 
@@ -300,37 +328,18 @@ def _first_copy(state: Any) -> Any:
     return jax.tree.map(lambda leaf: _local(leaf).copy(), state)
 
 
-def divided(mesh: Mesh, *, smallest: int = _WHOLE) -> Callable[[Any], NamedSharding]:
-    """leaf -> its sharding when parameters, optimiser and averages are divided over the mesh.
-
-    An array is divided along the longest axis whose length the number of devices divides; arrays of
-    fewer than `smallest` entries, and those without such an axis, are replicated (arXiv:1910.02054).
-
-    >>> step = global_step(scan_steps(step, 10), sharding_of=divided(make_mesh()))
-    """
-    (name,) = mesh.axis_names
-
-    def sharding_of(leaf: Any) -> NamedSharding:
-        axes = [i for i, n in enumerate(leaf.shape) if n % mesh.size == 0]
-        if not axes or leaf.size < smallest or jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-            return NamedSharding(mesh, PartitionSpec())
-        longest = max(axes, key=lambda i: leaf.shape[i])
-        return NamedSharding(mesh, PartitionSpec(*[None] * longest, name))
-
-    return sharding_of
-
-
 def global_step(
     train_step: TrainStep,
     *,
     devices: Sequence[jax.Device] | None = None,
-    sharding_of: Callable[[Any], NamedSharding] | None = None,
+    sharding_of: ShardingOf | None = None,
 ) -> MappedStep:
     """The step jitted on global arrays: rows of the batch divided over `devices`, state donated.
 
-    XLA divides the work and adds the communication. The state is replicated, unless `sharding_of`
-    (`divided`) gives the sharding of each leaf, which saves memory and costs communication; the
-    devices are then those of its mesh.
+    The state is replicated, and XLA divides the work and adds the communication, unless `sharding_of`
+    (`divided`, `replicated`) gives the sharding of each leaf. Each device then holds and updates its part
+    of the state, gathers the parameters in every step and computes the gradient of its part of the
+    batch, with dropout masks of its own; the devices are those of its mesh, which may divide images too.
 
     Raises ValueError if the step has a mapped axis.
 
@@ -341,9 +350,10 @@ def global_step(
     if sharding_of is not None:
         mesh = cast(Mesh, sharding_of(jnp.zeros(())).mesh)
     whole = NamedSharding(mesh, PartitionSpec())
-    lies = sharding_of or (lambda leaf: whole)
+    lies = sharding_of or replicated(mesh)
     devices = list(mesh.devices.flat)
-    run = _stoppable(train_step, devices, jnp.max)
+    spread = None if sharding_of is None else gathering(mesh, sharding_of)
+    run = _stoppable(train_step, devices, jnp.max, spread)
 
     def constrained(state: Any, *inputs: Any) -> tuple[Any, Metrics]:
         state, metrics = run(state, *inputs)
@@ -357,8 +367,21 @@ def global_step(
         stops=_stops(mesh),
         enter=_enter(lies),
         leave=_first_copy if sharding_of is None else _gather(mesh),
+        hold=_first_copy if sharding_of is None else lambda state: state,
+        form=(lambda state: state) if sharding_of is None else _form(sharding_of),
         place=_placer(train_step, mesh),
     )
+
+
+def _form(sharding_of: Callable[[Any], NamedSharding]) -> Callable[[Any], Any]:
+    """state -> shapes and shardings of its leaves; keys stay, as each host reads them whole."""
+
+    def form(leaf: Any) -> Any:
+        if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            return leaf
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding_of(leaf))
+
+    return lambda state: jax.tree.map(form, state)
 
 
 def _gather(mesh: Mesh) -> Callable[[Any], Any]:

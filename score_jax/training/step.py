@@ -1,5 +1,6 @@
 """One pure training step: gradient, optimiser, averages. A step that is not finite is skipped."""
 
+import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -24,12 +25,14 @@ _PREPARE, _LOSS, _DRAW, _INDEX = range(4)
 class TrainStep:
     """A pure step: `run(state, batch) -> (state, metrics)`, also called directly.
 
-    axis_name: the mapped axis it averages over, None for one device or for global arrays. n_steps:
-    None for one step with scalar metrics; n for a scan of n, whose batches and metrics have a
-    leading axis n. microbatches: the number of microbatches of each device's share of a batch.
+    run: also takes `spread`, a function of the gradient's function, by which `global_step` has the
+    gradient of a divided state computed. axis_name: the mapped axis it averages over, None for one
+    device or for global arrays. n_steps: None for one step with scalar metrics; n for a scan of n,
+    whose batches and metrics have a leading axis n. microbatches: the number of microbatches of each
+    device's share of a batch.
     """
 
-    run: Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
+    run: Callable[..., tuple[TrainState, Metrics]]
     axis_name: str | None = None
     n_steps: int | None = None
     microbatches: int = 1
@@ -54,9 +57,9 @@ def make_train_step(
 
     Batches are dicts of arrays (b, ...). `prepare(key, batch)` runs inside the step (dequantise,
     flip, scale), so that integers travel to the device. With `axis_name` the step must be mapped over
-    that axis (`pmap_step`, `shard_map_step`); gradients and metrics are averaged over it. Metrics:
-    those of the loss, "loss", "grad_norm" (before clipping) and "finite" (loss, gradients and update
-    are all finite). A step that is not finite changes only the number of the step.
+    that axis (`pmap_step`, `shard_map_step`); gradients and metrics are averaged over it, in float32.
+    Metrics: those of the loss, "loss", "grad_norm" (before clipping) and "finite" (loss, gradients and
+    update are all finite). A step that is not finite changes only the number of the step.
 
     `prepare` and the loss receive the batch with batch["draw"], a `score_jax.draws.Draw`. What is
     drawn from it (`draw_of(key, batch)`) does not depend on the number of devices, hosts and
@@ -78,7 +81,9 @@ def make_train_step(
     decays = {} if averages is None else dict(averages)
     gradient = _in_microbatches(_gradient_of(loss, prepare), microbatches)
 
-    def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+    def train_step(
+        state: TrainState, batch: Batch, spread: Callable[[Gradient], Gradient] | None = None
+    ) -> tuple[TrainState, Metrics]:
         check("batch", type(batch).__name__, isinstance(batch, dict), "a dict of arrays")
         key = jax.random.fold_in(state.key, state.step)
         first, b, total = _share(batch, axis_name)
@@ -89,7 +94,8 @@ def make_train_step(
             whole = index_sampler.draw(state.index_sampler, index_key, total)
             part = lambda leaf: jax.lax.dynamic_slice_in_dim(leaf, first, b)
             drawn["index"], drawn["weight"] = jax.tree.map(part, whole)
-        grads, metrics = gradient(state.params, key, batch, drawn)
+        whole_gradient = gradient if spread is None else spread(gradient)
+        grads, metrics = whole_gradient(state.params, key, batch, drawn)
         learned = state.index_sampler
         if index_sampler is not None:
             found = (drawn["index"], metrics.pop("per_example"))
@@ -97,7 +103,7 @@ def make_train_step(
                 found = jax.lax.all_gather(found, axis_name, tiled=True)
             learned = index_sampler.update(learned, *found)
         if axis_name is not None:
-            grads, metrics = jax.lax.pmean((grads, metrics), axis_name)
+            grads, metrics = mean_over((grads, metrics), axis_name)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         step = state.step + 1
@@ -126,6 +132,18 @@ def _share(batch: Batch, axis_name: str | None) -> tuple[Any, int, int]:
     if axis_name is None:
         return 0, b, b
     return b * jax.lax.axis_index(axis_name), b, b * jax.lax.axis_size(axis_name)
+
+
+def mean_over(tree: Any, axis_name: Any) -> Any:
+    """The mean of every leaf over mapped axes, computed in float32 if its own type is shorter."""
+
+    def mean(leaf: Any) -> Any:
+        if not jnp.issubdtype(leaf.dtype, jnp.floating):
+            return jax.lax.pmean(leaf, axis_name)
+        wide = leaf.astype(jnp.promote_types(leaf.dtype, jnp.float32))
+        return jax.lax.pmean(wide, axis_name).astype(leaf.dtype)
+
+    return jax.tree.map(mean, tree)
 
 
 # (params, key, batch, what is drawn for it) -> (gradient, metrics)
@@ -199,7 +217,8 @@ def scan_steps(train_step: TrainStep, n: int) -> TrainStep:
     check("n", n, n >= 1, ">= 1")
     check("train_step", train_step, train_step.n_steps is None, "a single step, not a scan")
 
-    def run(state: TrainState, batches: Batch) -> tuple[TrainState, Metrics]:
-        return jax.lax.scan(train_step.run, state, batches, length=n)
+    def run(state: TrainState, batches: Batch, spread: Any = None) -> tuple[TrainState, Metrics]:
+        one = functools.partial(train_step.run, spread=spread)
+        return jax.lax.scan(one, state, batches, length=n)
 
     return TrainStep(run, train_step.axis_name, n, train_step.microbatches)

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from experiments import completion, info, presets, runs, train
-from experiments.parts import loggers
+from experiments import completion, info, presets, runs
+from experiments.parts import loggers, mapping
 from experiments.reports import terminal
 from score_jax.training.run import Run
 from tests.experiments.test_experiments import call
@@ -107,7 +107,7 @@ def test_weights_and_biases_offline(tmp_path):
 @pytest.mark.slow
 def test_a_run_that_cannot_start_leaves_nothing(tmp_path):
     folder = tmp_path / "run"
-    with mock.patch.object(train, "mapped_step", side_effect=ValueError("it does not build")):
+    with mock.patch.object(mapping, "mapped_step", side_effect=ValueError("it does not build")):
         call("train", *TINY, "--workdir", folder, check=2)
     assert not folder.exists()
 

@@ -1,0 +1,211 @@
+"""What a compiled program does, read from its text (`compiled.as_text()`): used by `benchmarks.scale`.
+
+The text lists computations; a fusion, a loop or an asynchronous operation calls others. Arrays whose
+layout ends with S(1) lie in the memory of the chip itself; all others lie in the device's main memory.
+"""
+
+import dataclasses
+import math
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+
+BITS = {"pred": 8, "bf16": 16}
+KINDS = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
+# Instructions that move nothing by themselves.
+_FREE = {
+    "parameter", "constant", "tuple", "get-tuple-element", "bitcast", "while", "conditional", "call",
+    "after-all", "partition-id", "replica-id", "opt-barrier",
+}  # fmt: skip
+_ARRAY = re.compile(r"([a-z]\w*)\[([\d,]*)\](?:\{([^}]*)\})?")
+_CALLED = re.compile(r"(?:calls|to_apply|body|condition)=%?([\w.\-]+)")
+_MANY_CALLED = re.compile(r"(?:called_computations|branch_computations)=\{([^}]*)\}")
+
+
+@dataclasses.dataclass(frozen=True)
+class Array:
+    """An array in the text: its type, shape, and whether it lies in the chip's own memory."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    on_chip: bool
+
+    @property
+    def bytes(self) -> int:
+        """Its size."""
+        digits = re.search(r"\d+", self.dtype)
+        bits = BITS.get(self.dtype) or (int(digits[0]) if digits else 0)
+        return math.prod(self.shape) * bits // 8
+
+
+def arrays(text: str) -> list[Array]:
+    """The arrays of a type, which may be a tuple."""
+    found = []
+    for dtype, dims, layout in _ARRAY.findall(text):
+        shape = tuple(int(n) for n in dims.split(",") if n)
+        found.append(Array(dtype, shape, bool(re.search(r"S\([1-9]\d*\)", layout))))
+    return found
+
+
+@dataclasses.dataclass(frozen=True)
+class Instruction:
+    """name = type operation(operands), attributes."""
+
+    name: str
+    type: str
+    operation: str
+    operands: tuple[str, ...]
+    attributes: str
+
+    @property
+    def called(self) -> list[str]:
+        """The computations that it calls."""
+        many = [
+            name for group in _MANY_CALLED.findall(self.attributes) for name in group.split(",")
+        ]
+        return [*_CALLED.findall(self.attributes), *(name.strip().lstrip("%") for name in many)]
+
+    @property
+    def source(self) -> str:
+        """The operation of the network that it comes from."""
+        found = re.search(r'op_name="([^"]*)"', self.attributes)
+        return found[1] if found else self.name
+
+
+def _closing(text: str, start: int) -> int:
+    """The place after the bracket that closes the one at `start`."""
+    depth = 0
+    for i in range(start, len(text)):
+        depth += (text[i] == "(") - (text[i] == ")")
+        if depth == 0:
+            return i + 1
+    return len(text)
+
+
+def _instruction(line: str) -> Instruction | None:
+    head, equals, rest = line.strip().removeprefix("ROOT ").partition(" = ")
+    if not equals or not re.fullmatch(r"%?[\w.\-]+", head):
+        return None
+    end = _closing(rest, 0) if rest.startswith("(") else rest.find(" ")
+    kind, rest = rest[:end], rest[end:].lstrip()
+    named = re.match(r"([a-z][\w\-]*)\(", rest)
+    if named is None:
+        return None
+    stop = _closing(rest, named.end() - 1)
+    names = tuple(re.findall(r"%([\w.\-]+)", rest[named.end() : stop]))
+    return Instruction(head.lstrip("%"), kind, named[1], names, rest[stop:])
+
+
+class Program:
+    """A compiled program by its computations."""
+
+    def __init__(self, text: str) -> None:
+        self.computations: dict[str, list[Instruction]] = {}
+        self.entry, self.header = "", text.partition("\n")[0]
+        current: list[Instruction] = []
+        for line in text.splitlines()[1:]:
+            opened = re.match(r"(ENTRY )?%?([\w.\-]+) \(.*\{$", line)
+            if opened:
+                current = self.computations.setdefault(opened[2], [])
+                self.entry = opened[2] if opened[1] else self.entry
+            elif (found := _instruction(line)) is not None:
+                current.append(found)
+
+    def __iter__(self) -> Iterator[tuple[str, Instruction]]:
+        for name, instructions in self.computations.items():
+            for instruction in instructions:
+                yield name, instruction
+
+    @property
+    def aliased(self) -> int:
+        """How many outputs take the memory of an argument."""
+        return len(re.findall(r"\{\d*\}: \(\d+, \{\}", self.header))
+
+    def loops(self) -> dict[str, int | None]:
+        """{the body of a loop: how often it runs, where that is known}."""
+        found: dict[str, int | None] = {}
+        for _, one in self:
+            if one.operation == "while":
+                body = re.search(r"body=%?([\w.\-]+)", one.attributes)
+                trips = re.search(r'known_trip_count"?:\{"n":"(\d+)"', one.attributes)
+                assert body is not None
+                found[body[1]] = int(trips[1]) if trips else None
+        return found
+
+    def repeats(self) -> dict[str, tuple[int, bool]]:
+        """{computation: (how often it runs, whether in a loop)}; a loop of unknown length counts once."""
+        loops, found = self.loops(), {self.entry: (1, False)}
+        waiting = [self.entry]
+        while waiting:
+            name = waiting.pop()
+            times, inside = found[name]
+            for one in self.computations.get(name, []):
+                for called in one.called:
+                    if called not in found:
+                        trips = loops.get(called) or 1
+                        found[called] = times * trips, inside or called in loops
+                        waiting.append(called)
+        return found
+
+    def collectives(self) -> Counter[tuple[str, str, bool]]:
+        """{(kind, type, whether in a loop): bytes that are gathered or reduced on a device}.
+
+        A TPU's asynchronous operation is listed in the fusion that starts it, in those beside which it
+        runs, and in the one that ends it.
+        """
+        repeats = self.repeats()
+        found: Counter[tuple[str, str, bool]] = Counter()
+        starts = {name for name, one in self if "AsyncCollectiveStart" in one.attributes}
+        for name, one in self:
+            kind = one.operation.removesuffix("-start")
+            if kind not in KINDS:
+                continue
+            if "async_collective_fusion_config" in one.attributes and name not in starts:
+                continue
+            times, inside = repeats.get(name, (1, False))
+            given = arrays(one.type)
+            # The tuple of an asynchronous start holds operands and results.
+            if one.operation.endswith("-start") and len(given) > 1:
+                given = given[len(given) // 2 :]
+            for array in given:
+                found[kind, array.dtype, inside] += times * array.bytes
+        return found
+
+    def products(self) -> dict[str, Counter[str]]:
+        """{type that is multiplied: {the operation of the network: how many products}}."""
+        found: dict[str, Counter[str]] = defaultdict(Counter)
+        for instructions in self.computations.values():
+            types = {one.name: one.type for one in instructions}
+            for one in instructions:
+                library = one.operation == "custom-call" and re.search(
+                    r'custom_call_target="__(?:cudnn|cublas)', one.attributes
+                )
+                if one.operation not in ("convolution", "dot") and not library:
+                    continue
+                given = [a for name in one.operands for a in arrays(types.get(name, ""))]
+                floats = [a.dtype for a in given if a.dtype[0] in "bf"] or ["?"]
+                widest = max(floats, key=lambda name: (name[0] == "f", name))
+                found[widest][one.source] += 1
+        return found
+
+    def moved(self) -> Counter[str]:
+        """{operation: bytes read from and written to main memory}, with loops as often as they run."""
+        repeats = self.repeats()
+        fused = {c for _, one in self if one.operation != "while" for c in one.called}
+        found: Counter[str] = Counter()
+        for name, instructions in self.computations.items():
+            if name not in repeats or name in fused:
+                continue
+            times = repeats[name][0]
+            types = {one.name: one.type for one in instructions}
+            for one in instructions:
+                # A "done" waits for what its "start" moves.
+                if one.operation in _FREE or one.operation.endswith(("-done", "-update")):
+                    continue
+                read = [a for n in set(one.operands) for a in arrays(types.get(n, ""))]
+                written = arrays(one.type)
+                if one.operation.endswith("-start"):  # its tuple holds the operands too
+                    written = written[: len(written) // 2] or written
+                size = sum(a.bytes for a in [*read, *written] if not a.on_chip)
+                found[one.operation] += times * size
+        return found
