@@ -79,6 +79,11 @@ class Config:
         ):
             if needs and not schedule:
                 raise ValueError(f"{name}={value!r} needs a noise schedule, got sde.kind={kind!r}")
+        if schedule and (loss.times == "logit_normal" or loss.shift != 1):
+            raise ValueError(
+                f"loss.times='logit_normal' and loss.shift need a process without timesteps, got "
+                f"sde.kind={kind!r}"
+            )
         rates = loss.weighting == "likelihood" or loss.times == "importance"
         if rates and ends_in_noise(self.sde):
             raise ValueError(
