@@ -17,7 +17,7 @@ import jax
 import numpy as np
 
 from experiments import cli, runs
-from experiments.config import SampleConfig
+from experiments.config import GuidanceConfig, SampleConfig
 from experiments.parts import guiding, sampling
 from experiments.reports.features import feature_space
 from experiments.restore import data_stds
@@ -39,6 +39,8 @@ class Args:
     # A run with hidden labels, and a run without labels that has a classifier ("": left out).
     conditional: str = ""
     plain: str = ""
+    # A checkpoint of the conditional run that guides as the worse model.
+    worse_step: int | None = None
     # Where to write.
     out: str = "build/guidance"
     # Samples a scale, and their steps of DPM-Solver++(2M).
@@ -63,7 +65,20 @@ def methods(run: Run, operator: Any) -> dict[str, tuple[Any, dict[str, Any]]]:
     }
 
 
-def by_scale(workdir: pathlib.Path, args: Args) -> dict[str, Any]:
+def forms(workdir: pathlib.Path, args: Args) -> dict[str, dict[str, Any]]:
+    """The forms of guidance of a run with hidden labels, and their flags beside the scale."""
+    found: dict[str, dict[str, Any]] = {
+        "classifier-free": {},
+        "rescaled": {"guidance_rescale": 0.7},
+        "projected": {"guidance_parallel": 0.0, "guidance_momentum": -0.5},
+    }
+    if args.worse_step is not None:
+        worse = {"guidance_worse": str(workdir), "guidance_worse_step": args.worse_step}
+        found["autoguidance"] = worse
+    return found
+
+
+def by_scale(workdir: pathlib.Path, args: Args, flags: dict[str, Any]) -> dict[str, Any]:
     """Share of samples classified as asked, Frechet distance, spread within a class, by scale."""
     run, params, _ = runs.load(workdir)
     space = feature_space(run)
@@ -72,7 +87,8 @@ def by_scale(workdir: pathlib.Path, args: Args) -> dict[str, Any]:
     y = np.arange(args.num) % 10
     rows: dict[str, Any] = {"classifier_accuracy": space.accuracy}
     for scale in args.scales:
-        guide, both = guiding.make_guide(run, params, workdir, scale=scale)
+        wanted = GuidanceConfig(guidance=scale, **flags)
+        guide, both = guiding.make_guide(run, params, workdir, wanted)
         x = sampling.draw(
             run, both, jax.random.key(0), args.num, config, y=y, guide=guide, progress=False
         ).x
@@ -84,7 +100,7 @@ def by_scale(workdir: pathlib.Path, args: Args) -> dict[str, Any]:
             ),
             "spread": float(np.mean([x[y == k].std(axis=0).mean() for k in range(10)])),
         }
-        print(workdir, scale, rows[f"{scale:g}"], flush=True)
+        print(workdir, flags, scale, rows[f"{scale:g}"], flush=True)
     return rows
 
 
@@ -141,9 +157,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     out = pathlib.Path(args.out)
     out.mkdir(parents=True, exist_ok=True)
     curves, results = {}, {}
-    for name, folder in (("classifier-free", args.conditional), ("classifier", args.plain)):
-        if folder:
-            curves[name] = by_scale(pathlib.Path(folder), args)
+    if args.conditional:
+        folder = pathlib.Path(args.conditional)
+        for name, flags in forms(folder, args).items():
+            curves[name] = by_scale(folder, args, flags)
+    if args.plain:
+        curves["classifier"] = by_scale(pathlib.Path(args.plain), args, {})
     if args.plain:
         results["completed"] = completed(pathlib.Path(args.plain), args, out)
     if curves:

@@ -212,9 +212,9 @@ class SampleConfig:
     # Steps of the fixed-step samplers.
     steps: int = 125
     # Their grid of times; "usual" is the default of the sampler.
-    grid: Literal["usual", "uniform", "quadratic", "log_snr", "karras", "song", "schedule"] = (
-        "usual"
-    )
+    grid: Literal[
+        "usual", "uniform", "quadratic", "log_snr", "karras", "restart", "song", "schedule"
+    ] = "usual"
     # Signal-to-noise ratio of the Langevin corrector.
     snr: float = 0.1
     # Corrector moves per step ("langevin": moves at every level).
@@ -239,12 +239,14 @@ class SampleConfig:
     order: int = 2
     # For "edm": S_churn of the paper, how much noise is added.
     churn: float = 40.0
-    # For "edm": the lowest noise level at which noise is added.
+    # For "edm" and "sa_solver": the lowest noise level at which noise is added.
     s_min: float = 0.05
-    # For "edm": the highest noise level at which noise is added.
+    # For "edm" and "sa_solver": the highest noise level at which noise is added.
     s_max: float = 50.0
     # For "edm": standard deviation of the added noise.
     s_noise: float = 1.003
+    # For "sa_solver": how much noise is added; 0 is the probability flow, 1 the reverse SDE.
+    tau: float = 1.0
     # For "langevin": the step size at the last level.
     epsilon: float = 2e-5
 
@@ -256,10 +258,71 @@ class SampleConfig:
             ("t0", 0 < self.t0 < 1, "in (0, 1)"),
             ("eta", 0 <= self.eta <= 1, "in [0, 1]"),
             ("order", self.order in (1, 2, 3), "1, 2 or 3"),
-            ("churn", self.churn >= 0, "at least 0"),
+            *((name, getattr(self, name) >= 0, "at least 0") for name in ("churn", "tau")),
             ("s_min", 0 <= self.s_min <= self.s_max, f"in [0, s_max={self.s_max}]"),
             *((name, getattr(self, name) > 0, "> 0") for name in positive),
         )  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class GuidanceConfig:
+    """How samples are guided: by the flags of the commands, not by the config of a run."""
+
+    # Scale of the guidance: 1 is the network as it was trained, larger scales give more typical and
+    # less diverse samples (default: no guidance).
+    guidance: float | None = None
+    # Interval of times with guidance, lowest and highest (default: all times).
+    guidance_interval: tuple[float, float] | None = None
+    # The source of the guidance: the network itself, trained with hidden labels (loss.label_dropout),
+    # the classifier of experiments.train_classifier, or the worse model of --guidance-worse; auto: the
+    # worse model if it is given, or the first of the others that exists.
+    guidance_by: Literal["auto", "free", "classifier", "worse"] = "auto"
+    # Folder of a run that is worse than this one, on the same data and process, for autoguidance.
+    guidance_worse: str | None = None
+    # The step of its checkpoint (default: the newest); an earlier one of the same run may be worse
+    # enough.
+    guidance_worse_step: int | None = None
+    # Share by which the standard deviation of x0 is brought back to that without guidance, such as 0.7.
+    guidance_rescale: float | None = None
+    # Adaptive projected guidance: the share that is kept of the guidance along x0, such as 0.
+    guidance_parallel: float | None = None
+    # For adaptive projected guidance: the largest norm of the guidance of a sample.
+    guidance_limit: float | None = None
+    # For adaptive projected guidance: the weight of the guidance before, such as -0.5.
+    guidance_momentum: float | None = None
+
+    def __post_init__(self) -> None:
+        given = [
+            f.name
+            for f in dataclasses.fields(self)[1:]
+            if getattr(self, f.name) not in (None, "auto")
+        ]
+        flag = lambda name: "--" + name.replace("_", "-")
+        if self.guidance is None and given:
+            raise ValueError(f"{flag(given[0])} needs --guidance, the scale")
+        worse = self.guidance_by in ("auto", "worse")
+        if self.guidance_worse is not None and not worse:
+            raise ValueError(f"--guidance-worse is not for --guidance-by {self.guidance_by}")
+        for name, needed in (
+            ("guidance_worse_step", "guidance_worse"),
+            ("guidance_limit", "guidance_parallel"),
+            ("guidance_momentum", "guidance_parallel"),
+        ):
+            if name in given and needed not in given:
+                raise ValueError(f"{flag(name)} needs {flag(needed)}")
+        if self.guidance_by == "worse" and self.guidance_worse is None:
+            raise ValueError("--guidance-by worse needs --guidance-worse, the folder of a run")
+        if self.guidance_rescale is not None and self.guidance_parallel is not None:
+            raise ValueError("--guidance-rescale and --guidance-parallel exclude each other")
+        if self.guidance_by == "classifier" and self.corrected:
+            raise ValueError(
+                "--guidance-rescale and --guidance-parallel are for two scores, not for a classifier"
+            )
+
+    @property
+    def corrected(self) -> bool:
+        """Whether x0 is rescaled or projected."""
+        return self.guidance_rescale is not None or self.guidance_parallel is not None
 
 
 @dataclasses.dataclass(frozen=True)

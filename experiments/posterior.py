@@ -12,6 +12,7 @@ compared by `--method package.module:function`.
 from __future__ import annotations
 
 import dataclasses
+import json
 import pathlib
 import warnings
 from collections.abc import Sequence
@@ -42,6 +43,7 @@ FIGURES = {
     "residual": "residual",
     "sbc": "SBC",
     "tarp": "TARP",
+    "calibration": "p",
 }
 # Of the card, with the value of a perfect sampler where that is not the smallest.
 SHOWN: dict[str, float | None] = {
@@ -61,7 +63,8 @@ LONG = {
 class Args:
     """Compare posterior samplers with exact posteriors: distance, mode weights, calibration, time."""
 
-    # Priors and operators: two_modes, mixture, digits_half, digits_small, digits_blur, field, magnitude.
+    # Priors and operators: two_modes, mixture, digits_half, digits_small, digits_blur, fashion_half,
+    # fashion_small, field, magnitude.
     problems: tuple[str, ...] = ("two_modes", "mixture", "digits_half")
     # Methods (default: all); docs/posterior.md explains them.
     methods: tuple[str, ...] = ()
@@ -77,6 +80,8 @@ class Args:
     repeats: int = 24
     # Seed of the measurements and of the draws.
     seed: int = 0
+    # Results of earlier runs (posterior.json) that go into the same table and card, first.
+    join: tuple[str, ...] = ()
     # Folder of the results.
     out: str = "runs/posterior"
 
@@ -84,16 +89,34 @@ class Args:
 def check(args: Args) -> None:
     """Raise ValueError for flags out of range."""
     rules.check_flags(args, num=2, repeats=2)
+    if not args.problems and not args.join:
+        raise ValueError("--problems must name at least one, unless --join has results")
     if not args.nfe or min(args.nfe) < 2:
         raise ValueError(f"--nfe must be numbers of at least 2, got {args.nfe}")
     if not args.noise or min(args.noise) < 0:
         raise ValueError(f"--noise must be numbers of at least 0, got {args.noise}")
 
 
-def as_row(found: benchmark.Comparison) -> dict[str, Any]:
+def joined(paths: Sequence[str]) -> list[dict[str, Any]]:
+    """The rows of earlier results; ValueError naming a file that holds none."""
+    found = []
+    for path in paths:
+        try:
+            rows = json.loads(pathlib.Path(path).read_text())["rows"]
+            found += [row | {"draws": int(row["draws"])} for row in rows]
+        except (ValueError, KeyError, TypeError, OSError) as error:
+            raise ValueError(
+                f"--join {path!r} holds no results of this command: {error!r}"
+            ) from None
+    return found
+
+
+def as_row(found: benchmark.Comparison, draws: int) -> dict[str, Any]:
     """One line of the comparison as plain numbers."""
     figures = {k: {"value": v.value, "error": v.error} for k, v in found.figures.items()}
     return {
+        "measurements": len(found.levels),
+        "draws": draws,
         "nfe": found.nfe,
         "seconds": found.seconds,
         "nonfinite": found.nonfinite,
@@ -106,7 +129,7 @@ def as_row(found: benchmark.Comparison) -> dict[str, Any]:
 def run(args: Args) -> dict[str, Any]:
     """Compare the methods on the problems: what posterior.json holds."""
     methods = posteriors.chosen(args.methods, args.method)
-    sde, rows = VP(), []
+    sde, rows = VP(), joined(args.join)
     key = jax.random.key(args.seed)
     for name in args.problems:
         for noise in args.noise:
@@ -126,9 +149,16 @@ def run(args: Args) -> dict[str, Any]:
             for label, comparison in found.items():
                 method = label[0] if isinstance(label, tuple) else label
                 head = {"problem": name, "noise_std": noise, "method": method}
-                rows.append(head | as_row(comparison) | {"reference_error": error})
+                rows.append(head | as_row(comparison, args.num) | {"reference_error": error})
                 print("  ".join(cells(rows[-1])), flush=True)
     return {"settings": dataclasses.asdict(args), "rows": rows}
+
+
+def as_text(name: str, found: dict[str, float]) -> str:
+    """A figure with its error; a p-value alone."""
+    if name == "calibration":
+        return f"{found['value']:.2f}" if found["value"] >= 0.005 else "< 0.005"
+    return f"{found['value']:.2f} ± {found['error']:.2f}"
 
 
 def cells(row: dict[str, Any]) -> list[str]:
@@ -136,7 +166,7 @@ def cells(row: dict[str, Any]) -> list[str]:
     shown = []
     for name in FIGURES:
         found = row["figures"].get(name)
-        shown.append("" if found is None else f"{found['value']:.2f} ± {found['error']:.2f}")
+        shown.append("" if found is None else as_text(name, found))
     nfe = f"{row['nfe']:.0f}" if row["nfe"] else ""
     seconds = f"{row['seconds']:.2f}" if row["seconds"] else ""
     if row["nonfinite"]:
@@ -154,18 +184,20 @@ def _groups(result: dict[str, Any]) -> dict[tuple[str, float], list[dict[str, An
 
 def report(result: dict[str, Any]) -> str:
     """Set a comparison as Markdown tables, one a problem and noise level."""
-    s = result["settings"]
     parts = [
-        f"{s['repeats']} measurements a problem, {s['num']} draws each; value ± standard error. Units: "
-        "the standard deviation of the posterior; residual: that of the noise. SBC and TARP: distance "
-        f"of ranks and coverage to uniform, about {0.87 / s['repeats'] ** 0.5:.2f} for exact draws."
+        "Value ± standard error. Units: the standard deviation of the posterior; residual: that of the "
+        "noise. SBC and TARP: distance of ranks and coverage to uniform. p: of all ranks and levels "
+        "being uniform, below 0.05 for 5 % of exact samplers."
     ]
     for (problem, noise), rows in _groups(result).items():
         error = rows[0]["reference_error"]
         known = f", reference known to {error:.2g} standard deviations" if error else ""
         head = ["method", "evaluations", *FIGURES.values(), "seconds"]
         lines = [head, *map(cells, rows)]
-        parts.append(f"### {problem}, noise {noise:g}{known}\n\n{tables.markdown(lines)}")
+        many = f"{rows[0]['measurements']} measurements, {rows[0]['draws']} draws each"
+        parts.append(
+            f"### {problem}, noise {noise:g}\n\n{many}{known}.\n\n{tables.markdown(lines)}"
+        )
     return "\n\n".join(parts) + "\n"
 
 
@@ -173,7 +205,7 @@ def card(result: dict[str, Any]) -> Any:
     """Draw the posterior card: a row a problem, a column a figure, a line a method."""
     groups = _groups(result)
     names = list(dict.fromkeys(row["method"] for row in result["rows"]))
-    budgets = sorted(set(result["settings"]["nfe"]))
+    budgets = sorted({float(f"{row['nfe']:.1g}") for row in result["rows"] if row["nfe"]})
     tall = 0.6 + 0.21 * len(names)
     figure = viz.new_figure(13, tall * len(groups) + 0.5, dpi=100)
     axes = figure.subplots(len(groups), len(SHOWN), squeeze=False)
@@ -199,12 +231,12 @@ def card(result: dict[str, Any]) -> Any:
     return viz.render(figure).quantize(64)
 
 
-def _mark(panel: Any, row: dict[str, Any], name: str, place: int, budgets: list[int]) -> None:
+def _mark(panel: Any, row: dict[str, Any], name: str, place: int, budgets: list[float]) -> None:
     """One figure of one line of the comparison, with its error; budgets have their own markers."""
     found = row["figures"].get(name)
     if found is None:
         return
-    nearest = min(range(len(budgets)), key=lambda i: abs(budgets[i] - row["nfe"]))
+    nearest = min(range(len(budgets)), default=0, key=lambda i: abs(budgets[i] - row["nfe"]))
     low = max(found["value"] - 2 * found["error"], 0.2 * found["value"])
     panel.plot([low, found["value"] + 2 * found["error"]], [place, place], color="#a5b4c8", lw=2)
     exact = place == 0

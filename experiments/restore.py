@@ -34,15 +34,15 @@ class Args:
     """Restore data: fill in what is missing, colour, enlarge or sharpen.
 
     Give what is to be restored by --images, or clean data by --truth or --test, which are damaged
-    first and shown for comparison: pictures, or .npy files for data of any shape. Options left out are
-    those of the run's config.
+    first and shown for comparison: pictures, or .npy and .zarr files for data of any shape. Options
+    left out are those of the run's config.
     """
 
     # Folder of a run made by experiments.train.
     workdir: str
     # What was done to the data.
     task: Literal["inpaint", "colorize", "superres", "deblur"]
-    # The data as they are, with a hole, grey, small or blurred: pictures or .npy files.
+    # The data as they are, with a hole, grey, small or blurred: pictures, .npy or .zarr files.
     images: tuple[str, ...] = ()
     # Clean data, to be damaged here.
     truth: tuple[str, ...] = ()
@@ -58,8 +58,16 @@ class Args:
     factor: int = 2
     # For deblur: standard deviation of the blur in pixels.
     blur: float = 0.8
-    # Standard deviation of the noise in the pictures, in units of the data's range (-1 to 1: 2).
+    # The kind of noise: normal, poisson (counts), laplace (outliers), or rounded (normal noise, then
+    # few grey levels). daps and dps use its likelihood, other methods normal noise of the same deviation.
+    noise: Literal["normal", "poisson", "laplace", "rounded"] = "normal"
+    # Standard deviation of the noise in the pictures, in units of the data's range (-1 to 1: 2); for
+    # rounded that of the noise before rounding.
     noise_std: float = 0.0
+    # For poisson: the mean count of the lightest value.
+    photons: float = 100.0
+    # For rounded: the distance of the grey levels, in the same units as --noise-std.
+    step: float = 0.25
     # The method; docs/posterior.md explains the choice.
     method: Literal[
         "pigdm", "mmps", "tmpd", "projection", "daps", "ddrm", "diffpir", "dps", "replacement", "repaint"
@@ -96,12 +104,20 @@ class Args:
 
 
 class Problem(NamedTuple):
-    """What was measured of n examples: y (n, *out), an operator for each, and the truth or None."""
+    """What was measured of n examples: y (n, *out), an operator for each, and the truth or None.
+
+    noise is None for normal noise, as in a `Measurement`.
+    """
 
     y: np.ndarray
     operators: list[Any]
     noise_std: float
+    noise: Any = None
     truth: np.ndarray | None = None
+
+    def given(self, operator: Any, y: Any) -> Any:
+        """The measurement of some examples that share an operator."""
+        return inverse.Measurement(operator, y, self.noise_std, self.noise)
 
     def groups(self) -> list[tuple[Any, list[int]]]:
         """The distinct operators with the numbers of their examples."""
@@ -117,6 +133,10 @@ METHODS: dict[str, tuple[str, ...]] = dict.fromkeys(
     ("pigdm", "mmps", "tmpd", "projection", "daps", "ddrm", "diffpir"), ()
 )
 METHODS |= {"dps": ("scale",), "replacement": ("corrections",), "repaint": ("resamplings",)}
+NOISES = {
+    "normal": ("noise_std",), "poisson": ("photons",), "laplace": ("noise_std",),
+    "rounded": ("noise_std", "step"),
+}  # fmt: skip
 TASKS = {"inpaint": ("mask",), "colorize": (), "superres": ("factor",), "deblur": ("blur",)}
 
 
@@ -127,13 +147,19 @@ def check(args: Args, argv: Sequence[str] | None = None) -> None:
         raise ValueError(f"--blur must be finite and > 0, got {args.blur}")
     if not 0 <= args.noise_std < float("inf"):
         raise ValueError(f"--noise-std must be finite and at least 0, got {args.noise_std}")
+    for name in ("photons", "step"):
+        value = getattr(args, name)
+        if not 0 < value < float("inf"):
+            raise ValueError(f"--{name} must be finite and > 0, got {value}")
+    if args.noise in ("laplace", "rounded") and not args.noise_std > 0:
+        raise ValueError(f"--noise {args.noise} needs --noise-std, its standard deviation")
     if args.draws < 0 or args.draws == 1:
         raise ValueError(f"--draws must be 0 or at least 2, got {args.draws}")
     if not 0 < args.interval < 1:
         raise ValueError(f"--interval must be between 0 and 1, got {args.interval}")
     alone = dict.fromkeys(("interval", "keep_draws"), "a command without --draws")
     cli.check_unused(argv, {"num": "--draws"} if args.draws else alone)
-    for flag, uses in (("method", METHODS), ("task", TASKS)):
+    for flag, uses in (("method", METHODS), ("noise", NOISES), ("task", TASKS)):
         cli.check_unused(argv, unused.of_choice(f"--{flag}", getattr(args, flag), uses))
     given = {"--images": args.images, "--truth": args.truth, "--test": args.test}
     if sum(bool(v) for v in given.values()) != 1:
@@ -156,13 +182,19 @@ def measured(args: Args, run: Run, key: Any) -> Problem:
         truth = np.asarray(run.source.on_levels(run.source.examples(args.test)["x"]), np.float32)
     else:
         truth = read(args.truth, shape, "truth")
+    noise = problems.make_noise(
+        args.noise, run, noise_std=args.noise_std, photons=args.photons, step=args.step
+    )
     if truth is not None:
         whole = inverse.Mask(np.ones(shape, bool)) if operator is None else operator
-        y = np.asarray(inverse.measure(key, whole, truth, noise_std=args.noise_std).y)
-    if operator is not None:
-        return Problem(y, [operator] * len(y), args.noise_std, truth)
-    masks = problems.masks_of(args.mask, y, args.seed)
-    return Problem(y, [inverse.Mask(mask) for mask in masks], args.noise_std, truth)
+        std = args.noise_std if noise is None else 0.0
+        y = np.asarray(inverse.measure(key, whole, truth, noise_std=std, noise=noise).y)
+    std = args.noise_std if noise is None else noise.std(jnp.asarray(y[np.isfinite(y)]))
+    if operator is None:
+        operators = [inverse.Mask(mask) for mask in problems.masks_of(args.mask, y, args.seed)]
+    else:
+        operators = [operator] * len(y)
+    return Problem(y, operators, std, noise, truth)
 
 
 def make_method(args: Args, run: Run, problem: Problem) -> tuple[Any, dict[str, Any]]:
@@ -231,7 +263,7 @@ def restore(
                 jax.random.key(args.seed),
                 run.sde,
                 how.score,
-                inverse.Measurement(operator, every, problem.noise_std),
+                problem.given(operator, every),
                 how.method,
                 first=part[0] * args.num,
                 y=sampling.labels(run, n, y),
@@ -253,7 +285,7 @@ def summarise(
             jax.random.fold_in(jax.random.key(args.seed), i),
             run.sde,
             how.score,
-            inverse.Measurement(operator, problem.y[i : i + 1], problem.noise_std),
+            problem.given(operator, problem.y[i : i + 1]),
             how.method,
             num=args.draws,
             quantiles=(tail, 1 - tail),
@@ -301,7 +333,7 @@ def residual(problem: Problem, x: np.ndarray, done: Sequence[int]) -> float:
     """Root mean square of y - A x over all examples."""
     total, count = 0.0, 0
     for one, i in zip(x, done, strict=True):
-        given = inverse.Measurement(problem.operators[i], problem.y[i : i + 1], problem.noise_std)
+        given = problem.given(problem.operators[i], problem.y[i : i + 1])
         away = np.asarray(given.residual(jnp.asarray(one)[None]))
         total, count = total + float(np.sum(away**2)), count + away.size
     return float(np.sqrt(total / count))

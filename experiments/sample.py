@@ -17,7 +17,7 @@ import tyro
 from score_jax._files import write_json, write_npz
 
 from . import cli
-from .config import SampleConfig
+from .config import GuidanceConfig, SampleConfig
 from .late import late
 from .parts import outputs
 from .parts.folders import Format
@@ -26,6 +26,7 @@ with late():
     import jax
 
     from score_jax import training
+    from score_jax._hosts import agreed
 
     from . import runs
     from .parts import drawing, guiding, samplers, sampling, singles
@@ -49,14 +50,6 @@ class Args:
     # For networks that are conditioned on a vector or a field: a .npy file of them, one a sample, in the
     # data's own units (default: those of test examples that the run keeps).
     cond: str | None = None
-    # Scale of the guidance towards the class: 1 is the class as it was learned, larger scales give
-    # more typical and less diverse samples (default: no guidance).
-    guidance: float | None = None
-    # Interval of times with guidance, lowest and highest (default: all times).
-    guidance_interval: tuple[float, float] | None = None
-    # The source of the guidance: the network itself, trained with hidden labels (loss.label_dropout),
-    # or the classifier of experiments.train_classifier; auto: the first that exists.
-    guidance_by: Literal["auto", "free", "classifier"] = "auto"
     # Samples drawn at once, and written at once with --format; the samples do not depend on it.
     chunk: int = 256
     # Seed of the noise; with it, sample number i is always the same.
@@ -76,6 +69,9 @@ class Args:
     precision: Literal["float32", "bfloat16"] | None = None
     # Write over files that are there.
     overwrite: bool = False
+    guide: Annotated[GuidanceConfig, tyro.conf.OmitArgPrefixes] = dataclasses.field(
+        default_factory=GuidanceConfig
+    )
     hosts: cli.HostsConfig = dataclasses.field(default_factory=cli.HostsConfig)
     # How samples are drawn.
     sample: Annotated[SampleConfig, tyro.conf.OmitArgPrefixes] = dataclasses.field(
@@ -93,8 +89,6 @@ def parse(argv: Sequence[str] | None = None) -> Args:
         raise ValueError("--seeds writes PNG files by itself: give it without --format")
     if args.film is not None and (args.format is not None or args.seeds is not None):
         raise ValueError("--film is for samples of one call: give it without --format and --seeds")
-    if args.guidance is None and (args.guidance_interval or args.guidance_by != "auto"):
-        raise ValueError("--guidance-interval and --guidance-by need --guidance, the scale")
     return args
 
 
@@ -102,7 +96,9 @@ def labels(args: Args, run: Run) -> np.ndarray | None:
     """Make the class of every sample, or None for all in turn."""
     if args.label is None:
         return None
-    classes = run.source.num_classes if args.guidance is not None else run.num_classes
+    by_worse = args.guide.guidance_worse is not None
+    guided = args.guide.guidance is not None and not by_worse
+    classes = run.source.num_classes if guided else run.num_classes
     if not classes:
         hint = " (with --guidance a classifier can guide it)" if run.source.num_classes else ""
         raise ValueError(f"--class given, but {args.workdir!r} was trained without classes{hint}")
@@ -135,9 +131,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     run = runs.in_precision(run, args.precision)
     sampling.check_sample(run, args.sample)
     y, guide, own = labels(args, run), None, params
-    if args.guidance is not None:
-        options: dict[str, Any] = {"scale": args.guidance, "interval": args.guidance_interval}
-        guide, params = guiding.make_guide(run, params, workdir, by=args.guidance_by, **options)
+    if args.guide.guidance is not None:
+        guide, params = guiding.make_guide(run, params, workdir, args.guide)
+        guide.sampler(samplers.make(args.sample, run.model.variance))  # an error before all work
     plan = drawing.Plan(
         run, params, jax.random.key(args.seed), args.num, args.sample,
         sampling.classes(run, args.num, y, guide), guide, args.chunk, conditions(args),
@@ -146,7 +142,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     facts = settings(args, step)
     if args.seeds is not None:
         written = singles.write(plan, out, singles.numbers(args.seeds), y, overwrite=args.overwrite)
-        print(f"wrote {len(written)} samples to {out}")
+        if training.is_first():
+            print(f"wrote {len(written)} samples to {out}")
     elif args.format is None:
         preview(plan, args, out, facts)
     else:
@@ -159,12 +156,9 @@ def settings(args: Args, step: int) -> dict[str, Any]:
     guided = {
         "label": args.label,
         "cond": args.cond,
-        "guidance": args.guidance,
-        "guidance_interval": args.guidance_interval,
-        "guidance_by": args.guidance_by,
         "precision": args.precision,
     }
-    return drawing.settings(step, args.seed, args.sample) | guided
+    return drawing.settings(step, args.seed, args.sample) | guided | dataclasses.asdict(args.guide)
 
 
 def preview(plan: drawing.Plan, args: Args, out: pathlib.Path, facts: dict[str, Any]) -> None:
@@ -174,22 +168,27 @@ def preview(plan: drawing.Plan, args: Args, out: pathlib.Path, facts: dict[str, 
     """
     run, num = plan.run, plan.num
     endings = [".npz", ".png", ".json", *([] if args.film is None else [f".{args.film}"])]
-    npz, png, record, *film = outputs.files(out, endings, overwrite=args.overwrite)
+    names = lambda: list(map(str, outputs.files(out, endings, overwrite=args.overwrite)))
+    npz, png, record, *film = map(pathlib.Path, agreed(names, only_first=True))
     if film:
         check_film(plan)
     found: list[tuple[int, sampling.Drawn]] = []
     chunks = range(-(-num // plan.chunk))
     with drawing.Progress(num) as progress:
-        interrupted = outputs.collect(drawing.draw_chunks(plan, chunks, progress), found)
+        drawn_chunks = drawing.draw_chunks(plan, chunks, progress, jax.devices())
+        interrupted = outputs.collect(drawn_chunks, found)
     x, cost = np.concatenate([drawn.x for _, drawn in found]), drawing.Cost()
     for _, drawn in found:
         cost = cost.plus(drawn)
+    way = None if not film or interrupted else trajectory(plan)
+    if not training.is_first():
+        return
     npz.parent.mkdir(parents=True, exist_ok=True)
     labels = {} if plan.y is None else {"y": plan.y[: len(x)]}
     write_npz(npz, x=run.source.to_data(x), **labels)
     write_json(record, facts | {"num": len(x)} | cost.as_dict())
     written = [npz, *([png] if pictures.save_samples(run, x[:256], png) else []), record]
-    if film and not interrupted and pictures.save_animation(run, trajectory(plan), film[0]):
+    if way is not None and pictures.save_animation(run, way, film[0]):
         written += film
     print(
         f"{len(x)} samples of step {facts['step']} by {plan.config.sampler}: "
@@ -221,6 +220,7 @@ def trajectory(plan: drawing.Plan) -> np.ndarray:
         plan.config,
         save_every=every,
         progress=False,
+        devices=jax.devices(),
         **options,
     )
     assert drawn.trajectory is not None

@@ -15,8 +15,8 @@ EXPERIMENTS = sorted((ROOT / "experiments").rglob("*.py"))
 
 # What each part may import of the others. A part is a file of score_jax or a folder of it.
 BASE = {
-    "types", "_math", "_check", "_files", "_names", "_renamed", "_pickles", "_pickled_arrays", "draws",
-    "runtime", "_batched", "_failures",
+    "types", "_math", "_check", "_files", "_hosts", "_names", "_renamed", "_pickles",
+    "_pickled_arrays", "draws", "runtime", "_batched", "_failures",
 }  # fmt: skip
 MODELS = {
     "analytic",
@@ -31,7 +31,7 @@ TOOLS = {"training", "checkpoints", "convert", "metrics", "viz"}
 ALLOWED = (
     dict.fromkeys(BASE, frozenset({"_renamed", "_check"}))
     | {"_pickled_arrays": frozenset({"_pickles"}), "_pickles": frozenset({"_files"})}
-    | {"_batched": frozenset({"_check", "_failures"})}
+    | {"_batched": frozenset({"_check", "_failures", "_hosts"})}
     | dict.fromkeys(MODELS, BASE)
     | {
         "draws": {"types", "_check"},
@@ -59,7 +59,7 @@ EXTRA = {
 STRINGS = {
     "checkpoints/leaves.py": {"cpu"},  # JAX names its platforms so
     "convert/torch_file.py": {"little"},  # Python names the order of bytes so
-    "nets/convolution.py": {"b", "g", "i", "w", "x"},  # arrays and indices of one formula
+    "nets/convolution.py": {"b", "i", "w"},  # arrays and indices of one formula
     "_check.py": {"apply"},  # the method of a Flax module, which is no score
     "metrics/inception.py": {"Mixed_6d"},  # the layer of sFID
     "_pickled_arrays.py": {"C"},  # NumPy names the order of arrays so
@@ -298,6 +298,7 @@ PLAIN = {
     "score_jax/samplers/adaptive.py": {"table"},
     "score_jax/samplers/exponential.py": {"table"},
     "score_jax/training/hooks.py": {"finish"},
+    "score_jax/training/usage.py": {"finish"},
 }
 
 

@@ -1,4 +1,4 @@
-"""Guidance of a run by flags: classifier-free, or by the classifier of `train_classifier`."""
+"""Guidance of a run by flags: by hidden labels, a classifier of `train_classifier`, or a worse run."""
 
 import dataclasses
 import json
@@ -12,10 +12,11 @@ import jax.numpy as jnp
 from score_jax import checkpoints, guidance
 from score_jax.nets.classifier import EncoderUNet, MLPClassifier
 from score_jax.parametrization import TimeInput
-from score_jax.types import Params, ScoreFn
+from score_jax.samplers.sampling import Stepwise
+from score_jax.types import Params, Sampler, ScoreFn
 
-from ..config import ClassifierConfig
-from ..runs import Run
+from ..config import ClassifierConfig, GuidanceConfig
+from ..runs import Run, load
 
 FOLDER = "classifier"
 CONFIG_FILE = "config.json"
@@ -70,60 +71,108 @@ def load_classifier(run: Run, workdir: pathlib.Path) -> tuple[nn.Module, Params]
     x = jnp.zeros((1, *run.shape))
     template = jax.eval_shape(net.init, jax.random.key(0), x, jnp.zeros(1))
     with checkpoints.open_checkpoints(folder / "checkpoints", read_only=True) as store:
-        params = store.restore_params(template)
-    if params is None:
+        found = store.restore_field(template)
+    if found is None:
         raise ValueError(f"{str(folder)!r} holds no checkpoint: train the classifier first")
-    return net, params
+    return net, found.state
 
 
 @dataclasses.dataclass(frozen=True)
 class Guide:
-    """How samples are guided: scale (1: the labels alone), interval, and classifier.
+    """How samples are guided, and by what: a classifier, a worse model, or the network without labels.
 
-    Without a classifier the network itself guides, which must have been trained with hidden labels.
+    With a classifier or a worse model the parameters are a pair, of the network and of the other.
     """
 
-    scale: float
-    interval: tuple[float, float] | None = None
+    config: GuidanceConfig
     classifier: nn.Module | None = None
+    worse: Run | None = None
+
+    def classes(self, run: Run) -> int | None:
+        """How many classes samples may be guided towards, or None."""
+        return run.num_classes if self.worse is not None else run.source.num_classes
 
     def score(self, run: Run, params: Any, y: Any) -> ScoreFn:
-        """The guided score for labels y; params are those of both networks with a classifier."""
-        options: dict[str, Any] = {"scale": self.scale, "interval": self.interval}
-        if self.classifier is None:
-            none = jnp.full_like(y, run.null_class or 0)
-            doubled = run.score(params, jnp.concatenate([y, none]))
-            return guidance.classifier_free(
-                run.score(params, y), run.score(params, none), both=doubled, **options
+        """The guided score for labels y, or None."""
+        c = self.config
+        options: dict[str, Any] = {"scale": c.guidance, "interval": c.guidance_interval}
+        if self.classifier is not None:
+            own, params = params
+            classify = guidance.classifier_fn(
+                run.sde, self.classifier.apply, params, noise_input=noise_input(run)
             )
-        own, params = params
-        classify = guidance.classifier_fn(
-            run.sde, self.classifier.apply, params, noise_input=noise_input(run)
+            score = run.score(own, y if run.num_classes else None)
+            return guidance.classifier_guidance(run.sde, score, classify, y, **options)
+        if self.worse is not None:
+            own, params = params
+            labels = y if self.worse.num_classes else None
+            pair = run.score(own, y), self.worse.score(params, labels)
+        else:
+            none = jnp.full_like(y, run.null_class or 0)
+            options["both"] = run.score(params, jnp.concatenate([y, none]))
+            pair = run.score(params, y), run.score(params, none)
+        if c.guidance_rescale is not None:
+            return guidance.rescaled(run.sde, *pair, share=c.guidance_rescale, **options)
+        if c.guidance_parallel is not None:
+            along: dict[str, Any] = {"parallel": c.guidance_parallel, "limit": c.guidance_limit}
+            return guidance.projected(run.sde, *pair, **along, **options)
+        return guidance.classifier_free(*pair, **options)
+
+    def sampler(self, sampler: Sampler) -> Sampler:
+        """The sampler with the momentum of the guidance, if it has one.
+
+        Raises ValueError for a sampler without fixed steps.
+        """
+        momentum = self.config.guidance_momentum
+        if momentum is None:
+            return sampler
+        if not isinstance(sampler, Stepwise):
+            raise ValueError("--guidance-momentum needs a sampler with fixed steps")
+        make = guidance.reverse_momentum(sampler.make, momentum=momentum)
+        return dataclasses.replace(sampler, make=make)
+
+
+def load_worse(run: Run, workdir: pathlib.Path, step: int | None) -> tuple[Run, Params]:
+    """(run, parameters) of a worse model, at a step or the newest.
+
+    Raises ValueError unless its data have the same shape and range, and its process is the same.
+    """
+    worse, params, _ = load(workdir, step)
+    for what, own, other in (
+        ("examples of shape", run.shape, worse.shape),
+        ("the range", run.config.data.range, worse.config.data.range),
+        ("the process", run.sde, worse.sde),
+    ):
+        if own != other:
+            raise ValueError(
+                f"--guidance-worse {str(workdir)!r} has {what} {other}, and the run has {own}"
+            )
+    if worse.num_classes not in (None, run.num_classes):
+        raise ValueError(
+            f"--guidance-worse {str(workdir)!r} is conditioned on {worse.num_classes} classes, and the "
+            f"run on {run.num_classes or 'none'}"
         )
-        score = run.score(own, y if run.num_classes else None)
-        return guidance.classifier_guidance(run.sde, score, classify, y, **options)
+    return worse, params
 
 
 def make_guide(
-    run: Run,
-    params: Params,
-    workdir: pathlib.Path,
-    *,
-    scale: float,
-    interval: tuple[float, float] | None = None,
-    by: str = "auto",
+    run: Run, params: Params, workdir: pathlib.Path, config: GuidanceConfig
 ) -> tuple[Guide, Any]:
-    """(guide, parameters of all networks) of a run: "free", by its "classifier", or what there is.
+    """(guide, parameters of all networks) of a run: what the flags say, or what there is.
 
     Raises ValueError where a run cannot be guided in this way.
     """
-    knows_both = run.null_class is not None
-    if by == "free" or (by == "auto" and knows_both):
+    if config.guidance_worse is not None:
+        folder = pathlib.Path(config.guidance_worse)
+        worse, others = load_worse(run, folder, config.guidance_worse_step)
+        return Guide(config, worse=worse), (params, others)
+    knows_both, by = run.null_class is not None, config.guidance_by
+    if by == "free" or (by == "auto" and (knows_both or config.corrected)):
         if not knows_both:
             raise ValueError(
                 f"workdir {str(workdir)!r} was not trained with hidden labels (loss.label_dropout), "
                 "which guidance without a classifier needs"
             )
-        return Guide(scale, interval), params
+        return Guide(config), params
     net, own = load_classifier(run, workdir)
-    return Guide(scale, interval, net), (params, own)
+    return Guide(config, classifier=net), (params, own)

@@ -14,6 +14,7 @@ from score_jax.convert.published import lookup
 from score_jax.inverse import benchmark
 from score_jax.inverse.benchmark import Drawer, Problem
 
+from .. import presets
 from .named import function_named
 
 
@@ -28,6 +29,17 @@ def digits() -> Mixture:
     """A mixture of ten Gaussians fitted to the digits, between about -1 and 1."""
     x = np.asarray(data.load_digits().x, np.float64)
     return fit_mixture((x + 0.5) / 17 * 2 - 1, 10, rank=12)
+
+
+@functools.cache
+def fashion() -> Mixture:
+    """A mixture of ten Gaussians of 24 axes fitted to Fashion-MNIST, 784 entries from -1 to 1.
+
+    Raises FileNotFoundError where the images are not installed.
+    """
+    path = presets.get("fashion_vp").data.path
+    x = np.asarray(data.read_idx(path).x[:20_000], np.float64)
+    return fit_mixture(x / 127.5 - 1, 10, rank=24)
 
 
 def _half(shape: tuple[int, ...]) -> np.ndarray:
@@ -47,6 +59,8 @@ PROBLEMS: dict[str, Callable[[float], Problem]] = {
     "digits_half": lambda s: Problem(digits(), inverse.Mask(_half((8, 8, 1))), s),
     "digits_small": lambda s: Problem(digits(), inverse.BlockAverage(2), s),
     "digits_blur": lambda s: Problem(digits(), inverse.Blur(inverse.gaussian_kernel(5, 1.0)), s),
+    "fashion_half": lambda s: Problem(fashion(), inverse.Mask(_half((28, 28, 1))), s),
+    "fashion_small": lambda s: Problem(fashion(), inverse.BlockAverage(4), s),
     "field": lambda s: Problem(random_field((64, 64, 1)), inverse.BlockAverage(4), s),
     "magnitude": lambda s: Problem(
         random_mixture((2,), 3), inverse.Nonlinear(lambda x: jnp.abs(x), (2,)), s
@@ -88,6 +102,7 @@ METHODS: dict[str, Callable[[Problem, int], Drawer]] = {
     "smc_8": lambda problem, nfe: benchmark.by_particles(
         nfe=nfe, times=8, data_std=_data_std(problem)
     ),
+    "smc_cov": lambda problem, nfe: benchmark.by_particles(nfe=nfe, data_std=None, chunk=2),
 }
 
 

@@ -2,11 +2,13 @@
 
 import pathlib
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from score_jax import inverse
+from score_jax.data._handles import needed
 
 from ..runs import Run
 
@@ -67,14 +69,33 @@ def read_image(
     return (range[0] + (range[1] - range[0]) * pixels / top).reshape(shape)
 
 
+def _numbers(path: str) -> np.ndarray:
+    """The array of a .npy file, or of a .zarr store of one array or of one that is named x."""
+    if not path.endswith(".zarr"):
+        return np.load(path, allow_pickle=False)
+    zarr = needed("zarr")
+    store = zarr.open(path, mode="r")
+    if isinstance(store, zarr.Array):
+        return np.asarray(store[...])
+    names = sorted(name for name in store if isinstance(store[name], zarr.Array))
+    name = names[0] if len(names) == 1 else "x"
+    if name not in names:
+        raise ValueError(f"it has the arrays {names}, and none is named x")
+    return np.asarray(store[name][...])
+
+
 def read_array(path: str, shape: tuple[int, ...], what: str) -> np.ndarray:
-    """Examples (n, *shape) of a .npy file, which may hold a single one; ValueError naming the file."""
-    if not pathlib.Path(path).is_file():
+    """Examples (n, *shape) of a .npy or .zarr file, which may hold a single one.
+
+    Raises ValueError naming the file, FileNotFoundError.
+    """
+    if not pathlib.Path(path).exists():
         raise FileNotFoundError(f"{what} {path!r} does not exist")
+    kind = pathlib.Path(path).suffix
     try:
-        x = np.load(path, allow_pickle=False)
-    except (ValueError, OSError, EOFError) as error:
-        raise ValueError(f"{what} {path!r} cannot be read as a .npy file: {error}") from None
+        x = _numbers(path)
+    except (ValueError, OSError, EOFError, KeyError) as error:
+        raise ValueError(f"{what} {path!r} cannot be read as a {kind} file: {error}") from None
     x = x[None] if x.shape == shape else x
     if x.shape[1:] != shape or not len(x):
         raise ValueError(f"{what} {path!r} must have examples of shape {shape}, got {x.shape}")
@@ -86,16 +107,16 @@ def read_array(path: str, shape: tuple[int, ...], what: str) -> np.ndarray:
 def read_examples(
     run: Run, paths: Sequence[str], shape: tuple[int, ...], what: str, *, resize: bool
 ) -> np.ndarray:
-    """Pictures and .npy files as examples of this shape in the network's range: (n, *shape)."""
+    """Pictures, .npy and .zarr files as examples of this shape in the network's range: (n, *shape)."""
     found = []
     for path in paths:
-        if path.endswith(".npy"):
-            raw = read_array(path, shape, what)
+        if path.rstrip("/").endswith((".npy", ".zarr")):
+            raw = read_array(path.rstrip("/"), shape, what)
             found.append(np.asarray(run.source.on_levels(raw), np.float32))
         elif len(shape) != 3 or shape[-1] not in (1, 3) or run.source.levels is None:
             raise ValueError(
-                f"{what} {path!r} must be a .npy file of examples {shape} in the data's own units: "
-                "this run is not on pictures"
+                f"{what} {path!r} must be a .npy or .zarr file of examples {shape} in the data's own "
+                "units: this run is not on pictures"
             )
         else:
             image = read_image(path, shape, run.config.data.range, resize=resize)
@@ -184,6 +205,25 @@ def make_operator(
     operator = made[task]()
     operator.out_shape(shape)
     return operator
+
+
+def make_noise(kind: str, run: Run, *, noise_std: float, photons: float, step: float) -> Any:
+    """The noise of a name, of data in the network's range; None for normal noise.
+
+    Raises ValueError for counts of data without levels, whose zero is not known.
+    """
+    if kind == "normal":
+        return None
+    if kind == "laplace":
+        return inverse.Laplace(noise_std / 2**0.5)
+    if kind == "rounded":
+        return inverse.Rounded(step, noise_std)
+    if run.source.levels is None:
+        raise ValueError(
+            "--noise poisson needs data with levels, such as images: the value of no light is not known"
+        )
+    low, high = run.config.data.range
+    return inverse.Poisson(photons / (high - low), zero=low)
 
 
 def masks_of(names: Sequence[str], y: np.ndarray, seed: int) -> list[np.ndarray]:

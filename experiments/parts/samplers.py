@@ -118,11 +118,21 @@ def _schedule_times(sde: SDE, n: int, *, t0: float) -> Any:
     return processes.schedule_grid(sde, indices)
 
 
+def _restart_times(sde: SDE, n: int, *, t0: float) -> Any:
+    """n steps down: Karras' grid, and two restarts of a sixth of them from s/m of 0.5 to 0.1."""
+    each = n // 6
+    if not each:
+        return samplers.karras_grid(sde, n, t0=t0)
+    grid = samplers.karras_grid(sde, n - 2 * each, t0=t0)
+    return samplers.restart_grid(sde, grid, low=0.1, high=0.5, steps=each, repeats=2)
+
+
 GRIDS: dict[str, Callable[..., Any]] = {
     "uniform": _library("uniform_grid"),
     "quadratic": _library("quadratic_grid"),
     "log_snr": _library("log_snr_grid"),
     "karras": _library("karras_grid"),
+    "restart": _restart_times,
     "song": _song_times,
     "schedule": _schedule_times,
 }
@@ -183,6 +193,15 @@ SAMPLERS: dict[str, Known] = {
     "dpmpp_2m": Known(_library("dpmpp_2m"), "log_snr", deterministic=True),
     "dpmpp_3m": Known(_library("dpmpp_3m"), "log_snr", deterministic=True),
     "sde_dpmpp": Known(_library("sde_dpmpp_2m"), "log_snr"),
+    "dpm_solver_2": Known(_library("dpm_solver_2"), "log_snr", deterministic=True),
+    "dpmpp_3s": Known(_library("dpmpp_3s"), "log_snr", deterministic=True),
+    "lms": Known(_library("lms"), "karras", deterministic=True),
+    "deis": Known(_library("deis"), "quadratic", deterministic=True),
+    "sa_solver": Known(
+        _library("sa_solver"), "karras", deterministic=lambda c: c.tau == 0,
+        options=_fields("tau", "s_min", "s_max"),
+    ),
+    "er_sde": Known(_library("er_sde"), "karras"),
     "unipc": Known(_library("unipc"), "log_snr", deterministic=True, options=_fields("order")),
     # The denoised state comes with its last step, at no cost.
     "adaptive": Known(

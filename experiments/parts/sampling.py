@@ -1,6 +1,7 @@
 """Drawing any number of samples from a trained network, with their cost."""
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -30,7 +31,9 @@ class Drawn(NamedTuple):
 def _score(
     run: Run, c: SampleConfig, guide: Guide | None, params: Any, given: dict[str, Any]
 ) -> ScoreFn:
-    score = run.score(params, **given) if guide is None else guide.score(run, params, given["y"])
+    score = (
+        run.score(params, **given) if guide is None else guide.score(run, params, given.get("y"))
+    )
     # Continuous data have no range to be kept in.
     continuous = run.source.levels is None
     rule = None if continuous else samplers.threshold_rule(c, *run.config.data.range)
@@ -69,7 +72,7 @@ def labels(
 
 def classes(run: Run, num: int, y: Any = None, guide: Guide | None = None) -> np.ndarray | None:
     """The classes (num,) of `num` samples, by default all in turn; None without classes."""
-    n = run.num_classes if guide is None else run.source.num_classes
+    n = run.num_classes if guide is None else guide.classes(run)
     if not n:
         return None
     y = np.arange(num) % n if y is None else np.asarray(y)
@@ -167,10 +170,12 @@ def draw(
     save_every: int | None = None,
     progress: bool | None = None,
     first: int = 0,
+    devices: Sequence[jax.Device] | None = None,
 ) -> Drawn:
     """Draw `num` samples with the sampler of `c`, `chunk` at a time; y and cond are as for `labels`.
 
-    They are numbered from `first`; without `y`, classes are in turn from the first class.
+    They are numbered from `first`; without `y`, classes are in turn from the first class. devices:
+    those of this host by default; with `jax.devices()` all hosts draw together and get all samples.
 
     The samples depend on the key and not on the chunk and the devices (unless `c.together`). `params`
     and `guide` may be those of `guiding.make_guide`.
@@ -178,12 +183,13 @@ def draw(
     if num < 1:
         raise ValueError(f"num must be at least 1, got {num}")
     check_times(run, c)
+    sampler = samplers.make(c, run.model.variance)
     out = sample(
         key,
         run.sde,
         make_score(run, params, c, guide),
         (num, *run.shape),
-        sampler=samplers.make(c, run.model.variance),
+        sampler=sampler if guide is None else guide.sampler(sampler),
         grid=samplers.make_grid(c, run.sde),
         y=labels(run, num, y, guide, cond),
         chunk=chunk,
@@ -191,6 +197,7 @@ def draw(
         together=c.together,
         progress=progress,
         first=first,
+        devices=devices,
     )
     if not np.isfinite(out.x).all():
         raise FloatingPointError(f"sampler {c.sampler!r} returned values that are not finite")

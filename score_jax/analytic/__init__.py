@@ -1,6 +1,7 @@
 """Data with known answers: mixtures of Gaussians, their scores, posteriors and evidences."""
 
 from score_jax.analytic.conditioning import Conditioner as Conditioner
+from score_jax.analytic.covariance import LowRank as LowRank
 from score_jax.analytic.covariance import Separable as Separable
 from score_jax.analytic.covariance import cosine_basis as cosine_basis
 from score_jax.analytic.covariance import fourier_basis as fourier_basis

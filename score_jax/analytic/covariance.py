@@ -3,9 +3,10 @@ r"""Covariances of the components of a mixture, by what is known of their axes.
     Dense      any matrices C_k (k, n, n), by their eigenvectors: up to about a thousand entries
     Separable  C_k = V diag(variances_k) V^T with V a product of one orthonormal basis an axis, such as
                cosines: random fields of 64x64 and more
+    LowRank    C_k = U_k diag(variances_k) U_k^T + rest_k (I - U_k U_k^T) with few columns in U_k: images
     Given      C_k - K_k A C_k, what a linear measurement leaves of another covariance
 
-The first two have axes: coordinates in which C_k is diagonal, and so is m^2 C_k + s^2 I at every noise
+The first three have axes: coordinates in which C_k is diagonal, and so is m^2 C_k + s^2 I at every noise
 level. `Given` draws and tells its variances, without axes.
 """
 
@@ -24,7 +25,7 @@ _EXACT = jax.lax.Precision.HIGHEST
 
 
 class Covariance:
-    """The covariances of k components on flat examples of n entries."""
+    """The covariances of k components on flat examples of n entries, with a coordinates (a >= n)."""
 
     @property
     def size(self) -> tuple[int, int]:
@@ -32,19 +33,24 @@ class Covariance:
         raise NotImplementedError
 
     @property
+    def counts(self) -> np.ndarray:
+        """How many of the n directions each coordinate stands for: (a,), of sum n."""
+        return np.ones(self.size[1])
+
+    @property
     def values(self) -> np.ndarray:
-        """Variances along the axes: (k, n). ValueError where the axes are not known."""
+        """Variances along the axes: (k, a). ValueError where the axes are not known."""
         raise ValueError(
             f"{type(self).__name__} has no known axes, so no score at a noise level: draws, mean and "
-            "std are exact; use data of at most 1,024 entries for the score of a posterior"
+            "std are exact; `Conditioner.score` and `inverse.exact` have the score of a posterior"
         )
 
     def along(self, x: Any) -> Any:
-        """Coordinates of x (b, k, n) in the axes of its component: (b, k, n)."""
+        """Coordinates of x (b, k, n) in the axes of its component: (b, k, a)."""
         return self.values
 
     def together(self, c: Any) -> Any:
-        """The sum over components of vectors with coordinates c (b, k, n): (b, n)."""
+        """The sum over components of vectors with coordinates c (b, k, a): (b, n)."""
         return self.values
 
     def times(self, v: np.ndarray) -> np.ndarray:
@@ -216,6 +222,84 @@ class Separable(Covariance):
     def component(self, k: int) -> "Separable":
         """With the same bases."""
         return Separable(self.variances[k : k + 1], self.bases)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class LowRank(Covariance):
+    """Components with few axes of their own: vectors (k, n, r), variances (k, r), rest (k,).
+
+    The columns of vectors are orthonormal for each component, and `rest` is the variance in all other
+    directions: probabilistic PCA. An example costs n r for each component instead of n^2. Its
+    coordinates are r along the axes and the n entries of what is left.
+
+    Raises ValueError for shapes that do not fit, vectors that are not orthonormal, and variances that
+    are negative.
+    """
+
+    vectors: Any
+    variances: Any
+    rest: Any
+
+    def __post_init__(self) -> None:
+        for name in ("vectors", "variances", "rest"):
+            object.__setattr__(self, name, np.asarray(getattr(self, name), np.float64))
+        shape = self.vectors.shape
+        fits = len(shape) == 3 and shape[2] < shape[1]
+        check("the shape of vectors", shape, fits, "(k, n, r) with r < n")
+        found = (self.variances.shape, self.rest.shape)
+        wanted = ((shape[0], shape[2]), (shape[0],))
+        check("the shapes of variances and rest", found, found == wanted, f"{wanted}")
+        products = np.swapaxes(self.vectors, 1, 2) @ self.vectors
+        apart = abs(products - np.eye(shape[2])[None]).max(initial=0)
+        check("vectors", apart, apart < 1e-6, "orthonormal columns, here to 1e-6")
+        least = min(self.variances.min(initial=0), self.rest.min())
+        check("variances and rest", least, least >= 0, ">= 0")
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(k, n)."""
+        return self.vectors.shape[0], self.vectors.shape[1]
+
+    @property
+    def counts(self) -> np.ndarray:
+        """One for each axis; n - r directions are shared by the n entries of what is left."""
+        _, n, r = self.vectors.shape
+        return np.concatenate([np.ones(r), np.full(n, (n - r) / n)])
+
+    @property
+    def values(self) -> np.ndarray:
+        """The variances of the axes, then `rest` n times."""
+        return np.concatenate([self.variances, np.repeat(self.rest[:, None], self.size[1], 1)], 1)
+
+    def along(self, x: Any) -> Any:
+        """In the vectors, and what they leave."""
+        vectors = jnp.asarray(self.vectors, x.dtype)
+        c = jnp.einsum("bkn,knr->bkr", x, vectors, precision=_EXACT)
+        left = x - jnp.einsum("bkr,knr->bkn", c, vectors, precision=_EXACT)
+        return jnp.concatenate([c, left], axis=2)
+
+    def together(self, c: Any) -> Any:
+        """From the vectors; of the rest what is orthogonal to them."""
+        vectors, r = jnp.asarray(self.vectors, c.dtype), self.vectors.shape[2]
+        left = c[..., r:]
+        inside = jnp.einsum("bkn,knr->bkr", left, vectors, precision=_EXACT)
+        moved = jnp.einsum("bkr,knr->bn", c[..., :r] - inside, vectors, precision=_EXACT)
+        return moved + left.sum(axis=1)
+
+    def times(self, v: np.ndarray) -> np.ndarray:
+        """By the vectors."""
+        excess = (self.variances - self.rest[:, None])[:, :, None]
+        moved = self.vectors @ (excess * (np.swapaxes(self.vectors, 1, 2) @ v[None]))
+        return moved + self.rest[:, None, None] * v[None]
+
+    def diagonal(self) -> np.ndarray:
+        """Of the sum."""
+        excess = self.variances - self.rest[:, None]
+        return (np.square(self.vectors) * excess[:, None]).sum(axis=2) + self.rest[:, None]
+
+    def component(self, k: int) -> "LowRank":
+        """With the same axes."""
+        return LowRank(self.vectors[k : k + 1], self.variances[k : k + 1], self.rest[k : k + 1])
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

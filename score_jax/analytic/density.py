@@ -2,9 +2,11 @@ r"""The density and the score of a mixture of Gaussians at a noise level.
 
 For x = m x0 + s z, in the axes of component k with variances v_k and coordinates c_k of x - m mu_k:
 
-    log(w_k N(x; m mu_k, m^2 C_k + s^2 I)) = log w_k - 1/2 sum (c_k^2 / u_k + log(2 pi u_k))
+    log(w_k N(x; m mu_k, m^2 C_k + s^2 I)) = log w_k - 1/2 sum (c_k^2 / u_k + a log(2 pi u_k))
     score = -sum_k p(k | x) V_k c_k / u_k,     u_k = m^2 v_k + s^2
     E[x0 | x] = sum_k p(k | x) (mu_k + m V_k (v_k / u_k) c_k)
+
+with a the number of directions that a coordinate stands for, mostly 1.
 """
 
 import math
@@ -17,7 +19,7 @@ from score_jax.analytic.covariance import Covariance
 
 
 class Parts(NamedTuple):
-    """logs (b, k) and along (b, k, n), c, of the formulas above; variance, u, (1 or b, k, n)."""
+    """logs (b, k) and along (b, k, a), c, of the formulas above; variance, u, (1 or b, k, a)."""
 
     logs: Any
     along: Any
@@ -34,7 +36,9 @@ def parts(covariance: Covariance, log_weights: Any, means: Any, x: Any, m: Any, 
     away = x.reshape(x.shape[0], 1, -1) - m * means
     along = covariance.along(away)
     variance = jnp.square(m) * jnp.asarray(covariance.values, x.dtype)[None] + jnp.square(s)
-    logs = -0.5 * (jnp.square(along) / variance + jnp.log(2 * math.pi * variance)).sum(axis=2)
+    counts = jnp.asarray(covariance.counts, x.dtype)[None, None]
+    each = jnp.square(along) / variance + counts * jnp.log(2 * math.pi * variance)
+    logs = -0.5 * each.sum(axis=2)
     return Parts(logs + log_weights, along, variance)
 
 

@@ -119,12 +119,17 @@ class Mixture:
         alone says which component it is from. `std`, a small noise added to the model, makes them
         defined for singular covariances.
         """
+        return jax.nn.softmax(self.clean_logs(x0, std), axis=1)
+
+    def clean_logs(self, x0: Data, std: float = 1e-3) -> Float[Array, "b k"]:
+        """log(w_k p(x0 | k)) in nats of clean data x0 (b, *d), with a small noise `std`: (b, k).
+
+        Their log-sum-exp is log p(x0).
+        """
         weights = jnp.log(jnp.asarray(self.weights, x0.dtype))[None]
         means = self._flat_means(x0)
         one = jnp.ones((), x0.dtype)
-        return jax.nn.softmax(
-            parts(self.covariance, weights, means, x0, one, std * one).logs, axis=1
-        )
+        return parts(self.covariance, weights, means, x0, one, std * one).logs
 
     def score(self, sde: SDE) -> ScoreFn:
         """The exact score at every time; with the mean of x0 if the SDE ends in pure noise."""

@@ -6,9 +6,12 @@ from typing import Any
 
 import numpy as np
 
-from score_jax._check import check_count, check_positive
-from score_jax.analytic.covariance import Separable, cosine_basis, fourier_basis
+from score_jax._check import check, check_count, check_positive
+from score_jax.analytic.covariance import LowRank, Separable, cosine_basis, fourier_basis
 from score_jax.analytic.mixture import Mixture
+
+# Mixtures that are fitted to more entries have few axes a component.
+_DENSE = 128
 
 
 def random_field(
@@ -18,7 +21,7 @@ def random_field(
 
     `shape` is that of space with a channel axis of any size last, whose channels are independent; |k|
     counts half waves over an axis, whole ones if `periodic`. `std` is the root mean square deviation
-    of an entry. The score is exact for any size; posteriors up to 1,024 entries have one too.
+    of an entry. The score is exact for any size, that of a posterior too (`Conditioner.score`).
 
     Raises ValueError for sizes below 1, or std that is not positive.
 
@@ -73,7 +76,8 @@ def fit_mixture(
 
     Groups are found by k-means and each is one component: its mean, its first `rank` principal
     variances, and the mean of the others in all other directions, the maximum-likelihood fit of
-    Tipping and Bishop (1999). For up to about a thousand entries.
+    Tipping and Bishop (1999). With more than 128 entries the covariances are `LowRank`, so that an
+    example of 28x28 costs as much as one of 6x6 with dense ones. For up to some thousand entries.
 
     Raises ValueError for fewer than 2 examples a component, or counts below 1.
 
@@ -87,15 +91,21 @@ def fit_mixture(
         raise ValueError(f"x must have at least {2 * components} examples, got {len(x)}")
     flat = x.reshape(len(x), -1)
     found = KMeans(components, n_init=1, max_iter=iterations, random_state=seed).fit(flat)
-    weights, means, covs = [], [], []
+    weights, means, covs, axes = [], [], [], []
     for k in range(components):
         mine = flat[found.labels_ == k]
         values, vectors = np.linalg.eigh(np.cov(mine.T, bias=True).reshape(flat.shape[1], -1))
         kept = min(rank, len(mine) - 1, len(values) - 1)
         rest = np.maximum(values[: len(values) - kept].mean(), 1e-4 * flat.var())
         values = np.maximum(values, rest)
-        values[: len(values) - kept] = rest
         weights.append(len(mine))
         means.append(mine.mean(axis=0).reshape(x.shape[1:]))
+        if len(values) > _DENSE:
+            axes.append((vectors[:, len(values) - kept :], values[len(values) - kept :], rest))
+            continue
+        values[: len(values) - kept] = rest
         covs.append(vectors * values[None] @ vectors.T)
+    if axes:
+        check("rank", rank, len({len(v) for _, v, _ in axes}) == 1, "below the size of every group")
+        return Mixture(weights, np.array(means), LowRank(*map(np.array, zip(*axes, strict=True))))
     return Mixture(weights, np.array(means), np.array(covs))

@@ -1,11 +1,10 @@
-r"""Guidance towards a class: by a classifier of noisy data, or by the difference of two scores.
+r"""Guidance towards a class by a classifier of noisy data (arXiv:2105.05233).
 
-    classifier       score(x, t) + scale grad log p_t(y | x)                       arXiv:2105.05233
-    classifier-free  score(x, t) + scale (score(x, t | y) - score(x, t))           arXiv:2207.12598
+    score(x, t) + scale grad log p_t(y | x)
 
-Scale 1 is the exact conditional of either, 0 the unconditional; larger scales raise p(y | x) to a
-power, which makes samples less diverse. (arXiv:2207.12598 counts from the conditional: its w is
-scale - 1.) Guidance at the middle times alone keeps more diversity (arXiv:2404.07724): `interval`.
+Scale 1 is the exact conditional, 0 the unconditional; larger scales raise p(y | x) to a power, which
+makes samples less diverse. Guidance at the middle times alone keeps more diversity (arXiv:2404.07724):
+`interval`. `score_jax.guidance.differences` guides without a classifier.
 """
 
 from collections.abc import Callable
@@ -16,32 +15,25 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from score_jax._check import check, check_classes, plain
-from score_jax._math import as_time, bcast
+from score_jax._math import as_time
 from score_jax.guidance.terms import (
     Interval,
     LogLikelihood,
     Weight,
-    check_times,
     check_weight,
     guide,
-    inside,
     on_x,
-    weight_at,
 )
 from score_jax.parametrization import NoiseInput
 from score_jax.types import (
     SDE,
     Apply,
-    Clean,
     Data,
     Params,
     PerExample,
     ScoreFn,
-    ScoreOut,
     Time,
     TimeLike,
-    as_returned,
-    score_out,
 )
 
 # (x: (b, *d), t: () or (b,)) -> logits (b, classes)
@@ -114,59 +106,3 @@ def classifier_guidance(
     check_weight("scale", scale)
     logp = class_logp(classifier, y, temperature=temperature)
     return guide(sde, score, on_x(logp, weight=scale, interval=interval))
-
-
-def classifier_free(
-    conditional: ScoreFn,
-    unconditional: ScoreFn,
-    *,
-    both: ScoreFn | None = None,
-    scale: Weight = 2.0,
-    interval: Interval = None,
-) -> ScoreFn:
-    """The score guided by the difference of two: unconditional + scale (conditional - unconditional).
-
-    The two may be one network with and without its labels, or two networks. `both` is the score of a
-    doubled batch, the conditional half first: it replaces the two calls by one, which is faster where
-    the batch is small for the machine and takes twice the memory. `scale` is a number or a function
-    of t; outside `interval` it is 1, and only the conditional is evaluated. A learned variance is that
-    of the conditional. Two evaluations a call, where samplers count one.
-
-    Raises ValueError for a bad scale or interval.
-
-    >>> none = jnp.full_like(y, 10)
-    >>> guided = classifier_free(model.score(params, y), model.score(params, none), scale=2.0)
-    >>> doubled = model.score(params, jnp.concatenate([y, none]))
-    >>> faster = classifier_free(model.score(params, y), model.score(params, none), both=doubled)
-    """
-    check_weight("scale", scale)
-    check_times(interval)
-
-    def pair(x: Data, t: Time) -> tuple[ScoreOut, ScoreOut]:
-        if both is None:
-            return score_out(conditional, x, t), score_out(unconditional, x, t)
-        times = jnp.concatenate([t, t]) if t.ndim else t
-        out = score_out(both, jnp.concatenate([x, x]), times)
-        half = lambda rows: jax.tree.map(lambda v: v[rows], out)
-        return half(slice(len(x))), half(slice(len(x), None))
-
-    def mixed(x: Data, t: Time) -> Data | ScoreOut:
-        weight = bcast(jnp.where(inside(interval, t), weight_at(scale, t), 1), x)
-        out, other = pair(x, t)
-        # The conditional itself at scale 1, to the bit.
-        away = lambda wanted, other: wanted + (weight - 1) * (wanted - other)
-        clean = None
-        if out.clean is not None and other.clean is not None:
-            clean = Clean(*map(away, out.clean, other.clean))
-        return as_returned(out._replace(score=away(out.score, other.score), clean=clean))
-
-    def plain(x: Data, t: Time) -> Data | ScoreOut:
-        return as_returned(score_out(conditional, x, t))
-
-    def guided(x: Data, t: TimeLike) -> Data | ScoreOut:
-        t = as_time(t)
-        if interval is None or t.ndim:
-            return mixed(x, t)
-        return jax.lax.cond(inside(interval, t), mixed, plain, x, t)
-
-    return guided

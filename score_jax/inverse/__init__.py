@@ -34,6 +34,7 @@ from score_jax.inverse.methods import unconditional as unconditional
 from score_jax.inverse.noises import Laplace as Laplace
 from score_jax.inverse.noises import Noise as Noise
 from score_jax.inverse.noises import Poisson as Poisson
+from score_jax.inverse.noises import Rounded as Rounded
 from score_jax.inverse.operators import BlockAverage as BlockAverage
 from score_jax.inverse.operators import ChannelMix as ChannelMix
 from score_jax.inverse.operators import Linear as Linear

@@ -12,9 +12,12 @@ that sample the posteriors; `compare_draws` measures one drawer's output, for ev
     weights_error       half the sum of |weight - exact weight| over the components of the mixture
     residual            root mean square of y - A(x), in units of the noise where there is some
     sbc, tarp           distance of ranks and coverage levels to uniform, over all y
+    calibration         p-value of all ranks and levels together (`calibration_test`)
 
+The ranks are those of projections on random directions and of the density of the posterior, which sees
+a wrong spread of many entries at once; the points of the coverage levels are draws of the posterior.
 Finite samples of the exact posterior have distances too: those of `exact_draws`, the first of every
-comparison, are the scale of all others. Errors are standard errors over the y, for the last two
+comparison, are the scale of all others. Errors are standard errors over the y, for `sbc` and `tarp`
 by bootstrap.
 """
 
@@ -30,7 +33,7 @@ from jaxtyping import Array, Key
 
 from score_jax._check import check, check_count
 from score_jax.analytic import Mixture, importance_posterior
-from score_jax.inverse.calibration import sbc_ranks, tarp_levels, uniformity
+from score_jax.inverse.calibration import calibration_test, sbc_ranks, tarp_levels, uniformity
 from score_jax.inverse.combining import example_of
 from score_jax.inverse.exact import conditioner, exact
 from score_jax.inverse.measurement import Measurement, measure, measurement_logp
@@ -101,7 +104,7 @@ Drawer = Callable[[Any, SDE, Any, Measurement, int], Drawn]
 class Comparison(NamedTuple):
     """The figures of one drawer on one problem.
 
-    figures: estimates by the names of the module, without those that do not apply; ranks (r, 8) and
+    figures: estimates by the names of the module, without those that do not apply; ranks (r, 9) and
     levels (r,): those of calibration; nonfinite: the share of draws that are not finite.
     """
 
@@ -255,18 +258,47 @@ def compare_draws(posed: Posed, drawn: Drawn, *, seed: int = 0) -> Comparison:
     kept = [i for i in range(r) if fine[i].all()]
     rows = [_figures(posed, i, x[i]) for i in kept]
     figures = {name: _mean([row[name] for row in rows]) for name in (rows[0] if rows else ())}
-    rng = np.random.default_rng(seed)
-    directions = rng.normal(size=(x.shape[2], _PROJECTIONS))
-    directions /= np.linalg.norm(directions, axis=0, keepdims=True)
-    truth, draws = _flat(posed.x0)[kept], x[kept]
-    ranks, levels = np.zeros((0, _PROJECTIONS)), np.zeros(0)
+    ranks, levels = np.zeros((0, _PROJECTIONS + 1)), np.zeros(0)
     if len(kept) > 1:
-        ranks = sbc_ranks(truth @ directions, draws @ directions)
-        points = _flat(posed.problem.prior.sample(jax.random.key(seed), len(kept)))
-        levels = tarp_levels(truth, draws, points)
+        rng = np.random.default_rng(seed)
+        ranks, levels = _calibration(posed, x[kept], kept, rng)
         figures["sbc"] = _bootstrap(ranks, rng)
         figures["tarp"] = _bootstrap(levels, rng)
+        p = calibration_test(np.concatenate([ranks, levels[:, None]], axis=1))
+        figures["calibration"] = Estimate(p, 0.0, len(kept))
     return Comparison(figures, ranks, levels, float(1 - fine.mean()), drawn.nfe, drawn.seconds)
+
+
+def _calibration(
+    posed: Posed, x: np.ndarray, kept: list[int], rng: Any
+) -> tuple[np.ndarray, np.ndarray]:
+    """Ranks (r, 9) and coverage levels (r,) of the truths of these y among their draws x (r, num, n)."""
+    truth = _flat(posed.x0)[kept]
+    directions = rng.normal(size=(x.shape[2], _PROJECTIONS))
+    directions /= np.linalg.norm(directions, axis=0, keepdims=True)
+    one = [_posterior_logs(posed, i, truth[j][None]) for j, i in enumerate(kept)]
+    many = [_posterior_logs(posed, i, x[j]) for j, i in enumerate(kept)]
+    ranks = [
+        sbc_ranks(truth @ directions, x @ directions),
+        sbc_ranks(np.array(one), np.array(many)[:, :, None]),
+    ]
+    points = np.stack([posed.references[i].draws[0] for i in kept])
+    return np.concatenate(ranks, axis=1), tarp_levels(truth, x, points)
+
+
+def _measured(posed: Posed, i: int, x: Any) -> Measurement:
+    """The measurement of y number i, once for each of the draws x."""
+    y = jnp.repeat(jnp.asarray(posed.measurement.y)[i : i + 1], len(x), axis=0)
+    return dataclasses.replace(posed.measurement, y=y)
+
+
+def _posterior_logs(posed: Posed, i: int, x: np.ndarray) -> np.ndarray:
+    """log p(x | y) of number i up to a constant, x (num, n); without noise log p(x): (num,)."""
+    examples = jnp.asarray(x.reshape(-1, *posed.x0.shape[1:]), jnp.float32)
+    logs = jax.nn.logsumexp(posed.problem.prior.clean_logs(examples), axis=1)
+    if posed.measurement.noise_std > 0:
+        logs = logs + measurement_logp(_measured(posed, i, x))(examples, jnp.zeros(()))
+    return np.asarray(logs, np.float64)
 
 
 def _figures(posed: Posed, i: int, x: np.ndarray) -> dict[str, float]:
@@ -288,11 +320,9 @@ def _figures(posed: Posed, i: int, x: np.ndarray) -> dict[str, float]:
     if len(truth.weights) > 1:
         weights = np.asarray(posed.problem.prior.memberships(examples), np.float64).mean(axis=0)
         found["weights_error"] = 0.5 * float(abs(weights - truth.weights).sum())
-    one = posed.measurement
-    y = jnp.repeat(jnp.asarray(one.y)[i : i + 1], len(x), axis=0)
-    residual = _flat(dataclasses.replace(one, y=y).residual(examples))
+    residual = _flat(_measured(posed, i, x).residual(examples))
     measured = (residual != 0).any(axis=0)
-    unit = float(one.noise_std) or 1.0
+    unit = float(posed.measurement.noise_std) or 1.0
     found["residual"] = rms(residual[:, measured]) / unit if measured.any() else 0.0
     return found
 

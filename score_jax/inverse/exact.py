@@ -110,8 +110,7 @@ def exact(prior: Any, measurement: Any) -> Method:
     """The method whose score is the exact one of p(x(t) | y) under a mixture of Gaussians: the reference.
 
     What is left of an error is that of the sampler. It holds for the operator and the noise of
-    `measurement`, with any y. Linear operators; data of at most 1,024 entries, or any with a dense
-    covariance. The score that the method is given is not used.
+    `measurement`, with any y. Linear operators. The score that the method is given is not used.
 
     Raises ValueError as `exact_posteriors`.
 

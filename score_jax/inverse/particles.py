@@ -8,14 +8,9 @@ end,
 
 Where few particles carry the weight, they are drawn again (systematic resampling). The product of the
 mean weights is an unbiased estimate of p(y) under the chain of the grid. Any guess gives the right
-answer in the limit of many particles; a good one needs fewer. arXiv:2306.17775 (TDS), with
-
-    psi_t(x) = N(y; A x0(x), sigma^2 I + r^2 A A^T)          for linear operators, as PiGDM
-    psi_t(x) = N(y; A(x0(x)), (sigma^2 + r^2) I)             for others
-
-up to factors that do not depend on x, which cancel. The moves are x0_coeff x0 + x_coeff x of the bridge
-between the times, with variance bridge + x0_coeff^2 r^2: exact for normal data of standard deviation
-`data_std` on any grid, and for all data as the steps get finer.
+answer in the limit of many particles; a good one needs fewer. arXiv:2306.17775 (TDS). psi and the moves
+are those of `score_jax.inverse.twisting`, for a p(x0 | x) of one variance in every direction or of the
+covariance that follows from the derivative of the score.
 """
 
 import dataclasses
@@ -32,15 +27,13 @@ from jaxtyping import Array, ArrayLike, Key
 from score_jax._batched import AXIS, in_chunks
 from score_jax._check import check as require
 from score_jax._check import check_count, check_key, check_score
-from score_jax._math import batch_sum
 from score_jax.analytic import Weighted
 from score_jax.inverse.combining import example_of, own_operators, shared
-from score_jax.inverse.measurement import Measurement, check_measurement, measurement_logp
-from score_jax.inverse.methods import Conditional, check_stds, spread
-from score_jax.inverse.operators import LinearOperator
+from score_jax.inverse.measurement import check_measurement
+from score_jax.inverse.methods import Conditional, check_stds
+from score_jax.inverse.twisting import Guess, covariances, isotropic, move, whole_logp
 from score_jax.samplers import check_grid
-from score_jax.score import denoise
-from score_jax.types import SDE, Data, GridLike, PerExample, check_sde
+from score_jax.types import SDE, GridLike, check_sde
 
 
 class _Problem(NamedTuple):
@@ -86,29 +79,6 @@ class Systems(NamedTuple):
     compile_seconds: float
 
 
-def whole_logp(measurement: Measurement, x0: Data) -> PerExample:
-    """log p(y | x0) in nats, with its constant: (b,)."""
-    logp = measurement_logp(measurement)(x0, jnp.zeros(()))
-    if measurement.noise is not None:
-        return logp
-    # Entries that are not measured are 0 for every x0.
-    x = jax.random.normal(jax.random.key(0), x0.shape, x0.dtype)
-    count = batch_sum((measurement.operator.forward(x) != 0).astype(x0.dtype))
-    return logp - count * (0.5 * math.log(2 * math.pi) + math.log(measurement.noise_std))
-
-
-def twist(measurement: Measurement, x0: Data, r2: Any) -> PerExample:
-    """log psi of the estimate x0 with variance r2, up to a constant: (b,)."""
-    residual = measurement.residual(x0)
-    noise: Any = measurement.noise_std**2
-    solved = residual / (noise + r2)
-    operator = measurement.operator
-    if isinstance(operator, LinearOperator):
-        back = operator.forward(operator.ridge(residual, r2, noise))
-        solved = (residual - r2 * back) / noise
-    return -0.5 * batch_sum(residual * solved)
-
-
 def _resampled(key: Any, logs: Any, threshold: float) -> tuple[Any, Any, Any]:
     """Which particles go on (p,), their new log-weights of mean weight 1, and whether they were drawn."""
     p = logs.shape[0]
@@ -122,21 +92,15 @@ def _resampled(key: Any, logs: Any, threshold: float) -> tuple[Any, Any, Any]:
     return index, jnp.where(few, jnp.zeros_like(logs), logs - level), few
 
 
-def _moments(problem: _Problem, measurement: Any, x: Any, t: Any) -> tuple[Any, Any, Any]:
-    """x0(x), the x0 that the particles move to, and log psi_t(x) (p,)."""
-    sde, r2 = problem.sde, spread(problem.sde, t, problem.stds)
+def _guess(problem: _Problem, measurement: Any, x: Any, t: Any) -> Guess:
+    """What the particles at x know of y."""
+    sde, score = problem.sde, problem.score
+    if problem.stds is None:
+        return covariances(sde, score, measurement, x, t)
+    guided = None
     if problem.method is not None:
-        x0 = denoise(sde, problem.score, x, t)
-        guided = problem.method(sde, problem.score, measurement, **dict(problem.options))
-        return x0, denoise(sde, guided, x, t), twist(measurement, x0, r2)
-
-    def guess(x: Any) -> tuple[Any, Any]:
-        x0 = denoise(sde, problem.score, x, t)
-        logs = twist(measurement, x0, r2)
-        return logs.sum(), (x0, logs)
-
-    slope, (x0, logs) = jax.grad(guess, has_aux=True)(x)
-    return x0, x0 + jnp.square(sde.std(t)) / sde.mean_coeff(t) * slope, logs
+        guided = problem.method(sde, score, measurement, **dict(problem.options))
+    return isotropic(sde, score, measurement, guided, problem.stds, x, t)
 
 
 def _system(problem: _Problem, part: Any) -> tuple[Any, Any, Any, Any]:
@@ -161,21 +125,15 @@ def _system(problem: _Problem, part: Any) -> tuple[Any, Any, Any, Any]:
     def body(state: _State, this: Any) -> tuple[_State, None]:
         i, t, t_next = this
         resample_key, noise_key = jax.random.split(jax.random.fold_in(scan_key, i))
-        x0, wanted, psi = _moments(problem, measurement, state.x, t)
-        logs = whole(_alive(state.logs + state.pending + psi))
+        guess = _guess(problem, measurement, state.x, t)
+        logs = whole(_alive(state.logs + state.pending + guess.logs))
         level = jax.nn.logsumexp(logs) - math.log(p)
         index, logs, few = _resampled(resample_key, logs, problem.threshold)
         index, logs = mine(index), mine(logs)
-        x, x0, wanted, psi = (whole(v)[index] for v in (state.x, x0, wanted, psi))
-        a, g2 = sde.transition(t, t_next)
-        s2, s2_next = jnp.square(sde.std(t)), jnp.square(sde.std(t_next))
-        share = sde.mean_coeff(t_next) * g2 / s2
-        variance = g2 * s2_next / s2 + jnp.square(share) * spread(sde, t, problem.stds)
-        plain, moved = (share * v + a * s2_next / s2 * x for v in (x0, wanted))
+        x, guess = jax.tree.map(lambda v: whole(v)[index], (state.x, guess))
         z = mine(jax.random.normal(noise_key, (p, *problem.shape), x.dtype))
-        new = moved + jnp.sqrt(variance) * z
-        away = lambda mean: -0.5 * batch_sum(jnp.square(new - mean)) / variance
-        pending = away(plain) - away(moved) - psi
+        new, ratio = move(sde, guess, x, t, t_next, z)
+        pending = ratio - guess.logs
         return _State(new, logs, pending, state.evidence + level, state.resampled + few), None
 
     zeros = jnp.zeros(k, x.dtype)
@@ -214,7 +172,7 @@ def twisted_smc(
     particles: int = 256,
     islands: int = 4,
     threshold: float = 0.5,
-    data_std: ArrayLike | Sequence[float] = 1.0,
+    data_std: ArrayLike | Sequence[float] | None = 1.0,
     options: dict[str, Any] | None = None,
     chunk: int = 16,
     divided: bool = False,
@@ -227,18 +185,24 @@ def twisted_smc(
     is unbiased for the chain of the grid, and its error is known from their spread. The particles
     move by the gradient of psi (TDS), or by the score of a `method` with `options`, such as `mmps`; one
     that acts on the steps is not possible. A system is resampled when its effective number falls
-    below `threshold` times the particles: 0 never, 1 at every step. `data_std` as in `pigdm`. Systems
-    are spread over the `devices`, `chunk` at a time. With `divided` the particles of every system are,
-    which must be a multiple of the devices: for more of them than one device can evaluate, with the
-    same draws up to rounding.
+    below `threshold` times the particles: 0 never, 1 at every step. `data_std` as in `pigdm`; with None
+    the covariance of x0 given x is taken from the derivative of the score, so that the weights vary
+    far less: for an accurate score of up to some hundred entries. Systems are spread over the
+    `devices`, `chunk` at a time. With `divided` the particles of every system are, which must be a
+    multiple of the devices: for more of them than one device can evaluate, with the same draws up to
+    rounding.
 
-    Costs an evaluation and a backward pass a step and particle, an evaluation more with a method. As the
-    particles grow, the draws converge to the posterior and the evidence to p(y), of the chain of the
-    grid, and that to the data's as the steps get finer. The grid's last time is followed by a draw of
-    x0, so s / m there should be small against the noise and the details of the posterior.
+    Costs an evaluation and a backward pass a step and particle, an evaluation more with a method;
+    without data_std a derivative for each entry of x0, and some matrices of that size for each of
+    the chunk's particles. As the particles grow, the draws converge to the posterior and the evidence to
+    p(y), of the chain of the grid, and that to the data's as the steps get finer. The chain is exact
+    on any grid for normal data of standard deviation data_std, and without one for all normal data. The
+    grid's last time is followed by a draw of x0, so s / m there should be small against the noise and the
+    details of the posterior.
 
-    Raises ValueError for a measurement without noise or of another shape, arguments out of range and
-    methods that act on steps; FloatingPointError if all particles of a y died.
+    Raises ValueError for a measurement without noise or of another shape, arguments out of range, a
+    method without data_std and methods that act on steps; FloatingPointError if all particles of a y
+    died.
 
     >>> out = twisted_smc(key, sde, score, Measurement(operator, y[None], 0.1),
     ...                   grid=log_snr_grid(sde, 100), particles=1000)
@@ -259,9 +223,11 @@ def twisted_smc(
     devices = jax.local_devices() if devices is None else list(devices)
     pieces = max(1, len(devices)) if divided else 1
     require("particles", particles, particles % pieces == 0, f"a multiple of {pieces} devices")
+    fits = method is None or data_std is not None
+    require("data_std", data_std, fits, "given with a method, which moves with one variance")
     _check_method(sde, score, measurement, method, options)
     times = np.append(np.asarray(check_grid(grid, sde.t1)), np.float32(0))
-    stds = check_stds(data_std)
+    stds = None if data_std is None else check_stds(data_std)
     given = tuple(sorted((options or {}).items()))
     problem = _Problem(
         key, jnp.asarray(times), sde, score, shared(measurement), method, given, stds, shape, particles,

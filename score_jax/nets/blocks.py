@@ -19,6 +19,7 @@ from score_jax._check import check
 from score_jax.nets.convolution import Volume
 from score_jax.nets.layers import (
     Conv,
+    Dense,
     Dropout,
     GroupNorm,
     Pointwise,
@@ -27,6 +28,7 @@ from score_jax.nets.layers import (
     default_init,
     factors,
     kept,
+    plus,
     residual,
     split_heads,
     starts,
@@ -91,7 +93,7 @@ class Style:
     ) -> Array:
         """Map the channels of x, in float32 unless `dtype` is given."""
         kernel, bias = starts(self.plain_init, init_scale, x.shape[-1])
-        return nn.Dense(features, dtype=dtype, kernel_init=kernel, bias_init=bias, name=name)(x)
+        return Dense(features, dtype=dtype, kernel_init=kernel, bias_init=bias, name=name)(x)
 
     def embed(
         self, emb: Float[Array, "b e"], y: Array | None, width: int, num_classes: int | None
@@ -131,7 +133,7 @@ class Style:
             return emb
         # Without a bias: a vector of zeros leaves the network as it would be without augmentation.
         kernel, _ = starts(self.plain_init, 1.0, size)
-        dense = nn.Dense(emb.shape[-1], use_bias=False, kernel_init=kernel, name="augment")
+        dense = Dense(emb.shape[-1], use_bias=False, kernel_init=kernel, name="augment")
         return emb + dense(jnp.zeros(shape, emb.dtype) if augment is None else augment)
 
 
@@ -156,11 +158,11 @@ class FirConv(nn.Module):
         shape = (3,) * (x.ndim - 2) + (x.shape[-1], self.features)
         w = self.param("kernel", default_init(), shape)
         bias = self.param("bias", nn.initializers.zeros, (self.features,))
-        x, w = nn.dtypes.promote_dtype(x, w, dtype=self.dtype)
+        x = x.astype(nn.dtypes.canonicalize_dtype(x, w, dtype=self.dtype))
         move = fir_conv_up if self.up else fir_conv_down
         reach = filter_reach(len(self.taps), w.shape[0], self.up)
         y = continued(lambda x: move(x, w, self.taps), x, self.periodic, reach)
-        return y + bias.astype(y.dtype).reshape((1,) * (y.ndim - 1) + (-1,))
+        return plus(y, bias.reshape((1,) * (y.ndim - 1) + (-1,)))
 
 
 def resize(x: Volume, up: bool, taps: tuple[int, ...] | None, periodic: Periodic = ()) -> Volume:
@@ -225,15 +227,15 @@ class ResBlock(nn.Module):
         if emb is not None:
             width = (1 + self.scale_shift) * features
             dtype = None if s.noise_in_float32 else s.dtype
-            given = s.dense(nn.silu(emb), width, names.noise, dtype).astype(y.dtype)
+            given = s.dense(nn.silu(emb), width, names.noise, dtype)
             given = jnp.expand_dims(given, tuple(range(1, y.ndim - 1)))
             if self.scale_shift:
                 scale, shift = jnp.split(given, 2, axis=-1)
             else:
-                y = y + given
+                y = plus(y, given)
         y = s.norm(names.norm1)(y)
         if scale is not None:
-            y = y * (1 + scale) + shift
+            y = plus(y, shift, scale)
         y = Dropout(self.dropout)(nn.silu(y), train=train)
         y = s.conv(features, names.conv1, init_scale=self.init_scale)(y)
         if s.mapped_skip and (moves or x.shape[-1] != features):

@@ -22,7 +22,7 @@ from jaxtyping import Array, Float
 
 from score_jax._check import check, check_count
 from score_jax.nets.blocks import Style
-from score_jax.nets.layers import Dropout, attend, check_inputs, sinusoids, split_heads
+from score_jax.nets.layers import Dense, Dropout, attend, check_inputs, sinusoids, split_heads
 from score_jax.nets.unet import UNetHalf
 
 HIDDEN = 2048  # width of the spatial pools
@@ -139,11 +139,11 @@ class MLPClassifier(nn.Module):
         """Predict the logits of the classes from x and the noise input."""
         check_count(num_classes=self.num_classes, width=self.width, num_blocks=self.num_blocks)
         check_inputs(x, noise_input)
-        emb = nn.silu(nn.Dense(self.width)(sinusoids(noise_input, self.width)))
-        h = nn.Dense(self.width)(x.reshape(x.shape[0], -1))
+        emb = nn.silu(Dense(self.width)(sinusoids(noise_input, self.width)))
+        h = Dense(self.width)(x.reshape(x.shape[0], -1))
         for _ in range(self.num_blocks):
-            scale, shift = jnp.split(nn.Dense(2 * self.width)(emb), 2, axis=1)
+            scale, shift = jnp.split(Dense(2 * self.width)(emb), 2, axis=1)
             z = nn.silu(nn.LayerNorm(use_bias=False, use_scale=False)(h) * (1 + scale) + shift)
             z = Dropout(self.dropout)(z, train=train)
-            h = h + nn.Dense(self.width)(z)
-        return nn.Dense(self.num_classes)(nn.silu(h)).astype(x.dtype)
+            h = h + Dense(self.width)(z)
+        return Dense(self.num_classes)(nn.silu(h)).astype(x.dtype)

@@ -16,11 +16,16 @@ dilation r, kernel size k and left padding l,
 
 Along three axes sums of matrix products are faster there. On other platforms the gradients are XLA's
 own transposes. The platform is that for which a program is compiled.
+
+A linear map is the same form without an axis of space. Kernels keep their own type, and dT/dw is made in
+it: where a network computes in bfloat16, the gradients of its float32 kernels are never rounded to
+bfloat16, and their sum over devices is float32 (docs/adr/0025). The precision of the products is that of
+`jax.default_matmul_precision` where a convolution is traced, also for its derivatives.
 """
 
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -45,8 +50,9 @@ SHARED = {frozenset("xg"): "b", frozenset("xw"): "i", frozenset("wg"): "o"}
 class Geometry(NamedTuple):
     """What is fixed when a convolution is traced; each tuple has one entry per spatial axis.
 
-    `x_size` and `w_size` are the spatial sizes of x and w. The operands have `maps` leading axes in
-    common, over which everything is mapped.
+    `x_size` and `w_size` are the spatial sizes of x and w, `w_dtype` is the type of w and of its
+    gradient, `precision` that of the products. The operands have `maps` leading axes in common, over
+    which everything is mapped.
     """
 
     x_size: Sizes
@@ -55,6 +61,8 @@ class Geometry(NamedTuple):
     padding: Pads
     dilation: Sizes
     spacing: Sizes
+    w_dtype: Any
+    precision: str | None
     maps: int = 0
 
 
@@ -70,11 +78,11 @@ def conv(
     dilation: int | Sizes = 1,
     spacing: int = 1,
 ) -> Float[Array, "b *e o"]:
-    """Convolve x with w along one, two or three axes.
+    """Convolve x with w along one, two or three axes; without an axis of space, x @ w.
 
     Args:
-      x: data, channels last.
-      w: kernel.
+      x: data, channels last. The result has its type.
+      w: kernel; its gradient has its type.
       padding: zeros before and after, for every axis alike or one pair per axis.
       stride: of the output, for every axis alike or one number per axis.
       dilation: of the input: its entries are this many places apart, with zeros in between; for
@@ -87,7 +95,7 @@ def conv(
     each = lambda n: n if isinstance(n, tuple) else (n,) * d
     geometry = Geometry(
         x.shape[1:-1], w.shape[:-2], each(stride), each_axis(padding, d), each(dilation),
-        each(spacing),
+        each(spacing), w.dtype, getattr(jax.config, "jax_default_matmul_precision", None),
     )  # fmt: skip
     x, w = _vary_alike(x, w)
     return _conv_p.bind(x, w, role="g", geometry=geometry)
@@ -95,7 +103,8 @@ def conv(
 
 def each_axis(padding: tuple[int, int] | Pads, axes: int) -> Pads:
     """One pair (before, after) for each axis, where all may have been given one alike."""
-    return padding if isinstance(padding[0], tuple) else (padding,) * axes  # type: ignore[return-value]
+    alike = not all(isinstance(pair, tuple) for pair in padding)
+    return (padding,) * axes if alike else padding  # type: ignore[return-value]
 
 
 def _vary_alike(*operands: Array) -> list[Array]:
@@ -107,11 +116,12 @@ def _vary_alike(*operands: Array) -> list[Array]:
 
 
 def _plain(
-    x: Array, w: Array, stride: Sizes, padding: Pads, dilation: Sizes, spacing: Sizes
-) -> Array:
+    x: Array, w: Array, stride: Sizes, padding: Pads, dilation: Sizes, spacing: Sizes,
+    dtype: Any = None,
+) -> Array:  # fmt: skip
     axes = "DHW"[3 - len(stride) :]
     return lax.conv_general_dilated(
-        x, w, stride, padding, lhs_dilation=dilation, rhs_dilation=spacing,
+        x, w, stride, padding, dilation, spacing, preferred_element_type=dtype,
         dimension_numbers=(f"N{axes}C", f"{axes}IO", f"N{axes}C"),
     )  # fmt: skip
 
@@ -120,19 +130,29 @@ def _forward(x: Array, w: Array, n: Geometry) -> Array:
     return _plain(x, w, n.stride, n.padding, n.dilation, n.spacing)
 
 
-def _products(x: Array, w: Array, n: Geometry) -> Array:
-    """The convolution as a sum of matrix products, one for each tap of the kernel."""
+def _taps(x: Array, n: Geometry) -> Iterator[tuple[Sizes, Array]]:
+    """Each tap of the kernel, and the part of x that it is multiplied with."""
     gaps = ((low, high, u - 1) for (low, high), u in zip(n.padding, n.dilation, strict=True))
     x = lax.pad(x, jnp.zeros((), x.dtype), ((0, 0, 0), *gaps, (0, 0, 0)))
-
-    def term(tap: Sizes) -> Array:
+    for tap in np.ndindex(*n.w_size):
         first = [r * p for r, p in zip(n.spacing, tap, strict=True)]
         ends = zip(first, x.shape[1:-1], n.w_size, n.spacing, strict=True)
         last = [f + size - (k - 1) * r for f, size, k, r in ends]
-        seen = lax.slice(x, (0, *first, 0), (x.shape[0], *last, x.shape[-1]), (1, *n.stride, 1))
-        return seen @ w[tap]
+        yield tap, lax.slice(x, (0, *first, 0), (x.shape[0], *last, x.shape[-1]), (1, *n.stride, 1))
 
-    return functools.reduce(jnp.add, map(term, np.ndindex(*n.w_size)))
+
+def _products(x: Array, w: Array, n: Geometry) -> Array:
+    """The convolution as a sum of matrix products, one for each tap of the kernel."""
+    return functools.reduce(jnp.add, (seen @ w[tap] for tap, seen in _taps(x, n)))
+
+
+def _products_w(x: Array, g: Array, n: Geometry) -> Array:
+    """The gradient of `_products`: one product for each tap."""
+    every = tuple(range(g.ndim - 1))
+    wide = jnp.promote_types(x.dtype, n.w_dtype)
+    product = lambda seen: jnp.tensordot(seen, g, (every, every), preferred_element_type=wide)
+    each = jnp.stack([product(seen) for _, seen in _taps(x, n)])
+    return each.reshape(*n.w_size, x.shape[-1], g.shape[-1])
 
 
 def _explicit_x(w: Array, g: Array, n: Geometry) -> Array:
@@ -148,36 +168,60 @@ def _explicit_x(w: Array, g: Array, n: Geometry) -> Array:
     return _plain(g, turned, n.dilation, tuple(pads), n.stride, n.spacing)
 
 
-def _explicit_w(x: Array, g: Array, n: Geometry) -> Array:
-    """Eq. (2)."""
+def _w_pads(g: Array, n: Geometry) -> Pads:
+    """The padding of x in eq. (2)."""
     pads = []
     for a, (left, _) in enumerate(n.padding):
         reach = (n.w_size[a] - 1) * n.spacing[a]
         size = (n.x_size[a] - 1) * n.dilation[a] + 1
         dilated = (g.shape[1 + a] - 1) * n.stride[a] + 1
         pads.append((left, reach + dilated - size - left))
+    return tuple(pads)
+
+
+def _explicit_w(x: Array, g: Array, n: Geometry) -> Array:
+    """Eq. (2)."""
+    wide, pads = jnp.promote_types(x.dtype, n.w_dtype), _w_pads(g, n)
     x, g = jnp.swapaxes(x, 0, -1), jnp.moveaxis(g, 0, -2)
-    return jnp.moveaxis(_plain(x, g, n.spacing, tuple(pads), n.dilation, n.stride), 0, -2)
+    return jnp.moveaxis(_plain(x, g, n.spacing, pads, n.dilation, n.stride, wide), 0, -2)
 
 
-def _transposed(forward: Form, role: str, a: Array, b: Array, n: Geometry) -> Array:
+def _native_w(x: Array, g: Array, n: Geometry, *, wide: bool = True) -> Array:
+    """Eq. (2) as XLA's own transpose, whose operands stay as they are; in the type of w if `wide`."""
+    axes = "DHW"[3 - len(n.stride) :]
+    return lax.conv_general_dilated(
+        x, g, n.spacing, _w_pads(g, n), n.dilation, n.stride,
+        dimension_numbers=(f"C{axes}N", f"I{axes}O", f"{axes}NC"),
+        preferred_element_type=jnp.promote_types(x.dtype, n.w_dtype) if wide else None,
+    )  # fmt: skip
+
+
+def _transposed_x(forward: Form, w: Array, g: Array, n: Geometry) -> Array:
     """The gradient as JAX's transpose of the forward form."""
-    if role == "x":
-        shape, of = (b.shape[0], *n.x_size, a.shape[-2]), lambda x: forward(x, a, n)
-    else:
-        shape, of = (*n.w_size, a.shape[-1], b.shape[-1]), lambda w: forward(a, w, n)
-    return jax.linear_transpose(of, jax.ShapeDtypeStruct(shape, b.dtype))(b)[0]
+    x = jax.ShapeDtypeStruct((g.shape[0], *n.x_size, w.shape[-2]), g.dtype)
+    return jax.linear_transpose(lambda x: forward(x, w, n), x)(g)[0]
 
 
-EXPLICIT: dict[str, Form] = {"g": _forward, "x": _explicit_x, "w": _explicit_w}
+Forms = dict[str, Form]
+EXPLICIT: Forms = {"g": _forward, "x": _explicit_x, "w": _explicit_w}
+PRODUCTS: Forms = {
+    "g": _products, "x": functools.partial(_transposed_x, _products), "w": _products_w,
+}  # fmt: skip
+NATIVE: Forms = {
+    "g": _forward, "x": functools.partial(_transposed_x, _forward), "w": _native_w,
+}  # fmt: skip
+# GPU libraries have no bfloat16 convolution with a float32 result; XLA would first copy the operands.
+GPU: Forms = NATIVE | {"w": functools.partial(_native_w, wide=False)}
+# The forms along one or two axes, and along three.
+PLATFORMS: dict[str, tuple[Forms, Forms]] = {
+    "cpu": (EXPLICIT, PRODUCTS), "cuda": (GPU, GPU), "rocm": (GPU, GPU),
+}  # fmt: skip
 
 
-def _form(role: str, axes: int, cpu: bool) -> Form:
-    """The form of a face that suits the platform. Along three axes a CPU prefers products."""
-    if cpu and axes < 3:
-        return EXPLICIT[role]
-    forward = _products if cpu else _forward
-    return forward if role == "g" else functools.partial(_transposed, forward, role)
+def _form(role: str, axes: int, platform: str) -> Form:
+    """The form of a face that suits the platform."""
+    images, volumes = PLATFORMS.get(platform, (NATIVE, NATIVE))
+    return (PRODUCTS if axes == 0 else volumes if axes == 3 else images)[role]
 
 
 def _mapped(form: Form, a: Array, b: Array, n: Geometry) -> Array:
@@ -188,12 +232,19 @@ def _mapped(form: Form, a: Array, b: Array, n: Geometry) -> Array:
     return each(a, b)
 
 
-def _lowered(a: Array, b: Array, *, role: str, geometry: Geometry, cpu: bool) -> Array:
-    return _mapped(_form(role, len(geometry.stride), cpu), a, b, geometry)
+def _lowered(a: Array, b: Array, *, role: str, geometry: Geometry, platform: str = "tpu") -> Array:
+    """What a face is compiled to: the kernel is given in the type of the data."""
+    if role != "w":
+        kernel = OPERANDS[role].index("w")
+        a, b = (a, b.astype(a.dtype)) if kernel else (a.astype(b.dtype), b)
+    form = _form(role, len(geometry.stride), platform)
+    with jax.default_matmul_precision(geometry.precision):
+        y = _mapped(form, a, b, geometry)
+    return y.astype(geometry.w_dtype) if role == "w" else y
 
 
 def _abstract(a: Any, b: Any, *, role: str, geometry: Geometry) -> Any:
-    of = lambda a, b: _mapped(EXPLICIT[role], a, b, geometry)
+    of = functools.partial(_lowered, role=role, geometry=geometry, platform="cpu")
     return jax.make_jaxpr(of)(a, b).out_avals[0]
 
 
@@ -233,8 +284,9 @@ _conv_p.def_abstract_eval(_abstract)
 _conv_p.def_impl(jax.jit(_conv_p.bind, static_argnames=("role", "geometry")))
 ad.defbilinear(_conv_p, functools.partial(_transpose, 0), functools.partial(_transpose, 1))
 batching.primitive_batchers[_conv_p] = _batch
-for _platform in (None, "cpu"):
-    _face = functools.partial(_lowered, cpu=_platform is not None)
+mlir.register_lowering(_conv_p, mlir.lower_fun(_lowered, multiple_results=False))
+for _platform in PLATFORMS:
+    _face = functools.partial(_lowered, platform=_platform)
     mlir.register_lowering(
         _conv_p, mlir.lower_fun(_face, multiple_results=False), platform=_platform
     )

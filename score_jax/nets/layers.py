@@ -52,6 +52,18 @@ def at_least_float32(x: Num[Array, "*n"]) -> Float[Array, "*n"]:
     return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
+def plus(y: Float[Array, "..."], shift: Array, scale: Array | None = None) -> Float[Array, "..."]:
+    """y + shift, or y (1 + scale) + shift, in the type of y, for scales and shifts of all places.
+
+    Computed in float32 or better: the gradients of scale and shift are sums over all places, which in
+    bfloat16 would stop growing at 256 times a term.
+    """
+    wide = at_least_float32(y)
+    if scale is not None:
+        wide = wide * (1 + scale.astype(wide.dtype))
+    return (wide + shift.astype(wide.dtype)).astype(y.dtype)
+
+
 def check_inputs(
     x: Array,
     noise_input: Array,
@@ -274,12 +286,37 @@ class Conv(nn.Module):
         reach = (self.size - 1) * self.spacing
         padding: tuple[int, int] | Pads = self.padding or (reach // 2, reach - reach // 2)
         x, padding = wrap(x, each_axis(padding, x.ndim - 2), self.periodic)
-        x, w = nn.dtypes.promote_dtype(x, w, dtype=self.dtype)
+        x = x.astype(nn.dtypes.canonicalize_dtype(x, w, dtype=self.dtype))
         y = conv(x, w, padding, stride=self.stride, spacing=self.spacing)
         if not self.use_bias:
             return y
         bias = self.param("bias", start_bias, (self.features,))
-        return y + bias.astype(y.dtype).reshape((1,) * (y.ndim - 1) + (-1,))
+        return plus(y, bias.reshape((1,) * (y.ndim - 1) + (-1,)))
+
+
+class Dense(nn.Module):
+    """A linear map of the last axis: (..., i) -> (..., features).
+
+    The parameters are those of `flax.linen.Dense`, and their gradients are sums in float32 where the
+    computation (`dtype`) is in bfloat16.
+    """
+
+    features: int
+    use_bias: bool = True
+    dtype: Any = None
+    kernel_init: Init = nn.linear.default_kernel_init
+    bias_init: Init = nn.initializers.zeros
+
+    @nn.compact
+    def __call__(self, x: Num[Array, "*b i"]) -> Float[Array, "*b o"]:
+        """Map x."""
+        w = self.param("kernel", self.kernel_init, (x.shape[-1], self.features))
+        x = x.astype(nn.dtypes.canonicalize_dtype(x, w, dtype=self.dtype))
+        y = conv(x.reshape(-1, x.shape[-1]), w, ()).reshape(*x.shape[:-1], self.features)
+        if not self.use_bias:
+            return y
+        bias = self.param("bias", self.bias_init, (self.features,))
+        return plus(y, bias.reshape((1,) * (y.ndim - 1) + (-1,)))
 
 
 class Pointwise(nn.Module):
@@ -292,9 +329,8 @@ class Pointwise(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "*b c"]) -> Float[Array, "*b o"]:
         """Map the channels of x."""
-        return nn.Dense(
-            self.features, kernel_init=default_init(self.init_scale), dtype=self.dtype, name="map"
-        )(x)
+        start = default_init(self.init_scale)
+        return Dense(self.features, kernel_init=start, dtype=self.dtype, name="map")(x)
 
 
 def attend(

@@ -8,7 +8,15 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from score_jax._check import check_count
-from score_jax.nets.layers import Condition, Dropout, check_inputs, class_rows, kept, sinusoids
+from score_jax.nets.layers import (
+    Condition,
+    Dense,
+    Dropout,
+    check_inputs,
+    class_rows,
+    kept,
+    sinusoids,
+)
 
 
 class MLP(nn.Module):
@@ -45,12 +53,12 @@ class MLP(nn.Module):
         """Predict from x, the noise input and the classes or vectors."""
         check_count(width=self.width, num_blocks=self.num_blocks)
         check_inputs(x, noise_input, y, self.num_classes, self.cond_size)
-        dense = functools.partial(nn.Dense, dtype=self.dtype)
+        dense = functools.partial(Dense, dtype=self.dtype)
         emb = nn.silu(dense(self.width)(sinusoids(noise_input, self.width)))
         if y is not None and self.num_classes is None:
             emb = emb + dense(self.width, name="vector")(y)
         elif y is not None:
-            emb = emb + class_rows(nn.Embed(self.num_classes or 0, self.width, dtype=self.dtype), y)
+            emb = emb + class_rows(nn.Embed(self.num_classes or 0, self.width), y).astype(emb.dtype)
         flat = x.reshape(x.shape[0], -1)
         h = dense(self.width)(flat)
 
@@ -66,7 +74,5 @@ class MLP(nn.Module):
         for _ in range(self.num_blocks):
             h = apply(self, h, emb)
         # The last map starts at zero: the first prediction is zero, whatever the input.
-        out = nn.Dense(flat.shape[1], kernel_init=nn.initializers.zeros, dtype=self.dtype)(
-            nn.silu(h)
-        )
+        out = Dense(flat.shape[1], kernel_init=nn.initializers.zeros, dtype=self.dtype)(nn.silu(h))
         return out.reshape(x.shape).astype(x.dtype)

@@ -2,6 +2,8 @@
 
 from score_jax._failures import SolverError as SolverError
 from score_jax._renamed import renamed as _renamed
+from score_jax.samplers.adams import deis as deis
+from score_jax.samplers.adams import lms as lms
 from score_jax.samplers.adaptive import AdaptiveOut as AdaptiveOut
 from score_jax.samplers.adaptive import adaptive_multistep as adaptive_multistep
 from score_jax.samplers.chain import chain as chain
@@ -14,6 +16,9 @@ from score_jax.samplers.dpm import dpmpp_2m as dpmpp_2m
 from score_jax.samplers.dpm import dpmpp_2s as dpmpp_2s
 from score_jax.samplers.dpm import dpmpp_3m as dpmpp_3m
 from score_jax.samplers.dpm import sde_dpmpp_2m as sde_dpmpp_2m
+from score_jax.samplers.er_sde import er_noise as er_noise
+from score_jax.samplers.er_sde import er_sde as er_sde
+from score_jax.samplers.er_sde import no_noise as no_noise
 from score_jax.samplers.grids import check_grid as check_grid
 from score_jax.samplers.grids import karras_grid as karras_grid
 from score_jax.samplers.grids import log_snr_grid as log_snr_grid
@@ -39,6 +44,9 @@ from score_jax.samplers.ode import batch_rms as batch_rms
 from score_jax.samplers.ode import probability_flow as probability_flow
 from score_jax.samplers.ode import probability_path as probability_path
 from score_jax.samplers.ode import worst_sample as worst_sample
+from score_jax.samplers.restart import RestartGrid as RestartGrid
+from score_jax.samplers.restart import restart_grid as restart_grid
+from score_jax.samplers.sa_solver import sa_solver as sa_solver
 from score_jax.samplers.sampling import Samples as Samples
 from score_jax.samplers.sampling import flow as flow
 from score_jax.samplers.sampling import sample as sample
@@ -48,6 +56,8 @@ from score_jax.samplers.simulate import as_it_is as as_it_is
 from score_jax.samplers.simulate import last_mean as last_mean
 from score_jax.samplers.simulate import simulate as simulate
 from score_jax.samplers.simulate import tweedie as tweedie
+from score_jax.samplers.singlestep import dpm_solver_2 as dpm_solver_2
+from score_jax.samplers.singlestep import dpmpp_3s as dpmpp_3s
 from score_jax.samplers.song import SongGrid as SongGrid
 from score_jax.samplers.song import song_ancestral as song_ancestral
 from score_jax.samplers.song import song_annealed_langevin as song_annealed_langevin

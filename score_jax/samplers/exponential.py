@@ -192,14 +192,21 @@ def pick(now: Int[Array, ""], rows: Sequence[Sequence[Scalar]], h: Scalar) -> Fl
 
 
 def predictor_weights(
-    h: Scalar, lengths: Sequence[Scalar], now: Int[Array, ""], simple: Callable[[Scalar], Scalar]
+    h: Scalar,
+    lengths: Sequence[Scalar],
+    now: Int[Array, ""],
+    simple: Callable[[Scalar], Scalar],
+    stretch: Scalar | float = 1.0,
 ) -> list[Scalar]:
-    """Weights of the earlier predictions in a step of order `now` (1 to len(lengths) + 1)."""
+    """Weights of the earlier predictions in a step of order `now` (1 to len(lengths) + 1).
+
+    `stretch` multiplies h in eq. (4), not in the nodes: a decay of x faster than exp(-h).
+    """
     if not lengths:
         return []
-    nodes = nodes_of(h, lengths)
+    nodes, decay = nodes_of(h, lengths), stretch * h
     rows: list[Sequence[Any]] = [[]]
-    rows += [node_weights(h, nodes[: k + 1], simple) for k in range(len(nodes))]
+    rows += [node_weights(decay, nodes[: k + 1], simple) for k in range(len(nodes))]
     return list(pick(now, rows, h))
 
 

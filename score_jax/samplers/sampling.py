@@ -26,6 +26,7 @@ from score_jax._batched import in_chunks
 from score_jax._check import check_array, check_count, check_function, check_key
 from score_jax.samplers.grids import check_grid
 from score_jax.samplers.ode import probability_flow
+from score_jax.samplers.restart import RestartGrid
 from score_jax.samplers.simulate import FinalDenoising, denoised, simulate, tweedie
 from score_jax.types import (
     SDE,
@@ -57,7 +58,7 @@ class Stepwise:
         sde: SDE,
         score: ScoreFn,
         x: Data,
-        grid: Grid,
+        grid: Grid | RestartGrid,
         save_every: int | None = None,
     ) -> SampleOut:
         """Take x (b, *d) along every interval of the grid."""
@@ -156,7 +157,7 @@ def sample(
     shape: Sequence[int],
     *,
     sampler: Sampler | Callable[..., Step],
-    grid: GridLike,
+    grid: GridLike | RestartGrid,
     y: Any = None,
     chunk: int = 256,
     save_every: int | None = None,
@@ -168,7 +169,8 @@ def sample(
     """Draw shape[0] samples of shape shape[1:], `chunk` at a time over all devices: `Samples`.
 
     `sampler` is a `Sampler` (`stepwise`, `flow`) or a factory of steps such as `reverse_diffusion`,
-    with Tweedie's formula as the final denoising. `grid` holds the times from sde.t1 to the last one.
+    with Tweedie's formula as the final denoising. `grid` holds the times from sde.t1 to the last one, or
+    is a `RestartGrid`.
     With `y`, labels or any tree of arrays with one entry a sample, `score` is a function of the chunk's
     part (b, ...) of it that returns a `ScoreFn`.
 
@@ -177,7 +179,8 @@ def sample(
     holds are constants of its program, which is kept as long as the closure.
 
     The same key gives the same sample number i (up to rounding, see the module) for any `chunk`,
-    `shape[0]` and `devices` (default: all of this process). Samples are numbered from `first`: draw
+    `shape[0]` and `devices` (default: all of this process; with `jax.devices()` all hosts call this
+    together, share the work and get all samples). Samples are numbered from `first`: draw
     more later, or on another process, with the same key. With `together` the samples that share a
     device and a chunk are simulated as one batch, as the authors do: a Langevin corrector then
     averages its norms over them, an adaptive solver takes the same steps for all, which is faster,
@@ -196,8 +199,12 @@ def sample(
     """
     _check_order(key, sde, score, sampler)
     num, item = _check(shape, first, save_every)
-    grid = check_grid(grid, sde.t1)
+    grid = grid if isinstance(grid, RestartGrid) else check_grid(grid, sde.t1)
     sampler = sampler if isinstance(sampler, Sampler) else stepwise(sampler)
+    if isinstance(grid, RestartGrid) and not isinstance(sampler, Stepwise):
+        raise ValueError(
+            "grid must be decreasing times for a sampler without steps, got a RestartGrid"
+        )
     y = _labels(y, num)
     drawing = _Drawing(
         key, grid, np.uint32(first), score, sampler, sde, item, y is not None, save_every, together

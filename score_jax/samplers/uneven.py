@@ -12,16 +12,10 @@ for a Gaussian it is a sine. A Gauss-Legendre rule of 24 nodes integrates (1) to
 """
 
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Bool, Float
 
+from score_jax.samplers.quadrature import MASSES, PLACES
 from score_jax.types import Scalar
-
-# On [0, 1].
-_PLACES, _MASSES = (
-    (np.polynomial.legendre.leggauss(24)[0] + 1) / 2,
-    np.polynomial.legendre.leggauss(24)[1] / 2,
-)
 
 
 def angle_between(middle: Float[Array, "..."], apart: Float[Array, "..."]) -> Float[Array, "..."]:
@@ -48,8 +42,8 @@ def uneven_weights(
     """
     dtype = nodes.dtype
     start, h = jnp.asarray(start, dtype), jnp.asarray(h, dtype)
-    v = h * jnp.asarray(_PLACES, dtype)
-    mass = h * jnp.asarray(_MASSES, dtype) * jnp.exp(v - h)
+    v = h * jnp.asarray(PLACES, dtype)
+    mass = h * jnp.asarray(MASSES, dtype) * jnp.exp(v - h)
     # Relative to the start, so that the digits of a short step are not lost in lambda.
     offsets = nodes - start
     ahead = angle_between(

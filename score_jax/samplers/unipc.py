@@ -48,21 +48,25 @@ def bh2(h: Scalar) -> Scalar:
     return -jnp.expm1(-h)
 
 
-def _correction(
+def correction(
     sde: SDE,
     t: Time,
     past: ex.Past,
     clean: Data,
     now: Int[Array, ""],
     b: Callable[[Scalar], Scalar],
+    stretch: Scalar | float = 1.0,
 ) -> Data | float:
-    """UniC minus UniP over the interval that ended at t, given the new prediction there."""
+    """UniC minus UniP over the interval that ended at t, given the new prediction there.
+
+    `stretch` as in `exponential.predictor_weights`.
+    """
     h, base, earlier = past.lengths[0], past.clean[0], past.clean[1:]
-    predicted = ex.predictor_weights(h, past.lengths[1:], now, b)
+    predicted = ex.predictor_weights(h, past.lengths[1:], now, b, stretch)
     one = jnp.ones_like(h)
     nodes = ex.nodes_of(h, past.lengths[1:])
     # The newest node first, so that a row of lower order lacks only its tail.
-    rows = [ex.node_weights(h, [one, *nodes[:k]], b) for k in range(len(nodes) + 1)]
+    rows = [ex.node_weights(stretch * h, [one, *nodes[:k]], b) for k in range(len(nodes) + 1)]
     corrected = ex.pick(now, rows, h)
     change = [corrected[0]] + [c - p for c, p in zip(corrected[1:], predicted, strict=True)]
     # Before the first step there is nothing to correct, nor in one from pure noise, without a length.
@@ -100,7 +104,7 @@ def unipc(
         # The order of the interval that ended here, which the corrector has too.
         last = jnp.maximum(past.i - 1, 0)
         before = ex.order_at(last, past.n, order, lower_at_end, past.lengths)
-        x = x + _correction(sde, t, past, clean, before, b)
+        x = x + correction(sde, t, past, clean, before, b)
         move = ex.interval(sde, t, t_next)
         now = ex.order_at(past.i, past.n, order, lower_at_end, (move.h, *past.lengths))
         weights = ex.predictor_weights(move.h, past.lengths[:-1], now, b)

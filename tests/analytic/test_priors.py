@@ -7,6 +7,7 @@ import pytest
 from scipy.stats import multivariate_normal
 
 from score_jax.analytic import (
+    LowRank,
     Mixture,
     Separable,
     cosine_basis,
@@ -87,6 +88,50 @@ def test_evidence_and_memberships_are_bayes():
     np.testing.assert_allclose(truth.weights, np.array(each) / sum(each))
     x = truth.sample(jax.random.key(0), 20_000)
     np.testing.assert_allclose(PAIR.memberships(x).mean(axis=0), truth.weights, atol=0.01)
+
+
+def test_the_score_given_y_of_a_large_field_is_that_of_its_posterior():
+    """By the moments of p(x0 | x), which need no axes of the posterior, at one time and at several."""
+    field = random_field((4, 4, 1)).covariance
+    spread = np.concatenate([field.variances, 2 * field.variances[:, ::-1]])
+    means = np.stack([np.zeros((4, 4, 1)), 0.5 * np.ones((4, 4, 1))])
+    pair = Mixture([0.6, 0.4], means, Separable(spread, field.bases))
+    matrix = RNG.normal(size=(5, 16))
+    matrix[4] = matrix[0] - matrix[1]  # of rank 4
+    given = pair.conditioner(matrix, 0.2)
+    y, x = (jnp.asarray(RNG.normal(size=(3, n)), jnp.float32) for n in (5, 16))
+    for t in (jnp.asarray(0.3), jnp.asarray([0.1, 0.3, 0.9])):
+        got = given._score_by_moments(SDE, y)(x.reshape(3, 4, 4, 1), t)
+        want = given.score(SDE, y)(x.reshape(3, 4, 4, 1), t)
+        np.testing.assert_allclose(got, want, atol=1e-4 * float(abs(want).max()))
+
+
+def test_few_axes_are_the_same_as_dense_covariances():
+    """Score, density, evidence, posterior, variances and draws; a fit of many entries has few axes."""
+    axes = np.linalg.qr(RNG.normal(size=(2, 6, 2)))[0]
+    few = LowRank(axes, [[2.0, 1.0], [0.7, 0.4]], [0.1, 0.2])
+    means = RNG.normal(size=(2, 6))
+    a, b = Mixture([0.6, 0.4], means, few), Mixture([0.6, 0.4], means, few.dense())
+    x = jnp.asarray(RNG.normal(size=(3, 6)), jnp.float32)
+    for t in (0.1, jnp.asarray([0.2, 0.5, 0.9])):
+        np.testing.assert_allclose(a.score(SDE)(x, t), b.score(SDE)(x, t), atol=2e-4)
+        np.testing.assert_allclose(a.logp(SDE, x, t), b.logp(SDE, x, t), rtol=1e-5)
+    np.testing.assert_allclose(few.diagonal(), b.covariance.diagonal())
+    matrix = RNG.normal(size=(2, 6))
+    assert a.log_evidence(matrix, [0.1, 0.2], 0.3) == pytest.approx(
+        b.log_evidence(matrix, [0.1, 0.2], 0.3)
+    )
+    given, y = a.conditioner(matrix, 0.3), jnp.asarray(RNG.normal(size=(3, 2)), jnp.float32)
+    t = jnp.asarray(0.3)
+    np.testing.assert_allclose(
+        given._score_by_moments(SDE, y)(x, t), given.score(SDE, y)(x, t), atol=1e-3
+    )
+    drawn = np.asarray(a.component(1).sample(jax.random.key(0), 20_000), np.float64)
+    np.testing.assert_allclose(np.cov(drawn.T), few.dense()[1], atol=0.03)
+    images = few.noise(jax.random.key(1), jnp.zeros(60, int)) @ RNG.normal(size=(6, 150))
+    fitted = fit_mixture(np.asarray(images), 2, rank=6)
+    assert isinstance(fitted.covariance, LowRank)
+    np.testing.assert_allclose(fitted.std, np.asarray(images).std(axis=0), rtol=0.15)
 
 
 @pytest.mark.slow

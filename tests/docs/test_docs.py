@@ -166,7 +166,8 @@ def test_the_changelog_has_every_old_name():
 def test_every_decision_is_listed():
     index = (ROOT / "docs" / "index.md").read_text()
     records = sorted((ROOT / "docs" / "adr").glob("*.md"))
-    assert [int(r.name[:4]) for r in records] == list(range(1, len(records) + 1))
+    numbers = [int(r.name[:4]) for r in records]
+    assert len(set(numbers)) == len(numbers), "two records have one number"
     for record in records:
         assert f"(adr/{record.name})" in index, record.name
         text = record.read_text()

@@ -8,8 +8,10 @@ import pathlib
 from unittest import mock
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
+import zarr
 from PIL import Image
 
 import score_jax as sj
@@ -192,8 +194,8 @@ def test_masks_of_every_kind_restore(folders, tmp_path):
 def test_series_with_missing_values_are_restored(folders, tmp_path):
     y = np.random.default_rng(1).normal(size=(2, 12, 2)).astype(np.float32)
     y[0, 3:6] = y[1, 8:, 1] = np.nan
-    np.save(tmp_path / "y.npy", y)
-    args = ["--workdir", folders["series"], "--task", "inpaint", "--images", tmp_path / "y.npy"]
+    zarr.save_array(str(tmp_path / "y.zarr"), y)
+    args = ["--workdir", folders["series"], "--task", "inpaint", "--images", tmp_path / "y.zarr"]
     out, _ = call(
         restore,
         *args,
@@ -211,6 +213,25 @@ def test_series_with_missing_values_are_restored(folders, tmp_path):
     seen = np.isfinite(y)
     for k in range(2):
         np.testing.assert_allclose(x[:, k][seen], y[seen], atol=1e-4)
+
+
+def test_measurements_have_the_noise_of_the_flags(folders):
+    """Its kind, its deviation and its levels; the mean count of white is that of --photons."""
+    run = runs.load(folders["plain"])[0]
+    args = restore.Args(str(folders["plain"]), "superres", test=40, noise_std=0.1, photons=50.0)
+    seen = {}
+    for kind in restore.NOISES:
+        problem = restore.measured(dataclasses.replace(args, noise=kind), run, jax.random.key(0))
+        away = problem.y - problem.operators[0].forward(jnp.asarray(problem.truth))
+        assert float(np.std(away)) == pytest.approx(problem.noise_std, rel=0.25)
+        given = problem.given(problem.operators[0], problem.y)
+        assert (given.noise is None) == (kind == "normal")
+        seen[kind] = problem
+    assert seen["normal"].noise_std == 0.1 == pytest.approx(seen["laplace"].noise_std)
+    low, high = run.config.data.range
+    cells, counts = seen["rounded"].y / 0.25, 50 * (seen["poisson"].y - low) / (high - low)
+    np.testing.assert_allclose(cells, np.round(cells), atol=1e-5)
+    np.testing.assert_allclose(counts, np.round(counts), atol=1e-3)
 
 
 def test_a_picture_is_never_a_reason_to_stop(folders, tmp_path, monkeypatch, capsys):

@@ -9,7 +9,13 @@ import pytest
 from PIL import Image
 
 from experiments import cli, presets, restore, runs, sample, train, train_classifier
-from experiments.config import ClassifierConfig, LossConfig, SampleConfig, TrainConfig
+from experiments.config import (
+    ClassifierConfig,
+    GuidanceConfig,
+    LossConfig,
+    SampleConfig,
+    TrainConfig,
+)
 from experiments.parts import guiding, sampling
 from score_jax.nets import MLP
 
@@ -70,12 +76,40 @@ def test_a_class_by_either_guidance(plain, conditional, capsys):
     draw = lambda **kwargs: sampling.draw(
         exp, params, key, 2, TINY.sample, y=y, progress=False, **kwargs
     )
-    make = lambda scale: guiding.make_guide(exp, params, conditional, scale=scale)[0]
+    make = lambda scale: guiding.make_guide(
+        exp, params, conditional, GuidanceConfig(guidance=scale)
+    )[0]
     # Scale 1 is the network's own class, 0 the hidden one; 3 is neither.
     np.testing.assert_allclose(draw(guide=make(1.0)).x, draw().x, atol=1e-4)
     hidden = sampling.draw(exp, params, key, 2, TINY.sample, y=np.array([10, 10]), progress=False)
     np.testing.assert_allclose(draw(guide=make(0.0)).x, hidden.x, atol=1e-4)
     assert abs(draw(guide=make(3.0)).x - draw().x).max() > 1e-3
+
+
+@pytest.mark.slow
+def test_corrections_and_a_worse_run(plain, conditional):
+    """Each changes the samples of plain guidance; a model that is as good as the run changes nothing."""
+    flags = ["--guidance-worse", plain, "--guidance-parallel", "0", "--guidance-momentum", "-0.5"]
+    args = ["--workdir", conditional, "--num", "2", "--class", "7", "--guidance", "3", *flags]
+    sample.main([str(a) for a in [*args, "--out", conditional / "worse"]])
+    facts = json.loads((conditional / "worse.json").read_text())
+    assert facts["guidance_momentum"] == -0.5 and facts["guidance_worse"] == str(plain)
+    run, params, _ = runs.load(conditional)
+
+    def draw(scale, **flags):
+        config = GuidanceConfig(guidance=scale, **flags)
+        guide, both = guiding.make_guide(run, params, conditional, config)
+        y = np.array([7, 7])
+        return sampling.draw(
+            run, both, jax.random.key(0), 2, TINY.sample, y=y, guide=guide, progress=False
+        ).x
+
+    before = draw(30.0)
+    assert abs(draw(30.0, guidance_rescale=0.7) - before).max() > 1e-4
+    assert abs(draw(30.0, guidance_parallel=0.0) - before).max() > 1e-4
+    assert abs(draw(30.0, guidance_worse=str(plain)) - before).max() > 1e-4
+    itself = draw(30.0, guidance_worse=str(conditional), guidance_worse_step=10)
+    np.testing.assert_allclose(itself, draw(1.0), atol=1e-3)
 
 
 @pytest.fixture(scope="module")
@@ -136,6 +170,8 @@ def test_images_are_restored(plain, conditional, tmp_path, capsys):
         "dps",
         "--class",
         3,
+        "--noise",
+        "laplace",
         "--noise-std",
         0.1,
     )
@@ -179,7 +215,28 @@ def test_wrong_use_is_named(plain, conditional, tmp_path):
         (plain, ["--guidance", "2", "--guidance-by", "free"], "not trained with hidden labels"),
         (plain, ["--guidance", "nan"], "scale must be a finite"),
         (plain, ["--guidance", "2", "--guidance-interval", "0.5", "0.1"], "interval must be"),
-        (conditional, ["--guidance-interval", "0.1", "0.5"], "need --guidance"),
+        (conditional, ["--guidance-interval", "0.1", "0.5"], "needs --guidance"),
+        (conditional, ["--guidance", "2", "--guidance-limit", "1"], "needs --guidance-parallel"),
+        (conditional, ["--guidance", "2", "--guidance-by", "worse"], "needs --guidance-worse"),
+        (conditional, ["--guidance", "2", "--guidance-rescale", "2"], "share must be a number"),
+        (
+            conditional,
+            ["--guidance", "2", "--guidance-worse", str(plain), "--guidance-worse-step", "7"],
+            r"has checkpoints \[10\], none of 7",
+        ),
+        (
+            plain,
+            ["--guidance", "2", "--guidance-worse", str(conditional)],
+            "is conditioned on 10 classes, and the run on none",
+        ),
+        (
+            conditional,
+            [
+                *("--guidance", "2", "--guidance-parallel", "0", "--guidance-momentum", "-0.5"),
+                *("--sampler", "ode"),
+            ],
+            "--guidance-momentum needs a sampler with fixed steps",
+        ),
         (conditional, ["--guidance", "2", "--guidance-by", "classifier"], "has no classifier"),
     ):
         with pytest.raises(ValueError, match=named):

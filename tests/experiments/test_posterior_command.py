@@ -28,6 +28,11 @@ def test_methods_of_ours_and_of_the_users_stand_in_one_card(tmp_path, monkeypatc
     assert rows[0]["figures"]["std_ratio"]["value"] == pytest.approx(1, abs=0.4)
     assert "| my_methods:mine | 10 |" in (out / "posterior.md").read_text()
     assert (out / "posterior.png").stat().st_size > 1000
+    again = tmp_path / "again"
+    call("posterior", "--problems", "--join", out / "posterior.json", "--out", again, check=0)
+    text = (again / "posterior.md").read_text()
+    assert text == (out / "posterior.md").read_text() and "3 measurements, 16 draws each" in text
+    assert "holds no results" in call("posterior", "--join", out / "posterior.md", check=2).stderr
     wrong = {
         "my_methods": "package.module:function",
         "my_methods:none": "cannot be imported",
@@ -43,11 +48,12 @@ def test_methods_of_ours_and_of_the_users_stand_in_one_card(tmp_path, monkeypatc
     [
         (["--problems", "two_mode"], "did you mean 'two_modes'"),
         (["--methods", "ddp"], "unknown method 'ddp'"),
+        (["--problems"], "--problems must name"),
         (["--num", 1], "--num must be at least 2"),
         (["--noise", -1], "--noise must be"),
         (["--nfe", 1], "--nfe must be"),
     ],
-    ids=["problem", "method", "num", "noise", "nfe"],
+    ids=["problem", "method", "none", "num", "noise", "nfe"],
 )
 def test_wrong_flags_end_in_one_line(flags, said):
     assert said in call("posterior", *flags, check=2).stderr

@@ -17,7 +17,7 @@ from score_jax.inverse.benchmark import (
     exact_draws,
     pose,
 )
-from score_jax.inverse.calibration import sbc_ranks, tarp_levels, uniformity
+from score_jax.inverse.calibration import calibration_test, sbc_ranks, tarp_levels, uniformity
 from tests.inverse.test_inverse import SDE
 
 DATA = Mixture([0.6, 0.4], [[0.0, -1.5], [0.5, 1.5]], [0.1 * np.eye(2), 0.1 * np.eye(2) + 0.05])
@@ -40,6 +40,7 @@ def test_wrong_draws_are_seen(posed):
     assert value(exact, "std_ratio") == pytest.approx(1, abs=0.05)
     assert value(exact, "residual") == pytest.approx(1, abs=0.2)
     assert value(exact, "sbc") < 0.2 and value(exact, "tarp") < 0.25
+    assert value(exact, "calibration") > 0.05
     mean = x.mean(axis=1, keepdims=True)
     std = np.array([truth.std for truth in posed.references])[:, None]
     moved = compare_draws(posed, Drawn(x + 0.5 * std, 0.0, 0.0))
@@ -49,6 +50,7 @@ def test_wrong_draws_are_seen(posed):
     narrow = compare_draws(posed, Drawn(mean + 0.3 * (x - mean), 0.0, 0.0))
     assert value(narrow, "std_ratio") == pytest.approx(0.3, abs=0.02)
     assert value(narrow, "sbc") > value(exact, "sbc") + 0.1
+    assert value(narrow, "calibration") < 1e-3
     one = np.repeat(np.where(x[:, :1, 1:] > 0, 1.5, -1.5), 100, axis=1)
     single = compare_draws(posed, Drawn(np.concatenate([x[..., :1], one], axis=2), 0.0, 0.0))
     assert value(single, "weights_error") > value(exact, "weights_error") + 0.1
@@ -90,6 +92,24 @@ def test_a_nonlinear_problem_has_a_reference_with_an_error():
     assert list(found) == [EXACT, "dps"]
 
 
+@pytest.mark.parametrize(("scale", "least", "most"), [(1.0, 0, 5), (1.4, 37, 40), (0.7, 37, 40)])
+def test_a_wrong_spread_is_found_with_a_power_of_nine_tenths(scale, least, most):
+    """The test of the benchmark at 5 %, 64 posteriors of two numbers, 100 draws each: of 40 tries."""
+    rejected = 0
+    density = lambda v: -np.square(v).sum(axis=-1, keepdims=True)
+    for seed in range(40):
+        rng = np.random.default_rng(seed)
+        truth, draws = rng.normal(size=(64, 2)), scale * rng.normal(size=(64, 100, 2))
+        along = rng.normal(size=(2, 8))
+        levels = [
+            sbc_ranks(truth @ along, draws @ along),
+            sbc_ranks(density(truth), density(draws)),
+            tarp_levels(truth, draws, rng.normal(size=(64, 2)))[:, None],
+        ]
+        rejected += calibration_test(np.concatenate(levels, axis=1)) < 0.05
+    assert least <= rejected <= most
+
+
 def test_levels_of_exact_draws_are_uniform_and_of_others_not():
     rng = np.random.default_rng(0)
     place = rng.normal(size=(400, 1, 2))
@@ -103,5 +123,7 @@ def test_levels_of_exact_draws_are_uniform_and_of_others_not():
     assert uniformity(np.full(10, 0.3)) == pytest.approx(0.7)
     with pytest.raises(ValueError, match="shapes of truth and draws"):
         sbc_ranks(truth, draws[:3])
+    with pytest.raises(ValueError, match="levels must be"):
+        calibration_test(np.ones(1))
     with pytest.raises(ValueError, match="points must be"):
         tarp_levels(truth, draws, points[:3])

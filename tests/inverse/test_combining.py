@@ -20,6 +20,7 @@ from score_jax.inverse import (
     Nonlinear,
     Poisson,
     Radon,
+    Rounded,
     add,
     check_adjoint,
     compose,
@@ -170,6 +171,16 @@ def test_noises_are_the_distributions_they_say():
     counts = jnp.arange(100.0)[:, None]
     total = jnp.exp(Poisson(1.0).logp(counts, jnp.full((100, 1), 7.0))).sum()
     assert float(total) == pytest.approx(1, abs=1e-4)
+    rounded = Rounded(0.25, 0.1)
+    drawn = np.asarray(rounded.draw(jax.random.key(1), jnp.full((4000, 1), 0.31)))
+    cells = np.arange(-4, 9) * 0.25
+    share = (drawn == cells[None]).mean(axis=0)
+    np.testing.assert_allclose(np.exp(rounded.logp(jnp.asarray(cells), 0.31)), share, atol=0.03)
+    assert rounded.std(None) == pytest.approx((0.01 + 0.0625 / 12) ** 0.5)
+    slope = jax.grad(lambda v: rounded.logp(jnp.asarray(0.25), v))
+    assert slope(jnp.asarray(3.0)) < -100 and abs(slope(jnp.asarray(0.25))) < 1e-3
+    dark = Poisson(30.0, zero=-1.0)
+    np.testing.assert_allclose(dark.logp(y - 1, clean - 1), Poisson(30.0).logp(y, clean), rtol=1e-4)
     at = jnp.linspace(-3, 4, 4001)[:, None]
     assert float(jnp.exp(Laplace(0.2).logp(at, 0.5)).sum() * 7 / 4000) == pytest.approx(1, abs=1e-3)
 
@@ -235,12 +246,15 @@ class Bent(LinearOperator):
         (lambda: quantization((8, 8, 1), quality=101), "quality must be"),
         (lambda: Poisson(0.0), "gain must be > 0"),
         (lambda: Laplace(-1.0), "scale must be > 0"),
+        (lambda: Rounded(0.1, 0.0), "normal must be > 0"),
+        (lambda: Poisson(1.0, zero=np.nan), "zero must be finite"),
         (lambda: Measurement(BLUR, np.ones((1, *SHAPE)), 0.1, "poisson"), "noise must be a Noise"),
         (lambda: exact_posterior(WHITE, HEAVY), "noise must be normal"),
     ],
     ids=[
         "adjoint", "bent", "square", "text", "no_parts", "part", "no_arrays", "empty_mask", "real",
-        "coil_shape", "source", "phase", "blocks", "quality", "gain", "scale", "noise", "exact_noise",
+        "coil_shape", "source", "phase", "blocks", "quality", "gain", "scale", "rounded", "zero", "noise",
+        "exact_noise",
     ],
 )  # fmt: skip
 def test_wrong_use_is_named(call, named):

@@ -1,6 +1,7 @@
 """Networks: equal to the authors', gradients right in every form, what they refuse."""
 
 import functools
+import re
 
 import flax.linen as nn
 import jax
@@ -50,6 +51,7 @@ GEOMETRIES = {
     "spaced_stride": {"padding": ((2, 1), (1, 2)), "stride": 2, "spacing": 2},
     "along_one": {"padding": (1, 1), "stride": 2, "size": (8,)},
     "along_three": {"padding": (1, 1), "stride": (1, 2, 2), "size": (3, 4, 4)},
+    "linear": {"padding": (), "size": ()},
 }
 
 
@@ -89,7 +91,7 @@ def test_derivatives_of_our_own_equal_xlas(name, x64):
     near(all_of(cv.conv), all_of(xlas))
 
 
-@pytest.mark.parametrize("name", ["stride", "dilated", "along_one"])
+@pytest.mark.parametrize("name", ["stride", "dilated", "along_one", "linear"])
 def test_a_convolution_maps_over_axes_of_ones_own(name, x64):
     """vmap of a gradient over either input, over both, and over one after the other."""
     fields, x, w, g = convolved(name)
@@ -134,6 +136,9 @@ def test_convolutions_in_half_and_in_double_precision(x64):
             assert jnp.abs(a - b).max() <= bound * jnp.abs(b).max()
 
 
+PLATFORMS = ("cpu", "tpu", "cuda")
+
+
 @pytest.mark.parametrize("name", GEOMETRIES)
 def test_every_platform_computes_the_same(name, x64):
     """The forms for a CPU and those for the other platforms, run here."""
@@ -142,11 +147,14 @@ def test_every_platform_computes_the_same(name, x64):
     (geometry, *_) = (e.params["geometry"] for e in program(x, w).eqns if "geometry" in e.params)
     arrays = {"x": x, "w": w, "g": g}
 
-    def all_of(cpu):
+    def all_of(platform):
         operands = {role: (arrays[a], arrays[b]) for role, (a, b) in cv.OPERANDS.items()}
-        return {r: cv._lowered(*v, role=r, geometry=geometry, cpu=cpu) for r, v in operands.items()}
+        lowered = functools.partial(cv._lowered, geometry=geometry, platform=platform)
+        return {role: lowered(*v, role=role) for role, v in operands.items()}
 
-    near(jax.jit(all_of, static_argnums=0)(True), jax.jit(all_of, static_argnums=0)(False))
+    on_cpu, on_tpu, on_gpu = (jax.jit(functools.partial(all_of, p))() for p in PLATFORMS)
+    near(on_cpu, on_tpu)
+    near(on_cpu, on_gpu)
 
 
 def test_one_program_is_exported_for_every_platform(x64):
@@ -156,6 +164,33 @@ def test_one_program_is_exported_for_every_platform(x64):
     exported = jax.export.export(grad, platforms=["cpu", "cuda", "tpu"])(x, w)
     assert "stablehlo.case" in exported.mlir_module()
     near(exported.call(x, w), grad(x, w))
+
+
+DIMENSIONS = re.compile(
+    r"stablehlo.convolution.*dim_numbers = (\S+, \S+.*?), window.*-> tensor<(.*?)>"
+)
+CHANNELS_LAST = "[b, 0, 1, f]x[0, 1, i, o]->[b, 0, 1, f]"
+OF_KERNEL = "[f, 0, 1, b]x[i, 0, 1, o]->[0, 1, b, f]"
+
+
+def test_a_program_lowered_here_has_the_form_of_its_platform():
+    """The gradients of a network in bfloat16: plain convolutions on a CPU, XLA's own elsewhere."""
+    net = TINY.clone(dtype=jnp.bfloat16)
+    x, label = jnp.ones((2, 8, 8, 1)), jnp.ones(2)
+    params = jax.eval_shape(net.init, jax.random.key(0), x, label)
+    grad = jax.jit(jax.grad(lambda p: net.apply(p, x, label).sum()))
+    found = {}
+    for platform in ("cpu", "cuda", "tpu"):
+        lowered = jax.export.export(grad, platforms=[platform])(params).mlir_module()
+        found[platform] = DIMENSIONS.findall(lowered)
+        assert len(found[platform]) > 20
+    assert {form for form, _ in found["cpu"]} == {CHANNELS_LAST}
+    of_kernel = {
+        p: {shape.rpartition("x")[2] for form, shape in found[p] if form == OF_KERNEL}
+        for p in found
+    }
+    # In float32 where the library can: gradients are added up over devices in their type.
+    assert of_kernel == {"cpu": set(), "cuda": {"bf16", "f32"}, "tpu": {"f32"}}
 
 
 def direct_upfirdn(x, kernel, up, down, before, after):

@@ -29,7 +29,7 @@ CASES = {
     "mlp": (MLP(width=8, num_blocks=1), (2, 3)),
 }  # fmt: skip
 WITH_CLASSES = ["ncsnpp", "ddpm", "unet", "unet_series", "unet_volume", "series", "mlp"]
-HALF = re.compile(r":bf16\[[\d,]*\] = (?:conv_general_dilated|dot_general)")
+HALF = re.compile(r":bf16\[[\d,]*\] = (?:score_jax_conv|dot_general)")
 
 
 def inputs(shape):

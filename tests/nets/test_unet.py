@@ -1,6 +1,8 @@
 """The Improved DDPM and ADM U-Net: equal to the authors', in every form, with what it refuses."""
 
 import math
+import re
+from collections import Counter
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +24,10 @@ QUICK = [
     "cifar10_uncond_50M", "imagenet64_cond_270M", "512x512_diffusion", "64_256_upsampler",
     "128x128_classifier",
 ]  # fmt: skip
+# The type and the face of every convolution of images in a program.
+CONVOLUTION = re.compile(
+    r":(\w+)\[\d+,\d+,\d+,\d+\] = score_jax_conv\[\n\s*geometry=.*\n\s*role=(\w)"
+)
 MICRO = UNet(
     channels=8, channel_mult=(1, 2), num_blocks=1, attention_factors=(2,), num_heads=2, groups=4,
     dropout=0.2, resblock_updown=True,
@@ -119,10 +125,10 @@ def test_bfloat16_computes_in_half_and_keeps_float32_outside(micro, plain):
     assert {v.dtype for v in jax.tree.leaves(shapes)} == {jnp.dtype(jnp.float32)}
     out, grad, program = gradient(half, params, x, label)
     full, full_grad, _ = plain
-    convolutions = [line for line in program.splitlines() if "= score_jax_conv[" in line]
-    kinds = [line.split("=")[0].rpartition(":")[2].split("[")[0].strip() for line in convolutions]
-    # All but that of the output, forward and backward, are in half precision.
-    assert kinds.count("f32") <= 3 < kinds.count("bf16")
+    kinds = Counter(CONVOLUTION.findall(program))
+    # All but that of the output, forward and backward, are in half precision; kernels keep theirs.
+    assert kinds["f32", "g"] == kinds["f32", "x"] == 1 < kinds["bf16", "x"] < kinds["bf16", "g"]
+    assert kinds["f32", "w"] == kinds["bf16", "g"] + 1 and not kinds["bf16", "w"]
     assert out.dtype == jnp.float32
     assert {v.dtype for v in jax.tree.leaves(grad)} == {jnp.dtype(jnp.float32)}
     assert 1e-6 < np.abs(out - full).max() / np.abs(full).max() < 0.05

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,10 +12,12 @@ import optax
 import pytest
 
 from score_jax.draws import draw_of, number
-from score_jax.nets.layers import Dropout
+from score_jax.nets.layers import Conv, Dense, Dropout
 from score_jax.training import (
+    divided,
     global_step,
     init_state,
+    make_mesh,
     make_train_step,
     pmap_step,
     shard_map_step,
@@ -24,6 +27,7 @@ from tests.helpers import ROOT
 SHORT = ["pmap/1/1", "pmap/8/1", "shard_map/4/1", "jit/8/1", "fsdp/8/1", "pmap/2/4"]
 DROPOUT = [f"dropout/{n}/1" for n in (1, 2, 8)]
 RESUMED = [f"shard_map/4/1+{second}" for second in ("pmap/1/1", "pmap/2/4", "fsdp/8/1")]
+RESUMED += [f"fsdp/8/1+fsdp/{n}/1" for n in (4, 16)]  # each part is read onto the other mesh
 LONG = [f"{m}/{n}/1" for m in ("pmap", "shard_map", "jit") for n in (1, 2, 4, 8)]
 LONG += ["fsdp/1/1", "fsdp/4/1", "fsdp/8/1", "shard_map/2/2", "jit/4/2", "pmap/2/4"]
 
@@ -69,7 +73,7 @@ def test_under_jit_dropout_does_not_depend_on_the_number_of_devices(short):
 
 @pytest.mark.slow
 def test_a_run_goes_on_on_other_devices(short):
-    """Two steps on four devices, saved; two more on one, two and eight, by other mappings."""
+    """Two steps on four or eight devices, saved; two more on others, by the same and other mappings."""
     assert all(len(short[f"{name}/loss"]) == 4 for name in RESUMED)
     assert_one_run(short, [SHORT[0], *RESUMED])
 
@@ -111,6 +115,36 @@ def test_dropout_keeps_the_mean(key):
     assert set(np.unique(out)) == {np.float32(0), np.float32(1 / 0.75)}
     assert float(out.mean()) == pytest.approx(1, abs=4 * np.sqrt(0.25 / 0.75 / out.size))
     np.testing.assert_array_equal(layer.apply({}, x), x)
+
+
+class Counting(nn.Module):
+    """A convolution and a linear map in bfloat16, beside each other."""
+
+    @nn.compact
+    def __call__(self, x):
+        """The sum of both."""
+        layers = Conv(2, 1, dtype=jnp.bfloat16, name="conv"), Dense(2, dtype=jnp.bfloat16)
+        return sum(layer(x).astype(jnp.float32).sum(axis=(1, 2)) for layer in layers)
+
+
+@pytest.mark.slow
+def test_every_mapping_averages_gradients_in_float32():
+    """A layer that counts 257 places on each of two devices: bfloat16 would make 256 of them."""
+    x = np.ones((2, 257, 1), np.float32)
+    params = jax.tree.map(jnp.zeros_like, Counting().init(jax.random.key(0), jnp.asarray(x)))
+    loss = lambda params, key, batch: (Counting().apply(params, batch["x"]).mean(), {})
+    plain, mapped = (make_train_step(loss, optax.sgd(1.0), axis_name=n) for n in (None, "devices"))
+    mappings = {
+        "pmap": pmap_step(mapped),
+        "shard_map": shard_map_step(mapped),
+        "jit": global_step(plain),
+        "fsdp": global_step(plain, sharding_of=divided(make_mesh(), smallest=1)),
+    }
+    for name, step in mappings.items():
+        state = step.enter(init_state(jax.random.key(0), params, optax.sgd(1.0)))
+        state = step.leave(step.call(state, step.place([{"x": x}]))[0])
+        for leaf in jax.tree.leaves(state.params):
+            np.testing.assert_array_equal(leaf, np.full(leaf.shape, -257.0), err_msg=name)
 
 
 def squares(params, key, batch):

@@ -1,0 +1,168 @@
+r"""What particles know at a time: a guess psi of p(y | x), and Gaussian moves without and with y.
+
+With p(x0 | x) replaced by N(x0(x), V), A' the derivative of A at x0(x) (A itself if it is linear), and
+S = sigma^2 I + A' V A'^T,
+
+    psi(x) = N(y; A(x0(x)), S)
+    p(x' | x)    = N(share x0(x) + rest x, bridge I + share^2 V)
+    q(x' | x, y) = N(share x0' + rest x, bridge I + share^2 V')
+
+where x0' and V' are mean and covariance of x0 given x and y, and share, rest and bridge are those of the
+bridge between two times. Two choices of V:
+
+    isotropic    r^2 I, the variance that normal data of known deviations would have; x0' follows the
+                 gradient of psi, and V' is V. One evaluation, one backward pass
+    covariances  (s^2 / m) dx0/dx, which is the covariance of p(x0 | x) by Tweedie's second formula: one
+                 derivative of the score for each entry of x0, and dense matrices
+
+With covariances all weights are p(y) for normal data and a linear operator, on any grid.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from score_jax._math import batch_sum
+from score_jax.inverse.measurement import Measurement, measurement_logp
+from score_jax.inverse.methods import spread
+from score_jax.inverse.operators import LinearOperator
+from score_jax.score import denoise
+from score_jax.types import SDE, Data, PerExample, ScoreFn, Time
+
+# What is added to the variances of p(x0 | x), as a share of their mean: for data without variance in
+# some directions, and for rounding.
+_LEAST = 1e-5
+
+
+class Guess(NamedTuple):
+    """At particles x (p, *d): the estimate of x0 without and with y, log psi, and V and V'.
+
+    x0 and wanted (p, *d); logs (p,), up to a term that does not depend on x; before and after (p, 1, 1)
+    or (p, n, n).
+    """
+
+    x0: Any
+    wanted: Any
+    logs: Any
+    before: Any
+    after: Any
+
+
+def whole_logp(measurement: Measurement, x0: Data) -> PerExample:
+    """log p(y | x0) in nats, with its constant: (b,)."""
+    logp = measurement_logp(measurement)(x0, jnp.zeros(()))
+    if measurement.noise is not None:
+        return logp
+    # Entries that are not measured are 0 for every x0.
+    x = jax.random.normal(jax.random.key(0), x0.shape, x0.dtype)
+    count = batch_sum((measurement.operator.forward(x) != 0).astype(x0.dtype))
+    return logp - count * (0.5 * math.log(2 * math.pi) + math.log(measurement.noise_std))
+
+
+def twist(measurement: Measurement, x0: Data, r2: Any) -> PerExample:
+    """log psi of the estimate x0 with variance r2, up to a constant: (b,)."""
+    residual = measurement.residual(x0)
+    noise: Any = measurement.noise_std**2
+    solved = residual / (noise + r2)
+    operator = measurement.operator
+    if isinstance(operator, LinearOperator):
+        back = operator.forward(operator.ridge(residual, r2, noise))
+        solved = (residual - r2 * back) / noise
+    return -0.5 * batch_sum(residual * solved)
+
+
+def isotropic(
+    sde: SDE, score: ScoreFn, measurement: Measurement, guided: Any, stds: Any, x: Data, t: Time
+) -> Guess:
+    """The guess for V = r^2 I; `guided`, the score of a method, replaces the gradient of psi."""
+    r2 = spread(sde, t, stds)
+    variance = jnp.broadcast_to(r2, (x.shape[0], 1, 1)).astype(x.dtype)
+    if guided is not None:
+        x0 = denoise(sde, score, x, t)
+        logs = twist(measurement, x0, r2)
+        return Guess(x0, denoise(sde, guided, x, t), logs, variance, variance)
+
+    def guess(x: Any) -> tuple[Any, Any]:
+        x0 = denoise(sde, score, x, t)
+        logs = twist(measurement, x0, r2)
+        return logs.sum(), (x0, logs)
+
+    slope, (x0, logs) = jax.grad(guess, has_aux=True)(x)
+    wanted = x0 + jnp.square(sde.std(t)) / sde.mean_coeff(t) * slope
+    return Guess(x0, wanted, logs, variance, variance)
+
+
+def _matrices(push: Callable[[Any], Any], x: Data) -> Any:
+    """The matrices (p, q, n) of linear functions of the examples of x (p, *d)."""
+    p, n = x.shape[0], x[0].size
+    every = jnp.broadcast_to(jnp.eye(n, dtype=x.dtype)[:, None], (n, p, n))
+    columns = jax.vmap(push)(every.reshape(n, *x.shape))
+    return jnp.moveaxis(columns.reshape(n, p, -1), 0, 2)
+
+
+def _times(a: Any, b: Any) -> Any:
+    return jnp.matmul(a, b, precision=jax.lax.Precision.HIGHEST)
+
+
+def _turned(a: Any) -> Any:
+    return jnp.swapaxes(a, -1, -2)
+
+
+def _diagonal(a: Any) -> Any:
+    return jnp.diagonal(a, axis1=-2, axis2=-1)
+
+
+def covariances(sde: SDE, score: ScoreFn, measurement: Measurement, x: Data, t: Time) -> Guess:
+    """The guess for V = (s^2 / m) dx0/dx; where that is no covariance, for its mean variance instead."""
+    x0, push = jax.linearize(lambda v: denoise(sde, score, v, t), x)
+    whole = _matrices(push, x)
+    one = jnp.eye(whole.shape[-1], dtype=x.dtype)[None]
+    whole = jnp.square(sde.std(t)) / sde.mean_coeff(t) * 0.5 * (whole + _turned(whole))
+    level = jnp.maximum(_diagonal(whole).mean(axis=1), jnp.finfo(x.dtype).tiny)[:, None, None]
+    whole = whole + _LEAST * level * one
+    proper = jnp.isfinite(jnp.linalg.cholesky(whole)).all(axis=(1, 2), keepdims=True)
+    before = jnp.where(proper, whole, level * one)
+
+    # A linear operator has one matrix for all particles.
+    at = x0[:1] if isinstance(measurement.operator, LinearOperator) else x0
+    a = _matrices(jax.linearize(measurement.operator.forward, at)[1], at)
+    residual = measurement.residual(x0).reshape(x.shape[0], -1, 1)
+    noise: Any = measurement.noise_std**2
+    seen = _times(a, before)
+    root = jnp.linalg.cholesky(_times(seen, _turned(a)) + noise * jnp.eye(a.shape[1])[None])
+    white = jax.lax.linalg.triangular_solve(root, residual, left_side=True, lower=True)
+    back = jax.lax.linalg.triangular_solve(root, seen, left_side=True, lower=True)
+    wanted = x0 + _times(_turned(back), white).reshape(x.shape)
+    logs = -0.5 * jnp.square(white).sum(axis=(1, 2)) - jnp.log(_diagonal(root)).sum(axis=1)
+    # V' = (I - G A) V (I - G A)^T + sigma^2 G G^T, which rounding cannot make negative.
+    gain = jax.lax.linalg.triangular_solve(root, back, left_side=True, lower=True, transpose_a=True)
+    kept = one - _times(_turned(gain), a)
+    after = _times(_times(kept, before), _turned(kept)) + noise * _times(_turned(gain), gain)
+    return Guess(x0, wanted, logs, before, after + _LEAST * _LEAST * level * one)
+
+
+def move(sde: SDE, guess: Guess, x: Data, t: Time, t_next: Time, z: Data) -> tuple[Any, Any]:
+    """x' (p, *d) from q with unit noise z, and log p(x' | x) - log q(x' | x, y) (p,)."""
+    a, g2 = sde.transition(t, t_next)
+    s2, s2_next = jnp.square(sde.std(t)), jnp.square(sde.std(t_next))
+    share, rest, bridge = sde.mean_coeff(t_next) * g2 / s2, a * s2_next / s2, g2 * s2_next / s2
+    plain, moved = (share * v + rest * x for v in (guess.x0, guess.wanted))
+    if guess.before.shape[1:] == (1, 1):
+        variance = bridge + jnp.square(share) * guess.before[:, 0, 0]
+        new = moved + (jnp.sqrt(variance).reshape(-1, *(1,) * (x.ndim - 1))) * z
+        away = lambda mean: -0.5 * batch_sum(jnp.square(new - mean)) / variance
+        return new, away(plain) - away(moved)
+    one = jnp.eye(guess.before.shape[-1], dtype=x.dtype)[None]
+    root, narrow = (
+        jnp.linalg.cholesky(bridge * one + jnp.square(share) * v)
+        for v in (guess.before, guess.after)
+    )
+    new = moved + _times(narrow, z.reshape(x.shape[0], -1, 1)).reshape(x.shape)
+    white = jax.lax.linalg.triangular_solve(
+        root, (new - plain).reshape(x.shape[0], -1, 1), left_side=True, lower=True
+    )
+    narrower = (jnp.log(_diagonal(narrow)) - jnp.log(_diagonal(root))).sum(axis=1)
+    return new, 0.5 * batch_sum(jnp.square(z)) - 0.5 * batch_sum(jnp.square(white)) + narrower
