@@ -133,7 +133,8 @@ class Program:
     @property
     def aliased(self) -> int:
         """How many outputs take the memory of an argument."""
-        return len(re.findall(r"\{\d*\}: \(\d+, \{\}", self.header))
+        # {output}: (argument, {its entry, where all arguments are one tuple}
+        return len(re.findall(r"\{[\d, ]*\}: \(\d+, \{[\d, ]*\}", self.header))
 
     def loops(self) -> dict[str, int | None]:
         """{the body of a loop: how often it runs, where that is known}."""

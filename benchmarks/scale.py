@@ -3,6 +3,7 @@
     python -m benchmarks.scale --config vp_cifar10_ddpmpp_continuous --topology v5e:16x16 --mapping fsdp
     python -m benchmarks.scale --config digits_vp --topology v5e:4x4 --program sample
     python -m benchmarks.scale --config digits_vp --topology v5e:2x2 --table
+    python -m benchmarks.scale --shares [PRESET ...]
 
 The training step is that of `experiments.train`; `--program sample` compiles the sampler's scan and
 `likelihood` the solve of the flow, each with the batch divided over the chips. JAX cannot compile pmap
@@ -245,6 +246,29 @@ def row(args: argparse.Namespace, topology: str, case: Case) -> str:
     )
 
 
+def shares(names: list[str]) -> None:
+    """Print what a chip holds of the state of presets, by arithmetic on shapes."""
+    import jax
+    from jax.sharding import AbstractMesh
+
+    from experiments import presets, runs
+    from experiments.parts import mapping
+    from score_jax import training
+
+    print("| preset | parameters | state MB | on 4 | 16 | 64 to 1,024 | times an even share |")
+    print("|---" * 7 + "|")
+    for name in names or presets.CONFIGS:
+        state = mapping.shapes(runs.build(presets.get(name)))
+        found = [
+            training.share_of(state, training.divided(AbstractMesh((n,), ("fsdp",))))
+            for n in (4, 16, 64)
+        ]
+        count = sum(leaf.size for leaf in jax.tree.leaves(state.params))
+        held = " | ".join(f"{share.held / 1e6:.1f}" for share in found)
+        print(f"| {name} | {count / 1e6:.1f} M | {found[0].whole / 1e6:.0f} | {held} | "
+              f"{max(share.ratio for share in found):.2f} |", flush=True)  # fmt: skip
+
+
 def parsed(argv: list[str] | None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -257,6 +281,9 @@ def parsed(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--dtype", choices=["float32", "bfloat16"], help="of the network")
     parser.add_argument("--remat", choices=["none", "blocks", "full"])
     parser.add_argument("--table", action="store_true", help="over 4, 16, 64 and 256 chips")
+    parser.add_argument(
+        "--shares", nargs="*", metavar="PRESET", help="what a chip holds of a state; compiles nothing"
+    )
     parser.add_argument("--text", help="write the compiled text to this file")
     args = parser.parse_args(argv)
     if args.space > 1 and (args.program != "train" or args.mapping not in ("jit", "fsdp")):
@@ -270,6 +297,9 @@ def main(argv: list[str] | None = None) -> None:
     # The error checks of adaptive solvers are callbacks of the host, which cannot be compiled ahead.
     os.environ.setdefault("EQX_ON_ERROR", "nan")
     clusters.prepare()
+    if args.shares is not None:
+        shares(args.shares)
+        return
     try:
         name = args.topology.partition(":")[0]
         clusters.chip_of(args.topology)

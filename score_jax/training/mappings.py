@@ -242,7 +242,9 @@ def _placer(train_step: TrainStep, mesh: Mesh) -> Callable[[Sequence[Batch]], An
     """
     axis = 0 if train_step.n_steps is None else 1
     names, space = rows_of(mesh), mesh.shape.get(SPACE, 1)
-    ours = _ours(list(mesh.devices.flat)) // space  # groups of devices with different rows
+    own = _ours(list(mesh.devices.flat))
+    check("space", space, own % space == 0, f"a divisor of the {own} devices of this host")
+    ours = own // space  # groups of devices with different rows
 
     def put(leaf: Any) -> Any:
         leaf = np.asarray(leaf)
