@@ -251,7 +251,7 @@ def _placer(train_step: TrainStep, mesh: Mesh) -> Callable[[Sequence[Batch]], An
         size = leaf.shape[axis]
         if size % ours:
             raise ValueError(f"the batch of {size} does not divide evenly over {ours} devices")
-        parts = [*[None] * axis, names]
+        parts: list[Any] = [*[None] * axis, names]
         if space > 1 and leaf.ndim >= axis + 4:
             height = leaf.shape[axis + 1]
             check(
