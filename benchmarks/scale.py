@@ -73,7 +73,7 @@ def training_step(run: Any, devices: list[Any]) -> tuple[Any, Any, Any]:
     from score_jax import training
 
     lies = mapping.sharding_of(run, devices) or training.replicated(training.make_mesh(devices))
-    step, state = mapping.mapped_step(run, devices), mapping.shapes(run)
+    step, state = mapping.mapped_step(run, devices), run.shapes
     one = lambda s: jax.ShapeDtypeStruct((1, *s.shape), s.dtype)  # one step a call
     batch = jax.tree.map(one, dry_run.batch_of(run))
     return clusters.lowered(step, state, batch, lies, scanned=True), state, lies
@@ -95,7 +95,7 @@ def inference(run: Any, devices: list[Any], program: str) -> tuple[Any, Any, Any
     import jax.numpy as jnp
     from jax.sharding import NamedSharding, PartitionSpec
 
-    from experiments.parts import mapping, samplers, sampling
+    from experiments.parts import samplers, sampling
     from score_jax import likelihood, training
 
     c, n = run.config.sample, run.config.train.batch_size
@@ -111,7 +111,7 @@ def inference(run: Any, devices: list[Any], program: str) -> tuple[Any, Any, Any
         sampler = samplers.make(c, run.model.variance)
         return sampler.run(key, run.sde, score, x, jnp.asarray(samplers.make_grid(c, run.sde))).x
 
-    params = mapping.shapes(run).params
+    params = run.shapes.params
     placed = jax.tree.map(lambda s: at(s, lies(s)), params)
     key = at(jax.eval_shape(lambda: jax.random.key(0)), lies(None))
     x = jax.ShapeDtypeStruct((n, *run.shape), jnp.float32, sharding=rows)
@@ -252,13 +252,12 @@ def shares(names: list[str]) -> None:
     from jax.sharding import AbstractMesh
 
     from experiments import presets, runs
-    from experiments.parts import mapping
     from score_jax import training
 
     print("| preset | parameters | state MB | on 4 | 16 | 64 to 1,024 | times an even share |")
     print("|---" * 7 + "|")
     for name in names or presets.CONFIGS:
-        state = mapping.shapes(runs.build(presets.get(name)))
+        state = runs.build(presets.get(name)).shapes
         found = [
             training.share_of(state, training.divided(AbstractMesh((n,), ("fsdp",))))
             for n in (4, 16, 64)
@@ -282,7 +281,10 @@ def parsed(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--remat", choices=["none", "blocks", "full"])
     parser.add_argument("--table", action="store_true", help="over 4, 16, 64 and 256 chips")
     parser.add_argument(
-        "--shares", nargs="*", metavar="PRESET", help="what a chip holds of a state; compiles nothing"
+        "--shares",
+        nargs="*",
+        metavar="PRESET",
+        help="what a chip holds of a state; compiles nothing",
     )
     parser.add_argument("--text", help="write the compiled text to this file")
     args = parser.parse_args(argv)
