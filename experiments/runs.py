@@ -112,6 +112,11 @@ class Run:
         """The loss on held-out data."""
         return _make_loss(self, self.model, train=False)
 
+    @functools.cached_property
+    def shapes(self) -> training.TrainState:
+        """The shapes of the state."""
+        return jax.eval_shape(lambda key: initial_state(self, key), jax.random.key(0))
+
     def init_params(self, key: PRNGKey) -> Params:
         """Draw the parameters of the network."""
         x = jnp.zeros((1, *self.shape))
