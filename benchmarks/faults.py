@@ -25,8 +25,8 @@ import time
 import numpy as np
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-RUN = ROOT / "tests" / "resume_script.py"
-HOST = ROOT / "tests" / "hosts_script.py"
+RUN = ROOT / "tests" / "helpers" / "resume_script.py"
+HOST = ROOT / "tests" / "helpers" / "hosts_script.py"
 STEPS = 1200
 
 

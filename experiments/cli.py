@@ -92,6 +92,9 @@ def main(command: Callable[[], Any]) -> None:
         text = f"error: {' '.join(str(error).split())}{_hint(error)}"
         if _is(error, "LostHost"):
             training.leave_at_once(training.STALLED, text)
+        if _is(error, "HostsDiffer"):
+            print(text, file=sys.stderr)
+            sys.exit(training.HostsDiffer.CODE)
         if _is(error, "NonFiniteLoss"):
             print(text, file=sys.stderr)
             sys.exit(NOT_FINITE)
@@ -236,6 +239,8 @@ class HostsConfig:
     index: int | None = None
     # A step that takes longer ends the process with exit code 76: another host is lost.
     stall_seconds: float = 600.0
+    # Seconds to wait for the other processes at the start.
+    join_seconds: float = 300.0
     # Seconds without a heartbeat after which JAX considers a process dead.
     heartbeat_seconds: int = 100
 
@@ -247,6 +252,7 @@ class HostsConfig:
                 count=self.count,
                 index=self.index,
                 heartbeat_seconds=self.heartbeat_seconds,
+                join_seconds=self.join_seconds,
             )
 
 
@@ -279,6 +285,8 @@ class Command(Generic[Flags]):
     init_raw: bool
     # Draw the leaves that do not fit those of --init (other classes or channels), instead of refusing.
     init_anew: bool
+    # Write a trace of the steps first:last, for TensorBoard or XProf, to the run's folder profile.
+    profile: str | None
     # The processes of a run on several hosts.
     hosts: HostsConfig
     cfg: Annotated[Flags, tyro.conf.arg(name=""), tyro.conf.AvoidSubcommands]
@@ -308,7 +316,7 @@ def parse_config(
     absent: dict[str, Any] = dict.fromkeys(
         ("dry_run", "allow_changes", "init_raw", "init_anew"), False
     )
-    absent |= {"log": (), **dict.fromkeys(("per_device", "init", "init_preset"))}
+    absent |= {"log": (), **dict.fromkeys(("per_device", "init", "init_preset", "profile"))}
     args = _read(
         cls,
         rest,

@@ -159,7 +159,7 @@ def _evaluate(workdir: pathlib.Path, args: Args) -> Results:
 def _distance(run: Run, params: Any, keys: Any, args: Args, num: int) -> dict[str, Any]:
     """Compare samples, a fitted Gaussian and the training data with the test split."""
     space, config = feature_space(run), args.sample_config(run)
-    drawn = sampling.draw(run, params, keys[4], num, config)
+    drawn = sampling.draw(run, params, keys[4], num, config, devices=jax.devices())
     test = run.source.examples(features.MOST_EXAMPLES)["x"]
     compare = lambda x: distances(space, x, test)
     plain = gaussian(run, keys[0])

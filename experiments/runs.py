@@ -14,9 +14,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from score_jax import checkpoints, losses, training
+from score_jax import __version__, checkpoints, losses, training
 from score_jax._check import check_classes
 from score_jax._files import replacing, write_json, write_npz, write_text
+from score_jax._hosts import agreed
 from score_jax.convert.pretrained import CHECKPOINTS, MODEL_FILE
 from score_jax.convert.records import Ingredients
 from score_jax.convert.records import to_json as ingredients_to_json
@@ -27,8 +28,8 @@ from score_jax.parametrization import SIGMA_DATA, LevelInput
 from score_jax.score import NetworkScore
 from score_jax.types import IndexSampler, Loss, Params, PRNGKey
 
-from .parts import datasets, fitting, run_folder, upgrade
-from .run_config import Config, differences, from_json, to_json, to_record
+from .parts import datasets, describe, fitting, run_folder, upgrade
+from .run_config import Config, differences, flatten, from_json, to_json, to_record
 
 CONFIG_FILE = run_folder.CONFIG_FILE
 DATA_FILE = "data.json"
@@ -37,6 +38,8 @@ CONDITIONS = "conditions.npz"  # some conditions of the test split, for samples 
 FITTED = "fitted_grid.npz"  # of experiments.compare --fit-grid
 SNAPSHOTS = "averages"
 METRICS = "metrics.jsonl"
+# Fields that each host may have of its own.
+OF_A_HOST = ("data.path", "data.test_path", "data.workers", "data.processes")
 LEVELS = 8  # of noise, by which training logs the loss
 
 
@@ -168,18 +171,32 @@ def begin(config: Config, workdir: pathlib.Path) -> tuple[Run, list[str]]:
 
     The first of several hosts decides. Raises ValueError for data that are not those of the folder.
     """
-    record, old = None, False
-    if training.is_first():
-        record, old = load_record(workdir), (workdir / CONFIG_FILE).is_file()
-    if training.several_hosts():
-        record, old = training.share([record, old])
-    if record is not None or old:
+    there = lambda: [load_record(workdir), (workdir / CONFIG_FILE).is_file()]
+    record, old = agreed(there, only_first=True)
+
+    def begun() -> tuple[Run, list[str]]:
+        if record is None and not old:
+            source, notes = datasets.run_data(config).surveyed()
+            return of_data(config, source), notes
         # An older run has no record of its data, and never standardised them.
         run = build(config, record)
+        run.source.splits  # noqa: B018  # opened here, where a host with other data stops all of them
         source = run.source.described() if record is None else run.source
         return of_data(config, source), []
-    source, notes = datasets.run_data(config).surveyed()
-    return of_data(config, source), notes
+
+    run, notes = agreed(begun)
+    check_alike(run)
+    return run, notes
+
+
+def check_alike(run: Run) -> None:
+    """Raise HostsDiffer, on all hosts, unless they have one config, one version and the same data."""
+    if not training.several_hosts():
+        return
+    versions = {"score_jax": __version__, "jax": jax.__version__, "numpy": np.__version__}
+    own = {name: value for name, value in flatten(run.config).items() if name not in OF_A_HOST}
+    data = describe.flat({"the data's": run.source.to_record()})
+    training.check_same(json.loads(json.dumps(versions | own | data)))
 
 
 def of_data(config: Config, source: datasets.RunData) -> Run:
@@ -358,8 +375,29 @@ def save_config(workdir: pathlib.Path, config: Config, *, allow_changes: bool = 
             print(f"changed: {line}", file=sys.stderr)
     elif workdir.exists() and not workdir.is_dir():
         raise ValueError(f"workdir {str(workdir)!r} is a file, not a folder")
+    else:
+        _check_left(workdir, config, allow_changes)
     workdir.mkdir(parents=True, exist_ok=True)
     write_text(path, to_json(config))
+
+
+def _check_left(workdir: pathlib.Path, config: Config, allow_changes: bool) -> None:
+    """Raise ValueError for what a run left that has lost its config: it would be another run's."""
+    found = newest_config(workdir)
+    if found is not None:
+        step, saved = found
+        changed = differences(saved, config)
+        if changed and not allow_changes:
+            raise ValueError(
+                f"workdir {str(workdir)!r} has no {CONFIG_FILE}, but the checkpoint of step {step} of a "
+                f"run with another config ({'; '.join(changed)}): choose another --workdir or the "
+                "same fields, or go on with the change by --allow-changes"
+            )
+    elif any((workdir / SNAPSHOTS).glob("step_*")):
+        raise ValueError(
+            f"workdir {str(workdir)!r} has snapshots ({SNAPSHOTS}) of a run whose config and checkpoints "
+            "are gone: remove them, or choose another --workdir"
+        )
 
 
 def save(workdir: pathlib.Path, run: Run, *, allow_changes: bool = False) -> None:
@@ -403,22 +441,26 @@ def check_new(name: str, folder: pathlib.Path) -> None:
         raise ValueError(f"{name} {str(folder)!r} exists already: choose another")
 
 
-def saved_config(store: checkpoints.Checkpoints, step: int) -> Config | None:
-    """The config that a checkpoint was saved with; None where it has none that can be read."""
-    try:
-        return from_json(upgrade.upgraded(json.dumps(store.extra(step))))
-    except (ValueError, checkpoints.CheckpointError):
+def newest_config(workdir: pathlib.Path) -> tuple[int, Config] | None:
+    """(step, config) of the newest checkpoint whose config can be read, or None without any."""
+    if not (workdir / CHECKPOINTS).is_dir():
         return None
+    with checkpoints.open_checkpoints(workdir / CHECKPOINTS, read_only=True) as store:
+        for step in reversed(store.steps()):
+            try:
+                return step, from_json(upgrade.upgraded(json.dumps(store.extra(step))))
+            except (ValueError, checkpoints.CheckpointError):
+                continue
+    return None
 
 
 def edited(workdir: pathlib.Path) -> str | None:
     """One line if config.json differs from the config of the newest checkpoint, otherwise None."""
-    if not (workdir / CHECKPOINTS).is_dir():
+    found = newest_config(workdir)
+    if found is None:
         return None
-    with checkpoints.open_checkpoints(workdir / CHECKPOINTS, read_only=True) as store:
-        step = store.latest_step()
-        saved = None if step is None else saved_config(store, step)
-    changed = [] if saved is None else differences(saved, load_config(workdir))
+    step, saved = found
+    changed = differences(saved, load_config(workdir))
     if not changed:
         return None
     return (
@@ -456,17 +498,16 @@ def load(workdir: pathlib.Path, step: int | None = None) -> tuple[Run, Params, i
         run = dataclasses.replace(run, fitted=workdir / FITTED)
     template = jax.eval_shape(run.init_params, jax.random.key(0))
     with checkpoints.open_checkpoints(workdir / CHECKPOINTS, read_only=True) as store:
-        if step is None:
-            params, step = store.restore_params(template), store.latest_step()
-        elif step not in store.steps():
+        if step is not None and step not in store.steps():
             raise ValueError(
                 f"workdir {str(workdir)!r} has checkpoints {store.steps()}, none of {step}"
             )
-        else:
-            params = store.read(step, "ema_params")
-    if params is None:
+        if step is not None:
+            return run, store.read(step, "ema_params"), step
+        found = store.restore_field(template)
+    if found is None:
         raise ValueError(f"workdir {str(workdir)!r} holds no checkpoint: train it first")
-    return run, params, int(step or 0)
+    return run, found.state, found.step
 
 
 def write(

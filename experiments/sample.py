@@ -26,6 +26,7 @@ with late():
     import jax
 
     from score_jax import training
+    from score_jax._hosts import agreed
 
     from . import runs
     from .parts import drawing, guiding, samplers, sampling, singles
@@ -141,7 +142,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     facts = settings(args, step)
     if args.seeds is not None:
         written = singles.write(plan, out, singles.numbers(args.seeds), y, overwrite=args.overwrite)
-        print(f"wrote {len(written)} samples to {out}")
+        if training.is_first():
+            print(f"wrote {len(written)} samples to {out}")
     elif args.format is None:
         preview(plan, args, out, facts)
     else:
@@ -166,22 +168,27 @@ def preview(plan: drawing.Plan, args: Args, out: pathlib.Path, facts: dict[str, 
     """
     run, num = plan.run, plan.num
     endings = [".npz", ".png", ".json", *([] if args.film is None else [f".{args.film}"])]
-    npz, png, record, *film = outputs.files(out, endings, overwrite=args.overwrite)
+    names = lambda: list(map(str, outputs.files(out, endings, overwrite=args.overwrite)))
+    npz, png, record, *film = map(pathlib.Path, agreed(names, only_first=True))
     if film:
         check_film(plan)
     found: list[tuple[int, sampling.Drawn]] = []
     chunks = range(-(-num // plan.chunk))
     with drawing.Progress(num) as progress:
-        interrupted = outputs.collect(drawing.draw_chunks(plan, chunks, progress), found)
+        drawn_chunks = drawing.draw_chunks(plan, chunks, progress, jax.devices())
+        interrupted = outputs.collect(drawn_chunks, found)
     x, cost = np.concatenate([drawn.x for _, drawn in found]), drawing.Cost()
     for _, drawn in found:
         cost = cost.plus(drawn)
+    way = None if not film or interrupted else trajectory(plan)
+    if not training.is_first():
+        return
     npz.parent.mkdir(parents=True, exist_ok=True)
     labels = {} if plan.y is None else {"y": plan.y[: len(x)]}
     write_npz(npz, x=run.source.to_data(x), **labels)
     write_json(record, facts | {"num": len(x)} | cost.as_dict())
     written = [npz, *([png] if pictures.save_samples(run, x[:256], png) else []), record]
-    if film and not interrupted and pictures.save_animation(run, trajectory(plan), film[0]):
+    if way is not None and pictures.save_animation(run, way, film[0]):
         written += film
     print(
         f"{len(x)} samples of step {facts['step']} by {plan.config.sampler}: "
@@ -213,6 +220,7 @@ def trajectory(plan: drawing.Plan) -> np.ndarray:
         plan.config,
         save_every=every,
         progress=False,
+        devices=jax.devices(),
         **options,
     )
     assert drawn.trajectory is not None

@@ -7,6 +7,7 @@ import dataclasses
 import functools
 import math
 import pathlib
+import re
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -18,6 +19,8 @@ with late():
     import jax
 
     from score_jax import checkpoints, training
+    from score_jax._files import remove_left
+    from score_jax._hosts import agreed
     from score_jax.types import Params
 
     from . import runs
@@ -57,17 +60,19 @@ def train(
     stall_seconds: float | None = None,
     log: Sequence[str] = (),
     init: origins.Start | None = None,
+    profile: tuple[int, int] | None = None,
 ) -> training.FitResult:
     """Train or resume the run in `workdir`; returns the result of `training.fit`.
 
     Of several hosts the first reads and writes the folder; `log` names what else it logs to. A new
-    run starts from the weights of `init`, which every host reads. Raises ValueError for a config that
+    run starts from the weights of `init`, which every host reads; `profile` are the first and the last
+    step of a trace. Raises ValueError for a config that
     does not fit the folder, unless `allow_changes`, for weights that do not fit, and FolderLocked
     where another run has the folder. A run that cannot make its first step leaves nothing.
     """
     fresh = not (workdir / runs.CONFIG_FILE).exists()
     try:
-        return _train(config, workdir, progress, allow_changes, stall_seconds, log, init)
+        return _train(config, workdir, progress, allow_changes, stall_seconds, log, init, profile)
     except Exception:
         if fresh and training.is_first() and not _has_steps(workdir):
             runs.forget(workdir)
@@ -89,30 +94,32 @@ def _train(
     stall_seconds: float | None,
     log: Sequence[str],
     init: origins.Start | None,
+    profile: tuple[int, int] | None,
 ) -> training.FitResult:
     mapping.check_devices(config)
     (run, notes), c = runs.begin(config, workdir), config.train
     # Whatever the config does not allow is found before anything is written.
     step, (state, origin) = mapping.mapped_step(run), start_of(run, workdir, init)
     first = training.is_first()
-    small_fid = SmallFID(run) if first and c.fid_every is not None else None
+    small_fid = None if c.fid_every is None else SmallFID(run)
+    trace = [_trace(profile, workdir)] if profile is not None else []
     with contextlib.ExitStack() as stack:
-        store, snapshots = None, None
+        begin = lambda: _begin(run, workdir, stack, allow_changes)
+        agreed(begin, only_first=True)
         if first:
-            if not workdir.is_file():
-                stack.enter_context(training.locked(workdir))
-            runs.save(workdir, run, allow_changes=allow_changes)
             if origin is not None:
                 origins.write(workdir, origin)
                 notes += origins.said(origin)
             lines = [*notes, describe(run, state.params), *dry_run.share_note(run)]
             print("\n".join([run.source.report(), *lines]))
             print("".join(f"{line}\n" for line in attention_note(run, state.params)), end="")
-            opened = checkpoints.open_checkpoints(workdir / runs.CHECKPOINTS, keep=c.keep)
-            store = stack.enter_context(opened)
-            if c.snapshot_every is not None:
-                opened = checkpoints.open_checkpoints(workdir / runs.SNAPSHOTS, keep=None)
-                snapshots = stack.enter_context(opened)
+        # Hosts that hold a part of the state each write theirs; otherwise the first has all of it.
+        apart = training.divided_over_hosts(step.form(state))
+        store = _open(stack, workdir / runs.CHECKPOINTS, c.keep, apart)
+        snapshots = None
+        if c.snapshot_every is not None:
+            snapshots = _open(stack, workdir / runs.SNAPSHOTS, None, apart)
+        shared = training.several_hosts() and not apart
         batches = run.source.batches(
             c.batch_size,
             seed=config.seed,
@@ -126,17 +133,47 @@ def _train(
             batches,
             steps=c.steps,
             hooks=[
-                *_hooks(run, workdir, snapshots, first),
+                *trace,
+                *_hooks(run, workdir, snapshots),
                 training.Every(c.fid_every, small_fid),
                 *(_loggers(config, workdir, log) if first else []),
                 training.Progress(progress if first else False),
             ],
-            checkpoints=training.SharedCheckpoints(store) if training.several_hosts() else store,
-            saving=_saving(run, first),
+            checkpoints=training.SharedCheckpoints(store) if shared else store,
+            saving=_saving(run),
             nonfinite_limit=c.nonfinite_limit,
             ahead=c.ahead,
             stall_seconds=stall_seconds,
         )
+
+
+def _begin(
+    run: runs.Run, workdir: pathlib.Path, stack: contextlib.ExitStack, allow_changes: bool
+) -> None:
+    """Hold the folder, and write what the run is."""
+    if not workdir.is_file():
+        stack.enter_context(training.locked(workdir))
+        remove_left(workdir, every=True)
+    runs.save(workdir, run, allow_changes=allow_changes)
+
+
+def _open(
+    stack: contextlib.ExitStack, folder: pathlib.Path, keep: int | None, apart: bool
+) -> checkpoints.Checkpoints | None:
+    """The checkpoints in a folder: of all hosts together, or of the first alone and None elsewhere."""
+
+    def opened() -> checkpoints.Checkpoints | None:
+        if not apart and not training.is_first():
+            return None
+        return checkpoints.open_checkpoints(folder, keep=keep, together=apart)
+
+    store: checkpoints.Checkpoints | None = opened() if apart else agreed(opened)
+    return store if store is None else stack.enter_context(store)
+
+
+def _trace(profile: tuple[int, int], workdir: pathlib.Path) -> training.Trace:
+    """The hook that writes the trace, on the first host."""
+    return training.Trace(workdir / "profile" if training.is_first() else None, *profile)
 
 
 def start_of(
@@ -156,10 +193,10 @@ def _loggers(config: Config, workdir: pathlib.Path, log: Sequence[str]) -> list[
     return [loggers.LOGGERS[name](workdir, record, config.train.log_every) for name in log]
 
 
-def _saving(run: runs.Run, first: bool) -> training.Saving:
-    """The `Saving` of a config; the first host computes the checkpoint metric."""
+def _saving(run: runs.Run) -> training.Saving:
+    """The `Saving` of a config."""
     c = run.config.train
-    test_loss = first and c.checkpoint_metric == "test_loss"
+    test_loss = c.checkpoint_metric == "test_loss"
     return training.Saving(
         c.checkpoint_every,
         extra=to_record(run.config),
@@ -168,17 +205,15 @@ def _saving(run: runs.Run, first: bool) -> training.Saving:
     )
 
 
-def _hooks(
-    run: runs.Run, workdir: pathlib.Path, snapshots: Any, first: bool
-) -> list[training.Hook]:
-    """The hooks of a config; the first host writes the files."""
-    c = run.config.train
-    draw = functools.partial(_draw_pictures, run, workdir) if first else None
+def _hooks(run: runs.Run, workdir: pathlib.Path, snapshots: Any) -> list[training.Hook]:
+    """The hooks of a config: all hosts compute, and the first writes the files."""
+    c, metrics = run.config.train, workdir / runs.METRICS
     return [
-        training.MetricsFile(workdir / runs.METRICS if first else None, c.log_every),
+        training.MetricsFile(metrics if training.is_first() else None, c.log_every),
+        training.Usage(c.sample_every, functools.partial(dry_run.flops_of, run)),
         training.Snapshots(snapshots, c.snapshot_every, c.save_error == "stop"),
-        training.Every(c.sample_every, draw),
-        training.Every(c.sample_every, functools.partial(_test_levels, run) if first else None),
+        training.Every(c.sample_every, functools.partial(_draw_pictures, run, workdir)),
+        training.Every(c.sample_every, functools.partial(_test_levels, run)),
     ]
 
 
@@ -205,14 +240,24 @@ def _test_loss(run: runs.Run, step: int, state: Any) -> float:
 
 
 def _draw_pictures(run: runs.Run, workdir: pathlib.Path, step: int, state: Any) -> None:
+    agreed(lambda: _check_there(workdir), only_first=True)
     key, quick = jax.random.key(run.config.seed + 1), sampling.quick(run.config.sample)
     path = workdir / "pictures" / f"samples_{step:07d}.png"
     try:
-        drawn = sampling.draw(run, state.ema_params, key, 64, quick, progress=False)
+        options: dict[str, Any] = {"progress": False, "devices": jax.devices()}
+        drawn = sampling.draw(run, state.ema_params, key, 64, quick, **options)
     except ArithmeticError as error:  # of a young network
-        print(f"no picture {path}: {error}", file=sys.stderr)
+        if training.is_first():
+            print(f"no picture {path}: {error}", file=sys.stderr)
         return
-    pictures.save_samples(run, drawn.x, path)
+    if training.is_first():
+        pictures.save_samples(run, drawn.x, path)
+
+
+def _check_there(workdir: pathlib.Path) -> None:
+    """Raise FileNotFoundError if the run's folder is gone, which a picture would make anew."""
+    if not (workdir / runs.CONFIG_FILE).is_file():
+        raise FileNotFoundError(f"{workdir} was removed while the run in it was training")
 
 
 def draw_curves(run: runs.Run, workdir: pathlib.Path) -> None:
@@ -230,6 +275,16 @@ def ending(result: training.FitResult) -> str:
     return f"{how} step {result.step}" + (f" ({', '.join(facts)})" if facts else "")
 
 
+def steps_of(flag: str, text: str) -> tuple[int, int]:
+    """The steps of a text "first:last"; ValueError naming the flag for another text."""
+    found = re.fullmatch(r"(\d{1,9}):(\d{1,9})", text)
+    if found is None or not 1 <= int(found[1]) <= int(found[2]):
+        raise ValueError(
+            f"{flag} must be first:last, two steps from 1 such as 100:110, got {text!r}"
+        )
+    return int(found[1]), int(found[2])
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """Entry point of `python -m experiments.train`."""
     args, config = cli.parse_config("experiments.train", "Train a score model.", argv)
@@ -239,6 +294,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             cli.needs("data", f"data.name {config.data.name}", "sklearn")
     for name in args.log:
         cli.needs(name, f"--log {name}")
+    profile = None if args.profile is None else steps_of("--profile", args.profile)
     init = origins.Start.of_flags(args.init, args.init_preset, args.init_raw, args.init_anew)
     args.hosts.connect()
     cli.start()
@@ -257,6 +313,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         stall_seconds=args.hosts.stall_seconds if training.several_hosts() else None,
         log=args.log,
         init=init,
+        profile=profile,
     )
     if training.is_first():
         draw_curves(runs.build(config, runs.load_record(workdir)), workdir)

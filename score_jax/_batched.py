@@ -21,7 +21,8 @@ from jax.tree_util import Partial
 from tqdm import tqdm
 
 from score_jax._check import check_count
-from score_jax._failures import named_failures
+from score_jax._failures import SolverError, named_failures
+from score_jax._hosts import FAULTS, agreed, rows_of_all, share_of, values_of_all
 
 AXIS = "examples"  # of devices, for functions that gather over them
 _EVERYWHERE, _DIVIDED = PartitionSpec(), PartitionSpec(AXIS)
@@ -128,6 +129,10 @@ def in_chunks(
     such as functions and records, selects the program. No device waits for another within a chunk,
     unless the function gathers over `AXIS`.
 
+    devices: those of this process by default. With those of several hosts, all of them call this
+    together: each computes its consecutive share of the examples, `chunk` at a time over all hosts, and
+    gets the whole result; an error on one of them is raised on all.
+
     compile_seconds is the time to trace and compile the program, about 0 where that was done before;
     seconds is the time from the first dispatch to the last result.
 
@@ -140,13 +145,40 @@ def in_chunks(
     devices = jax.local_devices() if devices is None else list(devices)
     if not devices:
         raise ValueError("devices must hold at least one device, got none")
+    hosts = {device.process_index for device in devices}
+    options: dict[str, Any] = {"progress": progress, "desc": desc}
+    if len(hosts) == 1:
+        return _part(function, shared, take, range(n), chunk=chunk, devices=devices, **options)
+    mine, own = share_of(0, n), [d for d in devices if d.process_index == jax.process_index()]
+    # A host without a share computes an example all the same, for the shapes of its result.
+    part, chunk = mine if len(mine) else range(1), -(-chunk // len(hosts))
+    run = lambda: _part(function, shared, take, part, chunk=chunk, devices=own, **options)
+    done = agreed(run, faults=(*FAULTS, SolverError))
+    out = jax.tree.map(lambda rows: rows_of_all(rows[: len(mine)]), done.out)
+    seconds, compiling = np.max(values_of_all(list(done[1:])), axis=0)
+    return Batched(out, float(seconds), float(compiling))
+
+
+def _part(
+    function: Callable[[Any, Any, Any], Any],
+    shared: Any,
+    take: Callable[[np.ndarray], Any],
+    numbers: range,
+    *,
+    chunk: int,
+    devices: Sequence[jax.Device],
+    progress: bool | None,
+    desc: str,
+) -> Batched:
+    """`in_chunks` for the examples of consecutive numbers, on devices of this host."""
+    n = len(numbers)
     chunk = -(-min(chunk, n) // len(devices)) * len(devices)
     mesh = Mesh(np.array(devices), (AXIS,))
     clock = time.perf_counter()
     run, arguments = program(function, shared, mesh)
 
     def part_from(start: int) -> Any:
-        index = start + np.arange(chunk)
+        index = numbers.start + start + np.arange(chunk)
         part = (index.astype(np.uint32), take(index))
         return jax.device_put(part, NamedSharding(mesh, _DIVIDED))
 

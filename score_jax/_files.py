@@ -2,9 +2,11 @@
 
 import errno
 import fcntl
+import functools
 import json
 import logging
 import os
+import re
 import shutil
 import socket
 from collections.abc import Iterator
@@ -59,6 +61,42 @@ def reading(path: PathLike, kind: str = "") -> Iterator[None]:
         raise ValueError(f"{path} cannot be read{how}: {reason(error)}") from error
 
 
+_HOST = socket.gethostname().partition(".")[0]
+
+
+@functools.cache
+def remove_left(folder: PathLike, *, every: bool = False) -> None:
+    """Remove what `replacing` left in a folder when its process was killed, once in this process.
+
+    Those are the parts of processes of this host that are no more; with `every`, for a folder that is
+    `locked`, also those of other hosts.
+    """
+    for part in Path(folder).glob(".*.part*"):
+        name = re.fullmatch(r"\..*\.(?:([^.]*)-)?(\d+)\.part(\..*)?", part.name)
+        if name is None or (name[1] == _HOST and _is_alive(int(name[2]))):
+            continue
+        if every or name[1] == _HOST:
+            _log.debug("removing %s", part)
+            _remove(part)
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return True
+
+
+def _remove(path: Path) -> None:
+    """Remove a file or a folder, if it is there."""
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    path.unlink(missing_ok=True)
+
+
 @contextmanager
 def replacing(path: PathLike) -> Iterator[Path]:
     """Give the path of a new file or folder beside `path`, which replaces it if the body succeeds.
@@ -70,7 +108,8 @@ def replacing(path: PathLike) -> Iterator[Path]:
     ...     image.save(part)
     """
     path = Path(path)
-    part = path.with_name(f".{path.stem}.{os.getpid()}.part{path.suffix}")
+    remove_left(path.parent)
+    part = path.with_name(f".{path.stem}.{_HOST}-{os.getpid()}.part{path.suffix}")
     try:
         yield part
         descriptor = os.open(part, os.O_RDONLY)
@@ -80,9 +119,7 @@ def replacing(path: PathLike) -> Iterator[Path]:
             os.close(descriptor)
         os.replace(part, path)
     finally:
-        if part.is_dir():
-            shutil.rmtree(part, ignore_errors=True)
-        part.unlink(missing_ok=True)
+        _remove(part)
 
 
 def write_text(path: PathLike, text: str) -> None:

@@ -15,8 +15,8 @@ EXPERIMENTS = sorted((ROOT / "experiments").rglob("*.py"))
 
 # What each part may import of the others. A part is a file of score_jax or a folder of it.
 BASE = {
-    "types", "_math", "_check", "_files", "_names", "_renamed", "_pickles", "_pickled_arrays", "draws",
-    "runtime", "_batched", "_failures",
+    "types", "_math", "_check", "_files", "_hosts", "_names", "_renamed", "_pickles",
+    "_pickled_arrays", "draws", "runtime", "_batched", "_failures",
 }  # fmt: skip
 MODELS = {
     "analytic",
@@ -31,7 +31,7 @@ TOOLS = {"training", "checkpoints", "convert", "metrics", "viz"}
 ALLOWED = (
     dict.fromkeys(BASE, frozenset({"_renamed", "_check"}))
     | {"_pickled_arrays": frozenset({"_pickles"}), "_pickles": frozenset({"_files"})}
-    | {"_batched": frozenset({"_check", "_failures"})}
+    | {"_batched": frozenset({"_check", "_failures", "_hosts"})}
     | dict.fromkeys(MODELS, BASE)
     | {
         "draws": {"types", "_check"},
@@ -298,6 +298,7 @@ PLAIN = {
     "score_jax/samplers/adaptive.py": {"table"},
     "score_jax/samplers/exponential.py": {"table"},
     "score_jax/training/hooks.py": {"finish"},
+    "score_jax/training/usage.py": {"finish"},
 }
 
 

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import orbax.checkpoint as ocp
 import pytest
 
 from score_jax.checkpoints import CheckpointError, open_checkpoints, restore_params
@@ -73,7 +74,7 @@ def test_round_trip_of_everything(tmp_path, data):
     assert found.data == data and iterator.state == data
     assert jax.random.key_impl(found.state.key) == jax.random.key_impl(state.key)
     meta = json.loads((tmp_path / "a/b/step_00000003/meta/metadata").read_text())["content"]
-    assert meta["format_version"] == 1 and meta["package_version"]
+    assert meta["format_version"] == 2 and meta["package_version"]
 
 
 def test_other_generators_of_keys(tmp_path):
@@ -211,15 +212,13 @@ def test_a_checksum_that_differs_names_the_leaf(tmp_path, monkeypatch):
     with open_checkpoints(tmp_path) as checkpoints:
         checkpoints.save(1, state)
         checkpoints.wait()
-        restore = checkpoints._manager.restore
+        restore = ocp.Checkpointer.restore
 
-        def damaged(step, args):
-            out = restore(step, args=args)
-            if "state" in out:
-                out["state"]["w"] = out["state"]["w"].at[1].add(1e-6)
-            return out
+        def damaged(self, path, args):
+            out = restore(self, path, args=args)
+            return out | {"w": out["w"].at[1].add(1e-6)}
 
-        monkeypatch.setattr(checkpoints._manager, "restore", damaged)
+        monkeypatch.setattr(ocp.Checkpointer, "restore", damaged)
         with pytest.raises(CheckpointError, match="checksum of leaf 'w' differs"):
             checkpoints.restore(1, state)
 
@@ -256,13 +255,13 @@ def test_templates_that_do_not_fit(two_steps):
 
 
 def test_a_newer_format_is_refused_in_words(tmp_path, monkeypatch):
-    monkeypatch.setattr("score_jax.checkpoints.store.FORMAT_VERSION", 2)
+    monkeypatch.setattr("score_jax.checkpoints.store.FORMAT_VERSION", 3)
     with open_checkpoints(tmp_path) as checkpoints:
         checkpoints.save(1, {"x": jnp.ones(1)})
     monkeypatch.undo()
     with (
         open_checkpoints(tmp_path) as checkpoints,
-        pytest.raises(ValueError, match=r"has format 2.*install a newer score_jax"),
+        pytest.raises(ValueError, match=r"has format 3.*install a newer score_jax"),
     ):
         checkpoints.restore_latest({"x": jnp.ones(1)})
 
@@ -311,6 +310,7 @@ def test_a_full_disk_damages_nothing(tmp_path):
             resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
         assert "\n" not in str(caught.value)
         assert checkpoints.latest_step() == 1
+        assert not list(tmp_path.glob("*tmp*"))  # which would keep the space
         assert checkpoints.restore_latest(state).step == 1
         checkpoints.save(2, state)
         checkpoints.wait()

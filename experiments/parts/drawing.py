@@ -12,11 +12,11 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from jax.experimental import multihost_utils
 from tqdm import tqdm
 
 from score_jax import training, viz
 from score_jax._files import locked
+from score_jax._hosts import agreed, share_of
 from score_jax.types import Params, PRNGKey
 
 from ..config import SampleConfig
@@ -108,44 +108,13 @@ def fingerprint(params: Params) -> str:
     return digest.hexdigest()
 
 
-def on_first_host(function: Callable[[], Any]) -> Any:
-    """Call the function on the first host: its JSON value, or its ValueError, on every host."""
-    if not training.several_hosts():
-        return function()
-    value, error = None, None
-    if training.is_first():
-        try:
-            value = function()
-        except (ValueError, OSError) as raised:
-            error = str(raised)
-    value, error = training.share([value, error])
-    if error is not None:
-        raise ValueError(error)
-    return value
-
-
-def wait_for_hosts() -> None:
-    """Wait until every host is here."""
-    if training.several_hosts():
-        multihost_utils.sync_global_devices("samples")
-
-
-def share_of_host(items: Sequence[int]) -> list[int]:
-    """The consecutive part of the items that falls to this host."""
-    return [items[i] for i in local_range(0, len(items))]
-
-
-def local_range(start: int, stop: int) -> range:
-    """The part of the numbers start, ..., stop - 1 that falls to this host."""
-    index, count = jax.process_index(), jax.process_count()
-    n = stop - start
-    return range(start + n * index // count, start + n * (index + 1) // count)
-
-
 def draw_chunks(
-    plan: Plan, chunks: Sequence[int], progress: "Progress | None" = None
+    plan: Plan,
+    chunks: Sequence[int],
+    progress: "Progress | None" = None,
+    devices: Sequence[jax.Device] | None = None,
 ) -> Iterator[tuple[int, sampling.Drawn]]:
-    """Draw the numbered chunks on the devices of this host: pairs (chunk, its samples).
+    """Draw the numbered chunks: pairs (chunk, its samples); `devices` as for `sampling.draw`.
 
     Sample i is the same whichever chunks are drawn. The last chunk is drawn at full size and cut, so
     that there is one program.
@@ -159,7 +128,7 @@ def draw_chunks(
         y = None if plan.classes is None else plan.classes[numbers]
         options: dict[str, Any] = {
             "y": y, "cond": plan.cond_of(numbers), "guide": guide, "chunk": full,
-            "first": first,
+            "first": first, "devices": devices,
         }  # fmt: skip
         drawn = sampling.draw(run, plan.params, plan.key, full, config, progress=False, **options)
         if progress is not None:
@@ -202,16 +171,16 @@ def fill(folder: folders.SampleFolder, plan: Plan) -> tuple[Cost, list[pathlib.P
 
     Raises ValueError as `SampleFolder.open`, and FolderLocked if another process fills it.
     """
-    missing, first = on_first_host(folder.open), training.is_first()
+    missing, first = agreed(folder.open, only_first=True), training.is_first()
     with locked(folder.path) if first else contextlib.nullcontext():
         if first and missing and len(missing) < folder.chunks:
             left = f"{len(missing)} of {folder.chunks} chunks are left"
             print(f"{folder.path}: continuing, {left}", file=sys.stderr, flush=True)
-        cost = write_chunks(plan, share_of_host(missing), folder.write)
-        wait_for_hosts()
-        written = folder.complete(plan.classes, cost.as_dict()) if first else []
-    wait_for_hosts()
-    return cost, written
+        mine = [missing[i] for i in share_of(0, len(missing))]
+        cost = agreed(lambda: write_chunks(plan, mine, folder.write))
+        complete = lambda: list(map(str, folder.complete(plan.classes, cost.as_dict())))
+        written = agreed(complete, only_first=True)
+    return cost, list(map(pathlib.Path, written))
 
 
 class Progress:

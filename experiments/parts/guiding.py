@@ -71,10 +71,10 @@ def load_classifier(run: Run, workdir: pathlib.Path) -> tuple[nn.Module, Params]
     x = jnp.zeros((1, *run.shape))
     template = jax.eval_shape(net.init, jax.random.key(0), x, jnp.zeros(1))
     with checkpoints.open_checkpoints(folder / "checkpoints", read_only=True) as store:
-        params = store.restore_params(template)
-    if params is None:
+        found = store.restore_field(template)
+    if found is None:
         raise ValueError(f"{str(folder)!r} holds no checkpoint: train the classifier first")
-    return net, params
+    return net, found.state
 
 
 @dataclasses.dataclass(frozen=True)

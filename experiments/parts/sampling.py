@@ -1,6 +1,7 @@
 """Drawing any number of samples from a trained network, with their cost."""
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -169,10 +170,12 @@ def draw(
     save_every: int | None = None,
     progress: bool | None = None,
     first: int = 0,
+    devices: Sequence[jax.Device] | None = None,
 ) -> Drawn:
     """Draw `num` samples with the sampler of `c`, `chunk` at a time; y and cond are as for `labels`.
 
-    They are numbered from `first`; without `y`, classes are in turn from the first class.
+    They are numbered from `first`; without `y`, classes are in turn from the first class. devices:
+    those of this host by default; with `jax.devices()` all hosts draw together and get all samples.
 
     The samples depend on the key and not on the chunk and the devices (unless `c.together`). `params`
     and `guide` may be those of `guiding.make_guide`.
@@ -194,6 +197,7 @@ def draw(
         together=c.together,
         progress=progress,
         first=first,
+        devices=devices,
     )
     if not np.isfinite(out.x).all():
         raise FloatingPointError(f"sampler {c.sampler!r} returned values that are not finite")

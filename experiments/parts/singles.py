@@ -5,9 +5,12 @@ import pathlib
 import re
 from typing import Any
 
+import jax
 import numpy as np
 
+from score_jax import training
 from score_jax._files import replacing, write_json
+from score_jax._hosts import agreed
 
 from . import drawing, folders, sampling
 
@@ -40,7 +43,8 @@ def write(
             f"--seeds is for images of 1 or 3 channels with levels, got shape {run.shape}"
         )
     paths = {i: folder / f"{i:06d}.png" for i in wanted}
-    there = [path.name for path in paths.values() if path.exists()]
+    look = lambda: [path.name for path in paths.values() if path.exists()]
+    there = agreed(look, only_first=True)
     if there and not overwrite:
         raise ValueError(
             f"--out {str(folder)!r} has {there[0]} already: choose another --out, or write over it by "
@@ -58,14 +62,15 @@ def write(
                 drawn = sampling.draw(
                     run, plan.params, plan.key, b - a, plan.config, y=own, guide=plan.guide,
                     cond=sampling.cond_of(run, np.asarray(part[a:b])), chunk=plan.chunk,
-                    first=part[a],
+                    first=part[a], devices=jax.devices(),
                 )  # fmt: skip
                 for i, image in zip(part[a:b], drawing.as_stored(run, drawn.x), strict=True):
-                    with replacing(paths[i]) as file:
-                        file.write_bytes(folders.png_bytes(image))
+                    if training.is_first():
+                        with replacing(paths[i]) as file:
+                            file.write_bytes(folders.png_bytes(image))
                     written.append(paths[i])
     finally:
-        if labels is not None and written:
+        if labels is not None and written and training.is_first():
             done = {i: int(k) for i, k in zip(wanted, labels, strict=True) if paths[i] in written}
             write_json(folder / folders.LABELS_FILE, done)
     return written

@@ -8,10 +8,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from score_jax import metrics
+from score_jax._hosts import share_of
 from score_jax.metrics import Moments, Summary
 
 from . import images
-from .drawing import Progress, local_range
+from .drawing import Progress
 from .feature_networks import FUNCTION, Network
 from .images import Images
 from .results import say
@@ -36,9 +37,9 @@ def summarize(
     """Summaries of equal parts of the images, the same on all hosts; each keeps its share of `keep`."""
     out: dict[str, list[Summary]] = {}
     ends = [found.n * i // parts for i in range(parts + 1)]
-    with Progress(len(local_range(0, found.n)), what) as progress:
+    with Progress(len(share_of(0, found.n)), what) as progress:
         for start, stop in itertools.pairwise(ends):
-            mine = local_range(start, stop)
+            mine = share_of(start, stop)
             features = metrics.extract(
                 network.features, found.read(mine.start, mine.stop), batch=batch
             )

@@ -19,7 +19,7 @@ with late():
     import jax
     import jax.numpy as jnp
 
-    from score_jax import data, likelihood, losses, parametrization, samplers, viz
+    from score_jax import data, likelihood, losses, parametrization, samplers, training, viz
     from score_jax._batched import in_chunks
     from score_jax.samplers import static
     from score_jax.sde import schedule_grid, spaced_indices
@@ -120,6 +120,7 @@ def _over(run: Run, estimate: Any, params: Any, key: Any, args: Options) -> dict
             params=params,
             draws=args.draws,
             chunk=args.chunk,
+            devices=jax.devices(),
         )
     except samplers.SolverError as error:
         raise ValueError(
@@ -165,7 +166,10 @@ def schedule_terms(
             clean=clean,
         )._asdict()
 
-    done = in_chunks(function, (key, params), take, n * args.draws, chunk=args.chunk, desc="bound")
+    done = in_chunks(
+        function, (key, params), take, n * args.draws,
+        chunk=args.chunk, devices=jax.devices(), desc="bound",
+    )  # fmt: skip
     parts = {
         name: v.reshape(args.draws, n, *v.shape[1:]).mean(axis=0) for name, v in done.out.items()
     }
@@ -188,15 +192,9 @@ def measure_schedule(
     bound_key, picture_key = jax.random.split(key)
     indices, parts, costs = schedule_terms(run, params, bound_key, args)
     curve = {name: parts[name].mean(axis=0) for name in curves.PARTS}
-    write_npz(folder / "bound.npz", index=indices, **parts)
-    for name, label in curves.PARTS.items():
-        line = (run.sde.times[indices], curve[name])
-        picture = curves.along_the_schedule({name: line}, label)
-        viz.save_image(picture, folder / f"bound_{name}.png")
-    if run.config.learns_variance and not run.num_classes and run.source.cond is None:
-        x0 = run.source.on_levels(run.source.examples(64)["x"])
-        picture = curves.learned_variance(run.model, params, picture_key, x0)
-        viz.save_image(picture, folder / "learned_variance.png")
+    if training.is_first():
+        write_npz(folder / "bound.npz", index=indices, **parts)
+        _draw_curves(run, params, picture_key, (indices, curve), folder)
     return {
         "split": args.split,
         "examples": len(parts["total"]),
@@ -211,6 +209,21 @@ def measure_schedule(
         "noise_mse": float(curve["noise_mse"].mean()),
         "gaussian": _gaussian(run, key, args),
     }
+
+
+def _draw_curves(
+    run: Run, params: Params, key: PRNGKey, curve: tuple[Any, Any], folder: pathlib.Path
+) -> None:
+    """Pictures of the bound's parts over the schedule, and of a variance that is learned."""
+    indices, parts = curve
+    for name, label in curves.PARTS.items():
+        line = (run.sde.times[indices], parts[name])
+        picture = curves.along_the_schedule({name: line}, label)
+        viz.save_image(picture, folder / f"bound_{name}.png")
+    if run.config.learns_variance and not run.num_classes and run.source.cond is None:
+        x0 = run.source.on_levels(run.source.examples(64)["x"])
+        picture = curves.learned_variance(run.model, params, key, x0)
+        viz.save_image(picture, folder / "learned_variance.png")
 
 
 def by_bound(run: Run) -> bool:

@@ -51,6 +51,12 @@ def lower(run: Run, make_state: Callable[[Any], Any]) -> tuple[Any, Any]:
     return state, jax.jit(runs.make_step(run)).lower(state, batch_of(run))
 
 
+def flops_of(run: Run) -> float | None:
+    """FLOP of one step of the whole batch, counted before the compiler's work; None if unknown."""
+    _, lowered = lower(run, lambda key: runs.initial_state(run, key))
+    return (lowered.cost_analysis() or {}).get("flops")
+
+
 def share_note(run: Run) -> list[str]:
     """A line that says what each device holds of a state that is divided over the devices."""
     lies = mapping.sharding_of(run, jax.devices())

@@ -1,4 +1,4 @@
-"""The loss on held-out data: every example on its own, in chunks, over all of this host's devices."""
+"""The loss on held-out data: every example on its own, in chunks, over the devices of all hosts."""
 
 import functools
 from collections.abc import Callable
@@ -34,7 +34,8 @@ def held_out(
 ) -> HeldOut:
     """Mean loss over the test split, at `draws` times and noises an example, `chunk` at once.
 
-    most: the largest number of examples. The draws depend on the key, not on the chunk or the devices.
+    All hosts call this together. most: the largest number of examples. The draws depend on the key, not
+    on the chunk or the devices.
     """
     source = run.source.test
     n = len(source) if most is None else min(len(source), most)
@@ -42,8 +43,9 @@ def held_out(
     function, total = _function(run, n * draws), n * draws
     keys = (jax.random.fold_in(key, 0), jax.random.fold_in(key, 1))
     done = in_chunks(
-        function, (keys, params), take, total, chunk=chunk, progress=False, desc="loss"
-    )
+        function, (keys, params), take, total,
+        chunk=chunk, devices=jax.devices(), progress=False, desc="loss",
+    )  # fmt: skip
     losses, found = done.out
     sums, counts = found.sum(axis=0, dtype=np.float64)
     by_level = np.divide(sums, counts, out=np.full_like(sums, np.nan), where=counts > 0)

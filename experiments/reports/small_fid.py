@@ -5,8 +5,10 @@ import math
 from typing import Any
 
 import jax
+import numpy as np
 
 from score_jax import metrics
+from score_jax._hosts import share_of
 from score_jax.metrics import Moments
 
 from ..parts import drawing, feature_networks, images, sampling
@@ -23,7 +25,7 @@ class SmallFID:
 
     The number of samples is part of its name, "fid_1000" or "frechet_1000", because distances of
     different numbers are not comparable. Samples are drawn in at most 100 steps, with the same noise
-    every time, on the devices of one host.
+    every time. All hosts call this together: they share the samples and the images.
 
     Raises ValueError where no network is given, or the data are not images with grey levels.
     """
@@ -49,23 +51,30 @@ class SmallFID:
         """Draw, compute features, compare; NaN, with a warning, where samples are not finite."""
         run = self._run
         if self._reference is None:
-            self._reference = self._moments(self._train)
+            self._reference = self._of_images(self._train)
         config = sampling.quick(run.config.sample)
         key = jax.random.key(run.config.seed + 3)
         y = sampling.classes(run, self._num)
         plan = drawing.Plan(run, state.ema_params, key, self._num, config, y)
         try:
+            chunks = range(-(-self._num // plan.chunk))
             drawn = [
                 drawing.as_stored(run, found.x)
-                for _, found in drawing.draw_chunks(plan, range(-(-self._num // plan.chunk)))
+                for _, found in drawing.draw_chunks(plan, chunks, devices=jax.devices())
             ]
         except ArithmeticError as error:
             _log.warning("no %s at step %d: %s", self.name, step, error)
             return {self.name: math.nan}
-        features = metrics.extract(self._network.features, drawn, batch=self._batch)
-        own = metrics.collect(features)[self._network.main].moments
+        mine = share_of(0, self._num)
+        own = self._moments(np.concatenate(drawn)[mine.start : mine.stop])
         return {self.name: metrics.frechet(own, self._reference)}
 
-    def _moments(self, found: Images) -> Moments:
-        batches = metrics.extract(self._network.features, found.read(0, found.n), batch=self._batch)
-        return metrics.collect(batches)[self._network.main].moments
+    def _of_images(self, found: Images) -> Moments:
+        mine = share_of(0, found.n)
+        return self._moments(found.read(mine.start, mine.stop))
+
+    def _moments(self, images: Any) -> Moments:
+        """The moments of the features of all hosts' images, of which these are this host's."""
+        features = metrics.extract(self._network.features, images, batch=self._batch)
+        summaries = metrics.merge_hosts(metrics.collect(features))
+        return summaries[self._network.main].moments

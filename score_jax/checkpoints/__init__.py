@@ -13,6 +13,7 @@ its place and renamed, so a killed save leaves nothing that counts as a checkpoi
 """
 
 from score_jax.checkpoints.errors import CheckpointError as CheckpointError
+from score_jax.checkpoints.errors import DamagedCheckpoint as DamagedCheckpoint
 from score_jax.checkpoints.store import FORMAT_VERSION as FORMAT_VERSION
 from score_jax.checkpoints.store import Checkpoints as Checkpoints
 from score_jax.checkpoints.store import open_checkpoints as open_checkpoints

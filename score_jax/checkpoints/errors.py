@@ -1,12 +1,18 @@
 """One kind of error with a one-line message for the many that Orbax raises and logs."""
 
+import errno
 import gc
 import inspect
 import logging
+import os
+import re
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, TypeVar
+
+import jax
 
 _T = TypeVar("_T")
 _log = logging.getLogger(__name__)
@@ -14,6 +20,14 @@ _log = logging.getLogger(__name__)
 
 class CheckpointError(OSError):
     """A checkpoint could not be written or read; earlier checkpoints are untouched."""
+
+
+class DamagedCheckpoint(CheckpointError):
+    """What a checkpoint holds is not what was saved as this step; another step may be intact."""
+
+
+# Numbers of errors that say what is on the disk, and not that it cannot be reached.
+_OF_CONTENT = frozenset({errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EINVAL})
 
 
 class Quiet(logging.Filter):
@@ -27,28 +41,36 @@ class Quiet(logging.Filter):
 def _one_line(error: BaseException) -> str:
     """The kind and the text of an error on one line; of a long text the beginning and the end."""
     text = " ".join(str(error).split())
-    if len(text) > 240:
-        # The reason that the system gives ("No space left on device") comes last.
+    number = _inner_number(error)
+    if len(text) > 240 and number is not None:
+        text = f"{text[:180]} ...: {os.strerror(number)}"
+    elif len(text) > 240:
         text = f"{text[:100]} ... {text[-130:]}"
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
-def guard(what: str, call: Callable[[], _T]) -> _T:
-    """Run `call`; whatever Orbax raises (its types vary) becomes a CheckpointError of one line."""
-    try:
-        return call()
-    except CheckpointError:
-        raise
-    except Exception as error:
-        raise CheckpointError(f"{what}: {_one_line(error)}") from error
+def _inner_number(error: BaseException) -> int | None:
+    """The number of the system's error inside the text of one of TensorStore's, such as 28: disk full."""
+    found = re.search(r"os_error_code='(\d+)'", str(error))
+    return int(found[1]) if found else None
 
 
-def guard_read(what: str, call: Callable[[], _T]) -> _T:
-    """As `guard`, for a restore of many leaves.
+def _is_damage(error: BaseException | None) -> bool:
+    """Whether an error of a read comes from what is on the disk, and not from system or devices."""
+    while error is not None:
+        if isinstance(error, MemoryError | jax.errors.JaxRuntimeError):
+            return False
+        number = error.errno if isinstance(error, OSError) else None
+        number = number if _inner_number(error) is None else _inner_number(error)
+        if number is not None and number not in _OF_CONTENT:
+            return False
+        error = error.__cause__ or error.__context__
+    return True
 
-    When one of them fails, Orbax abandons the reads of the others, and Python would print a page for
-    each as it is collected. They are collected here, silently, and the cause is not chained.
-    """
+
+@contextmanager
+def _without_abandoned() -> Iterator[None]:
+    """Collect what Orbax abandons when one of many reads or writes fails, without a page for each."""
     old_hook = sys.unraisablehook
 
     def hook(unraisable: Any) -> None:
@@ -57,14 +79,36 @@ def guard_read(what: str, call: Callable[[], _T]) -> _T:
             old_hook(unraisable)
 
     sys.unraisablehook = hook
+    failed = True
     try:
-        try:
-            return call()
-        except Exception as error:
-            message = f"{what}: {_one_line(error)}"
-            _log.debug("%s", what, exc_info=True)
-        gc.collect()
-        time.sleep(0.1)
+        yield
+        failed = False
     finally:
+        if failed:
+            gc.collect()
+            time.sleep(0.1)
         sys.unraisablehook = old_hook
-    raise CheckpointError(message)
+
+
+def _outcome(what: str, call: Callable[[], _T]) -> tuple[_T | None, str | None, bool]:
+    """(value, None, False) of the call, or (None, one line, whether the error is damage)."""
+    try:
+        return call(), None, False
+    except CheckpointError:
+        raise
+    except Exception as error:
+        _log.debug("%s", what, exc_info=True)
+        return None, f"{what}: {_one_line(error)}", _is_damage(error)
+
+
+def guard(what: str, call: Callable[[], _T], *, reads: bool = False) -> _T:
+    """Run `call`; whatever Orbax raises (its types vary) becomes a CheckpointError of one line.
+
+    reads: an error that comes from what is on the disk is a DamagedCheckpoint. The cause is not
+    chained, because its frames would keep what Orbax has abandoned.
+    """
+    with _without_abandoned():
+        value, message, damage = _outcome(what, call)
+        if message is None:
+            return value  # type: ignore[return-value]
+        raise (DamagedCheckpoint if reads and damage else CheckpointError)(message)

@@ -6,16 +6,16 @@ raw values cancel. Two sets are joined by (Chan, Golub and LeVeque, 1979)
     mean = (n1 m1 + n2 m2) / n,    S = S1 + S2 + (n1 n2 / n) (m1 - m2)(m1 - m2)^T
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import jax
 import numpy as np
-from jax.experimental import multihost_utils
 from jaxtyping import ArrayLike
 
 from score_jax._check import check, check_count
+from score_jax._hosts import of_all
 
 
 @dataclass(frozen=True)
@@ -181,11 +181,11 @@ def merge_hosts(summaries: Mapping[str, Summary]) -> dict[str, Summary]:
 def _gathered(summary: Summary) -> list[Summary]:
     m, r = summary.moments, summary.reservoir
     check("summary", m.n, m.n is not None, "of a known size")
-    means, covariances, counts = (_all_hosts(v) for v in (m.mean, m.covariance, np.array([m.n])))
-    sizes = _all_hosts(np.array([len(r.index)]))
+    means, covariances, counts = (of_all(v) for v in (m.mean, m.covariance, np.array([m.n])))
+    sizes = of_all(np.array([len(r.index)]))
     most = max(int(s[0]) for s in sizes)
     fill = lambda v: np.concatenate([v, np.zeros((most - len(v), *v.shape[1:]), v.dtype)])
-    indices, rows = _all_hosts(fill(r.index)), _all_hosts(fill(r.rows))
+    indices, rows = of_all(fill(r.index)), of_all(fill(r.rows))
     return [
         Summary(
             Moments(means[i], covariances[i], int(counts[i][0])),
@@ -193,12 +193,3 @@ def _gathered(summary: Summary) -> list[Summary]:
         )
         for i in range(len(means))
     ]
-
-
-def _all_hosts(x: np.ndarray) -> Sequence[np.ndarray]:
-    """The arrays of all processes, of one shape and type."""
-    x = np.ascontiguousarray(x)
-    if not x.size:
-        return [x] * jax.process_count()
-    every = np.asarray(multihost_utils.process_allgather(x.reshape(-1).view(np.uint8)))
-    return [np.frombuffer(row.tobytes(), x.dtype).reshape(x.shape) for row in every]

@@ -179,7 +179,8 @@ def sample(
     holds are constants of its program, which is kept as long as the closure.
 
     The same key gives the same sample number i (up to rounding, see the module) for any `chunk`,
-    `shape[0]` and `devices` (default: all of this process). Samples are numbered from `first`: draw
+    `shape[0]` and `devices` (default: all of this process; with `jax.devices()` all hosts call this
+    together, share the work and get all samples). Samples are numbered from `first`: draw
     more later, or on another process, with the same key. With `together` the samples that share a
     device and a chunk are simulated as one batch, as the authors do: a Langevin corrector then
     averages its norms over them, an adaptive solver takes the same steps for all, which is faster,

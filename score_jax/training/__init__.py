@@ -37,14 +37,17 @@ from score_jax.training.hooks import Report as Report
 from score_jax.training.hooks import Saving as Saving
 from score_jax.training.hooks import Snapshots as Snapshots
 from score_jax.training.hosts import STALLED as STALLED
+from score_jax.training.hosts import HostsDiffer as HostsDiffer
 from score_jax.training.hosts import LostHost as LostHost
 from score_jax.training.hosts import SharedCheckpoints as SharedCheckpoints
 from score_jax.training.hosts import Watchdog as Watchdog
-from score_jax.training.hosts import connect as connect
+from score_jax.training.hosts import check_same as check_same
+from score_jax.training.hosts import divided_over_hosts as divided_over_hosts
 from score_jax.training.hosts import is_first as is_first
 from score_jax.training.hosts import leave_at_once as leave_at_once
 from score_jax.training.hosts import several_hosts as several_hosts
 from score_jax.training.hosts import share as share
+from score_jax.training.joining import connect as connect
 from score_jax.training.loop import FitResult as FitResult
 from score_jax.training.loop import fit as fit
 from score_jax.training.mappings import MappedStep as MappedStep
@@ -73,5 +76,7 @@ from score_jax.training.step import Prepare as Prepare
 from score_jax.training.step import TrainStep as TrainStep
 from score_jax.training.step import make_train_step as make_train_step
 from score_jax.training.step import scan_steps as scan_steps
+from score_jax.training.usage import Trace as Trace
+from score_jax.training.usage import Usage as Usage
 
 __getattr__ = _renamed(__name__)

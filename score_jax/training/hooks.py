@@ -31,20 +31,25 @@ CheckpointMetric = Callable[[int, Any], float]  # (step, state) -> a number, low
 class Hook:
     """Something that the loop does beside training.
 
-    every: `act` is called when a multiple of it is passed (None: never). It must be the same on all
-    hosts, because taking the state off the devices concerns all of them.
+    every: `act` is called when a multiple of it is passed (None: never). needs_state: whether `act`
+    uses `run.state`. Both must be the same on all hosts, because taking the state off the devices
+    concerns all of them.
     """
 
     every: int | None = None
+    needs_state: bool = True
 
     def start(self, run: Run) -> None:
         """Before the first step, after a restore."""
+
+    def before(self, run: Run) -> None:
+        """Before every call."""
 
     def log(self, run: Run, first_step: int, metrics: Values) -> None:
         """The metrics (n,) of the steps first_step, first_step + 1, ..., one call later."""
 
     def act(self, run: Run) -> None:
-        """After a multiple of `every`: all metrics are logged and `run.state` is there."""
+        """After a multiple of `every`: all metrics are logged, `run.held` and `run.state` are there."""
 
     def finish(self, run: Run) -> None:
         """After the last step, also when a signal stopped the run, with `run.state`."""
@@ -121,7 +126,8 @@ class Progress(Hook):
         then, since = self._last
         if self._lines and len(loss) and now - then >= _PLAIN_SECONDS:
             rate = (done - since) / max(now - then, 1e-9)
-            self._say(f"step {done}/{run.steps}  loss {loss.mean():.4g}  {rate:.1f} steps/s")
+            used = "".join(f"  {name} {value:g}" for name, value in run.usage.items())
+            self._say(f"step {done}/{run.steps}  loss {loss.mean():.4g}  {rate:.1f} steps/s{used}")
             self._last = (now, done)
 
     def _say(self, text: str) -> None:
@@ -286,6 +292,7 @@ class SaveCheckpoints(Hook):
 
     def __init__(self, store: CheckpointStore | None, saving: Saving) -> None:
         self._store, self._saving, self.every = store, saving, saving.every
+        self.needs_state = saving.metric is not None
         self._losses: list[np.ndarray] = []
         self._saved: int | None = None
 
@@ -349,7 +356,7 @@ class SaveCheckpoints(Hook):
         assert self._store is not None
         save, extra, progress = self._store.save, self._saving.extra, run.nonfinite._asdict()
         return lambda: save(
-            run.step, run.state, data_iterator=run.data, extra=extra, progress=progress, score=score
+            run.step, run.held, data_iterator=run.data, extra=extra, progress=progress, score=score
         )
 
 
@@ -357,14 +364,22 @@ class SaveCheckpoints(Hook):
 class Snapshots(Hook):
     """Keep the averages of the state every `every` steps in a store of their own, for `post_hoc`.
 
-    store: None on all hosts but the first. A step that is there already is not saved again.
+    store: None on all hosts but the first, unless all write `together`. A step that is there already is
+    not saved again. Snapshots of later steps than that at which training starts are of a run that is
+    gone: they are renamed, and no longer count.
 
     >>> hooks = [Snapshots(open_checkpoints("runs/x/averages", keep=None), 1000)]
     """
 
-    store: CheckpointStore | None
+    store: Any  # a `Checkpoints`, or None
     every: int | None = field()
     stop_on_error: bool = True
+    needs_state = False
+
+    def start(self, run: Run) -> None:
+        """Rename the snapshots of later steps."""
+        if self.store is not None:
+            self.store.set_aside_after(run.start)
 
     def act(self, run: Run) -> None:
         """Save the averages."""
@@ -372,7 +387,7 @@ class Snapshots(Hook):
             return
         save, newest = self.store.save, self.store.latest_step()
         if newest is None or run.step > newest:
-            write = lambda: save(run.step, {"averages": run.state.averages})
+            write = lambda: save(run.step, {"averages": run.held.averages})
             _attempt(write, run.step, self.stop_on_error)
 
 

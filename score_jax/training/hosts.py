@@ -1,4 +1,4 @@
-"""Several hosts: joining them, saving on one for all, and noticing that one is lost.
+"""Several hosts: whether they are alike, saving on one for all, and noticing that one is lost.
 
 Every host runs the same program; `connect` makes their devices one list, `jax.devices()`. The first
 host writes everything (checkpoints, metrics, pictures). When a host dies, the others are left inside
@@ -7,13 +7,12 @@ does not, the `Watchdog` ends the process.
 """
 
 import faulthandler
-import json
 import os
 import sys
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import jax
@@ -21,11 +20,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from score_jax._check import check
+from score_jax._hosts import first_rows, is_first, several_hosts, share, values_of_all
 from score_jax.types import CheckpointStore, Restored
 
-# Platforms on which a cached program may communicate in another order than one just compiled, so that
-# hosts exchange wrong numbers or hang (XLA's CPU programs with gloo, jaxlib 0.10.2).
-_CACHE_LESS = frozenset({"cpu"})
 STALLED = 76  # exit code: no progress, most often because another host is gone; start again
 
 
@@ -33,52 +30,10 @@ class LostHost(ConnectionError):
     """Another host cannot be reached. Start all hosts again: they resume from the newest checkpoint."""
 
 
-def connect(
-    *,
-    coordinator: str | None = None,
-    count: int | None = None,
-    index: int | None = None,
-    local_devices: int | None = None,
-    heartbeat_seconds: int = 100,
-) -> None:
-    """Join the hosts of a run, before JAX computes anything.
+class HostsDiffer(ValueError):
+    """The hosts of a run were not started alike: no host can go on, and no restart mends it."""
 
-    Without address, count and index, JAX asks the scheduler (SLURM, Open MPI, Cloud TPU, Kubernetes).
-    Otherwise `coordinator` is the "host:port" of the first host, `count` the number of processes and
-    `index` the place of this one. A process that sends no heartbeat for `heartbeat_seconds` counts as
-    dead.
-
-    Raises ValueError if only some of the three are given.
-
-    >>> connect(coordinator="10.0.0.1:9876", count=2, index=0)
-    """
-    given = [coordinator is not None, count is not None, index is not None]
-    if any(given) and not all(given):
-        raise ValueError(
-            "coordinator, count and index go together, got "
-            f"{coordinator=}, {count=}, {index=}; give none of them where a scheduler is known to JAX"
-        )
-    if count is not None and index is not None:
-        check("index", index, 0 <= index < count, f"in [0, {count=})")
-    options: dict[str, Any] = {"heartbeat_timeout_seconds": heartbeat_seconds}
-    if local_devices is not None:
-        options["local_device_ids"] = list(range(local_devices))
-    with suppress(AttributeError):
-        # That service would catch SIGTERM and ignore it; `fit` has its own handler.
-        jax.config.update("jax_enable_preemption_service", False)
-    jax.distributed.initialize(coordinator, count, index, **options)
-    if jax.devices()[0].platform in _CACHE_LESS:
-        jax.config.update("jax_enable_compilation_cache", False)
-
-
-def several_hosts() -> bool:
-    """Whether this run has more than one process."""
-    return jax.process_count() > 1
-
-
-def is_first() -> bool:
-    """Whether this process is the first host, which writes and reports."""
-    return jax.process_index() == 0
+    CODE = 78  # exit code of the commands
 
 
 @contextmanager
@@ -145,22 +100,27 @@ class Watchdog:
                 )
 
 
-def _broadcast(tree: Any) -> Any:
-    """The first host's numpy arrays, on every host. All hosts pass the same shapes."""
-    from jax.experimental import multihost_utils
+def check_same(facts: Mapping[str, Any], most: int = 8) -> None:
+    """Raise HostsDiffer, on all hosts, unless they have the same JSON values under all names.
 
-    return jax.tree.map(np.asarray, multihost_utils.broadcast_one_to_all(tree))
-
-
-def share(value: Any) -> Any:
-    """The first host's JSON value, on every host.
-
-    >>> plan = share({"step": 100} if is_first() else None)
+    >>> check_same({"version": score_jax.__version__, "optim.lr": 1e-4})
     """
-    text = np.frombuffer(json.dumps(value).encode(), np.uint8)
-    size = int(_broadcast(np.asarray(len(text), np.int32)))
-    padded = text if is_first() else np.zeros(size, np.uint8)
-    return json.loads(bytes(_broadcast(padded)).decode())
+    first, *others = values_of_all(dict(facts))
+    lines = [
+        f"{name} is {_shown(host, name)} on host {i} and {_shown(first, name)} on the first"
+        for i, host in enumerate(others, start=1)
+        for name in sorted({**first, **host})
+        if first.get(name) != host.get(name)
+    ]
+    if lines:
+        more = f"; and {len(lines) - most} more" if len(lines) > most else ""
+        raise HostsDiffer(
+            f"the hosts of a run must be started alike: {'; '.join(lines[:most])}{more}"
+        )
+
+
+def _shown(facts: Mapping[str, Any], name: str) -> str:
+    return f"{facts[name]!r:.120}" if name in facts else "absent"
 
 
 class SharedCheckpoints:
@@ -185,12 +145,14 @@ class SharedCheckpoints:
 
     def save(self, step: int, state: Any, **kwargs: Any) -> bool:
         """Save on the first host, from host memory, so that no other process takes part."""
+        _check_local(state)
         if self._store is None:
             return False
         return bool(self._store.save(step, jax.tree.map(_to_host, state), **kwargs))
 
     def restore_latest(self, template: Any, *, data_iterator: Any = None) -> Restored | None:
         """As `Checkpoints.restore_latest`, with the same answer, or error, on all hosts."""
+        _check_local(template)
         found, error = None, None
         if self._store is not None:
             try:
@@ -218,6 +180,21 @@ class SharedCheckpoints:
             self._store.wait()
 
 
+def divided_over_hosts(tree: Any) -> bool:
+    """Whether there is an array, or its shape with a sharding, of which no host has all."""
+    lies = [getattr(leaf, "sharding", None) for leaf in jax.tree.leaves(tree)]
+    return any(sharding is not None and not sharding.is_fully_addressable for sharding in lies)
+
+
+def _check_local(tree: Any) -> None:
+    """Raise ValueError for a state that is divided over hosts."""
+    if divided_over_hosts(tree):
+        raise ValueError(
+            "a state divided over hosts is saved and read by all of them: give fit a store of "
+            "open_checkpoints(folder, together=True) on every host, without SharedCheckpoints"
+        )
+
+
 def _to_host(leaf: Any) -> Any:
     """An array of this host as numpy, a key as it is."""
     if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
@@ -229,7 +206,7 @@ def _send(state: Any, template: Any) -> Any:
     """The first host's state, on every host's first device."""
     is_key = lambda leaf: jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
     raw = lambda leaf: np.asarray(jax.random.key_data(leaf) if is_key(leaf) else leaf)
-    sent = _broadcast(jax.tree.map(raw, template if state is None else state))
+    sent = first_rows(jax.tree.map(raw, template if state is None else state))
     device = jax.local_devices()[0]
 
     def back(like: Any, words: Any) -> Any:

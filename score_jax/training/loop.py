@@ -84,7 +84,7 @@ def fit(
     """
     batches = iter(batches)
     saver = SaveCheckpoints(checkpoints, saving)
-    state, start, nonfinite = _restore(state, batches, checkpoints)
+    state, start, nonfinite = _restore(state, step_fn, batches, checkpoints)
     hooks = (saver, *hooks)
     _check_counts(start, steps, step_fn.n_steps, hooks)
     check("nonfinite_limit", nonfinite_limit, nonfinite_limit >= 1, ">= 1")
@@ -106,10 +106,14 @@ def fit(
 
 
 def _restore(
-    state: TrainState, batches: Iterator[Any], checkpoints: CheckpointStore | None
+    state: TrainState,
+    step_fn: MappedStep,
+    batches: Iterator[Any],
+    checkpoints: CheckpointStore | None,
 ) -> tuple[TrainState, int, Nonfinite]:
     """The newest checkpoint, or `state` if there is none, its step, and its steps not finite."""
-    found = checkpoints and checkpoints.restore_latest(state, data_iterator=batches)
+    template = step_fn.form(state)
+    found = checkpoints and checkpoints.restore_latest(template, data_iterator=batches)
     if not found:
         return state, int(state.step), Nonfinite()
     if found.data is None or not hasattr(batches, "set_state"):
@@ -132,16 +136,22 @@ def _check_counts(start: int, steps: int, n_steps: int, hooks: Sequence[Hook]) -
 def _run(run: Run, mapped: Any, signals: "Signals", watchdog: Watchdog) -> FitResult:
     """The calls from the start to the end or a signal, and the hooks between them."""
     step_fn, together = run.step_fn, several_hosts()
-    began, paused = time.monotonic(), 0.0
+    began = time.monotonic()
     # Several hosts stop together, in the call that brings the signal to all of them.
     stopped = lambda: run.stop if together else signals.caught is not None
     while run.step < run.steps and not stopped():
+        for hook in run.hooks:
+            hook.before(run)
+        asked = time.monotonic()
         batch = run.feed.next(run.step)
+        run.waited += time.monotonic() - asked
         mapped, metrics = step_fn.call(mapped, batch, signals.caught is not None)
         run.settle()  # the call before this one
         run.pending = (run.step, metrics)
         watchdog.beat()
+        asked = time.monotonic()
         run.feed.prepare()
+        run.waited += time.monotonic() - asked
         before, run.step = run.step, run.step + step_fn.n_steps
         if before == run.start:
             step_fn.read(metrics)  # waits, so that the first call is timed alone
@@ -152,17 +162,18 @@ def _run(run: Run, mapped: Any, signals: "Signals", watchdog: Watchdog) -> FitRe
         due = [h for h in run.hooks if h.every and run.step // h.every > before // h.every]
         if due:
             run.settle()
-            pause = time.monotonic()
-            run.state = step_fn.leave(mapped)
+            run.pause = time.monotonic()
+            _take(run, mapped, any(hook.needs_state for hook in due))
             for hook in due:
                 hook.act(run)
-            run.state = None
-            paused += time.monotonic() - pause
+            run.state = run.held = None
+            run.paused += time.monotonic() - run.pause
+            run.pause = None
             watchdog.beat()
     run.settle()
     timed = run.step - run.start - step_fn.n_steps
-    rate = timed / (time.monotonic() - began - paused) if timed > 0 else math.nan
-    run.state = step_fn.leave(mapped)
+    rate = timed / (time.monotonic() - began - run.paused) if timed > 0 else math.nan
+    _take(run, mapped, True)
     for hook in run.hooks:
         hook.finish(run)
     return FitResult(
@@ -174,6 +185,14 @@ def _run(run: Run, mapped: Any, signals: "Signals", watchdog: Watchdog) -> FitRe
         rate,
         run.nonfinite.skipped,
     )
+
+
+def _take(run: Run, mapped: Any, whole: bool) -> None:
+    """Give the hooks the state as it is saved and, if `whole`, on one device."""
+    run.held = run.step_fn.hold(mapped)
+    if whole:
+        same = run.step_fn.leave is run.step_fn.hold
+        run.state = run.held if same else run.step_fn.leave(mapped)
 
 
 class _Feed:

@@ -44,7 +44,9 @@ class MappedStep(NamedTuple):
     hosts `stop` says whether this host was asked to stop, and the metric "stop" whether any was;
     n_steps: per call; enter: state -> mapped state, which owns its buffers; leave: back, to one
     device; place: n_steps batches -> the batch of a call; read: metrics -> arrays (n_steps,) on the
-    host, which waits; program: what JAX compiles, for its analyses of memory and cost.
+    host, which waits; program: what JAX compiles, for its analyses of memory and cost; hold: mapped
+    state -> the state as it is saved, a divided one as it lies, valid until the next call; form: state
+    -> the template in which a saved state is read, to be given to enter.
     """
 
     call: Callable[..., tuple[Any, Any]]
@@ -54,6 +56,8 @@ class MappedStep(NamedTuple):
     place: Callable[[Sequence[Batch]], Any]
     read: Callable[[Any], dict[str, np.ndarray]]
     program: Any = None
+    hold: Callable[[Any], TrainState] = lambda mapped: mapped
+    form: Callable[[TrainState], TrainState] = lambda state: state
 
 
 def _stack(train_step: TrainStep, batches: Sequence[Batch]) -> Batch:
@@ -224,6 +228,7 @@ def pmap_step(train_step: TrainStep, *, devices: Sequence[jax.Device] | None = N
         stops=lambda own: own,
         enter=lambda state: replicate(state, devices, name),
         leave=unreplicate,
+        hold=unreplicate,
         place=lambda batches: split_batch(_stack(train_step, batches), _ours(devices), axis=axis),
         read=lambda metrics: _read(unreplicate(metrics)),
     )
@@ -272,6 +277,8 @@ def _enter(sharding_of: Callable[[Any], NamedSharding]) -> Callable[[Any], Any]:
         if sharding.is_fully_addressable:
             # A copy, because device_put returns the buffer that a device already has.
             return jax.device_put(jnp.copy(leaf), sharding)
+        if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
+            return leaf  # a restored state lies as it should, and only we hold it
         if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
             words = np.asarray(jax.random.key_data(leaf))
             impl = jax.random.key_impl(leaf)
@@ -311,6 +318,7 @@ def shard_map_step(
         stops=_stops(mesh),
         enter=_enter(lambda leaf: NamedSharding(mesh, whole)),
         leave=_first_copy,
+        hold=_first_copy,
         place=_placer(train_step, mesh),
     )
 
@@ -359,8 +367,21 @@ def global_step(
         stops=_stops(mesh),
         enter=_enter(lies),
         leave=_first_copy if sharding_of is None else _gather(mesh),
+        hold=_first_copy if sharding_of is None else lambda state: state,
+        form=(lambda state: state) if sharding_of is None else _form(sharding_of),
         place=_placer(train_step, mesh),
     )
+
+
+def _form(sharding_of: Callable[[Any], NamedSharding]) -> Callable[[Any], Any]:
+    """state -> shapes and shardings of its leaves; keys stay, as each host reads them whole."""
+
+    def form(leaf: Any) -> Any:
+        if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            return leaf
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding_of(leaf))
+
+    return lambda state: jax.tree.map(form, state)
 
 
 def _gather(mesh: Mesh) -> Callable[[Any], Any]:

@@ -35,9 +35,11 @@ class Run:
     """The run as hooks see it, and the metrics of the call that is under way.
 
     start, steps: the steps that this call of `fit` goes from and to; step: the steps that are done;
-    state: after `step`, on one device, in `act` and `finish` only; nonfinite: the steps that were not
+    state: after `step`, on one device, in `act` (of hooks with `needs_state`) and `finish` only; held:
+    the same as it is saved, a divided state as it lies; nonfinite: the steps that were not
     finite, of which `limit` in a row end the run; n_steps: of one call; last: the metrics of the last
-    step that was logged.
+    step that was logged; pause: when the pause for hooks began that is under way; paused, waited:
+    seconds of pauses before it, and of waiting for batches; usage: what `Usage` logged last.
     """
 
     step_fn: MappedStep
@@ -48,8 +50,13 @@ class Run:
     limit: int
     nonfinite: Nonfinite
     state: Any = None
+    held: Any = None
     first_call_seconds: float = 0.0
+    pause: float | None = None
+    paused: float = 0.0
+    waited: float = 0.0
     last: dict[str, float] = field(default_factory=dict)
+    usage: dict[str, float] = field(default_factory=dict)
     pending: tuple[int, Any] | None = None  # a step, and the metrics of the call after it
     stop: bool = False  # a host has a stop request
 

@@ -20,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from score_jax import data, training
+from score_jax._batched import in_chunks
 from score_jax.checkpoints import open_checkpoints
 from score_jax.draws import draw_of
 
@@ -44,6 +45,39 @@ def make(mapping):
     return optimizer, mappings[mapping](step)
 
 
+def check_hosts(apart):
+    """Hosts that differ are told; all share one computation, and the fault of one is that of all."""
+    index, count = jax.process_index(), jax.process_count()
+    training.check_same({"mapping": sys.argv[2]})
+    if not apart:
+        return
+    try:
+        training.check_same({"seed": index})
+    except training.HostsDiffer as error:
+        assert "seed is 1 on host 1 and 0 on the first" in str(error)
+    else:
+        raise AssertionError("hosts that differ were not noticed")
+    devices, double = jax.devices(), lambda w, i, x: 2.0 * x + i * w
+    for n in (1, 7, 16):
+        take = lambda index, n=n: (index % n).astype(np.float32)
+        out = in_chunks(
+            double, np.float32(10), take, n, chunk=3, devices=devices, progress=False
+        ).out
+        np.testing.assert_array_equal(out, 12.0 * np.arange(n))
+
+    def broken(numbers):
+        if index == count - 1:
+            raise ValueError("no such example")
+        return take(numbers)
+
+    try:
+        in_chunks(double, np.float32(10), broken, 8, chunk=4, devices=devices, progress=False)
+    except ValueError as error:
+        assert "no such example" in str(error)
+    else:
+        raise AssertionError("the fault of a host was not that of all")
+
+
 def main(folder, mapping, steps, sleep):
     rng = np.random.default_rng(0)
     examples = data.from_arrays(rng.normal(size=(50, 3)).astype(np.float32))
@@ -59,11 +93,15 @@ def main(folder, mapping, steps, sleep):
         time.sleep(sleep)
 
     first = training.is_first()
+    apart = training.divided_over_hosts(mapped.form(state))
+    check_hosts(apart)
     with contextlib.ExitStack() as stack:
-        store = stack.enter_context(open_checkpoints(folder / "c")) if first else None
+        store = None
+        if apart or first:
+            store = stack.enter_context(open_checkpoints(folder / "c", together=apart))
         result = training.fit(
-            state, mapped, batches, steps=steps,
-            checkpoints=training.SharedCheckpoints(store), saving=training.Saving(4),
+            state, mapped, batches, steps=steps, saving=training.Saving(4),
+            checkpoints=store if apart else training.SharedCheckpoints(store),
             hooks=[
                 training.MetricsFile(folder / "metrics.jsonl" if first else None),
                 training.Every(4, on_sample if first else None),

@@ -1,4 +1,4 @@
-"""Train a tiny problem by every mapping on 1, 2, 4 and 8 devices; writes what came out.
+"""Train a tiny problem by every mapping on 1, 2, 4, 8 and 16 devices; writes what came out.
 
     python tests/helpers/mappings_script.py FOLDER pmap/1/1 fsdp/4/1 pmap/4/1+jit/8/1 ...
 
@@ -14,7 +14,7 @@ import sys
 
 from tests.helpers.environment import set_devices
 
-set_devices(8)
+set_devices(16)
 
 import jax
 import jax.numpy as jnp

@@ -27,6 +27,7 @@ from tests.helpers import ROOT
 SHORT = ["pmap/1/1", "pmap/8/1", "shard_map/4/1", "jit/8/1", "fsdp/8/1", "pmap/2/4"]
 DROPOUT = [f"dropout/{n}/1" for n in (1, 2, 8)]
 RESUMED = [f"shard_map/4/1+{second}" for second in ("pmap/1/1", "pmap/2/4", "fsdp/8/1")]
+RESUMED += [f"fsdp/8/1+fsdp/{n}/1" for n in (4, 16)]  # each part is read onto the other mesh
 LONG = [f"{m}/{n}/1" for m in ("pmap", "shard_map", "jit") for n in (1, 2, 4, 8)]
 LONG += ["fsdp/1/1", "fsdp/4/1", "fsdp/8/1", "shard_map/2/2", "jit/4/2", "pmap/2/4"]
 
@@ -72,7 +73,7 @@ def test_under_jit_dropout_does_not_depend_on_the_number_of_devices(short):
 
 @pytest.mark.slow
 def test_a_run_goes_on_on_other_devices(short):
-    """Two steps on four devices, saved; two more on one, two and eight, by other mappings."""
+    """Two steps on four or eight devices, saved; two more on others, by the same and other mappings."""
     assert all(len(short[f"{name}/loss"]) == 4 for name in RESUMED)
     assert_one_run(short, [SHORT[0], *RESUMED])
 
