@@ -81,10 +81,13 @@ class OptimConfig:
     eps: float = 1e-8
     # Decay of the average, which itself warms up: min(this, (1 + n) / (10 + n)).
     ema_decay: float = 0.999
-    # The rate stays, or goes to `final_lr` times itself by the last step, by optax's schedules.
-    schedule: Literal["constant", "cosine", "linear", "exponential", "polynomial", "one_cycle"] = (
-        "constant"
-    )
+    # The rate stays; goes to `final_lr` times itself by the last step, by optax's schedules; or falls
+    # as one over the root of the step after `decay_after` steps.
+    schedule: Literal[
+        "constant", "cosine", "linear", "exponential", "polynomial", "one_cycle", "inverse_sqrt"
+    ] = "constant"
+    # For "inverse_sqrt": steps before the rate falls.
+    decay_after: int = 1_000
     # The last rate as a fraction of the first.
     final_lr: float = 0.0
     # Of matrices and kernels, never of biases and norms; for "adamw" and "lion".
@@ -103,6 +106,7 @@ class OptimConfig:
             "optim", self,
             ("lr", math.isfinite(self.lr) and self.lr > 0, "finite and > 0"),
             ("warmup", self.warmup >= 0, "at least 0"),
+            ("decay_after", self.decay_after >= 1, "at least 1"),
             ("grad_clip", self.grad_clip is None or self.grad_clip > 0, "> 0 or none"),
             *((name, 0 <= getattr(self, name) < 1, "in [0, 1)") for name in fractions),
             ("eps", self.eps > 0, "> 0"),

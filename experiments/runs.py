@@ -23,6 +23,7 @@ from score_jax.convert.records import Ingredients
 from score_jax.convert.records import to_json as ingredients_to_json
 from score_jax.data import AUGMENT_SIZE
 from score_jax.model import Model
+from score_jax.nets import EDM2, unit_directions
 from score_jax.nets.layers import KEPT
 from score_jax.parametrization import SIGMA_DATA, LevelInput
 from score_jax.score import NetworkScore
@@ -301,13 +302,14 @@ def make_schedule(config: Config) -> Any:
         "exponential": lambda: optax.exponential_decay(c.lr, n, c.final_lr),
         "polynomial": lambda: optax.polynomial_schedule(c.lr, low, 2, n),
         "one_cycle": lambda: optax.cosine_onecycle_schedule(n, c.lr),
+        "inverse_sqrt": lambda: training.inverse_sqrt(c.lr, c.decay_after),
     }[c.schedule]()
 
 
 def make_optimizer(config: Config) -> optax.GradientTransformation:
-    """The rule of the config with warm-up and clipping."""
+    """The rule of the config with warm-up and clipping, and the projection that the network needs."""
     c = config.optim
-    return training.make_optimizer(
+    made = training.make_optimizer(
         learning_rate=make_schedule(config),
         warmup=c.warmup,
         grad_clip=c.grad_clip,
@@ -317,6 +319,7 @@ def make_optimizer(config: Config) -> optax.GradientTransformation:
         weight_decay=c.weight_decay,
         rule=optax.scale_by_lion(c.beta1, c.beta2) if c.rule == "lion" else None,
     )
+    return training.projected(made, unit_directions) if isinstance(config.net, EDM2) else made
 
 
 def make_averages(config: Config) -> dict[str, training.Decay]:

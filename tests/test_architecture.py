@@ -64,6 +64,8 @@ STRINGS = {
     "metrics/inception.py": {"Mixed_6d"},  # the layer of sFID
     "_pickled_arrays.py": {"C"},  # NumPy names the order of arrays so
     "nets/blocks.py": {"none", "up"},  # which way a block resamples, checked by the network
+    "nets/edm2.py": {"none", "up"},  # the same
+    "convert/score_sde.py": {"plain_fourier"},  # a field of NCSNpp, which a fork has
     "nets/ncsnpp.py": {  # the fields that name the published variations, checked by `_check`
         "ddpm", "fourier", "input_skip", "none", "output_skip", "positional", "sum",
     },

@@ -16,7 +16,7 @@ with late():
 # Axes of an example, the channels included, that the networks take; those not named take any.
 AXES = {
     "SeriesUNet": (1, 2), "UNet": (2, 3, 4), "NCSNpp": (2, 3, 4), "DDPM": (2, 3, 4), "NCSN": (3,),
-    "NCSNv2": (3,),
+    "NCSNv2": (3,), "EDM2": (2, 3, 4), "DiT": (2, 3, 4),
 }  # fmt: skip
 NAMES = {1: "vectors", 2: "series", 3: "images", 4: "volumes"}
 # The usual network by the number of axes; data of others are taken as vectors.

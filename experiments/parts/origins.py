@@ -103,13 +103,15 @@ def fitted(drawn: Params, given: Params, start: Start) -> tuple[Params, dict[str
     }
     wrong = {why: names for why, names in wrong.items() if names}
     fit = [path for path in both if theirs[path].shape == own[path].shape]
+    config = pathlib.Path(start.path) / runs.CONFIG_FILE
+    how = f"; its own config is --config {config}" if config.is_file() else ""
     if not fit:
-        raise ValueError(f"--init {start.path}: no leaf fits, it is another network")
+        raise ValueError(f"--init {start.path}: no leaf fits, it is another network{how}")
     if wrong and not start.anew:
         texts = [f"{len(names)} {why} ({listed(names)})" for why, names in wrong.items()]
         raise ValueError(
             f"--init {start.path}: {len(fit)} of {len(own)} leaves fit; {'; '.join(texts)}: "
-            "--init-anew draws those of this network"
+            f"--init-anew draws those of this network{how}"
         )
     tree = jax.tree.map(lambda leaf: leaf, drawn)  # a copy of the dictionaries
     for path in fit:

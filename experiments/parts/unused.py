@@ -43,9 +43,12 @@ def of_loss(c: LossConfig) -> dict[str, str]:
 
 
 def of_optim(c: OptimConfig) -> dict[str, str]:
-    """Unused by the rule, or by a constant rate."""
+    """Unused by the rule, or by the schedule of the rate."""
     found = of_choice("optim.rule", c.rule, {"adam": ("eps",), "adamw": ("eps",), "lion": ()})
-    return found | ({"final_lr": "optim.schedule 'constant'"} if c.schedule == "constant" else {})
+    falling = ("cosine", "linear", "exponential", "polynomial", "one_cycle")
+    uses: dict[str, tuple[str, ...]] = dict.fromkeys(falling, ("final_lr",))
+    uses |= {"constant": (), "inverse_sqrt": ("decay_after",)}
+    return found | of_choice("optim.schedule", c.schedule, uses)
 
 
 def of_train(c: TrainConfig, optim: OptimConfig) -> dict[str, str]:

@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from score_jax.nets import MLP
+from score_jax.nets import MLP, DiT
 from score_jax.parametrization import SCORE, StdInput
 from score_jax.sde import VE, VP, SubVP
 from score_jax.types import SDE
@@ -49,6 +49,10 @@ PRESETS: dict[str, Config] = {
         _digits,
         class_conditional=True,
         loss=LossConfig(label_dropout=0.1),
+    ),
+    # A transformer of 16 patches.
+    "digits_dit": dataclasses.replace(
+        _digits, net=DiT(width=64, depth=4, num_heads=4), optim=OptimConfig(lr=1e-3)
     ),
     "two_moons_vp": Config(
         data=DataConfig(name="two_moons"),

@@ -20,6 +20,7 @@ class Figures(NamedTuple):
 _SONG = "arXiv:2011.13456, tables 2 and 3; README of yang-song/score_sde_pytorch"
 _NICHOL = "arXiv:2102.09672, abstract and table 3 (variational bound, not the ODE's likelihood)"
 _KARRAS = "arXiv:2206.00364, table 2 (deterministic; with augmentation)"
+_KARRAS_EDM2 = "arXiv:2312.02696, table 3 (deterministic)"
 _KARRAS_ADM = "arXiv:2206.00364, table 3 (stochastic sampler)"
 _DHARIWAL = "arXiv:2105.05233, table 5 (IDDPM, 250 steps)"
 
@@ -41,13 +42,14 @@ PUBLISHED: dict[str, Figures] = {
     "cifar10_edm_vp": Figures(_KARRAS, fid_ode=1.97),
     "cifar10_edm_ve": Figures(_KARRAS, fid_ode=1.98),
     "imagenet64_edm_adm": Figures(_KARRAS_ADM, 1.36),
+    "imagenet64_edm2_s": Figures(_KARRAS_EDM2, fid_ode=1.58),
 }
 
 # Numbers of parameters, counted in the authors' own modules built from their own configurations:
 # NCSN++, DDPM++ and DDPM in their PyTorch program; NCSN, NCSNv2 and the DDPM that is not given the
 # time, which that program cannot build, in their JAX program; Improved DDPM by
 # `tests/golden/make_unet.py counts`; EDM without the map of the augmentation, and with the 128 random
-# frequencies, which are a buffer there.
+# frequencies, which are a buffer there; EDM2 with its frequencies and phases, likewise.
 _SIZES: dict[int, tuple[str, ...]] = {
     35_218_947: (
         "vp_ddpm_cifar10", "vp_ddpm_cifar10_continuous", "subvp_cifar10_ddpm_continuous",
@@ -82,7 +84,8 @@ _SIZES: dict[int, tuple[str, ...]] = {
     279_792_390: ("iddpm_upsample_64_256",),
     113_676_678: ("iddpm_lsun_bedroom",),
     55_732_739: ("cifar10_edm_vp",),
-    56_395_651: ("cifar10_edm_ve",),
+    56_395_651: ("cifar10_edm_ve", "cifar10_consistency"),
     295_899_267: ("imagenet64_edm_adm",),
+    280_209_637: ("imagenet64_edm2_s",),
 }  # fmt: skip
 PARAMETERS: dict[str, int] = {name: size for size, names in _SIZES.items() for name in names}

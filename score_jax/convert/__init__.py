@@ -17,3 +17,4 @@ from score_jax.convert.score_sde import from_score_sde_pytorch as from_score_sde
 from score_jax.convert.to_diffusers import to_diffusers as to_diffusers
 from score_jax.convert.to_score_sde import to_score_sde_pytorch as to_score_sde_pytorch
 from score_jax.convert.torch_file import read_torch as read_torch
+from score_jax.convert.vdm import from_vdm as from_vdm

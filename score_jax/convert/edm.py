@@ -1,4 +1,4 @@
-"""Networks of EDM (arXiv:2206.00364) from NVIDIA's `.pkl` files, whose embedded source is never run.
+"""Networks of EDM (arXiv:2206.00364) and EDM2 from NVIDIA's `.pkl` files; their source is never run.
 
 Such a file holds objects that carry the source code of their classes. They are read as records
 (`score_jax._pickles.Record`): class name, arguments and state. The networks are the DDPM++ and NCSN++ of
@@ -6,6 +6,7 @@ score_sde (`NCSNpp`) and the U-Net of ADM (`UNet`); the preconditionings are EDM
 three older processes.
 """
 
+import functools
 import math
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -13,10 +14,20 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from score_jax._check import brief, check, is_number
+from score_jax._check import brief, check
 from score_jax._files import reading
-from score_jax._pickles import Record
 from score_jax.convert.assemble import Slot, Tree, assemble, find, same, template, transposed
+from score_jax.convert.edm2 import EDM2, edm2_modules, edm2_network
+from score_jax.convert.nvidia import (
+    Embedded,
+    Fields,
+    are_counts,
+    chosen,
+    embedded,
+    fields_of,
+    number_of,
+    tensors_of,
+)
 from score_jax.convert.score_sde import CONV, DENSE, FOURIER, NORM, ONE, Layer, Leaf, Loaded, Part
 from score_jax.convert.torch_file import read_torch_pickle
 from score_jax.model import Model
@@ -32,10 +43,7 @@ from score_jax.parametrization import (
 )
 from score_jax.sde import VE, VP, CosineBetas, LinearVE
 
-OBJECT = "torch_utils.persistence._reconstruct_persistent_obj"
 AVERAGE = "ema"  # of the network, in a snapshot
-MOST_MODULES, DEEPEST = 10_000, 30
-MOST_CHANNELS, MOST_LEVELS, MOST_BLOCKS, LARGEST = 1 << 14, 16, 64, 1 << 14
 
 SONG = {
     "model_channels": 128, "channel_mult": [1, 2, 2, 2], "channel_mult_emb": 4, "num_blocks": 4,
@@ -73,131 +81,37 @@ ADM_ATTENTION = (
 )  # fmt: skip
 
 
-class _Object(NamedTuple):
-    """An object that embeds its source: the name of its class, and its state."""
-
-    kind: str
-    state: Mapping[Any, Any]
-
-
-def _object(value: Any, what: str) -> _Object:
-    if not isinstance(value, Record) or value.name != OBJECT or len(value.arguments) != 1:
-        raise ValueError(f"{what} is not an object of NVIDIA's programs, but {brief(value)}")
-    meta = value.arguments[0]
-    kind, state = (meta.get(k) if isinstance(meta, dict) else None for k in ("class_name", "state"))
-    if not isinstance(kind, str) or not isinstance(state, dict):
-        raise ValueError(f"{what} has no class name or no state")
-    return _Object(kind, state)
+def _check_mult(fields: Fields) -> None:
+    """Embeddings are four times as wide as the first level here."""
+    value = fields.given["channel_mult_emb"]
+    check("channel_mult_emb", brief(value), value == 4, "4")
 
 
-def _state(value: Any) -> Any:
-    """What a module's attributes are, of an object with or without its source."""
-    if isinstance(value, Record) and value.name == OBJECT:
-        return _object(value, "a module").state
-    return value.state if isinstance(value, Record) else None
-
-
-def _tensors(module: Mapping[Any, Any]) -> dict[str, np.ndarray]:
-    """All parameters and buffers of a module by their names, as its state dict would have them."""
-    found: dict[str, np.ndarray] = {}
-    waiting: list[tuple[str, int, Any]] = [("", 0, module)]
-    for _ in range(MOST_MODULES):
-        if not waiting:
-            return found
-        prefix, depth, state = waiting.pop()
-        if not isinstance(state, Mapping) or depth > DEEPEST:
-            raise ValueError(f"{prefix[:80] or 'the network'} is not a module")
-        for kind in ("_parameters", "_buffers"):
-            for name, value in (state.get(kind) or {}).items():
-                if isinstance(value, np.ndarray):
-                    found[f"{prefix}{name}"] = value
-        for name, value in (state.get("_modules") or {}).items():
-            waiting.append((f"{prefix}{name}.", depth + 1, _state(value)))
-    raise ValueError(f"the network has more than {MOST_MODULES:,} modules")
-
-
-class _Fields(NamedTuple):
-    """The arguments of a network's class, checked, and the size and channels of an image."""
-
-    given: dict[str, Any]
-    size: int
-    channels: int
-
-    @property
-    def attended(self) -> tuple[int, ...]:
-        """The levels with attention."""
-        levels = range(len(self.given["channel_mult"]))
-        return tuple(n for n in levels if self.size >> n in self.given["attn_resolutions"])
-
-
-def _counts(value: Any, most: int, length: int) -> bool:
-    ok = isinstance(value, list | tuple) and len(value) <= length
-    return ok and all(type(n) is int and 1 <= n <= most for n in value)
-
-
-def _fields(model: _Object, defaults: Mapping[str, Any]) -> _Fields:
-    """The arguments with which the network was made; ValueError, naming one, if it is not usable."""
-    given = model.state.get("_init_kwargs")
-    if not isinstance(given, dict):
-        raise ValueError(f"the {model.kind} has no _init_kwargs, the arguments of its class")
-    known = {*defaults, "img_resolution", "in_channels", "out_channels"}
-    for name, value in given.items():
-        check(f"an argument of {model.kind}", brief(name), name in known, f"one of {sorted(known)}")
-        if isinstance(value, str) and len(value) > 40:
-            raise ValueError(f"{name} of {model.kind} is {brief(value)}")
-    values = {**defaults, **given}
-    rules = {
-        "model_channels": (MOST_CHANNELS, 1), "num_blocks": (MOST_BLOCKS, 1),
-        "img_resolution": (LARGEST, 1), "in_channels": (MOST_CHANNELS, 1),
-        "label_dim": (1 << 20, 0), "channel_mult_emb": (4, 4),
-    }  # fmt: skip
-    for name, (most, least) in rules.items():
-        value = values.get(name)
-        ok = type(value) is int and least <= value <= most
-        check(f"{name} of {model.kind}", brief(value), ok, f"from {least} to {most}")
-    for name, most, length in (
-        ("channel_mult", MOST_CHANNELS, MOST_LEVELS), ("attn_resolutions", LARGEST, MOST_LEVELS),
-    ):  # fmt: skip
-        ok = _counts(values[name], most, length)
-        check(f"{name} of {model.kind}", brief(values[name]), ok, f"at most {length} whole numbers")
-    ok = is_number(values["dropout"]) and 0 <= values["dropout"] < 1
-    check(f"dropout of {model.kind}", brief(values["dropout"]), ok, "in [0, 1)")
-    check(
-        "channel_mult", brief(values["channel_mult"]), len(values["channel_mult"]) > 0, "not empty"
-    )
-    return _Fields(values, values["img_resolution"], values["in_channels"])
-
-
-def _chosen(fields: _Fields, name: str, known: Mapping[str, Any]) -> Any:
-    value = fields.given[name]
-    ok = isinstance(value, str) and value in known
-    check(name, brief(value), ok, f"one of {list(known)}")
-    return known[value]
-
-
-def _song(fields: _Fields) -> NCSNpp:
+def _song(fields: Fields) -> NCSNpp:
     """DDPM++ or NCSN++ of a SongUNet's arguments."""
     given = fields.given
-    embedding, width = _chosen(fields, "embedding_type", EMBEDDINGS)
+    _check_mult(fields)
+    embedding, width = chosen(fields, "embedding_type", EMBEDDINGS)
     check("channel_mult_noise", brief(given["channel_mult_noise"]),
           given["channel_mult_noise"] == width, f"{width} for {given['embedding_type']}")  # fmt: skip
     taps = given["resample_filter"]
-    ok = _counts(taps, 1 << 10, 8) and len(taps) % 2 == 0
+    ok = are_counts(taps, 1 << 10, 8) and len(taps) % 2 == 0
     check("resample_filter", brief(taps), ok, "an even number of whole numbers")
     return NCSNpp(
         channels=given["model_channels"], channel_mult=tuple(given["channel_mult"]),
         num_blocks=given["num_blocks"], dropout=float(given["dropout"]), embedding=embedding,
         attention=tuple(fields.size >> n for n in fields.attended), fir=tuple(taps) != (1, 1),
         fir_kernel=tuple(taps) if tuple(taps) != (1, 1) else NCSNpp.fir_kernel,
-        progressive=_chosen(fields, "decoder_type", DECODERS),
-        progressive_input=_chosen(fields, "encoder_type", ENCODERS),
+        progressive=chosen(fields, "decoder_type", DECODERS),
+        progressive_input=chosen(fields, "encoder_type", ENCODERS),
         num_classes=given["label_dim"] or None, condition_first=True,
     )  # fmt: skip
 
 
-def _adm(fields: _Fields) -> UNet:
+def _adm(fields: Fields) -> UNet:
     """The U-Net of a DhariwalUNet's arguments."""
     given = fields.given
+    _check_mult(fields)
     out = given.get("out_channels")
     known = (fields.channels, 2 * fields.channels)
     check("out_channels", brief(out), out in known, f"one of {known}")
@@ -331,62 +245,67 @@ def _plan(modules: Iterator[Module], shapes: Tree) -> dict[str, Slot]:
     return plan
 
 
+Weights = dict[str, np.ndarray]
+
+
 class _Kind(NamedTuple):
-    """A network: the defaults of its class, our module of its arguments, and the modules of it."""
+    """A network: the defaults of its class, our module of its arguments, and the modules of it.
+
+    `form` brings its tensors to the form of ours, and `channels` are the names of its arguments for them.
+    """
 
     defaults: Mapping[str, Any]
-    make: Callable[[_Fields], Any]
+    make: Callable[[Fields], Any]
     modules: Callable[[Any, int], Iterator[Module]]
-    adm: bool
+    form: Callable[[Weights], Weights]
+    channels: tuple[str, ...] = ("in_channels", "out_channels")
 
 
 KINDS = {
-    "SongUNet": _Kind(SONG, _song, _song_modules, False),
-    "DhariwalUNet": _Kind(DHARIWAL, _adm, _adm_modules, True),
+    "SongUNet": _Kind(SONG, _song, _song_modules, functools.partial(_in_our_form, adm=False)),
+    "DhariwalUNet": _Kind(DHARIWAL, _adm, _adm_modules, functools.partial(_in_our_form, adm=True)),
+    "UNet": _Kind(EDM2, edm2_network, edm2_modules, dict, ("img_channels",)),
 }
 
 
-def _number(outer: _Object, name: str, default: float) -> float:
-    value = outer.state.get(name, default)
-    check(f"{name} of {outer.kind}", brief(value), is_number(value), "a number")
-    return float(value)
-
-
-def _edm_model(outer: _Object, net: Any) -> Model:
+def _edm_model(outer: Embedded, net: Any) -> Model:
     return Model(
-        LinearVE(), net.apply, LogSigmaInput(), edm(_number(outer, "sigma_data", 0.5))
+        LinearVE(), net.apply, LogSigmaInput(), edm(number_of(outer, "sigma_data", 0.5))
     )  # fmt: skip
 
 
-def _vp_model(outer: _Object, net: Any) -> Model:
-    low, rise = _number(outer, "beta_min", 0.1), _number(outer, "beta_d", 19.9)
-    steps = _number(outer, "M", 1000)
+def _vp_model(outer: Embedded, net: Any) -> Model:
+    low, rise = number_of(outer, "beta_min", 0.1), number_of(outer, "beta_d", 19.9)
+    steps = number_of(outer, "M", 1000)
     return Model(VP(low, low + rise), net.apply, TimeInput(steps - 1), NOISE)
 
 
-def _ve_model(outer: _Object, net: Any) -> Model:
-    ends = _number(outer, "sigma_min", 0.02), _number(outer, "sigma_max", 100)
+def _ve_model(outer: Embedded, net: Any) -> Model:
+    ends = number_of(outer, "sigma_min", 0.02), number_of(outer, "sigma_max", 100)
     return Model(VE(*ends), net.apply, LogSigmaInput(1.0, 0.5), SCALED_SCORE)
 
 
-def _iddpm_model(outer: _Object, net: Any) -> Model:
-    first, offset = _number(outer, "C_1", 0.001), _number(outer, "C_2", 0.008)
-    sde = CosineBetas(int(_number(outer, "M", 1000)), offset, 1 - first)
+def _iddpm_model(outer: Embedded, net: Any) -> Model:
+    first, offset = number_of(outer, "C_1", 0.001), number_of(outer, "C_2", 0.008)
+    sde = CosineBetas(int(number_of(outer, "M", 1000)), offset, 1 - first)
     return Model(sde, net.apply, IndexInput(rounded=True), NOISE, LEARNED_RANGE)
 
 
 MODELS = {
     "EDMPrecond": _edm_model, "VPPrecond": _vp_model, "VEPrecond": _ve_model,
-    "iDDPMPrecond": _iddpm_model,
+    "iDDPMPrecond": _iddpm_model, "Precond": _edm_model,
 }  # fmt: skip
+PLACES = {"Precond": "unet"}  # of the network in its preconditioning; the others have "model"
 
 
 def from_edm(path: str | Path) -> Loaded:
-    """The model of a `.pkl` of NVIDIA's EDM program: (model, params, info).
+    """The model of a `.pkl` of NVIDIA's EDM or EDM2 program: (model, params, info).
 
     The file names its network and its preconditioning: EDM's, on `LinearVE`, or those of the older VP,
     VE and Improved DDPM networks. The weights are the averaged ones. Class labels are integers. The
-    map of the augmentation's vector is left out, as in the authors' sampling.
+    map of the augmentation's vector is left out, as in the authors' sampling, and so is EDM2's
+    uncertainty, which belongs to the loss. EDM2's networks for 512 pixels are of the latents of an
+    autoencoder.
 
     `info` has the "module", the "shape" (h, w, c) of an image, the "config" (arguments of the network's
     class) and the "preconditioning".
@@ -399,17 +318,18 @@ def from_edm(path: str | Path) -> Loaded:
     """
     file = read_torch_pickle(path)
     with reading(path, "a network of EDM"):
-        outer = _object(file.get(AVERAGE) if isinstance(file, dict) else None, f"its {AVERAGE!r}")
+        outer = embedded(file.get(AVERAGE) if isinstance(file, dict) else None, f"its {AVERAGE!r}")
         check(
             "its preconditioning", outer.kind[:80], outer.kind in MODELS, f"one of {list(MODELS)}"
         )
-        inner = _object((outer.state.get("_modules") or {}).get("model"), "its network")
+        place = PLACES.get(outer.kind, "model")
+        inner = embedded((outer.state.get("_modules") or {}).get(place), "its network")
         check("its network", inner.kind[:80], inner.kind in KINDS, f"one of {list(KINDS)}")
         kind = KINDS[inner.kind]
-        fields = _fields(inner, kind.defaults)
+        fields = fields_of(inner, kind.defaults, kind.channels)
         net = kind.make(fields)
         model = MODELS[outer.kind](outer, net)
-        weights = _in_our_form(_tensors(inner.state), kind.adm)
+        weights = kind.form(tensors_of(inner.state))
     shape = (fields.size, fields.size, fields.channels)
     shapes = template(net, shape, classes=bool(net.num_classes))
     unused = [name for name in weights if _unused(name)]

@@ -1,7 +1,8 @@
 """The published files that this library reads: where they are, and how each is loaded.
 
-Nothing is downloaded here. None of the publishers states a checksum; the names of the files of score_sde
-have the number of a checkpoint, of which some folders hold two.
+Nothing is downloaded here. Sizes and checksums are not known: none of the publishers states them beside
+its files. The names of the files of score_sde and score_flow have the number of a checkpoint, of which
+some folders hold two.
 """
 
 from pathlib import Path
@@ -24,7 +25,11 @@ class PublishedFile(NamedTuple):
 
 _DRIVE = "a checkpoint_N.pth of https://drive.google.com/drive/folders/"
 _OPENAI = "https://openaipublic.blob.core.windows.net/diffusion/march-2021/"
+_DRIVE_FLOW = "https://drive.google.com/drive/folders/1gbDrVrFVSupFMRoK7HZo8aFgPvOtpmqB"
+_FLOW = f"a checkpoint_N of {_DRIVE_FLOW}, folder "
+_CONSISTENCY = "https://openaipublic.blob.core.windows.net/consistency/jcm_checkpoints/"
 _NVIDIA = "https://nvlabs-fi-cdn.nvidia.com/edm/pretrained/"
+_PHEMA = "https://nvlabs-fi-cdn.nvidia.com/edm2/posthoc-reconstructions/"
 _HUB = "the folder https://huggingface.co/google/"
 
 # README of github.com/yang-song/score_sde_pytorch, by preset.
@@ -64,15 +69,66 @@ _EDM = (
     "baseline/baseline-cifar10-32x32-uncond-vp", "baseline/baseline-cifar10-32x32-uncond-ve",
     "baseline/baseline-imagenet-64x64-cond-adm",
 )  # fmt: skip
+# Presets of the program of github.com/NVlabs/edm2: size, images in thousands, widths of the averages.
+_EDM2 = (
+    ("img512-xs", "2147483", "0.045 0.135 0.150 0.200"),
+    ("img512-xs", "0134217", "0.125 0.165"),
+    ("img512-xs-uncond", "2147483", "0.015 0.020 0.025 0.030 0.035 0.045 0.085 0.150"),
+    ("img512-xs-uncond", "0134217", "0.110 0.125"),
+    ("img512-s", "2147483", "0.025 0.070 0.085 0.120 0.130 0.190"),
+    ("img512-s-uncond", "2147483", "0.070 0.090"),
+    ("img512-m", "2147483", "0.015 0.030 0.100 0.155"),
+    ("img512-m", "0268435", "0.155 0.205"),
+    ("img512-l", "1879048", "0.015 0.035 0.085 0.155"),
+    ("img512-xl", "1342177", "0.020 0.030 0.085 0.155"),
+    ("img512-xxl", "0939524", "0.015 0.070 0.075 0.130 0.150"),
+    ("img64-xs", "0134217", "0.110 0.175"),
+    ("img64-s", "1073741", "0.045 0.075 0.105"),
+    ("img64-m", "2147483", "0.060"),
+    ("img64-l", "1073741", "0.040"),
+    ("img64-xl", "0671088", "0.040"),
+)
+# README of github.com/openai/consistency_models_cifar10. All have the name of a checkpoint only.
+_JCM = (
+    "edm_cifar10_ema", "cd-l1/checkpoints/checkpoint_80", "cd-l2/checkpoints/checkpoint_80",
+    "cd-lpips/checkpoints/checkpoint_80", "ct-lpips/checkpoints/checkpoint_74",
+    "cifar10-continuous-cd-l2/checkpoints/checkpoint_40",
+    "cifar10-continuous-cd-l2-stopgrad/checkpoints/checkpoint_40",
+    "cifar10-continuous-cd-lpips-stopgrad/checkpoints/checkpoint_40",
+    "continuous-ct-l2/checkpoints/checkpoint_80", "continuous-ct-lpips/checkpoints/checkpoint_40",
+)  # fmt: skip
+# README of github.com/yang-song/score_flow: the same networks, trained for their likelihood.
+_SCORE_FLOW = {
+    "cifar10_vp": "vp_cifar10_ddpmpp_continuous",
+    "cifar10_deep_vp": "vp_cifar10_ddpmpp_deep_continuous",
+    "cifar10_subvp": "subvp_cifar10_ddpmpp_continuous",
+    "cifar10_deep_subvp": "subvp_cifar10_ddpmpp_deep_continuous",
+}
+# README of github.com/google-research/vdm.
+_VDM = {"vdm cifar10": "checkpoint-final", "vdm cifar10_aug": "aug-checkpoint-final"}
+_BUCKET = "a ckpt-N.flax of gs://gresearch/vdm/cifar10/"
 _FOLDERS = (
     "ddpm-cifar10-32", "ddpm-church-256", "ddpm-bedroom-256", "ddpm-celebahq-256",
     "ncsnpp-celebahq-256", "ncsnpp-ffhq-256", "ncsnpp-church-256", "ncsnpp-ffhq-1024",
 )  # fmt: skip
-
 PUBLISHED_FILES: dict[str, PublishedFile] = {
     **{preset: PublishedFile(f"{_DRIVE}{place}", preset) for preset, place in _SONG.items()},
     **{name: PublishedFile(f"{_OPENAI}{name}", preset) for name, preset in _IMPROVED.items()},
     **{f"{name.split('/')[-1]}.pkl": PublishedFile(f"{_NVIDIA}{name}.pkl") for name in _EDM},
+    **{
+        (name := f"edm2-{size}-{images}-{width}.pkl"): PublishedFile(f"{_PHEMA}{name}")
+        for size, images, widths in _EDM2
+        for width in widths.split()
+    },
+    **{
+        name.split("/")[0]: PublishedFile(f"{_CONSISTENCY}{name}", "cifar10_consistency")
+        for name in _JCM
+    },
+    **{
+        f"score_flow {name}": PublishedFile(f"{_FLOW}{name}", preset)
+        for name, preset in _SCORE_FLOW.items()
+    },
+    **{name: PublishedFile(f"{_BUCKET}{place}/checkpoints-0") for name, place in _VDM.items()},
     **{name: PublishedFile(f"{_HUB}{name}") for name in _FOLDERS},
 }
 
@@ -83,7 +139,9 @@ def published_file(path: Path, preset: str | None = None) -> PublishedFile | Non
     >>> published_file(Path("edm-cifar10-32x32-uncond-vp.pkl")).how()
     'download https://nvlabs-fi-cdn.nvidia.com/edm/pretrained/edm-cifar10-32x32-uncond-vp.pkl and ...'
     """
-    presets = {file.preset: file for file in PUBLISHED_FILES.values() if file.preset is not None}
+    # Of several files of a preset the first.
+    files = reversed(PUBLISHED_FILES.values())
+    presets = {file.preset: file for file in files if file.preset is not None}
     wanted = path.name if preset is None else preset
     wanted = ALIASES.get(wanted, wanted)
     return PUBLISHED_FILES.get(path.name) or presets.get(wanted)

@@ -1,22 +1,28 @@
-"""A trained model in one line: from a run folder, a published file, or a diffusers folder."""
+"""A trained model in one line: from a run folder, a published file, a diffusers folder, or the hub."""
 
+import re
 from pathlib import Path
 
 from score_jax import checkpoints
 from score_jax.convert.diffusers import from_diffusers
 from score_jax.convert.edm import from_edm
 from score_jax.convert.files import published_file
+from score_jax.convert.hub import SCHEME, from_hub, is_hub_name
 from score_jax.convert.openai import from_improved_diffusion
 from score_jax.convert.published import PUBLISHED, lookup
 from score_jax.convert.records import Ingredients, read_json
 from score_jax.convert.score_sde import from_score_sde_jax, from_score_sde_pytorch
+from score_jax.convert.vdm import from_vdm
 from score_jax.model import Model
 from score_jax.nets import UNet
 from score_jax.types import Params
 
 MODEL_FILE = "model.json"  # of a run folder: the ingredients of its model
 CHECKPOINTS = "checkpoints"
-NVIDIA = ".pkl"  # of files that name their network
+NVIDIA, VDM = ".pkl", ".flax"  # of files that say what their network is
+HUB_LIKE = re.compile(
+    r"[\w-][\w.-]*/[\w.-]+"
+)  # what a name on the hub looks like without its scheme
 FIELDS = {True: "ema_params", False: "params"}
 # Program that wrote a file of score_sde, by the ending of the file.
 SCORE_SDE = {".pth": from_score_sde_pytorch, ".pt": from_score_sde_pytorch}
@@ -29,32 +35,38 @@ def load_pretrained(
 
     Args:
       path: the folder of a run of `experiments.train`; the folder of a diffusers `UNet2DModel`; a
-        `.pkl` of EDM; or, with a preset, a file of score_sde, improved-diffusion or guided-diffusion.
+        `.pkl` of EDM or EDM2; a `.flax` of VDM; with a preset, a file of score_sde, score_flow,
+        OpenAI's consistency models, improved-diffusion or guided-diffusion; or, with the extra `hub`,
+        any of these on the Hugging Face hub: "hf://USER/NAME" for a folder, "hf://USER/NAME/FILE" for
+        a file.
       preset: name of the published run, such as "cifar10_ncsnpp_continuous"
         (`score_jax.convert.published`).
       ema: the averaged weights, or those of the last step. Files of improved-diffusion and diffusers
         hold one of them and do not say which.
 
     Raises ValueError for an unknown preset, a preset with a folder, a file without one, and weights
-    that do not fit; OSError for files that cannot be opened. For a name or a preset of a published file
-    (`PUBLISHED_FILES`) that is not there, the error says what to download; nothing is downloaded.
+    that do not fit; OSError for files that cannot be opened or downloaded; ImportError for a name on the
+    hub without the extra. For a name or a preset of a published file (`PUBLISHED_FILES`) that is not
+    there, the error says what to download; nothing but a name on the hub is downloaded.
 
     >>> model, params = load_pretrained("runs/digits_vp")
     >>> out = sample(key, model.sde, model.score(params), (16, 8, 8, 1), sampler=heun, grid=grid)
     """
-    path = Path(path)
+    path = from_hub(str(path)) if is_hub_name(path) else Path(path)
     if not path.exists():
         known = published_file(path, preset)
         how = f": {known.how()}" if known else ""
+        if not known and HUB_LIKE.fullmatch(str(path)):
+            how = f"; on the Hugging Face hub it is {SCHEME}{path}"
         raise FileNotFoundError(f"there is no file or folder {str(path)!r}{how}")
     if path.is_dir():
         if preset is not None:
             raise ValueError(f"preset must be None for the folder {str(path)!r}, got {preset!r}")
         return _of_run(path, ema) if (path / CHECKPOINTS).is_dir() else from_diffusers(path)[:2]
-    if path.suffix == NVIDIA:
+    if path.suffix in (NVIDIA, VDM):
         if preset is not None:
             raise ValueError(f"preset must be None for the file {str(path)!r}, got {preset!r}")
-        return from_edm(path)[:2]
+        return from_edm(path)[:2] if path.suffix == NVIDIA else from_vdm(path, ema=ema)[:2]
     if preset is None:
         raise ValueError(f"preset must name the network of the file {str(path)!r}, got None")
     ingredients = lookup(preset, PUBLISHED)

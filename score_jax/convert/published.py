@@ -3,6 +3,7 @@
 score_sde (arXiv:2011.13456): github.com/yang-song/score_sde_pytorch/tree/main/configs, with "_" for
 "/" in the names. Improved DDPM (arXiv:2102.09672): the commands in
 github.com/openai/improved-diffusion and the paper's appendix A. EDM (arXiv:2206.00364): its table 7.
+EDM2 (arXiv:2312.02696): configuration G.
 """
 
 import dataclasses
@@ -12,7 +13,7 @@ import flax.linen as nn
 
 from score_jax._names import choose
 from score_jax.convert.records import Ingredients
-from score_jax.nets import DDPM, NCSN, NCSNpp, NCSNv2, UNet
+from score_jax.nets import DDPM, EDM2, NCSN, NCSNpp, NCSNv2, UNet
 from score_jax.parametrization import (
     LEARNED_RANGE,
     SCORE,
@@ -115,6 +116,9 @@ _EDM_ADM = UNet(
     channels=192, channel_mult=(1.0, 2.0, 3.0, 4.0), attention_factors=(2, 4, 8), dropout=0.1,
     num_head_channels=64, resblock_updown=True, num_classes=1000, out_channels=3,
 )  # fmt: skip
+# The consistency models of OpenAI's JAX program, which start from EDM's NCSN++ (arXiv:2303.01469).
+_CONSISTENCY = _EDM_VE.clone(condition_first=False, dropout=0.0)
+_EDM2_S = EDM2(num_classes=1000, out_channels=3)
 
 PUBLISHED: dict[str, Ingredients] = {
     "vp_cifar10_ddpmpp": _vp_levels(_DDPMPP),
@@ -166,6 +170,8 @@ PUBLISHED: dict[str, Ingredients] = {
     "cifar10_edm_vp": _edm(_EDM_VP),
     "cifar10_edm_ve": _edm(_EDM_VE),
     "imagenet64_edm_adm": _edm(_EDM_ADM),
+    "imagenet64_edm2_s": _edm(_EDM2_S),
+    "cifar10_consistency": _edm(_CONSISTENCY),
 }
 
 # The paper's names of the runs that its tables are made of.

@@ -45,9 +45,11 @@ from score_jax.parametrization import (
     TIMESTEP_NOISE,
     IndexInput,
     LevelInput,
+    LogSigmaInput,
     NoiseInput,
     StdInput,
     TimeInput,
+    edm,
 )
 from score_jax.sde import NoiseSchedule
 from score_jax.types import SDE
@@ -257,12 +259,15 @@ def default_model(module: Any, sde: SDE) -> Model:
     """The model of a network as score_sde trains it on an SDE.
 
     A network that divides its output by sigma returns the score and is given sigma, or an index of its
-    `sigmas`; NCSN returns the score and is given an index of its levels. Every other network returns the
+    `sigmas`; NCSN returns the score and is given an index of its levels. A network with the embedding
+    "plain_fourier" has EDM's preconditioning, as in OpenAI's fork. Every other network returns the
     noise and is given t * 999, or the index of a timestep (`TIMESTEP_NOISE`: between two timesteps the
     authors' programs divide by the std of the one before).
 
     >>> model = default_model(NCSNpp(), VP())
     """
+    if getattr(module, "embedding", None) == "plain_fourier":
+        return Model(sde, module.apply, LogSigmaInput(), edm())
     if isinstance(module, NCSN) and module.sigmas is None:
         return Model(sde, module.apply, LevelInput(module.num_levels), SCORE)
     if getattr(module, "scale_by_sigma", False):
@@ -365,14 +370,19 @@ def from_score_sde_jax(
 ) -> Loaded:
     """A network with the weights of a `checkpoint_N` of the JAX score_sde: (model, params, info).
 
-    The file is Flax's msgpack of the program's State of 2021; arguments, `info` and errors as in
-    `from_score_sde_pytorch`, and the module may also be an `NCSN` or `NCSNv2`.
+    The file is Flax's msgpack of the program's State of 2021, of which that of score_flow
+    (arXiv:2101.09258) is alike, or of the State of OpenAI's consistency models (arXiv:2303.01469).
+    Arguments, `info` and errors are as in `from_score_sde_pytorch`, and the module may also be an `NCSN`
+    or `NCSNv2`.
 
     >>> model, params, info = from_score_sde_jax("checkpoint_8", NCSNpp(fir=True), VP())
     """
     net = checked(module, (NCSNpp, NCSN, NCSNv2))
     file = read_flax_msgpack(path)
-    tree = _entry(file, ("params_ema",) if ema else ("optimizer", "target"), path)
+    last = (
+        ("params",) if isinstance(file, Mapping) and "params" in file else ("optimizer", "target")
+    )
+    tree = _entry(file, ("params_ema",) if ema else last, path)
     tree = tree["params"] if isinstance(tree, Mapping) and set(tree) == {"params"} else tree
     weights = tensors({"/".join(names): value for names, value in leaves(tree).items()}, path)
     shape = np.shape(weights.get("Conv_0/kernel", 0))

@@ -2,6 +2,10 @@
 
 from score_jax.nets.classifier import EncoderUNet as EncoderUNet
 from score_jax.nets.classifier import MLPClassifier as MLPClassifier
+from score_jax.nets.dit import DIT_SIZES as DIT_SIZES
+from score_jax.nets.dit import DiT as DiT
+from score_jax.nets.edm2 import EDM2 as EDM2
+from score_jax.nets.magnitude import unit_directions as unit_directions
 from score_jax.nets.mlp import MLP as MLP
 from score_jax.nets.ncsnpp import DDPM as DDPM
 from score_jax.nets.ncsnpp import NCSNpp as NCSNpp

@@ -131,6 +131,18 @@ def with_low_res(x: Array, low_res: Array | None, needed: bool, periodic: Period
     return jnp.concatenate([x, wide], axis=-1)
 
 
+def with_powers(x: Float[Array, "*b c"], powers: tuple[int, ...]) -> Float[Array, "*b d"]:
+    """x with the sines, then the cosines, of 2^n 2 pi x for all powers n: fine details as channels.
+
+    arXiv:2107.00630, appendix C.
+    """
+    if not powers:
+        return x
+    scales = jnp.asarray([2.0**n * 2 * math.pi for n in powers], x.dtype)
+    angle = (x[..., None] * scales.reshape((1,) * x.ndim + (-1,))).reshape(*x.shape[:-1], -1)
+    return jnp.concatenate([x, jnp.sin(angle), jnp.cos(angle)], axis=-1)
+
+
 def check_fields(net: Any, *counts: str) -> None:
     """Raise ValueError unless the named fields are at least 1 and those that U-Nets share are valid."""
     check_count(**{name: getattr(net, name) for name in counts})

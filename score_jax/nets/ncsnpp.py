@@ -46,6 +46,7 @@ from score_jax.nets.layers import (
     residual,
     sinusoids,
     with_low_res,
+    with_powers,
 )
 from score_jax.nets.periodic import ZEROS, Padding, periodic_axes
 from score_jax.nets.resample import DEFAULT_KERNEL
@@ -110,6 +111,9 @@ class NCSNpp(nn.Module):
     condition_first: bool = False
     augment_size: int = 0  # length of the augmentation's vector, if trained with one
     padding: tuple[Padding, ...] = ZEROS  # of all axes of space, or of each: circular if periodic
+    # the network is given sin and cos of 2^n 2 pi x too, of these powers n (arXiv:2107.00630)
+    fourier_powers: tuple[int, ...] = ()
+    add_input: bool = False  # x is added to the output
 
     @property
     def style(self) -> Style:
@@ -226,6 +230,7 @@ class NCSNpp(nn.Module):
         self._check(x, noise_input, y)
         channels, last = x.shape[-1], len(self.channel_mult) - 1
         start = with_low_res(x, low_res, self.super_resolution, self.style.periodic)
+        start = with_powers(start, self.fourier_powers)
         emb = self._embed(noise_input, y, augment)
         pyramid = h = start if self.centered else 2 * start - 1
         skips = [h := self.style.conv(self.channels, "first")(h)]
@@ -262,7 +267,7 @@ class NCSNpp(nn.Module):
         if output is None or self.progressive != "output_skip":
             h = nn.silu(self.style.norm("last_norm")(h.astype(x.dtype)))
             output = self._out_conv(channels, "last")(h)
-        h = output.astype(x.dtype)
+        h = output.astype(x.dtype) + x if self.add_input else output.astype(x.dtype)
         return divide_by_sigma(h, noise_input, self.sigmas) if self.scale_by_sigma else h
 
 

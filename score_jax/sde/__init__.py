@@ -12,6 +12,7 @@ from score_jax.sde.base import reverse_drift as reverse_drift
 from score_jax.sde.families import VE as VE
 from score_jax.sde.families import VP as VP
 from score_jax.sde.families import CosineVP as CosineVP
+from score_jax.sde.families import LinearLogSNR as LinearLogSNR
 from score_jax.sde.families import LinearVE as LinearVE
 from score_jax.sde.families import SubVP as SubVP
 from score_jax.sde.flows import RectifiedFlow as RectifiedFlow

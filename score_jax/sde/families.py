@@ -118,6 +118,54 @@ class VP(_LinearBeta):
 
 @jax.tree_util.register_static
 @dataclasses.dataclass(frozen=True)
+class LinearLogSNR(RateSDE):
+    """Variance-preserving SDE whose log-SNR falls linearly, from -gamma_min to -gamma_max.
+
+    B(t) = log(1 + exp(gamma(t))), gamma(t) = gamma_min + t (gamma_max - gamma_min); that of variational
+    diffusion models at their start (arXiv:2107.00630). x(0) has noise of variance sigmoid(gamma_min).
+
+    Raises ValueError unless gamma_min < gamma_max, both finite.
+
+    >>> LinearLogSNR().log_snr(1.0)
+    Array(-5., dtype=float32, weak_type=True)
+    """
+
+    gamma_min: float = -13.3  # minus the log-SNR at t = 0
+    gamma_max: float = 5.0  # minus the log-SNR at t = 1
+    t1: float = 1.0  # end of the process
+
+    def __post_init__(self) -> None:
+        check_positive("LinearLogSNR", t1=self.t1)
+        ends = self.gamma_min, self.gamma_max
+        ok = all(map(math.isfinite, ends)) and ends[0] < ends[1]
+        check("LinearLogSNR: (gamma_min, gamma_max)", ends, ok, "finite, in increasing order")
+
+    def _gamma(self, t: TimeLike) -> Coefficient:
+        return self.gamma_min + as_time(t) * (self.gamma_max - self.gamma_min)
+
+    def beta(self, t: TimeLike) -> Coefficient:
+        """beta(t), the rate of the noise: shape of t."""
+        return (self.gamma_max - self.gamma_min) * jax.nn.sigmoid(self._gamma(t))
+
+    def beta_integral(self, t: TimeLike) -> Coefficient:
+        """log(1 + exp(gamma(t))): shape of t."""
+        return jax.nn.softplus(self._gamma(t))
+
+    def std(self, t: TimeLike) -> Coefficient:
+        """s(t) = sqrt(sigmoid(gamma(t))): shape of t."""
+        return jnp.exp(0.5 * jax.nn.log_sigmoid(self._gamma(t)))
+
+    def log_snr(self, t: TimeLike) -> Coefficient:
+        """-gamma(t): shape of t."""
+        return -self._gamma(t)
+
+    def time_of_log_snr(self, value: TimeLike) -> Coefficient:
+        """The t with log_snr(t) = value: shape of value."""
+        return (-as_time(value) - self.gamma_min) / (self.gamma_max - self.gamma_min)
+
+
+@jax.tree_util.register_static
+@dataclasses.dataclass(frozen=True)
 class SubVP(_LinearBeta):
     """Sub-VP SDE: VP's drift with less noise, s(t) = 1 - exp(-B(t)).
 

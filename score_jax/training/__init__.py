@@ -66,7 +66,9 @@ from score_jax.training.meshes import make_mesh as make_mesh
 from score_jax.training.meshes import replicated as replicated
 from score_jax.training.meshes import rows_of as rows_of
 from score_jax.training.meshes import share_of as share_of
+from score_jax.training.optimizers import inverse_sqrt as inverse_sqrt
 from score_jax.training.optimizers import make_optimizer as make_optimizer
+from score_jax.training.optimizers import projected as projected
 from score_jax.training.optimizers import warmed_up as warmed_up
 from score_jax.training.run import NonFiniteLoss as NonFiniteLoss
 from score_jax.training.run import Run as Run

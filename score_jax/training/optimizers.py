@@ -35,6 +35,40 @@ def warmed_up(
     return schedule
 
 
+def inverse_sqrt(learning_rate: float, reference: int) -> Callable[[ArrayLike], Float[Array, ""]]:
+    """The rate of update n: learning_rate / sqrt(max(n / reference, 1)); arXiv:2312.02696.
+
+    Raises ValueError unless reference >= 1.
+
+    >>> inverse_sqrt(0.01, 1000)(4000)
+    Array(0.005, dtype=float32)
+    """
+    check("reference", reference, reference >= 1, ">= 1")
+
+    def schedule(n: Any) -> Float[Array, ""]:
+        return learning_rate / jnp.sqrt(jnp.maximum(jnp.asarray(n, jnp.float32) / reference, 1))
+
+    return schedule
+
+
+def projected(
+    optimizer: optax.GradientTransformation, project: Callable[[Any], Any]
+) -> optax.GradientTransformation:
+    """The optimiser with its parameters projected after every update: params = project(params + u).
+
+    The state of the optimiser stays as it is. Averages are of the projected parameters.
+
+    >>> optimizer = projected(make_optimizer(), unit_directions)
+    """
+
+    def update(grads: Any, state: Any, params: Any = None, **extra: Any) -> tuple[Any, Any]:
+        updates, state = optimizer.update(grads, state, params, **extra)
+        moved = project(optax.apply_updates(params, updates))
+        return jax.tree.map(jnp.subtract, moved, params), state
+
+    return optax.GradientTransformation(optimizer.init, update)
+
+
 def _decayed(params: Any) -> Any:
     """Which leaves have weight decay: neither biases nor leaves of a norm."""
 

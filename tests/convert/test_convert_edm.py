@@ -10,12 +10,13 @@ import pytest
 
 from score_jax.convert import from_edm, load_pretrained
 from score_jax.convert.published import PUBLISHED
-from score_jax.nets import NCSNpp
+from score_jax.nets import EDM2, NCSNpp
 from score_jax.parametrization import LEARNED_RANGE, edm
 from score_jax.sde import VE, VP, CosineBetas, LinearVE
+from tests.golden import make_edm2
 from tests.golden.make_edm import CASES
 from tests.helpers.convert_files import dictionary, name, program, text, tuple_of
-from tests.helpers.edm_files import persistent, snapshot
+from tests.helpers.edm_files import edm2_snapshot, persistent, snapshot
 from tests.helpers.fuzz import faults, refused, shapes_once
 from tests.helpers.golden_files import golden
 
@@ -63,6 +64,33 @@ def test_networks_compute_what_they_computed(tmp_path, case):
     assert float(jnp.abs(found - out).max() / jnp.abs(out).max()) <= 2e-5
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("case", make_edm2.CASES)
+def test_edm2_computes_what_it_computed(tmp_path, case):
+    fields = make_edm2.CASES[case]
+    shapes = json.loads(str(golden("edm2")[f"{case}/shapes"]))
+    path = edm2_snapshot(tmp_path / f"{case}.pkl", case, shapes)
+    model, params, info = from_edm(path)
+    assert isinstance(info["module"], EDM2) and info["shape"] == (8, 8, 3)
+    assert model.parametrization is edm(fields.get("sigma_data", 0.5))
+    x, sigma, out = (jnp.asarray(golden("edm2")[f"{case}/{k}"]) for k in ("x", "sigma", "out"))
+    y = jnp.array([1, 3]) if fields["label_dim"] else None
+    model = dataclasses.replace(model, apply=functools.partial(applied, info["module"]))
+    found = model.denoiser(params, y)(x, sigma)
+    assert float(jnp.abs(found - out).max() / jnp.abs(out).max()) <= 2e-5
+    for changes, named in (
+        ({"label_balance": 2}, "label_balance must be a number in"),
+        ({"channels_per_head": "a"}, "channels_per_head must be"),
+        ({"clip_act": 0}, "clip_act must be > 0"),
+        ({"resample_filter": [1, 3, 3, 1]}, "resample_filter must be"),
+        ({"channel_mult_emb": 0}, "channel_mult_emb must be"),
+        ({"in_channels": 3}, "an argument of UNet must be one of"),
+        ({"model_channels": 24}, "which does not fit"),
+    ):
+        with pytest.raises(ValueError, match=named):
+            from_edm(edm2_snapshot(tmp_path / "wrong.pkl", case, shapes, **changes))
+
+
 def test_a_file_is_a_model_without_a_preset(tmp_path):
     path = snapshot(tmp_path / "x.pkl", "ve", shapes_of("ve"))
     model, _ = load_pretrained(path)
@@ -73,14 +101,15 @@ def test_a_file_is_a_model_without_a_preset(tmp_path):
 
 def test_the_published_networks_are_those_of_the_presets():
     """The arguments with which the published CIFAR-10 network was trained, and our preset of it."""
-    from score_jax.convert.edm import SONG, _Fields, _song
+    from score_jax.convert.edm import SONG, _song
+    from score_jax.convert.nvidia import Fields
 
     given = SONG | {"channel_mult": [2, 2, 2], "dropout": 0.13}
     net = PUBLISHED["cifar10_edm_vp"].net
-    assert _song(_Fields(given, 32, 3)) == net
+    assert _song(Fields(given, 32, 3)) == net
     given |= {"embedding_type": "fourier", "encoder_type": "residual", "channel_mult_noise": 2,
               "resample_filter": [1, 3, 3, 1]}  # fmt: skip
-    assert _song(_Fields(given, 32, 3)) == PUBLISHED["cifar10_edm_ve"].net
+    assert _song(Fields(given, 32, 3)) == PUBLISHED["cifar10_edm_ve"].net
     assert isinstance(net, NCSNpp)
 
 

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from score_jax.convert import from_score_sde_jax, from_score_sde_pytorch
+from score_jax.convert.published import PUBLISHED as PRESETS
 from score_jax.convert.score_sde import default_model
 from score_jax.nets import MLP, NCSNpp
 from score_jax.parametrization import (
@@ -20,12 +21,21 @@ from score_jax.parametrization import (
     TIMESTEP_NOISE,
     IndexInput,
     LevelInput,
+    LogSigmaInput,
     StdInput,
     TimeInput,
+    edm,
 )
-from score_jax.sde import VE, VP, LinearBetas
+from score_jax.sde import VE, VP, LinearBetas, LinearVE
 from tests.helpers import port
-from tests.helpers.convert_files import drawn, state_of_2021, unpacked, write_msgpack, write_torch
+from tests.helpers.convert_files import (
+    drawn,
+    state_of_2021,
+    state_of_2023,
+    unpacked,
+    write_msgpack,
+    write_torch,
+)
 from tests.helpers.golden_files import golden
 from tests.nets.test_nets_ncsn import load as load_refinenet
 
@@ -319,3 +329,22 @@ def test_refinenets_of_the_jax_program(tmp_path, name):
     small = net.clone(channels=2)
     with pytest.raises(ValueError, match="checkpoint_8 has shape"):
         from_score_sde_jax(file, small, VE(0.01, 50.0))
+
+
+@pytest.mark.slow
+def test_consistency_models_of_openai_compute_what_they_computed(tmp_path):
+    """Their State names its weights otherwise, and the preconditioning is EDM's."""
+    arrays = golden("consistency_jax")
+    shapes = json.loads(str(arrays["shapes"]))
+    average = {k: drawn(k, shape) for k, shape in shapes.items()}
+    raw = {k: v + 1 for k, v in average.items()}
+    path = write_msgpack(tmp_path / "checkpoint_80", state_of_2023(raw, average))
+    fields = {"channels": 8, "channel_mult": (2, 2), "num_blocks": 1, "attention": (4,)}
+    net = PRESETS["cifar10_consistency"].net.clone(**fields)
+    model, params, info = from_score_sde_jax(path, net, LinearVE(), size=8)
+    assert info["ema"] and model.parametrization is edm(0.5)
+    assert model.noise_input == LogSigmaInput()
+    assert error_of(net, params, *(arrays[k] for k in ("x", "noise_input", "out"))) <= 2e-5
+    last = from_score_sde_jax(path, net, LinearVE(), ema=False, size=8)[1]
+    near = lambda a, b: np.allclose(a, b + 1, atol=1e-6)
+    assert all(jax.tree.leaves(jax.tree.map(near, last, params)))

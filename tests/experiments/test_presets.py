@@ -20,6 +20,8 @@ OURS = {
     755_298: ["digits_iddpm", "digits_iddpm_vlb"],
     755_009: ["digits_iddpm_linear"],
     113_676_678: ["iddpm_unet2d_64"],
+    721_835: ["digits_edm2"],
+    328_260: ["digits_dit"],
 }
 SIZES = PARAMETERS | {name: size for size, names in OURS.items() for name in names}
 

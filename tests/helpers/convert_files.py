@@ -160,6 +160,14 @@ def write_msgpack(path, tree):
     return path
 
 
+def state_of_2023(raw, average):
+    """The State of OpenAI's consistency models, of {path: array} as the one below."""
+    old = state_of_2021(raw, average)
+    keep = ("step", "lr", "ema_rate", "params_ema", "model_state")
+    state = {k: old[k] for k in keep} | {"params": old["optimizer"]["target"], "opt_state": {}}
+    return state | {"target_params": state["params"], "rng_state": old["rng"]}
+
+
 def state_of_2021(raw, average):
     """The State of score_sde's JAX program: {path: array} of the weights and of their average."""
     pack = lambda flat: {

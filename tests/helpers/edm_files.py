@@ -2,6 +2,7 @@
 
 import struct
 
+from tests.golden import make_edm2
 from tests.golden.make_edm import CASES, OUTER, drawn
 from tests.helpers.convert_files import (
     dictionary,
@@ -67,7 +68,7 @@ def module(tree, kind=None, **attributes):
     return name("torch.nn.modules.container", "ModuleDict") + b")\x81" + state + b"b"
 
 
-def nested(shapes):
+def nested(shapes, drawn=drawn):
     """Drawn weights as nested dictionaries."""
     tree = {}
     for path, shape in shapes.items():
@@ -94,5 +95,22 @@ def snapshot(path, case, shapes, **changes):
     state = dictionary(_parameters=b"}", _modules=dictionary(model=net), **attributes)
     easy = name("dnnlib.util", "EasyDict") + b")\x81(" + text("a") + whole(1) + b"u"
     body = dictionary(ema=persistent(kind, state), loss_fn=easy)
+    path.write_bytes(program(body))
+    return path
+
+
+def edm2_snapshot(path, case, shapes, **changes):
+    """A network-snapshot of EDM2's program, of a case of the reference numbers."""
+    fields = make_edm2.CASES[case]
+    given = {k: v for k, v in fields.items() if k != "sigma_data"} | changes
+    net = module(nested(shapes, make_edm2.drawn), "UNet", _init_kwargs=given)
+    uncertainty = module({"weight": make_edm2.drawn("logvar", (1, 128))}, "MPConv")
+    state = dictionary(
+        _parameters=b"}", _modules=dictionary(unet=net, logvar_linear=uncertainty),
+        sigma_data=plain(fields.get("sigma_data", 0.5)),
+    )  # fmt: skip
+    body = dictionary(
+        encoder=persistent("StandardRGBEncoder", b"}"), ema=persistent("Precond", state)
+    )
     path.write_bytes(program(body))
     return path

@@ -6,7 +6,18 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from score_jax.nets import DDPM, MLP, NCSN, EncoderUNet, NCSNpp, NCSNv2, SeriesUNet, UNet
+from score_jax.nets import (
+    DDPM,
+    EDM2,
+    MLP,
+    NCSN,
+    DiT,
+    EncoderUNet,
+    NCSNpp,
+    NCSNv2,
+    SeriesUNet,
+    UNet,
+)
 
 IMAGE = (2, 8, 12, 3)  # not square
 SMALL = {"channels": 8, "channel_mult": (1, 2), "num_blocks": 1}
@@ -21,6 +32,8 @@ CASES = {
     "unet": (UNet(**SMALL, attention_factors=(2,), num_heads=2, groups=4), IMAGE),
     "unet_series": (UNet(**SMALL, num_heads=2, groups=4, dims=1), (2, 12, 3)),
     "unet_volume": (UNet(**SMALL, num_heads=2, groups=4, dims=3), (2, 3, 4, 8, 1)),
+    "edm2": (EDM2(**SMALL, attention_factors=(2,), num_head_channels=8), IMAGE),
+    "dit": (DiT(width=12, depth=1, num_heads=2, dims=3), (2, 2, 4, 4, 1)),
     "classifier": (
         EncoderUNet(**SMALL, num_head_channels=4, groups=4, num_classes=5, resblock_updown=True),
         IMAGE,
@@ -28,7 +41,9 @@ CASES = {
     "series": (SeriesUNet(channels=8, groups=4), (2, 12, 3)),
     "mlp": (MLP(width=8, num_blocks=1), (2, 3)),
 }  # fmt: skip
-WITH_CLASSES = ["ncsnpp", "ddpm", "unet", "unet_series", "unet_volume", "series", "mlp"]
+WITH_CLASSES = [
+    "ncsnpp", "ddpm", "unet", "unet_series", "unet_volume", "series", "mlp", "edm2", "dit",
+]  # fmt: skip
 HALF = re.compile(r":bf16\[[\d,]*\] = (?:score_jax_conv|dot_general)")
 
 
@@ -78,7 +93,7 @@ def test_classes_are_a_table_more_and_needed_when_there(name):
     paths = lambda tree: {jax.tree_util.keystr(p) for p, _ in jax.tree.leaves_with_path(tree)}
     (table,) = paths(after) - paths(before)
     assert "embedding" in table
-    assert 7 in {v.shape[0] for v in jax.tree.leaves(after)}
+    assert 7 in {v.shape[0] for v in jax.tree.leaves(after) if v.shape}
     for wrong, given in ((more, ()), (net, (y,))):
         with pytest.raises(ValueError, match="class"):
             jax.eval_shape(wrong.init, jax.random.key(0), x, label, *given)
