@@ -73,12 +73,12 @@ def test_a_fitted_grid_has_smaller_errors():
     """On two modes, against the flow from the same latents; and of labels, which leave one mode each."""
 
     def score(x, t):
-        m, v = SDE.mean_coeff(t), jnp.square(SDE.mean_coeff(t) * 0.15) + jnp.square(SDE.std(t))
+        m, v = SDE.mean_coeff(t), jnp.square(SDE.mean_coeff(t) * 0.4) + jnp.square(SDE.std(t))
         return (m * jnp.tanh(m * x / v) - x) / v
 
     def labelled(y):
         mean = 1 - 2.0 * y[:, None]
-        return lambda x, t: isotropic(SDE, mean, 0.15)(x, t)
+        return lambda x, t: isotropic(SDE, mean, 0.4)(x, t)
 
     options = {"chunk": 128, "progress": False}
     key, shape, grid = jax.random.key(0), (128, 2), sm.log_snr_grid(SDE, 40, t0=T0)
@@ -92,12 +92,10 @@ def test_a_fitted_grid_has_smaller_errors():
         sm.sample(key, SDE, score, shape, sampler=sm.stepwise(make, **end), grid=grid, **options).x
     )
     exact = draw(sm.dpmpp_2m, sm.log_snr_grid(SDE, 400, t0=T0))
-    for make, order in ((sm.dpmpp_2m, 2), (sm.ddim, 1)):
-        errors = [
-            rms(draw(make, g), exact)
-            for g in (sm.log_snr_grid(SDE, 8, t0=T0), sm.fitted_grid(fit, 8, order=order))
-        ]
-        assert errors[1] < 0.9 * errors[0], (make, errors)
+    for make, n, order in ((sm.ddim, 8, 1), (sm.dpmpp_2m, 12, 2)):
+        grids = sm.log_snr_grid(SDE, n, t0=T0), sm.fitted_grid(fit, n, order=order)
+        errors = [rms(draw(make, grid), exact) for grid in grids]
+        assert errors[1] < 0.75 * errors[0], (make, errors)
 
 
 TIMES = np.linspace(1, 0.1, 4)
