@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: demo test check docs clean env
+.PHONY: demo test check docs transcripts clean env
 .DEFAULT_GOAL := demo
 
 # Use uv if it is installed (faster), otherwise venv and pip. The stamp is touched last, so that an
@@ -38,6 +38,10 @@ check: $(STAMP)
 
 docs: $(STAMP)
 	$(BIN)/python -m docs.build
+
+# Every command that the README and the guides show, as it stands: about an hour.
+transcripts: $(STAMP)
+	$(BIN)/python -m docs.transcripts --full
 
 clean:
 	rm -rf $(VENV) .cache build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache

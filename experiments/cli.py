@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import importlib.util
 import inspect
 import io
 import json
@@ -19,10 +18,12 @@ import tyro
 
 from .config import DataConfig, SampleConfig
 from .late import late
-from .parts import fitting, flags, run_folder, unused, upgrade
+from .parts import fitting, flags, readers, run_folder, unused, upgrade
+from .parts.extras import hint, needs
 
 with late():
     from score_jax import runtime, training
+    from score_jax.viz import is_image
 
     from . import runs
     from .run_config import Config
@@ -32,39 +33,42 @@ NOT_FINITE = 77  # exit code: too many steps in a row were not finite
 SCRIPT = "score-jax"  # the name of the installed program
 DEFAULT = "digits_vp"  # the preset that is taken unless another is named
 
-# The modules that each extra of setup.cfg brings, which a command asks for before it starts its work.
-EXTRAS: dict[str, tuple[str, ...]] = {
-    "plots": ("matplotlib",),
-    "metrics": ("sklearn",),
-    "data": ("sklearn", "array_record", "pyarrow", "zarr", "h5py"),
-    "weights": ("safetensors",),
-    "video": ("imageio_ffmpeg",),
-    "hub": ("huggingface_hub",),
-    "tensorboard": ("tensorboardX",),
-    "wandb": ("wandb",),
-}
 
+def start(
+    *workdirs: str,
+    hosts: "HostsConfig | None" = None,
+    data: DataConfig | bool = False,
+    pictures: str | None = None,
+    extras: Mapping[str, str | None] | None = None,
+) -> None:
+    """Check what a command needs, join the other hosts, and prepare JAX: before its work begins.
 
-def start(*workdirs: str) -> None:
-    """Prepare JAX for a command: compiler options for this CPU, and the cache of programs.
-
-    workdirs: the runs that it needs; ValueError for the first that is not one.
+    workdirs: the runs that it reads. data: whether it reads their data, or a config of other data.
+    pictures: what draws examples, where those of the runs are not images. extras: by the name of an
+    extra, what needs it; None: nothing. Raises ValueError for a folder without a run, and for packages
+    that are missing.
     """
     for workdir in workdirs:
         run_folder.check_run(workdir)
+    for extra, what in (extras or {}).items():
+        if what is not None:
+            needs(extra, what)
+    shapes = [run_folder.data_shape(workdir) for workdir in workdirs if pictures]
+    if pictures and not all(shape and is_image(shape) for shape in shapes):
+        needs("plots", pictures)
+    of_runs = [run_folder.data_name(workdir) for workdir in workdirs] if data is True else []
+    for name in [data.name] if isinstance(data, DataConfig) else of_runs:
+        needs_data(name)
+    if hosts is not None:
+        hosts.connect()
     runtime.tune_cpu()
     runtime.enable_compilation_cache()
 
 
-def needs(extra: str, what: str, *modules: str) -> None:
-    """Raise ValueError naming the extra to install if a module of it, or one of those, is missing.
-
-    >>> needs("plots", "the pictures of a run")
-    """
-    wanted = modules or EXTRAS[extra]
-    missing = [name for name in wanted if importlib.util.find_spec(name) is None]
-    if missing:
-        raise ValueError(f'{what} needs {" and ".join(missing)}: pip install "score_jax[{extra}]"')
+def needs_data(name: str | None) -> None:
+    """Raise ValueError naming the extra to install if the data of this kind need one that is missing."""
+    if name in readers.KINDS:
+        needs("data", f"data.name {name}", readers.KINDS[name].packages)
 
 
 def program(command: str = "") -> str:
@@ -89,7 +93,7 @@ def main(command: Callable[[], Any]) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
     except (ValueError, OSError, ArithmeticError, ImportError) as error:
-        text = f"error: {' '.join(str(error).split())}{_hint(error)}"
+        text = f"error: {' '.join(str(error).split())}{hint(error)}"
         if _is(error, "LostHost"):
             training.leave_at_once(training.STALLED, text)
         if _is(error, "HostsDiffer"):
@@ -102,15 +106,6 @@ def main(command: Callable[[], Any]) -> None:
             raise
         print(text, file=sys.stderr)
         sys.exit(2)
-
-
-def _hint(error: Exception) -> str:
-    """The extra that brings a missing module, where one does."""
-    name = str(getattr(error, "name", None)).partition(".")[0]
-    extra = next((extra for extra, modules in EXTRAS.items() if name in modules), None)
-    return (
-        "" if extra is None or "score_jax[" in str(error) else f': pip install "score_jax[{extra}]"'
-    )
 
 
 def _is(error: Exception, name: str) -> bool:
@@ -309,6 +304,7 @@ def parse_config(
         data = _data_of(own, rest)
         # Before the data are opened, which may take long.
         check_unused(argv, {f"data.{k}": why for k, why in unused.of_data(data).items()})
+        needs_data(data.name)
         kinds["net"] = fitting.kind_for(data, own, tree["net"]["kind"])
     default = flags.config_flags(tree, kinds)
     cls: Any = Command[type(default)]  # type: ignore[misc]

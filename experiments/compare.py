@@ -78,6 +78,8 @@ class Args:
     seed: int = 0
     # Where to write compare.json, .md and .png (default: WORKDIR).
     out: str | None = None
+    # Write over files that are there.
+    overwrite: bool = False
 
 
 def candidates(
@@ -265,11 +267,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     if not args.nfe or min(args.nfe) < 2:
         raise ValueError(f"--nfe must be numbers of at least 2, got {args.nfe}")
     samplers.check_names(args.samplers)
-    cli.needs("metrics", "the distances of samples")
-    cli.start(args.workdir)
     workdir = pathlib.Path(args.workdir)
-    result = compare(workdir, args)
     out = workdir if args.out is None else pathlib.Path(args.out)
+    cards.check(out, "compare", overwrite=args.overwrite)
+    needs = {"metrics": "the distances of samples", "plots": "the sampler card"}
+    cli.start(args.workdir, data=True, extras=needs)
+    result = compare(workdir, args)
     cards.write(out, "compare", result, report(result), lambda: card(result))
 
 

@@ -33,7 +33,7 @@ from .parts import datasets, describe, fitting, run_folder, upgrade
 from .run_config import Config, differences, flatten, from_json, to_json, to_record
 
 CONFIG_FILE = run_folder.CONFIG_FILE
-DATA_FILE = "data.json"
+DATA_FILE = run_folder.DATA_FILE
 ORIGIN_FILE = "origin.json"  # of the weights that a run started from
 CONDITIONS = "conditions.npz"  # some conditions of the test split, for samples without the data
 FITTED = "fitted_grid.npz"  # of experiments.compare --fit-grid
@@ -364,10 +364,12 @@ def save_config(workdir: pathlib.Path, config: Config, *, allow_changes: bool = 
     """
     path = workdir / CONFIG_FILE
     if path.exists():
-        note = edited(workdir)
+        old = load_config(workdir)
+        note = edited(workdir, old)
         if note and not allow_changes:
             raise ValueError(f"{note}: restore it, or go on with the change by --allow-changes")
-        changed = differences(load_config(workdir), config)
+        changed = [note] if note else []
+        changed += differences(old, config)
         if changed and not allow_changes:
             raise ValueError(
                 f"workdir {str(workdir)!r} holds a run with another config "
@@ -449,21 +451,30 @@ def newest_config(workdir: pathlib.Path) -> tuple[int, Config] | None:
     if not (workdir / CHECKPOINTS).is_dir():
         return None
     with checkpoints.open_checkpoints(workdir / CHECKPOINTS, read_only=True) as store:
-        for step in reversed(store.steps()):
-            try:
-                return step, from_json(upgrade.upgraded(json.dumps(store.extra(step))))
-            except (ValueError, checkpoints.CheckpointError):
-                continue
+        return _newest_config(store)
+
+
+def _newest_config(store: checkpoints.Checkpoints) -> tuple[int, Config] | None:
+    """`newest_config` with the checkpoints open."""
+    for step in reversed(store.steps()):
+        try:
+            return step, from_json(upgrade.upgraded(json.dumps(store.extra(step))))
+        except (ValueError, checkpoints.CheckpointError):
+            continue
     return None
 
 
-def edited(workdir: pathlib.Path) -> str | None:
-    """One line if config.json differs from the config of the newest checkpoint, otherwise None."""
-    found = newest_config(workdir)
-    if found is None:
+def edited(workdir: pathlib.Path, config: Config) -> str | None:
+    """One line if the folder's config differs from that of its newest checkpoint, otherwise None."""
+    return _edited(workdir, config, newest_config(workdir))
+
+
+def _edited(workdir: pathlib.Path, config: Config, newest: tuple[int, Config] | None) -> str | None:
+    """`edited` of the newest config of the checkpoints."""
+    if newest is None:
         return None
-    step, saved = found
-    changed = differences(saved, load_config(workdir))
+    step, saved = newest
+    changed = differences(saved, config)
     if not changed:
         return None
     return (
@@ -490,9 +501,8 @@ def load(workdir: pathlib.Path, step: int | None = None) -> tuple[Run, Params, i
     It needs nothing but that folder. A config.json that was edited since the newest checkpoint is
     mentioned on stderr. Raises ValueError for a folder without checkpoints, and without that of `step`.
     """
-    if note := edited(workdir):
-        print(f"note: {note}", file=sys.stderr)
-    run = build(load_config(workdir), load_record(workdir))
+    config = load_config(workdir)
+    run = build(config, load_record(workdir))
     if (workdir / CONDITIONS).is_file():
         with np.load(workdir / CONDITIONS, allow_pickle=False) as file:
             kept = dataclasses.replace(run.source, kept=file["cond"])
@@ -501,6 +511,9 @@ def load(workdir: pathlib.Path, step: int | None = None) -> tuple[Run, Params, i
         run = dataclasses.replace(run, fitted=workdir / FITTED)
     template = jax.eval_shape(run.init_params, jax.random.key(0))
     with checkpoints.open_checkpoints(workdir / CHECKPOINTS, read_only=True) as store:
+        note = _edited(workdir, config, _newest_config(store))
+        if note:
+            print(f"note: {note}", file=sys.stderr)
         if step is not None and step not in store.steps():
             raise ValueError(
                 f"workdir {str(workdir)!r} has checkpoints {store.steps()}, none of {step}"

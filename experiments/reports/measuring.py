@@ -19,7 +19,6 @@ from ..runs import Run
 from . import sample_metrics, tables
 from .sample_metrics import MetricConfig
 
-RESULT_FILE = "metrics.json"
 PROTOCOL_NUM = 50_000  # samples of the published FIDs
 
 
@@ -32,7 +31,7 @@ class Options(Protocol):
     chunk: int
     samples: str | None
     reference: str | None
-    out: str | None
+    result: pathlib.Path
     network: NetworkConfig
     metric: MetricConfig
 
@@ -74,7 +73,7 @@ def measure(args: Options) -> Results:
         raise ValueError(
             f"--jackknife must be at most half of the {found.n} samples, got {args.metric.jackknife}"
         )
-    out = pathlib.Path(args.out or pathlib.Path(args.workdir) / RESULT_FILE)
+    out = args.result
     if training.is_first():
         out.parent.mkdir(parents=True, exist_ok=True)
     results = Results(
