@@ -37,7 +37,7 @@ check: $(STAMP)
 	$(PYTEST) -m "not slow"
 
 docs: $(STAMP)
-	$(BIN)/python -m docs.build
+	$(BIN)/python -m docs.site
 
 # Every command that the README and the guides show, as it stands: about an hour.
 transcripts: $(STAMP)

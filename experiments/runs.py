@@ -124,7 +124,8 @@ class Run:
         given = self.source.given(batch)
         if self.config.data.low_res_factor:
             given["low_res"] = self.source.reduced(x)
-        return jax.jit(self.net.init)(key, x, jnp.ones((1,)), **given)
+        params = jax.jit(self.net.init)(key, x, jnp.ones((1,)), **given)
+        return params | losses.Uncertainty().init() if self.config.loss.uncertainty else params
 
     def score(self, params: Params, y: Any = None, low_res: Any = None) -> NetworkScore:
         """The score of the parameters and what the network is given: labels or vectors y, fields."""
@@ -194,10 +195,16 @@ def check_alike(run: Run) -> None:
     """Raise HostsDiffer, on all hosts, unless they have one config, one version and the same data."""
     if not training.several_hosts():
         return
-    versions = {"score_jax": __version__, "jax": jax.__version__, "numpy": np.__version__}
     own = {name: value for name, value in flatten(run.config).items() if name not in OF_A_HOST}
-    data = describe.flat({"the data's": run.source.to_record()})
-    training.check_same(json.loads(json.dumps(versions | own | data)))
+    # Means and deviations of the data may differ in their rounding on another processor.
+    record = json.dumps(describe.flat({"the data's": run.source.to_record()}))
+    data = json.loads(record, parse_float=lambda text: float(f"{float(text):.5g}"))
+    training.check_same(json.loads(json.dumps(versions() | own)) | data)
+
+
+def versions() -> dict[str, str]:
+    """The versions that must be the same on all hosts."""
+    return {"score_jax": __version__, "jax": jax.__version__, "numpy": np.__version__}
 
 
 def of_data(config: Config, source: datasets.RunData) -> Run:
@@ -262,6 +269,9 @@ def _make_loss(run: Run, model: Model, *, train: bool) -> Loss:
     weightings = {
         "noise": losses.noise_weighting, "likelihood": losses.likelihood_weighting,
         "edm": losses.edm_weighting(model.parametrization.sigma_data or SIGMA_DATA),
+        "velocity": losses.velocity_weighting,
+        "min_snr": losses.min_snr_weighting(c.gamma or 5.0),
+        "p2": losses.p2_weighting(c.gamma or 1.0), "sigmoid": losses.sigmoid_weighting(c.bias),
     }  # fmt: skip
     reductions = {"mean": losses.mean_reduction, "half_sum": losses.half_sum_reduction}
     weighting: losses.Weighting = weightings[c.weighting]
@@ -270,6 +280,10 @@ def _make_loss(run: Run, model: Model, *, train: bool) -> Loss:
         weighting, times = losses.importance_weighting(sde, c.t0), losses.log_snr_times(sde)
     if c.times == "log_normal":
         times = losses.log_normal_times(sde, c.log_sigma_mean, c.log_sigma_std)
+    if c.times == "logit_normal":
+        times = losses.logit_normal_times(c.logit_mean, c.logit_std)
+    if c.shift != 1:
+        times = losses.shifted_times(c.shift, losses.uniform_times if times is None else times)
     if isinstance(model.noise_input, LevelInput):
         n = model.noise_input.n
         times = losses.timesteps(np.arange(n) / (n - 1))
@@ -288,6 +302,7 @@ def _make_loss(run: Run, model: Model, *, train: bool) -> Loss:
         null_class=run.null_class,
         train=train,
         noise_levels=LEVELS,
+        uncertainty=losses.Uncertainty() if c.uncertainty else None,
     )
 
 

@@ -5,10 +5,11 @@ To add a sampler: one entry in `SAMPLERS`. Functions here take the `SampleConfig
 
 from __future__ import annotations
 
+import dataclasses
 import pathlib
 from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from score_jax._files import write_npz
 from score_jax._names import choose
@@ -20,6 +21,7 @@ with late():
 
     from score_jax import parametrization, samplers
     from score_jax import sde as processes
+    from score_jax.types import ends_in_noise
 
 if TYPE_CHECKING:
     from score_jax.parametrization import Variance
@@ -38,7 +40,8 @@ class Known(NamedTuple):
     make: a factory of steps, or a solver of the probability flow if `adaptive`; grid, on_schedule: the
     usual grid, and that on a noise schedule if it is another; deterministic: whether all noise is in
     the latent, or a function of the config; options: arguments of `make` by name, as the value or as
-    `From` a field of the config; learned: whether `make` takes the variance of the model; tweedie: the
+    `From` a field of the config; rates: whether a step evaluates drift or diffusion at its first time, or
+    a function of the config; learned: whether `make` takes the variance of the model; tweedie: the
     cheapest form of the final denoising "tweedie"; together: whether it computes anything over all
     samples drawn at once; fitted: the order of the costs of its fitted grid.
     """
@@ -49,6 +52,7 @@ class Known(NamedTuple):
     deterministic: bool | Callable[[Any], bool] = False
     adaptive: bool = False
     options: Mapping[str, Any] = MappingProxyType({})
+    rates: bool | Callable[[Any], bool] = False
     learned: bool = False
     tweedie: Any = None
     together: bool = False
@@ -199,6 +203,7 @@ def song_predictor_corrector(
     )
 
 
+START = 0.999  # of t1: the first time of samplers that need a finite drift
 CORRECTED = ("snr", "corrector_steps")  # used by the correctors
 _PC = _fields("predictor", "corrector", *CORRECTED)
 _SONG = _fields("steps", "t0") | _PC
@@ -207,15 +212,22 @@ _EDM = _fields("churn", "s_min", "s_max", "s_noise")
 _TOLERANCES = _fields("rtol", "atol")
 
 SAMPLERS: dict[str, Known] = {
-    "pc": Known(predictor_corrector, options=_PC, together=True),
+    "pc": Known(
+        predictor_corrector, options=_PC, together=True,
+        rates=lambda c: c.predictor == "euler_maruyama",
+    ),
     "song": Known(song_predictor_corrector, "song", options=_SONG, together=True),
-    "em": Known(_library("euler_maruyama")),
+    "em": Known(_library("euler_maruyama"), rates=True),
     "reverse_diffusion": Known(_library("reverse_diffusion")),
     "ancestral": Known(_library("ancestral"), on_schedule="schedule", learned=True),
     "langevin": Known(_library("langevin_dynamics"), "log_snr", options=_LANGEVIN),
     "euler": Known(_library("euler_maruyama"), deterministic=True, options={"ode": True}),
     "ddim": Known(
         _library("ddim"), "log_snr", "schedule", lambda c: c.eta == 0, options=_fields("eta")
+    ),
+    "interpolant": Known(
+        _library("interpolant"), deterministic=lambda c: c.tau == 0,
+        options={"epsilon": From("tau")},
     ),
     "heun": Known(_library("heun"), "karras", deterministic=True),
     "edm": Known(_library("edm"), "karras", options=_EDM),
@@ -280,7 +292,13 @@ def grid_name(c: Any, sde: SDE) -> str:
 
 
 def make_grid(c: Any, sde: SDE, fitted: pathlib.Path | None = None) -> Any:
-    """The grid of a config; an adaptive sampler uses only its ends. `fitted`: the file of a run."""
+    """The grid of a config; an adaptive sampler uses only its ends. `fitted`: the file of a run.
+
+    A process that ends in pure noise has no finite drift there: a sampler that needs it starts earlier.
+    """
+    rates = known(c).rates
+    if (rates(c) if callable(rates) else rates) and ends_in_noise(sde):
+        sde = dataclasses.replace(cast(Any, sde), t1=START * sde.t1)
     make_times = choose(grid_name(c, sde), GRIDS, "grid")
     costs = {"file": fitted, "order": known(c).fitted} if make_times is _fitted_times else {}
     return make_times(sde, c.steps, t0=c.t0, **costs)

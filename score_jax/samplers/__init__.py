@@ -12,6 +12,7 @@ from score_jax.samplers.compare import compare_samplers as compare_samplers
 from score_jax.samplers.ddim import EncodeOut as EncodeOut
 from score_jax.samplers.ddim import ddim as ddim
 from score_jax.samplers.ddim import ddim_encode as ddim_encode
+from score_jax.samplers.ddim import interpolant as interpolant
 from score_jax.samplers.dpm import dpmpp_2m as dpmpp_2m
 from score_jax.samplers.dpm import dpmpp_2s as dpmpp_2s
 from score_jax.samplers.dpm import dpmpp_3m as dpmpp_3m
