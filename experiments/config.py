@@ -238,9 +238,17 @@ class SampleConfig:
     corrector: Literal["langevin", "annealed", "none"] = "langevin"
     # Steps of the fixed-step samplers.
     steps: int = 125
-    # Their grid of times; "usual" is the default of the sampler.
+    # Their grid of times; "usual" is the default of the sampler, "fitted" that of compare --fit-grid.
     grid: Literal[
-        "usual", "uniform", "quadratic", "log_snr", "karras", "restart", "song", "schedule"
+        "usual",
+        "uniform",
+        "quadratic",
+        "log_snr",
+        "karras",
+        "fitted",
+        "restart",
+        "song",
+        "schedule",
     ] = "usual"
     # Signal-to-noise ratio of the Langevin corrector.
     snr: float = 0.1

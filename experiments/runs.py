@@ -36,6 +36,7 @@ CONFIG_FILE = run_folder.CONFIG_FILE
 DATA_FILE = run_folder.DATA_FILE
 ORIGIN_FILE = "origin.json"  # of the weights that a run started from
 CONDITIONS = "conditions.npz"  # some conditions of the test split, for samples without the data
+FITTED = "fitted_grid.npz"  # of experiments.compare --fit-grid
 SNAPSHOTS = "averages"
 METRICS = "metrics.jsonl"
 # Fields that each host may have of its own.
@@ -51,6 +52,8 @@ class Run:
     source: datasets.RunData
     ingredients: Ingredients
     optimizer: optax.GradientTransformation
+    # The file of the grid that was fitted to this run by experiments.compare, if there is one.
+    fitted: pathlib.Path | None = None
 
     @functools.cached_property
     def model(self) -> Model:
@@ -524,6 +527,8 @@ def load(workdir: pathlib.Path, step: int | None = None) -> tuple[Run, Params, i
         with np.load(workdir / CONDITIONS, allow_pickle=False) as file:
             kept = dataclasses.replace(run.source, kept=file["cond"])
         run = dataclasses.replace(run, source=kept)
+    if (workdir / FITTED).is_file():
+        run = dataclasses.replace(run, fitted=workdir / FITTED)
     template = jax.eval_shape(run.init_params, jax.random.key(0))
     with checkpoints.open_checkpoints(workdir / CHECKPOINTS, read_only=True) as store:
         note = _edited(workdir, config, _newest_config(store))

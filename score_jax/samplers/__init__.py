@@ -20,6 +20,9 @@ from score_jax.samplers.dpm import sde_dpmpp_2m as sde_dpmpp_2m
 from score_jax.samplers.er_sde import er_noise as er_noise
 from score_jax.samplers.er_sde import er_sde as er_sde
 from score_jax.samplers.er_sde import no_noise as no_noise
+from score_jax.samplers.fitted import StepCosts as StepCosts
+from score_jax.samplers.fitted import fitted_grid as fitted_grid
+from score_jax.samplers.fitted import step_costs as step_costs
 from score_jax.samplers.grids import check_grid as check_grid
 from score_jax.samplers.grids import karras_grid as karras_grid
 from score_jax.samplers.grids import log_snr_grid as log_snr_grid

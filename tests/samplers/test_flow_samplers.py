@@ -7,7 +7,7 @@ import pytest
 
 from score_jax import samplers as sm
 from score_jax.analytic import gaussian
-from score_jax.guidance import classifier_free, guide, on_x
+from score_jax.guidance import classifier_free, guide, on_x, projected
 from score_jax.inverse import Mask, Measurement, mmps, pigdm, projection, tmpd
 from score_jax.likelihood import log_likelihood
 from score_jax.sde import RectifiedFlow
@@ -166,6 +166,10 @@ GUIDED = {
     # Scale w moves the mean along the difference of the two.
     "classifier_free": (
         lambda: classifier_free(_shifted(MEAN), _shifted([0.0, 0.0]), scale=2.0),
+        2 * MEAN, [STD, STD],
+    ),
+    "projected": (
+        lambda: projected(FLOW, _shifted(MEAN), _shifted([0.0, 0.0]), scale=2.0, parallel=1.0),
         2 * MEAN, [STD, STD],
     ),
     "classifier": (
