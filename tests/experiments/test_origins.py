@@ -67,7 +67,7 @@ def test_the_origin_is_recorded_and_shown(home, tmp_path):
     assert record["start"]["path"] == str(home / "old") and record["step"] == 10
     assert record["changed"] == {"parametrization": ["noise", "v"]}
     shown = call(info, home / "classes")[0]
-    assert "1 leaves missing there: Embed_0/embedding" in shown
+    assert "1 leaf missing there: Embed_0/embedding" in shown
     assert "parametrization: v here, noise there" in shown
     call(push, "--workdir", home / "classes", "--to", tmp_path / "card")
     assert f"| origin | started from {home / 'old'}" in (tmp_path / "card/README.md").read_text()
