@@ -20,7 +20,6 @@ from experiments import cli, runs
 from experiments.config import GuidanceConfig, SampleConfig
 from experiments.parts import guiding, sampling
 from experiments.reports.features import feature_space
-from experiments.restore import data_stds
 from experiments.runs import Run
 from score_jax import inverse, metrics, viz
 from score_jax.samplers import ancestral, log_snr_grid
@@ -47,22 +46,49 @@ class Args:
     num: int = 500
     steps: int = 15
     scales: tuple[float, ...] = (0.0, 1.0, 1.5, 2.0, 3.0, 5.0)
-    # Digits completed, and the steps of ancestral sampling, equal in log-SNR.
+    # Digits completed, the steps of ancestral sampling, equal in log-SNR, and the methods (default: all).
     halves: int = 150
     half_steps: int = 100
+    methods: tuple[str, ...] = ()
+    # Digits completed by twisted SMC with this many particles and steps, and the noise that it needs.
+    smc_halves: int = 24
+    particles: int = 32
+    smc_steps: int = 50
+    smc_noise: float = 0.1
 
 
 def methods(run: Run, operator: Any) -> dict[str, tuple[Any, dict[str, Any]]]:
     """The methods that are compared, and their options."""
-    stds = data_stds(run, operator)
+    examples = run.source.on_levels(run.source.examples(1_000, "train")["x"])
+    stds = inverse.measured_stds(operator, examples)
     return {
         "pigdm": (inverse.pigdm, {"data_std": stds}),
+        "mmps": (inverse.mmps, {}),
+        "tmpd": (inverse.tmpd, {}),
+        "daps": (inverse.daps, {"data_std": stds}),
+        "ddrm": (inverse.ddrm, {}),
+        "diffpir": (inverse.diffpir, {}),
         "projection": (inverse.projection, {"data_std": stds}),
         "replacement": (inverse.replacement, {}),
         "replacement, 3 corrections": (inverse.replacement, {"corrections": 3, "snr": 0.3}),
         "repaint, 10 resamplings": (inverse.repaint, {"resamplings": 10}),
         "dps": (inverse.dps, {"scale": 1.0}),
+        "dps, scale 2": (inverse.dps, {"scale": 2.0}),
     }
+
+
+def by_particles(run: Run, score: Any, truth: Any, mask: Any, args: Args) -> Any:
+    """One draw of each of the first digits by twisted SMC, of measurements with noise."""
+    noisy = inverse.measure(
+        jax.random.key(5), inverse.Mask(mask), truth[: args.smc_halves], noise_std=args.smc_noise
+    )
+    examples = run.source.on_levels(run.source.examples(1_000, "train")["x"])
+    out = inverse.twisted_smc(
+        jax.random.key(6), run.sde, score, noisy, grid=log_snr_grid(run.sde, args.smc_steps),
+        particles=args.particles, islands=1, chunk=4, progress=False,
+        data_std=inverse.measured_stds(noisy.operator, examples),
+    )  # fmt: skip
+    return np.concatenate([found.draw(1, seed=i) for i, found in enumerate(out.found)])
 
 
 def forms(workdir: pathlib.Path, args: Args) -> dict[str, dict[str, Any]]:
@@ -116,13 +142,19 @@ def completed(workdir: pathlib.Path, args: Args, out: pathlib.Path) -> dict[str,
     mean = np.asarray(run.source.on_levels(run.source.train.x)).mean(axis=0)
     images = {"truth": truth, "filled by the mean": np.where(mask, truth, mean)}
     score = sampling.make_score(run, params, SampleConfig())
-    for name, (method, options) in methods(run, measurement.operator).items():
+    chosen = methods(run, measurement.operator)
+    for name, (method, options) in chosen.items():
+        if args.methods and name not in args.methods:
+            continue
         images[name] = inverse.posterior_sample(
             jax.random.key(6), run.sde, score, measurement, method, options=options, y={},
             grid=log_snr_grid(run.sde, args.half_steps), sampler=ancestral, chunk=args.halves,
             progress=False,
         ).x  # fmt: skip
         print(name, _judge(run, space, images[name], truth, y), flush=True)
+    if args.smc_halves:
+        images["smc"] = by_particles(run, score, truth, mask, args)
+        print("smc", _judge(run, space, images["smc"], truth, y), flush=True)
     rows = np.stack([x[:12] for x in images.values()])
     grid = viz.image_grid(rows.reshape(-1, 8, 8, 1), columns=12, scale=6)
     viz.save_image(viz.labelled(grid, rows=list(images)), out / "completed.png")
@@ -130,9 +162,11 @@ def completed(workdir: pathlib.Path, args: Args, out: pathlib.Path) -> dict[str,
 
 
 def _judge(run: Run, space: Any, x: Any, truth: Any, y: Any) -> dict[str, float]:
+    n = len(x)
     return {
-        "accuracy": float((space.classify(run.source.to_data(x)) == y).mean()),
-        "rms_error": float(np.sqrt(np.mean((x - truth)[:, 4:] ** 2))),
+        "examples": n,
+        "accuracy": float((space.classify(run.source.to_data(x)) == y[:n]).mean()),
+        "rms_error": float(np.sqrt(np.mean((x - truth[:n])[:, 4:] ** 2))),
     }
 
 

@@ -18,7 +18,7 @@ import tyro
 
 from .config import DataConfig, SampleConfig
 from .late import late
-from .parts import fitting, flags, readers, run_folder, unused, upgrade
+from .parts import describe, fitting, flags, readers, run_folder, unused, upgrade
 from .parts.extras import hint, needs
 
 with late():
@@ -37,16 +37,17 @@ DEFAULT = "digits_vp"  # the preset that is taken unless another is named
 def start(
     *workdirs: str,
     hosts: "HostsConfig | None" = None,
+    options: Any = None,
     data: DataConfig | bool = False,
     pictures: str | None = None,
     extras: Mapping[str, str | None] | None = None,
 ) -> None:
     """Check what a command needs, join the other hosts, and prepare JAX: before its work begins.
 
-    workdirs: the runs that it reads. data: whether it reads their data, or a config of other data.
-    pictures: what draws examples, where those of the runs are not images. extras: by the name of an
-    extra, what needs it; None: nothing. Raises ValueError for a folder without a run, and for packages
-    that are missing.
+    workdirs: the runs that it reads. options: those of the command, which all hosts must have. data:
+    whether it reads their data, or a config of other data. pictures: what draws examples, where those
+    of the runs are not images. extras: by the name of an extra, what needs it; None: nothing. Raises
+    ValueError for a folder without a run, and for packages that are missing.
     """
     for workdir in workdirs:
         run_folder.check_run(workdir)
@@ -60,7 +61,7 @@ def start(
     for name in [data.name] if isinstance(data, DataConfig) else of_runs:
         needs_data(name)
     if hosts is not None:
-        hosts.connect()
+        hosts.connect(options)
     runtime.tune_cpu()
     runtime.enable_compilation_cache()
 
@@ -88,7 +89,7 @@ def main(command: Callable[[], Any]) -> None:
         command()
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
-        sys.exit(130)
+        _leave(130)
     except BrokenPipeError:  # as of `--help | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
@@ -96,16 +97,21 @@ def main(command: Callable[[], Any]) -> None:
         text = f"error: {' '.join(str(error).split())}{hint(error)}"
         if _is(error, "LostHost"):
             training.leave_at_once(training.STALLED, text)
+        code = NOT_FINITE if _is(error, "NonFiniteLoss") else 2
         if _is(error, "HostsDiffer"):
-            print(text, file=sys.stderr)
-            sys.exit(training.HostsDiffer.CODE)
-        if _is(error, "NonFiniteLoss"):
-            print(text, file=sys.stderr)
-            sys.exit(NOT_FINITE)
-        if os.environ.get("SCORE_JAX_DEBUG"):
+            code = training.HostsDiffer.CODE
+        if code == 2 and os.environ.get("SCORE_JAX_DEBUG"):
             raise
         print(text, file=sys.stderr)
-        sys.exit(2)
+        _leave(code)
+
+
+def _leave(code: int) -> None:
+    """End the program; of several hosts, in bounded time although the others may go on."""
+    found = sys.modules.get("jax")
+    if found is not None and found.distributed.is_initialized():
+        training.leave_soon(code)
+    sys.exit(code)
 
 
 def _is(error: Exception, name: str) -> bool:
@@ -239,8 +245,11 @@ class HostsConfig:
     # Seconds without a heartbeat after which JAX considers a process dead.
     heartbeat_seconds: int = 100
 
-    def connect(self) -> None:
-        """Join the other processes, if there are any; before JAX computes anything."""
+    def connect(self, options: Any = None) -> None:
+        """Join the other processes, if there are any; before JAX computes anything.
+
+        options: those of the command, a dataclass, which must be the same on all hosts, but for paths.
+        """
         if self.auto or (self.coordinator, self.count, self.index) != (None, None, None):
             training.connect(
                 coordinator=self.coordinator,
@@ -249,7 +258,14 @@ class HostsConfig:
                 heartbeat_seconds=self.heartbeat_seconds,
                 join_seconds=self.join_seconds,
             )
+            if options is not None:
+                tree = {k: v for k, v in dataclasses.asdict(options).items() if k not in OF_A_HOST}
+                facts = runs.versions() | describe.flat(tree)
+                training.check_same(json.loads(json.dumps(facts, default=str)))
 
+
+# Options that each host may have of its own.
+OF_A_HOST = ("hosts", "workdir", "out", "samples", "reference")
 
 Flags = TypeVar("Flags")  # the generated dataclass of a config's flags
 

@@ -27,6 +27,7 @@ with late():
     import jax
 
     from score_jax import metrics, training
+    from score_jax._hosts import agreed
 
     from . import runs
     from .parts import sampling
@@ -144,7 +145,7 @@ def evaluate(workdir: pathlib.Path, args: Args) -> dict[str, Any]:
 
 
 def _evaluate(workdir: pathlib.Path, args: Args) -> Results:
-    run, params, step = runs.load(workdir)
+    run, params, step = agreed(lambda: runs.load(workdir))
     keys = jax.random.split(jax.random.key(args.seed), 5)
     if bits.by_bound(run) and args.draws:
         outputs.free(bits.files(workdir), overwrite=args.overwrite)
@@ -248,7 +249,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     given = args.samples is not None and args.reference is not None
     needs = {"metrics": None if args.by_features else "the comparison of samples"}
     workdirs = [args.workdir] if args.workdir else []
-    cli.start(*workdirs, hosts=args.hosts, data=not given, extras=needs)
+    cli.start(*workdirs, hosts=args.hosts, options=args, data=not given, extras=needs)
     if args.by_features:
         results = measuring.measure(args)
         text = measuring.report(results.as_dict())

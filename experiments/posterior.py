@@ -6,7 +6,8 @@ problem has exact draws, whose distances are those of finite samples. The comman
 (all numbers), posterior.md (a table) and posterior.png (the posterior card).
 
 A method of your own, a function (sde, score, measurement) -> Conditional in an importable module, is
-compared by `--method package.module:function`.
+compared by `--method package.module:function`. `--check-adjoint package.module:operator --shape 64 64 1`
+says whether the adjoint of an operator of your own is one, and compares nothing.
 """
 
 from __future__ import annotations
@@ -26,10 +27,11 @@ from .parts import rules
 with late():
     import jax
 
-    from score_jax import VP, viz
+    from score_jax import VP, inverse, viz
     from score_jax.inverse import benchmark
 
     from .parts import posteriors
+    from .parts.named import object_named
     from .reports import cards, tables
 
 
@@ -71,6 +73,10 @@ class Args:
     methods: tuple[str, ...] = ()
     # A method of your own, as package.module:function; may be given more than once.
     method: tuple[str, ...] = ()
+    # Check the adjoint of a linear operator of your own, package.module:operator, and do nothing else.
+    check_adjoint: str | None = None
+    # The shape of an example for --check-adjoint.
+    shape: tuple[int, ...] = ()
     # Standard deviations of the noise of the measurement.
     noise: tuple[float, ...] = (0.1,)
     # Evaluations of the score for each draw.
@@ -91,6 +97,10 @@ class Args:
 
 def check(args: Args) -> None:
     """Raise ValueError for flags out of range."""
+    if bool(args.shape) != (args.check_adjoint is not None):
+        raise ValueError("--check-adjoint needs --shape, the shape of an example, and only it does")
+    if args.shape and min(args.shape) < 1:
+        raise ValueError(f"--shape must be numbers of at least 1, got {args.shape}")
     rules.check_flags(args, num=2, repeats=2)
     if not args.problems and not args.join:
         raise ValueError("--problems must name at least one, unless --join has results")
@@ -251,6 +261,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Entry point of `python -m experiments.posterior`."""
     args = cli.parse(Args, "experiments.posterior", argv)
     check(args)
+    if args.check_adjoint is not None:
+        operator = object_named("--check-adjoint", args.check_adjoint, "operator")
+        apart = inverse.check_adjoint(operator, args.shape)
+        print(f"{args.check_adjoint}: linear, and its adjoint is one, to {apart:.1g}")
+        return
     posteriors.chosen(args.methods, args.method)
     for name in args.problems:
         posteriors.lookup(name, posteriors.PROBLEMS, "problem")

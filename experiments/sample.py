@@ -130,8 +130,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     out = pathlib.Path(args.out) if args.out else workdir / "samples" / args.sample.sampler
     if drawn:
         files(args, out)
-    cli.start(args.workdir, hosts=args.hosts, pictures=pictures_of, extras={"video": film})
-    run, params, step = runs.load(workdir)
+    cli.start(
+        args.workdir, hosts=args.hosts, options=args, pictures=pictures_of, extras={"video": film}
+    )
+    run, params, step = agreed(lambda: runs.load(workdir))
     run = runs.in_precision(run, args.precision)
     sampling.check_sample(run, args.sample)
     y, guide, own = labels(args, run), None, params

@@ -99,7 +99,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = cli.parse(Args, "experiments.statistics", argv)
     args.check()
     outputs.free([pathlib.Path(args.out)], overwrite=args.overwrite, out=args.out)
-    cli.start(hosts=args.hosts, data=args.data if args.samples is None else False)
+    cli.start(hosts=args.hosts, options=args, data=args.data if args.samples is None else False)
     n = compute(args)
     if training.is_first():
         print(f"wrote {args.out}: features of {n:,} images")

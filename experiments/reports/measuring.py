@@ -8,6 +8,7 @@ from typing import Any, Protocol
 import jax
 
 from score_jax import training
+from score_jax._hosts import agreed
 
 from .. import runs
 from ..config import SampleConfig
@@ -62,7 +63,8 @@ class Splits:
 def measure(args: Options) -> Results:
     """Measure samples by the features of the networks; the result is written part by part."""
     networks = feature_networks.make(args.network, args.metric.outputs)
-    loaded = runs.load(pathlib.Path(args.workdir)) if args.workdir else None
+    load = lambda: runs.load(pathlib.Path(args.workdir)) if args.workdir else None
+    loaded = agreed(load)
     if args.samples is not None:
         found = images.of_path(args.samples, args.num)
         record = {"source": args.samples, "settings": images.record(args.samples)}

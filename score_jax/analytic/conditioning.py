@@ -142,10 +142,9 @@ class Conditioner:
         kept = values > _RANK**0.5 * values.max()
         left, rows = left[:, kept], values[kept, None] * rows[kept]
         q = len(rows)
-        along = before.along(
-            jnp.asarray(np.broadcast_to(rows[:, None], (q, k, n)), jnp.zeros(0).dtype)
-        )
-        along = np.asarray(along)
+        wide = np.broadcast_to(rows[:, None], (q, k, n)).astype(np.float32)
+        with jax.ensure_compile_time_eval():  # known values, also while a sampler is traced
+            along = np.asarray(before.along(jnp.asarray(wide)))
         means = self.prior.means.reshape(k, n)
 
         def score(x: Any, t: Any) -> Any:

@@ -91,7 +91,9 @@ def most_likely_noise(
     """The unknown noise_std of measurements by maximum likelihood: (noise_std, log p(y) of each).
 
     log p(y | noise_std), summed over the b measurements, is computed for each of `noise_stds`; the
-    noise_std of the measurement itself is ignored. Costs one eigenvalue decomposition each.
+    noise_std of the measurement itself is ignored. Costs one eigenvalue decomposition each. `prior` is
+    a mixture, or for other priors a function of a measurement to log p(y) (b,), such as the evidence of
+    `twisted_smc`.
 
     Raises ValueError for no noise_stds, or values that are not positive.
 
@@ -102,7 +104,8 @@ def most_likely_noise(
     for noise_std in map(float, noise_stds):
         check_positive(noise_std=noise_std)
         tried = dataclasses.replace(measurement, noise_std=noise_std)
-        totals.append(float(log_evidence(prior, tried).sum()))
+        logs = prior(tried) if callable(prior) else log_evidence(prior, tried)
+        totals.append(float(np.sum(logs)))
     return float(noise_stds[int(np.argmax(totals))]), np.array(totals)
 
 

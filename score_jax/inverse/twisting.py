@@ -123,7 +123,7 @@ def covariances(sde: SDE, score: ScoreFn, measurement: Measurement, x: Data, t: 
     whole = jnp.square(sde.std(t)) / sde.mean_coeff(t) * 0.5 * (whole + _turned(whole))
     level = jnp.maximum(_diagonal(whole).mean(axis=1), jnp.finfo(x.dtype).tiny)[:, None, None]
     whole = whole + _LEAST * level * one
-    proper = jnp.isfinite(jnp.linalg.cholesky(whole)).all(axis=(1, 2), keepdims=True)
+    proper = jnp.isfinite(eliminated(whole, whole[..., :0])[0]).all(axis=(1, 2), keepdims=True)
     before = jnp.where(proper, whole, level * one)
 
     # A linear operator has one matrix for all particles.
@@ -132,16 +132,33 @@ def covariances(sde: SDE, score: ScoreFn, measurement: Measurement, x: Data, t: 
     residual = measurement.residual(x0).reshape(x.shape[0], -1, 1)
     noise: Any = measurement.noise_std**2
     seen = _times(a, before)
-    root = jnp.linalg.cholesky(_times(seen, _turned(a)) + noise * jnp.eye(a.shape[1])[None])
-    white = jax.lax.linalg.triangular_solve(root, residual, left_side=True, lower=True)
-    back = jax.lax.linalg.triangular_solve(root, seen, left_side=True, lower=True)
+    inside = _times(seen, _turned(a)) + noise * jnp.eye(a.shape[1], dtype=x.dtype)[None]
+    root, found = eliminated(inside, jnp.concatenate([residual, seen], axis=2))
+    white, back = found[..., :1], found[..., 1:]
     wanted = x0 + _times(_turned(back), white).reshape(x.shape)
     logs = -0.5 * jnp.square(white).sum(axis=(1, 2)) - jnp.log(_diagonal(root)).sum(axis=1)
-    # V' = (I - G A) V (I - G A)^T + sigma^2 G G^T, which rounding cannot make negative.
-    gain = jax.lax.linalg.triangular_solve(root, back, left_side=True, lower=True, transpose_a=True)
-    kept = one - _times(_turned(gain), a)
-    after = _times(_times(kept, before), _turned(kept)) + noise * _times(_turned(gain), gain)
-    return Guess(x0, wanted, logs, before, after + _LEAST * _LEAST * level * one)
+    after = before - _times(_turned(back), back) + _LEAST * level * one
+    return Guess(x0, wanted, logs, before, after)
+
+
+def eliminated(matrix: Any, right: Any) -> tuple[Any, Any]:
+    """R, upper triangular with matrix = R^T R, and R^-T right: (p, q, q), (p, q, c).
+
+    NaN for a matrix that is not positive. It is Gauss's elimination in plain operations, because several
+    LAPACK calls at once wait for each other for ever on a CPU with few threads (jaxlib 0.10).
+    """
+    q = matrix.shape[-1]
+
+    def body(j: Any, whole: Any) -> Any:
+        row = jax.lax.dynamic_index_in_dim(whole, j, 1, keepdims=False)
+        pivot = jax.lax.dynamic_slice_in_dim(row, j, 1, 1)
+        row = row / jnp.sqrt(pivot)
+        column = jnp.where(jnp.arange(q)[None] > j, row[:, :q], 0)
+        left = whole - column[:, :, None] * row[:, None]
+        return jnp.where((jnp.arange(q) == j)[None, :, None], row[:, None], left)
+
+    whole = jax.lax.fori_loop(0, q, body, jnp.concatenate([matrix, right], axis=2))
+    return jnp.triu(whole[..., :q]), whole[..., q:]
 
 
 def move(sde: SDE, guess: Guess, x: Data, t: Time, t_next: Time, z: Data) -> tuple[Any, Any]:
@@ -156,13 +173,10 @@ def move(sde: SDE, guess: Guess, x: Data, t: Time, t_next: Time, z: Data) -> tup
         away = lambda mean: -0.5 * batch_sum(jnp.square(new - mean)) / variance
         return new, away(plain) - away(moved)
     one = jnp.eye(guess.before.shape[-1], dtype=x.dtype)[None]
-    root, narrow = (
-        jnp.linalg.cholesky(bridge * one + jnp.square(share) * v)
-        for v in (guess.before, guess.after)
-    )
-    new = moved + _times(narrow, z.reshape(x.shape[0], -1, 1)).reshape(x.shape)
-    white = jax.lax.linalg.triangular_solve(
-        root, (new - plain).reshape(x.shape[0], -1, 1), left_side=True, lower=True
-    )
+    wide = lambda v: bridge * one + jnp.square(share) * v
+    narrow = eliminated(wide(guess.after), guess.after[..., :0])[0]
+    new = moved + _times(_turned(narrow), z.reshape(x.shape[0], -1, 1)).reshape(x.shape)
+    away = (new - plain).reshape(x.shape[0], -1, 1)
+    root, white = eliminated(wide(guess.before), away)
     narrower = (jnp.log(_diagonal(narrow)) - jnp.log(_diagonal(root))).sum(axis=1)
-    return new, 0.5 * batch_sum(jnp.square(z)) - 0.5 * batch_sum(jnp.square(white)) + narrower
+    return new, 0.5 * batch_sum(jnp.square(z)) - 0.5 * jnp.square(white).sum((1, 2)) + narrower

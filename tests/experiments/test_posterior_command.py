@@ -10,6 +10,18 @@ MINE = """
 from score_jax import inverse
 mine = inverse.projection
 number = 3
+blur = inverse.Blur(inverse.gaussian_kernel(3, 0.7))
+
+
+class Wrong(inverse.LinearOperator):
+    def forward(self, x):
+        return 2 * x
+
+    def adjoint(self, v):
+        return v
+
+
+wrong = Wrong()
 """
 SMALL = ["--problems", "two_modes", "--num", 16, "--repeats", 3, "--nfe", 10]
 
@@ -33,6 +45,10 @@ def test_methods_of_ours_and_of_the_users_stand_in_one_card(tmp_path, monkeypatc
     text = (again / "posterior.md").read_text()
     assert text == (out / "posterior.md").read_text() and "3 measurements, 16 draws each" in text
     assert "holds no results" in call("posterior", "--join", out / "posterior.md", check=2).stderr
+    checked = ("posterior", "--shape", 8, 8, 1, "--check-adjoint")
+    assert "its adjoint is one" in call(*checked, "my_methods:blur", check=0).stdout
+    assert "adjoint of Wrong is not one" in call(*checked, "my_methods:wrong", check=2).stderr
+    assert "must be a LinearOperator" in call(*checked, "my_methods:number", check=2).stderr
     wrong = {
         "my_methods": "package.module:function",
         "my_methods:none": "cannot be imported",
@@ -49,11 +65,13 @@ def test_methods_of_ours_and_of_the_users_stand_in_one_card(tmp_path, monkeypatc
         (["--problems", "two_mode"], "did you mean 'two_modes'"),
         (["--methods", "ddp"], "unknown method 'ddp'"),
         (["--problems"], "--problems must name"),
+        (["--check-adjoint", "a:b"], "--check-adjoint needs --shape"),
+        (["--check-adjoint", "a:b", "--shape", 0], "--shape must be"),
         (["--num", 1], "--num must be at least 2"),
         (["--noise", -1], "--noise must be"),
         (["--nfe", 1], "--nfe must be"),
     ],
-    ids=["problem", "method", "none", "num", "noise", "nfe"],
+    ids=["problem", "method", "none", "no_shape", "shape", "num", "noise", "nfe"],
 )
 def test_wrong_flags_end_in_one_line(flags, said):
     assert said in call("posterior", *flags, check=2).stderr

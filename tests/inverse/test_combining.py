@@ -57,6 +57,7 @@ LINEAR = {  # operator, shape
     "each": (each(Mask(MASKS)), SHAPE),
     "each_chain": (each(compose(Mask(MASKS), Blur(RNG.random((3, 2, 2))))), SHAPE),
     "coils": (MultiCoil(KMASK, COMPLEX.astype(np.complex64)), (4, 4, 2)),
+    "radon": (Radon((0, 30, 100), 4), (4, 4, 2)),
     "fan": (FanBeam((0, 40, 200), 4, source=8.0, count=6), (4, 4, 2)),
 }
 

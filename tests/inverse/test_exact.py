@@ -50,6 +50,8 @@ def test_the_noise_is_found_by_the_evidence():
     ys = measure(jax.random.key(0), Mask(np.ones((4, 4, 1), bool)), x0, noise_std=0.2)
     best, logs = most_likely_noise(FIELD, ys, np.geomspace(0.05, 0.8, 9))
     assert best == pytest.approx(0.2, rel=0.2) and logs.argmax() not in (0, 8)
+    again, same = most_likely_noise(lambda y: log_evidence(FIELD, y), ys, [best, 0.4])
+    assert again == best and same[0] == pytest.approx(logs.max())
     with pytest.raises(ValueError, match="noise_stds must be"):
         most_likely_noise(FIELD, ys, [])
 

@@ -19,7 +19,7 @@ from score_jax.inverse import (
     replacement,
     twisted_smc,
 )
-from score_jax.inverse.twisting import covariances, move
+from score_jax.inverse.twisting import covariances, eliminated, move
 from score_jax.samplers import log_snr_grid
 from tests.inverse.test_inverse import FIRST, SDE
 
@@ -97,6 +97,16 @@ def test_covariances_of_two_modes_need_fewer_particles_and_steps():
     )
     found = smc(TWO.score(SDE), bent, data_std=None, grid=log_snr_grid(SDE, 40)).found[0]
     assert abs(found.log_evidence - sampled.log_evidence) < 4 * found.error + 0.04
+
+
+def test_elimination_is_that_of_cholesky():
+    a = np.random.default_rng(0).normal(size=(3, 5, 5))
+    a, b = a @ np.swapaxes(a, 1, 2), np.random.default_rng(1).normal(size=(3, 5, 2))
+    root, found = eliminated(jnp.asarray(a, jnp.float32), jnp.asarray(b, jnp.float32))
+    lower = np.linalg.cholesky(a)
+    np.testing.assert_allclose(root, np.swapaxes(lower, 1, 2), atol=1e-3)
+    np.testing.assert_allclose(found, np.linalg.solve(lower, b), rtol=1e-2, atol=1e-2)
+    assert np.isnan(eliminated(-jnp.eye(2)[None], jnp.zeros((1, 2, 0)))[0]).any()
 
 
 def test_a_derivative_that_is_no_covariance_is_replaced_by_its_mean():
