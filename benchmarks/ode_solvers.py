@@ -23,6 +23,7 @@ from scipy.integrate import solve_ivp
 
 from benchmarks.fewstep import runner
 from score_jax import samplers as sm
+from score_jax import viz
 from score_jax.parametrization import TimeInput
 from score_jax.sde import VE, VP, SubVP, reverse_drift
 
@@ -306,16 +307,10 @@ def wall(rounds, mlp_steps):
 
 def draw(made, path):
     """A picture: one panel a problem."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
     columns = 3
     rows = -(-len(made) // columns)
-    figure, axes = plt.subplots(
-        rows, columns, figsize=(14, 3.8 * rows), squeeze=False, layout="constrained"
-    )
+    figure = viz.new_figure(14, 3.8 * rows, dpi=80)
+    axes = figure.subplots(rows, columns, squeeze=False)
     for axis, (title, solved) in zip(axes.flat, made.items(), strict=False):
         for name, curve in solved.items():
             nfe, errors = np.array(sorted(curve), float).T
@@ -324,7 +319,8 @@ def draw(made, path):
         axis.set(title=title, xlabel="evaluations", ylabel="rms error")
         axis.grid(True, which="both", alpha=0.2)
     figure.legend(*axes.flat[0].get_legend_handles_labels(), loc="outside right center")
-    figure.savefig(path, dpi=80)
+    # Few colours: the file stays small enough for documentation.
+    viz.save_image(viz.render(figure).quantize(64), path)
     print(f"drawn: {path}")
 
 

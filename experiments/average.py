@@ -56,7 +56,7 @@ def average(args: Args) -> pathlib.Path:
             raise ValueError(f"step must be in [{steps[0]}, {last}], the snapshots, got {step}")
         params = training.post_hoc(store, widths, training.Profile(step, args.std))
     made = {"from": str(workdir), "std": args.std, "step": step, "widths": list(widths.values())}
-    runs.write(out, runs.build(config), params, step, {NOTE_FILE: made})
+    runs.write(out, runs.build(config, runs.load_record(workdir)), params, step, {NOTE_FILE: made})
     return out
 
 

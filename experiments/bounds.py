@@ -19,7 +19,7 @@ from score_jax._files import write_json, write_text
 
 from . import cli
 from .late import late
-from .parts import rules
+from .parts import outputs, rules
 from .reports import bits, tables
 
 with late():
@@ -54,6 +54,8 @@ class Args:
     chunk: int = 300
     # Seed of all noise.
     seed: int = 0
+    # Write over files that are there.
+    overwrite: bool = False
 
 
 def measure(
@@ -146,6 +148,12 @@ def markdown(rows: Sequence[dict[str, Any]]) -> str:
     return tables.markdown(lines) + "\n"
 
 
+def written(args: Args) -> list[pathlib.Path]:
+    """The files that the command writes."""
+    pictures = [f"{part}.png" for part in curves.PARTS]
+    return [pathlib.Path(args.out) / name for name in ("bounds.json", "bounds.md", *pictures)]
+
+
 def compare(args: Args) -> list[dict[str, Any]]:
     """Measure all runs, and write bounds.json, bounds.md and a picture of every part to `args.out`."""
     groups = grouped([pathlib.Path(w) for w in args.workdirs])
@@ -179,8 +187,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     if not args.workdirs:
         raise ValueError("--workdirs must name at least one run")
     rules.check_flags(args, draws=1, gradient=0, chunk=1)
-    cli.needs("plots", "the curves")
-    cli.start(*args.workdirs)
+    outputs.free(written(args), overwrite=args.overwrite, out=args.out)
+    cli.start(*args.workdirs, data=True, extras={"plots": "the curves"})
     print(markdown(compare(args)), end="")
     print(f"wrote {args.out}")
 

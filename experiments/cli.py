@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import importlib.util
 import inspect
 import io
 import json
@@ -19,10 +18,12 @@ import tyro
 
 from .config import DataConfig, SampleConfig
 from .late import late
-from .parts import fitting, flags, run_folder, unused, upgrade
+from .parts import describe, fitting, flags, readers, run_folder, unused, upgrade
+from .parts.extras import hint, needs
 
 with late():
     from score_jax import runtime, training
+    from score_jax.viz import is_image
 
     from . import runs
     from .run_config import Config
@@ -32,39 +33,43 @@ NOT_FINITE = 77  # exit code: too many steps in a row were not finite
 SCRIPT = "score-jax"  # the name of the installed program
 DEFAULT = "digits_vp"  # the preset that is taken unless another is named
 
-# The modules that each extra of setup.cfg brings, which a command asks for before it starts its work.
-EXTRAS: dict[str, tuple[str, ...]] = {
-    "plots": ("matplotlib",),
-    "metrics": ("sklearn",),
-    "data": ("sklearn", "array_record", "pyarrow", "zarr", "h5py"),
-    "weights": ("safetensors",),
-    "video": ("imageio_ffmpeg",),
-    "hub": ("huggingface_hub",),
-    "tensorboard": ("tensorboardX",),
-    "wandb": ("wandb",),
-}
 
+def start(
+    *workdirs: str,
+    hosts: "HostsConfig | None" = None,
+    options: Any = None,
+    data: DataConfig | bool = False,
+    pictures: str | None = None,
+    extras: Mapping[str, str | None] | None = None,
+) -> None:
+    """Check what a command needs, join the other hosts, and prepare JAX: before its work begins.
 
-def start(*workdirs: str) -> None:
-    """Prepare JAX for a command: compiler options for this CPU, and the cache of programs.
-
-    workdirs: the runs that it needs; ValueError for the first that is not one.
+    workdirs: the runs that it reads. options: those of the command, which all hosts must have. data:
+    whether it reads their data, or a config of other data. pictures: what draws examples, where those
+    of the runs are not images. extras: by the name of an extra, what needs it; None: nothing. Raises
+    ValueError for a folder without a run, and for packages that are missing.
     """
     for workdir in workdirs:
         run_folder.check_run(workdir)
+    for extra, what in (extras or {}).items():
+        if what is not None:
+            needs(extra, what)
+    shapes = [run_folder.data_shape(workdir) for workdir in workdirs if pictures]
+    if pictures and not all(shape and is_image(shape) for shape in shapes):
+        needs("plots", pictures)
+    of_runs = [run_folder.data_name(workdir) for workdir in workdirs] if data is True else []
+    for name in [data.name] if isinstance(data, DataConfig) else of_runs:
+        needs_data(name)
+    if hosts is not None:
+        hosts.connect(options)
     runtime.tune_cpu()
     runtime.enable_compilation_cache()
 
 
-def needs(extra: str, what: str, *modules: str) -> None:
-    """Raise ValueError naming the extra to install if a module of it, or one of those, is missing.
-
-    >>> needs("plots", "the pictures of a run")
-    """
-    wanted = modules or EXTRAS[extra]
-    missing = [name for name in wanted if importlib.util.find_spec(name) is None]
-    if missing:
-        raise ValueError(f'{what} needs {" and ".join(missing)}: pip install "score_jax[{extra}]"')
+def needs_data(name: str | None) -> None:
+    """Raise ValueError naming the extra to install if the data of this kind need one that is missing."""
+    if name in readers.KINDS:
+        needs("data", f"data.name {name}", readers.KINDS[name].packages)
 
 
 def program(command: str = "") -> str:
@@ -84,33 +89,29 @@ def main(command: Callable[[], Any]) -> None:
         command()
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
-        sys.exit(130)
+        _leave(130)
     except BrokenPipeError:  # as of `--help | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
     except (ValueError, OSError, ArithmeticError, ImportError) as error:
-        text = f"error: {' '.join(str(error).split())}{_hint(error)}"
+        text = f"error: {' '.join(str(error).split())}{hint(error)}"
         if _is(error, "LostHost"):
             training.leave_at_once(training.STALLED, text)
+        code = NOT_FINITE if _is(error, "NonFiniteLoss") else 2
         if _is(error, "HostsDiffer"):
-            print(text, file=sys.stderr)
-            sys.exit(training.HostsDiffer.CODE)
-        if _is(error, "NonFiniteLoss"):
-            print(text, file=sys.stderr)
-            sys.exit(NOT_FINITE)
-        if os.environ.get("SCORE_JAX_DEBUG"):
+            code = training.HostsDiffer.CODE
+        if code == 2 and os.environ.get("SCORE_JAX_DEBUG"):
             raise
         print(text, file=sys.stderr)
-        sys.exit(2)
+        _leave(code)
 
 
-def _hint(error: Exception) -> str:
-    """The extra that brings a missing module, where one does."""
-    name = str(getattr(error, "name", None)).partition(".")[0]
-    extra = next((extra for extra, modules in EXTRAS.items() if name in modules), None)
-    return (
-        "" if extra is None or "score_jax[" in str(error) else f': pip install "score_jax[{extra}]"'
-    )
+def _leave(code: int) -> None:
+    """End the program; of several hosts, in bounded time although the others may go on."""
+    found = sys.modules.get("jax")
+    if found is not None and found.distributed.is_initialized():
+        training.leave_soon(code)
+    sys.exit(code)
 
 
 def _is(error: Exception, name: str) -> bool:
@@ -244,8 +245,11 @@ class HostsConfig:
     # Seconds without a heartbeat after which JAX considers a process dead.
     heartbeat_seconds: int = 100
 
-    def connect(self) -> None:
-        """Join the other processes, if there are any; before JAX computes anything."""
+    def connect(self, options: Any = None) -> None:
+        """Join the other processes, if there are any; before JAX computes anything.
+
+        options: those of the command, a dataclass, which must be the same on all hosts, but for paths.
+        """
         if self.auto or (self.coordinator, self.count, self.index) != (None, None, None):
             training.connect(
                 coordinator=self.coordinator,
@@ -254,7 +258,14 @@ class HostsConfig:
                 heartbeat_seconds=self.heartbeat_seconds,
                 join_seconds=self.join_seconds,
             )
+            if options is not None:
+                tree = {k: v for k, v in dataclasses.asdict(options).items() if k not in OF_A_HOST}
+                facts = runs.versions() | describe.flat(tree)
+                training.check_same(json.loads(json.dumps(facts, default=str)))
 
+
+# Options that each host may have of its own.
+OF_A_HOST = ("hosts", "workdir", "out", "samples", "reference")
 
 Flags = TypeVar("Flags")  # the generated dataclass of a config's flags
 
@@ -309,6 +320,7 @@ def parse_config(
         data = _data_of(own, rest)
         # Before the data are opened, which may take long.
         check_unused(argv, {f"data.{k}": why for k, why in unused.of_data(data).items()})
+        needs_data(data.name)
         kinds["net"] = fitting.kind_for(data, own, tree["net"]["kind"])
     default = flags.config_flags(tree, kinds)
     cls: Any = Command[type(default)]  # type: ignore[misc]

@@ -18,6 +18,7 @@ import tyro
 
 from . import cli
 from .late import late
+from .parts.extras import of_weights
 from .parts.flags import SUFFIXES
 
 with late():
@@ -87,9 +88,9 @@ def export_run(args: Args) -> None:
     """Write the weights of a run folder for another program."""
     path, workdir = pathlib.Path(args.file), pathlib.Path(args.workdir)
     runs.check_new("file", path)
-    if args.to == "diffusers":
-        cli.needs("weights", "--to diffusers")
-    cli.start(args.workdir)
+    cli.start(
+        args.workdir, extras={"weights": "--to diffusers" if args.to == "diffusers" else None}
+    )
     run, params, step = runs.load(workdir)
     last = lambda: checkpoints.restore_params(workdir / runs.CHECKPOINTS, field="params")
     if args.to == "diffusers":
@@ -108,13 +109,11 @@ def import_file(args: Args) -> None:
     workdir = pathlib.Path(args.workdir)
     runs.check_new("workdir", workdir)
     config = read_config(args.config)
-    run = runs.build(config)
     path = pathlib.Path(args.file)
     if not path.exists():
         raise ValueError(f"--file {args.file!r} does not exist")
-    if path.is_dir() or path.suffix == ".safetensors":
-        cli.needs("weights", f"--file {args.file}")
-    cli.start()
+    cli.start(extras={"weights": of_weights("--file", args.file)})
+    run = runs.build(config)
     params, info = READERS[args.source](run, path, args.raw)
     if info.get("unwrapped"):
         print(f"taken off the weights: {', '.join(info['unwrapped'])}")

@@ -4,6 +4,7 @@ import dataclasses
 from typing import TYPE_CHECKING, Literal
 
 from .parts.readers import KINDS
+from .parts.reading import Reading
 from .parts.rules import at_least, require
 
 if TYPE_CHECKING:
@@ -13,7 +14,7 @@ else:
 
 
 @dataclasses.dataclass(frozen=True)
-class DataConfig:
+class DataConfig(Reading):
     """The data."""
 
     # Which data: scikit-learn's 8x8 digits, the two moons in the plane, or files of a kind that
@@ -31,43 +32,13 @@ class DataConfig:
     source: str | None = None
     # For "tfds": the data set, as tensorflow-datasets calls it.
     builder: str | None = None
-    # Height and width that images are brought to; one number: square.
-    size: tuple[int, ...] | None = None
-    # How: by halving, reducing and cropping the middle, or by reducing both sides alone.
-    resize: Literal["crop", "plain"] = "crop"
-    # Accept images that are smaller.
-    enlarge: bool = False
-    # Channels of an image, 1 or 3 (default: those of the first image).
-    channels: int | None = None
-    # Bits of a channel: 8 reduces images of 16, 16 keeps grey ones (default: as the first image has).
-    bits: int | None = None
-    # The colour behind transparent pixels.
-    background: tuple[int, int, int] = (255, 255, 255)
-    # Where the labels of images are: in the names of the first folders, before "_" in the names of the
-    # files, in dataset.json, nowhere; or dataset.json if there is one, otherwise the folders.
-    labels: Literal["auto", "folder", "name", "json", "none"] = "auto"
-    # For CIFAR-100: the 20 coarse classes.
-    coarse: bool = False
     # For "records": compare the sha256 of every file when it is opened.
     verify: bool = False
     # How many classes the labels have (default: as the data say).
     num_classes: int | None = None
-    # How many grey levels the integers have (default: all of their type).
-    levels: int | None = None
-    # Name of the array, column or variable of the data, where there are several.
-    key: str | None = None
-    # Name of the array, column or variable of the labels.
-    label_key: str | None = None
-    # Condition the network on a vector or a field of each example: a file or folder of the same kind as
-    # the data, or the name of an array, column or variable beside them.
-    cond: str | None = None
     # Bring continuous data to mean 0 and spread 1: by channel, or all alike (default: by channel,
     # unless they are nearly so).
     standardize: Literal["channel", "global", "none"] | None = None
-    # Entries that are NaN or masked: an error, or left out of the loss and the statistics.
-    missing: Literal["refuse", "mask"] = "refuse"
-    # Accept data that look wrong: grey levels as floating-point numbers, channels first.
-    as_is: bool = False
     # The interval that grey levels are scaled to; not used for data without levels.
     range: tuple[float, float] = (-1.0, 1.0)
     # Fill the cells of the grey levels with uniform noise in training (likelihoods always do).
@@ -80,6 +51,9 @@ class DataConfig:
     # Move images at random as EDM does, each kind of move with this probability, and give the network
     # the moves, so that samples are not moved (published: 0.12 for CIFAR-10, 0.15 for faces).
     augment: float | None = None
+    # Pair the noise of every batch with its data by optimal transport, for straighter flows; each host
+    # pairs its own share.
+    pair_noise: bool = False
     # For "two_moons": the number of points.
     num_points: int = 20_000
     # For a super-resolution network: the factor between the image and the small one it is given.
@@ -104,6 +78,7 @@ class DataConfig:
             ("crop", self.crop is None or len(self.crop) in (1, 2), "one or two numbers"),
             ("crop", self.crop is None or min(self.crop) >= 1, "at least 1"),
             ("augment", self.augment is None or 0 < self.augment <= 1, "in (0, 1]"),
+            ("pair_noise", not (self.pair_noise and self.crop), "false with data.crop"),
             ("source", self.source is None or ":" in self.source, "package.module:function"),
             *at_least(self, 100, "num_points"),
             ("bits", self.bits in (None, 8, 16), "8 or 16"),

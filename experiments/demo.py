@@ -39,10 +39,9 @@ class Args:
 def main(argv: Sequence[str] | None = None) -> None:
     """Entry point of `python -m experiments.demo`."""
     args = cli.parse(Args, "experiments.demo", argv)
-    cli.needs("plots", "the pictures of the demo")
-    cli.needs("metrics", "the evaluation of the demo")
-    cli.start()
     config = presets.get(args.config)
+    needs = {"plots": "the pictures of the demo", "metrics": "the evaluation of the demo"}
+    cli.start(data=config.data, extras=needs)
     if args.steps is not None:
         config = dataclasses.replace(
             config, train=dataclasses.replace(config.train, steps=args.steps)
@@ -50,13 +49,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     workdir = pathlib.Path(args.workdir)
     seconds: dict[str, float] = {}
     clock = time.perf_counter()
-    result = train.train(config, workdir)
+    run, result = train.train(config, workdir)
     if result.interrupted:
         print("stopped; the same command goes on from the last checkpoint")
         return
     seconds["compile (training)"] = result.first_call_seconds
     seconds["train"] = time.perf_counter() - clock - result.first_call_seconds
-    pictures.save_loss(workdir / runs.METRICS, workdir / "loss.png")
+    train.draw_curves(run, workdir)
 
     run, params, step = runs.load(workdir)
     drawn = {
@@ -78,7 +77,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         pictures.save_samples(run, drawn["pc"].x, workdir / "samples.png")
 
     clock = time.perf_counter()
-    found = evaluate.evaluate(workdir, evaluate.Args(workdir=args.workdir, num=300))
+    found = evaluate.evaluate(workdir, evaluate.Args(workdir=args.workdir, num=300, overwrite=True))
     seconds["evaluate"] = time.perf_counter() - clock
     text = _summary(config, step, found, drawn, seconds)
     write_text(workdir / "summary.txt", text)

@@ -6,16 +6,15 @@ import dataclasses
 import math
 import pathlib
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import numpy as np
-import tyro
 
 from score_jax._files import write_json, write_npz
 
 from . import cli
 from .late import late
-from .parts import outputs, rules, unused
+from .parts import coding, outputs, unused
 
 with late():
     import jax
@@ -31,52 +30,30 @@ with late():
 WAYS = {"ode": ("tol", "logp"), "ddim": ("steps",)}
 
 
-@dataclasses.dataclass(frozen=True)
-class Args:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Args(coding.Options):
     """Encode data as latents, and decode them again to see what was kept.
 
     Writes OUT.npz (x, z, decoded and, with --logp, logp), OUT.json and OUT.png.
     """
 
-    # Folder of a run made by experiments.train.
-    workdir: str
-    # Pictures, or .npy files of examples in the data's own units.
-    images: tuple[str, ...] = ()
-    # Number of examples of the run's test split to encode instead.
-    test: int = 0
-    # The probability flow by an ODE solver, which is exact to --tol, or DDIM backwards.
-    by: Literal["ode", "ddim"] = "ode"
-    # Tolerance of the ODE.
-    tol: float = 1e-4
-    # Steps of DDIM.
-    steps: int = 200
     # Also the log density of each example, in nats of the data's own units, and its bits per dimension.
     logp: bool = False
-    # Class of the data, for networks that are conditioned on it (default: unknown).
-    label: Annotated[int | None, tyro.conf.arg(aliases=("--class",))] = None
-    # Crop the middle of pictures of other sizes and resize it, instead of refusing them.
-    resize: bool = False
-    # Examples handled at once; the latents do not depend on it.
-    chunk: int = 64
     # Seed of the dequantisation that --logp needs.
     seed: int = 0
     # Where to write (default: WORKDIR/encoded).
     out: str | None = None
-    # Write over files that are there.
-    overwrite: bool = False
 
 
 def check(args: Args, argv: Sequence[str] | None = None) -> None:
     """Raise ValueError for flags out of range, and for those that are not used."""
-    rules.check_flags(args, test=0, steps=1, chunk=1)
-    if not (math.isfinite(args.tol) and args.tol > 0):
-        raise ValueError(f"--tol must be finite and > 0, got {args.tol}")
+    args.check()
     if bool(args.images) == bool(args.test):
         raise ValueError("give the data by exactly one of --images and --test")
     cli.check_unused(argv, unused.of_choice("--by", args.by, WAYS))
 
 
-def examples(args: Any, run: Run) -> np.ndarray:
+def examples(args: coding.Options, run: Run) -> np.ndarray:
     """The data that the flags name, in the network's range: (n, *d)."""
     if args.images:
         return problems.read_examples(run, args.images, run.shape, "image", resize=args.resize)
@@ -94,15 +71,13 @@ def densities(args: Args, run: Run, x: np.ndarray) -> np.ndarray:
 
 
 def draw(run: Run, x: np.ndarray, z: np.ndarray, back: np.ndarray) -> Any:
-    """A row each of the data, their latents and what these are decoded to."""
-    if len(run.shape) < 2 or (len(run.shape) == 2 and run.shape[1] <= 8):
-        return viz.picture(pictures.shown(run, back)[0])
+    """A row each of the data, their latents and what these are decoded to; of other data the last."""
+    if not viz.is_image(run.shape):
+        data = pictures.shown(run, x)[0] if len(run.shape) == 1 else None
+        return viz.picture(pictures.shown(run, back)[0], reference=data)
     frames, limits = pictures.frames(run, np.stack([z, x, back])[:, :12])
     order = viz.in_range(frames, limits)[[1, 0, 2]]
-    grid = viz.image_grid(
-        order.reshape(-1, *order.shape[2:]), range=limits, columns=order.shape[1], scale=None
-    )
-    return viz.labelled(grid, rows=["data", "latent", "decoded"])
+    return viz.named_grid(order, rows=["data", "latent", "decoded"], range=limits)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -112,7 +87,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     workdir = pathlib.Path(args.workdir)
     out = pathlib.Path(args.out) if args.out else workdir / "encoded"
     npz, record, png = outputs.files(out, (".npz", ".json", ".png"), overwrite=args.overwrite)
-    cli.start(args.workdir)
+    cli.start(args.workdir, data=bool(args.test), pictures="the pictures of latents")
     run, params, step = runs.load(workdir)
     x = examples(args, run)
     x = densities(args, run, x) if args.logp else x

@@ -18,15 +18,16 @@ import tyro
 from . import cli
 from .config import SampleConfig
 from .late import late
-from .parts import feature_networks, samplers
+from .parts import feature_networks, outputs, samplers
 from .parts.feature_networks import NetworkConfig
 from .reports import bits, tables
-from .reports.sample_metrics import MetricConfig
+from .reports.sample_metrics import PICTURE, MetricConfig
 
 with late():
     import jax
 
     from score_jax import metrics, training
+    from score_jax._hosts import agreed
 
     from . import runs
     from .parts import sampling
@@ -67,6 +68,8 @@ class Args(bits.Options):
     reference: str | None = None
     # Where metrics of features are written (default: WORKDIR/metrics.json).
     out: str | None = None
+    # Write over the results that are there.
+    overwrite: bool = False
     network: tyro.conf.OmitArgPrefixes[NetworkConfig] = dataclasses.field(
         default_factory=NetworkConfig
     )
@@ -79,6 +82,20 @@ class Args(bits.Options):
     def by_features(self) -> bool:
         """Whether samples are measured by the features of networks."""
         return self.network.given
+
+    @property
+    def result(self) -> pathlib.Path:
+        """The file of the results."""
+        if self.by_features and self.out is not None:
+            return pathlib.Path(self.out)
+        name = METRICS_FILE if self.by_features else BPD_FILE if self.bpd else RESULT_FILE
+        return pathlib.Path(self.workdir) / name
+
+    def check_free(self) -> None:
+        """Raise ValueError if results are there that are not to be replaced."""
+        copies = [self.result.with_name(PICTURE)] if self.metric.memorization else []
+        out = "" if self.out is None else self.out
+        outputs.free([self.result, *copies], overwrite=self.overwrite, out=out)
 
     def check(self) -> None:
         """Raise ValueError naming the first flag with an invalid value."""
@@ -128,9 +145,11 @@ def evaluate(workdir: pathlib.Path, args: Args) -> dict[str, Any]:
 
 
 def _evaluate(workdir: pathlib.Path, args: Args) -> Results:
-    run, params, step = runs.load(workdir)
+    run, params, step = agreed(lambda: runs.load(workdir))
     keys = jax.random.split(jax.random.key(args.seed), 5)
-    path = workdir / (BPD_FILE if args.bpd else RESULT_FILE)
+    if bits.by_bound(run) and args.draws:
+        outputs.free(bits.files(workdir), overwrite=args.overwrite)
+    path = workdir / args.result.name
     results = Results(path, {"step": step, "test_examples": len(run.source.test)})
     num = 1_000 if args.num is None else args.num
     unmeasured = bits.without_likelihood(run, args)
@@ -226,9 +245,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Entry point of `python -m experiments.evaluate`."""
     args = cli.parse(Args, "experiments.evaluate", argv)
     args.check()
-    args.hosts.connect()
-    cli.needs("metrics", "the comparison of samples")
-    cli.start(*([args.workdir] if args.workdir else []))
+    args.check_free()
+    given = args.samples is not None and args.reference is not None
+    needs = {"metrics": None if args.by_features else "the comparison of samples"}
+    workdirs = [args.workdir] if args.workdir else []
+    cli.start(*workdirs, hosts=args.hosts, options=args, data=not given, extras=needs)
     if args.by_features:
         results = measuring.measure(args)
         text = measuring.report(results.as_dict())

@@ -103,7 +103,8 @@ def fitting(tree: dict[str, Any], workdir: pathlib.Path) -> list[str]:
 
 def report(workdir: pathlib.Path, width: int = 60) -> str:
     """Everything that the folder contains; ValueError if there is no run in it."""
-    tree = run_config.to_record(runs.load_config(workdir))
+    config = runs.load_config(workdir)
+    tree = run_config.to_record(config)
     checked, origin = of_checkpoints(workdir / runs.CHECKPOINTS), origins.read(workdir)
     ready = any("intact" in line for line in checked)
     parts = [
@@ -113,7 +114,7 @@ def report(workdir: pathlib.Path, width: int = 60) -> str:
             *([] if origin is None else origins.said(origin)),
         ],
         of_loss(workdir / runs.METRICS, width),
-        [*checked, *([note] if (note := runs.edited(workdir)) else [])],
+        [*checked, *([note] if (note := runs.edited(workdir, config)) else [])],
         fitting(tree, workdir) if ready else ["train it first: no other command fits it yet"],
     ]
     return "\n\n".join("\n".join(lines) for lines in parts)

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 import pathlib
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
-import tyro
 
 from score_jax._files import write_json, write_npz
 
 from . import cli
 from .late import late
-from .parts import outputs, rules, unused
+from .parts import coding, outputs, rules, unused
 
 with late():
     import jax.numpy as jnp
@@ -31,52 +29,31 @@ with late():
 WAYS = {"ode": ("tol",), "ddim": ("steps",)}
 
 
-@dataclasses.dataclass(frozen=True)
-class Args:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Args(coding.Options):
     """Draw the paths from each of several examples to the next, through the latents of the flow.
 
     Writes OUT.npz (the data x of the paths, their latents z and weights), OUT.json and OUT.png.
     """
 
-    # Folder of a run made by experiments.train.
-    workdir: str
-    # Pictures to go through, two or more, or .npy files of examples in the data's own units.
-    images: tuple[str, ...] = ()
-    # Number of examples of the run's test split to go through instead.
-    test: int = 0
     # Numbers of samples to go through instead, such as 0-3: those of `sample --seeds`.
     seeds: str | None = None
     # Frames of a path, both ends included.
     frames: int = 9
     # On the great circle between two latents, which keeps their norm, or on their line.
     path: Literal["spherical", "linear"] = "spherical"
-    # The probability flow by an ODE solver, which is exact to --tol, or DDIM.
-    by: Literal["ode", "ddim"] = "ode"
-    # Tolerance of the ODE.
-    tol: float = 1e-4
-    # Steps of DDIM.
-    steps: int = 200
     # Also write the paths as an animation, OUT.gif or OUT.mp4.
     film: Literal["gif", "mp4"] | None = None
-    # Class of the data, for networks that are conditioned on it (default: unknown).
-    label: Annotated[int | None, tyro.conf.arg(aliases=("--class",))] = None
-    # Crop the middle of pictures of other sizes and resize it, instead of refusing them.
-    resize: bool = False
-    # Examples handled at once; the paths do not depend on it.
-    chunk: int = 64
     # Seed of the samples of --seeds.
     seed: int = 0
     # Where to write (default: WORKDIR/interpolated).
     out: str | None = None
-    # Write over files that are there.
-    overwrite: bool = False
 
 
 def check(args: Args, argv: Sequence[str] | None = None) -> None:
     """Raise ValueError for flags out of range, and for those that are not used."""
-    rules.check_flags(args, test=0, frames=2, steps=1, chunk=1)
-    if not (math.isfinite(args.tol) and args.tol > 0):
-        raise ValueError(f"--tol must be finite and > 0, got {args.tol}")
+    args.check()
+    rules.check_flags(args, frames=2)
     if sum(bool(v) for v in (args.images, args.test, args.seeds)) != 1:
         raise ValueError("give the ends by exactly one of --images, --test and --seeds")
     cli.check_unused(argv, unused.of_choice("--by", args.by, WAYS))
@@ -105,11 +82,11 @@ def between(z: np.ndarray, frames: int, path: str) -> np.ndarray:
 
 def draw(run: Run, x: np.ndarray) -> Any:
     """A row for each path (n, frames, *d)."""
-    if len(run.shape) < 2:
+    if not viz.is_image(run.shape):
         return viz.picture(pictures.shown(run, x.reshape(-1, *run.shape))[0])
-    images, limits = pictures.frames(run, np.swapaxes(x, 0, 1))
-    grid = viz.strip(images, range=limits, scale=None)
-    return viz.labelled(grid, columns=[f"{w:.2g}" for w in np.linspace(0, 1, x.shape[1])])
+    frames, limits = pictures.frames(run, np.swapaxes(x, 0, 1))
+    names = [f"{w:.2g}" for w in np.linspace(0, 1, x.shape[1])]
+    return viz.named_grid(np.swapaxes(frames, 0, 1), columns=names, range=limits)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -120,7 +97,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     out = pathlib.Path(args.out) if args.out else workdir / "interpolated"
     endings = [".npz", ".json", ".png", *([] if args.film is None else [f".{args.film}"])]
     npz, record, png, *film = outputs.files(out, endings, overwrite=args.overwrite)
-    cli.start(args.workdir)
+    needs = {"video": "--film mp4" if args.film == "mp4" else None}
+    cli.start(args.workdir, data=bool(args.test), pictures="the pictures of paths", extras=needs)
     run, params, step = runs.load(workdir)
     label = sampling.one_class(run, args.label, args.workdir)
     coder = latents.Coder(run, args.by, args.tol, args.steps)

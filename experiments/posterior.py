@@ -20,6 +20,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from . import cli
+from .config import DataConfig
 from .late import late
 from .parts import rules
 
@@ -90,6 +91,8 @@ class Args:
     join: tuple[str, ...] = ()
     # Folder of the results.
     out: str = "runs/posterior"
+    # Write over files that are there.
+    overwrite: bool = False
 
 
 def check(args: Args) -> None:
@@ -266,9 +269,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     posteriors.chosen(args.methods, args.method)
     for name in args.problems:
         posteriors.lookup(name, posteriors.PROBLEMS, "problem")
-    cli.start()
-    result = run(args)
     out = pathlib.Path(args.out)
+    cards.check(out, "posterior", overwrite=args.overwrite)
+    digits = any(name.startswith("digits") for name in args.problems)
+    data = DataConfig("digits") if digits else False
+    cli.start(data=data, extras={"plots": "the posterior card"})
+    result = run(args)
     cards.write(out, "posterior", result, report(result), lambda: card(result))
 
 

@@ -18,6 +18,7 @@ import tyro
 from . import cli
 from .late import late
 from .parts import readers
+from .parts.reading import Reading
 
 with late():
     import tqdm
@@ -40,15 +41,10 @@ if TYPE_CHECKING:
     Format = str
 else:
     Format = Literal[("auto", *KINDS)]
-# Options that are taken over into the configuration of the data.
-DATA = (
-    "resize", "enlarge", "channels", "bits", "background", "labels", "levels", "key", "label_key",
-    "cond", "coarse", "as_is", "missing",
-)  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
-class Args:
+class Args(Reading):
     """Write data as shards of decoded records of one size, with a description, for fast training.
 
     Train with --data.name records --data.path OUT. A call that was killed is continued by the same call,
@@ -65,34 +61,6 @@ class Args:
     test_from: str | None = None
     # Otherwise the fraction of the examples that is kept for testing; 0: none.
     test_fraction: float = 0.1
-    # Height and width of the images; one number: square (default: as they are, all of one size).
-    size: tuple[int, ...] | None = None
-    # Resize by halving, reducing and cropping the middle (as ADM does), or both sides alone.
-    resize: Literal["crop", "plain"] = "crop"
-    # Accept images that are smaller.
-    enlarge: bool = False
-    # Channels of an image, 1 or 3 (default: those of the first image).
-    channels: int | None = None
-    # Bits of a channel: 8 reduces images of 16, 16 keeps grey ones (default: as the first image has).
-    bits: int | None = None
-    # The colour behind transparent pixels.
-    background: tuple[int, int, int] = (255, 255, 255)
-    # Where the labels of images are: see --data.labels of the command train.
-    labels: Literal["auto", "folder", "name", "json", "none"] = "auto"
-    # How many grey levels whole numbers have (default: all of their type).
-    levels: int | None = None
-    # Name of the array, column or variable of the data, where there are several.
-    key: str | None = None
-    # Name of the array, column or variable of the labels.
-    label_key: str | None = None
-    # What a network is to be conditioned on: see --data.cond of the command train.
-    cond: str | None = None
-    # For CIFAR-100: the 20 coarse classes.
-    coarse: bool = False
-    # Accept data that look wrong: grey levels as floating-point numbers, channels first.
-    as_is: bool = False
-    # Entries that are NaN: an error, or kept for training with --data.missing mask.
-    missing: Literal["refuse", "mask"] = "refuse"
     # What is done about examples that cannot be read: nothing is written, or they are left out. Both
     # name them.
     on_error: Literal["stop", "skip"] = "stop"
@@ -107,9 +75,9 @@ class Args:
         """The data as a run would name them; ValueError for options that contradict each other."""
         path = str(self.source)
         kind = kind_of(path) if self.format == "auto" else self.format
-        options = {name: getattr(self, name) for name in DATA}
+        options = {f.name: getattr(self, f.name) for f in dataclasses.fields(Reading)}
         options["test_fraction"] = self.test_fraction or DataConfig.test_fraction
-        return DataConfig(name=kind, path=path, test_path=self.test_from, size=self.size, **options)
+        return DataConfig(name=kind, path=path, test_path=self.test_from, **options)
 
 
 def kind_of(path: str) -> str:
@@ -138,6 +106,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Entry point of `python -m experiments.prepare`."""
     args = cli.parse(Args, "experiments.prepare", argv)
     if args.check is not None:
+        cli.needs_data("records")
         check(args.check)
         return
     if args.source is None or args.out is None:
@@ -155,6 +124,8 @@ def check(folder: str) -> None:
 def prepare(args: Args) -> None:
     """Write the records that the options ask for."""
     c = args.data_config()
+    for kind in (c.name, "records"):
+        cli.needs_data(kind)
     splits = _splits(c, args.test_fraction)
     form = data.describe(splits["train"])
     levels = "continuous" if form.levels is None else f"{form.levels} levels"

@@ -149,11 +149,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Entry point of `python -m experiments.push`."""
     args: Args = cli.parse(Args, "experiments.push", argv)
     check(args)
-    if args.repo is not None:
-        cli.needs("hub", "--repo")
     if args.to is not None:
         runs.check_new("to", pathlib.Path(args.to))
-    cli.start(args.workdir)
+    cli.start(args.workdir, extras={"hub": None if args.repo is None else "--repo"})
     with tempfile.TemporaryDirectory() as scratch:
         folder = pathlib.Path(args.to) if args.to else pathlib.Path(scratch) / "run"
         export(args, folder)

@@ -133,6 +133,8 @@ METHODS: dict[str, tuple[str, ...]] = dict.fromkeys(
     ("pigdm", "mmps", "tmpd", "projection", "daps", "ddrm", "diffpir"), ()
 )
 METHODS |= {"dps": ("scale",), "replacement": ("corrections",), "repaint": ("resamplings",)}
+# Those that measure the spread of the training data.
+WITH_DATA = ("pigdm", "projection", "daps")
 NOISES = {
     "normal": ("noise_std",), "poisson": ("photons",), "laplace": ("noise_std",),
     "rounded": ("noise_std", "step"),
@@ -240,7 +242,7 @@ def drawing(args: Args, run: Run, params: Any, problem: Problem) -> Drawing:
     score = sampling.make_score(run, params, args.sample)
     common = {
         "sampler": samplers.make(args.sample, run.model.variance),
-        "grid": samplers.make_grid(args.sample, run.sde),
+        "grid": samplers.make_grid(args.sample, run.sde, run.fitted),
         "options": options,
         "chunk": args.chunk,
         "together": args.sample.together,
@@ -312,7 +314,7 @@ def seen_as(problem: Problem, shape: tuple[int, ...], middle: float) -> np.ndarr
 def draw(run: Run, problem: Problem, x: np.ndarray, done: Sequence[int]) -> Any:
     """A row for each example: as measured, restored, and the truth."""
     flat = x.reshape(-1, *run.shape)
-    if len(run.shape) < 2 or (len(run.shape) == 2 and run.shape[1] <= 8):
+    if not viz.is_image(run.shape):
         whole = None if problem.truth is None else pictures.shown(run, problem.truth)[0]
         return viz.picture(pictures.shown(run, flat)[0], reference=whole)
     low, high = run.config.data.range
@@ -322,11 +324,8 @@ def draw(run: Run, problem: Problem, x: np.ndarray, done: Sequence[int]) -> Any:
     rows = np.concatenate([seen, x, *true], axis=1)
     names = ["measured", *[f"restored {i + 1}" for i in range(x.shape[1])], *["truth"] * len(true)]
     values, limits = pictures.shown(run, rows.reshape(-1, *run.shape))
-    images = viz.as_images(values)
-    known = viz.value_range(images) if limits is None else limits
-    grid = viz.image_grid(images, range=known, columns=rows.shape[1], scale=None)
-    picture = viz.labelled(grid, columns=names, rows=[str(i) for i in done])
-    return viz.with_bar(picture, known) if limits is None else picture
+    values = values.reshape(rows.shape)
+    return viz.named_grid(values, columns=names, rows=[str(i) for i in done], range=limits)
 
 
 def residual(problem: Problem, x: np.ndarray, done: Sequence[int]) -> float:
@@ -339,11 +338,17 @@ def residual(problem: Problem, x: np.ndarray, done: Sequence[int]) -> float:
     return float(np.sqrt(total / count))
 
 
+def files(args: Args, out: pathlib.Path) -> list[pathlib.Path]:
+    """The files to write; ValueError if one is there and not to be replaced."""
+    draws = ["-draws.npy"] if args.keep_draws else []
+    return outputs.files(out, (".png", ".npz", ".json", *draws), overwrite=args.overwrite)
+
+
 def write_restorations(args: Args, out: pathlib.Path, run: Run, params: Any, step: int) -> bool:
     """Draw and write restorations; True if an interrupt ended it."""
     problem = measured(args, run, jax.random.key(args.seed + 1))
     sampling.one_class(run, args.label, args.workdir)
-    png, npz, record = outputs.files(out, (".png", ".npz", ".json"), overwrite=args.overwrite)
+    png, npz, record = files(args, out)
     parts: list[tuple[list[int], np.ndarray]] = []
     interrupted = outputs.collect(restore(args, run, params, problem), parts)
     done = np.concatenate([part for part, _ in parts])
@@ -371,8 +376,7 @@ def write_summaries(args: Args, out: pathlib.Path, run: Run, params: Any, step: 
     """Draw many times and write means, deviations and intervals; True if an interrupt ended it."""
     problem = measured(args, run, jax.random.key(args.seed + 1))
     sampling.one_class(run, args.label, args.workdir)
-    endings = (".png", ".npz", ".json", *(["-draws.npy"] if args.keep_draws else []))
-    png, npz, record, *kept = outputs.files(out, endings, overwrite=args.overwrite)
+    png, npz, record, *kept = files(args, out)
     npz.parent.mkdir(parents=True, exist_ok=True)
     parts: list[Any] = []
     with credible.draws_file(kept, run, (len(problem.y), args.draws)) as store:
@@ -402,8 +406,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     check(args, argv)
     workdir = pathlib.Path(args.workdir)
     out = pathlib.Path(args.out) if args.out else workdir / "restored" / args.task
-    cli.needs("plots", "the pictures")
-    cli.start(args.workdir)
+    files(args, out)
+    reads = bool(args.test) or args.method in WITH_DATA
+    cli.start(args.workdir, data=reads, pictures="the pictures of restorations")
     run, params, step = runs.load(workdir)
     sampling.check_sample(run, args.sample)
     write = write_summaries if args.draws else write_restorations

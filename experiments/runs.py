@@ -33,9 +33,10 @@ from .parts import datasets, describe, fitting, run_folder, upgrade
 from .run_config import Config, differences, flatten, from_json, to_json, to_record
 
 CONFIG_FILE = run_folder.CONFIG_FILE
-DATA_FILE = "data.json"
+DATA_FILE = run_folder.DATA_FILE
 ORIGIN_FILE = "origin.json"  # of the weights that a run started from
 CONDITIONS = "conditions.npz"  # some conditions of the test split, for samples without the data
+FITTED = "fitted_grid.npz"  # of experiments.compare --fit-grid
 SNAPSHOTS = "averages"
 METRICS = "metrics.jsonl"
 # Fields that each host may have of its own.
@@ -51,6 +52,8 @@ class Run:
     source: datasets.RunData
     ingredients: Ingredients
     optimizer: optax.GradientTransformation
+    # The file of the grid that was fitted to this run by experiments.compare, if there is one.
+    fitted: pathlib.Path | None = None
 
     @functools.cached_property
     def model(self) -> Model:
@@ -112,6 +115,11 @@ class Run:
         """The loss on held-out data."""
         return _make_loss(self, self.model, train=False)
 
+    @functools.cached_property
+    def shapes(self) -> training.TrainState:
+        """The shapes of the state."""
+        return jax.eval_shape(lambda key: initial_state(self, key), jax.random.key(0))
+
     def init_params(self, key: PRNGKey) -> Params:
         """Draw the parameters of the network."""
         x = jnp.zeros((1, *self.shape))
@@ -121,7 +129,8 @@ class Run:
         given = self.source.given(batch)
         if self.config.data.low_res_factor:
             given["low_res"] = self.source.reduced(x)
-        return jax.jit(self.net.init)(key, x, jnp.ones((1,)), **given)
+        params = jax.jit(self.net.init)(key, x, jnp.ones((1,)), **given)
+        return params | losses.Uncertainty().init() if self.config.loss.uncertainty else params
 
     def score(self, params: Params, y: Any = None, low_res: Any = None) -> NetworkScore:
         """The score of the parameters and what the network is given: labels or vectors y, fields."""
@@ -191,10 +200,16 @@ def check_alike(run: Run) -> None:
     """Raise HostsDiffer, on all hosts, unless they have one config, one version and the same data."""
     if not training.several_hosts():
         return
-    versions = {"score_jax": __version__, "jax": jax.__version__, "numpy": np.__version__}
     own = {name: value for name, value in flatten(run.config).items() if name not in OF_A_HOST}
-    data = describe.flat({"the data's": run.source.to_record()})
-    training.check_same(json.loads(json.dumps(versions | own | data)))
+    # Means and deviations of the data may differ in their rounding on another processor.
+    record = json.dumps(describe.flat({"the data's": run.source.to_record()}))
+    data = json.loads(record, parse_float=lambda text: float(f"{float(text):.5g}"))
+    training.check_same(json.loads(json.dumps(versions() | own)) | data)
+
+
+def versions() -> dict[str, str]:
+    """The versions that must be the same on all hosts."""
+    return {"score_jax": __version__, "jax": jax.__version__, "numpy": np.__version__}
 
 
 def of_data(config: Config, source: datasets.RunData) -> Run:
@@ -259,6 +274,9 @@ def _make_loss(run: Run, model: Model, *, train: bool) -> Loss:
     weightings = {
         "noise": losses.noise_weighting, "likelihood": losses.likelihood_weighting,
         "edm": losses.edm_weighting(model.parametrization.sigma_data or SIGMA_DATA),
+        "velocity": losses.velocity_weighting,
+        "min_snr": losses.min_snr_weighting(c.gamma or 5.0),
+        "p2": losses.p2_weighting(c.gamma or 1.0), "sigmoid": losses.sigmoid_weighting(c.bias),
     }  # fmt: skip
     reductions = {"mean": losses.mean_reduction, "half_sum": losses.half_sum_reduction}
     weighting: losses.Weighting = weightings[c.weighting]
@@ -267,6 +285,10 @@ def _make_loss(run: Run, model: Model, *, train: bool) -> Loss:
         weighting, times = losses.importance_weighting(sde, c.t0), losses.log_snr_times(sde)
     if c.times == "log_normal":
         times = losses.log_normal_times(sde, c.log_sigma_mean, c.log_sigma_std)
+    if c.times == "logit_normal":
+        times = losses.logit_normal_times(c.logit_mean, c.logit_std)
+    if c.shift != 1:
+        times = losses.shifted_times(c.shift, losses.uniform_times if times is None else times)
     if isinstance(model.noise_input, LevelInput):
         n = model.noise_input.n
         times = losses.timesteps(np.arange(n) / (n - 1))
@@ -285,6 +307,7 @@ def _make_loss(run: Run, model: Model, *, train: bool) -> Loss:
         null_class=run.null_class,
         train=train,
         noise_levels=LEVELS,
+        uncertainty=losses.Uncertainty() if c.uncertainty else None,
     )
 
 
@@ -361,10 +384,12 @@ def save_config(workdir: pathlib.Path, config: Config, *, allow_changes: bool = 
     """
     path = workdir / CONFIG_FILE
     if path.exists():
-        note = edited(workdir)
+        old = load_config(workdir)
+        note = edited(workdir, old)
         if note and not allow_changes:
             raise ValueError(f"{note}: restore it, or go on with the change by --allow-changes")
-        changed = differences(load_config(workdir), config)
+        changed = [note] if note else []
+        changed += differences(old, config)
         if changed and not allow_changes:
             raise ValueError(
                 f"workdir {str(workdir)!r} holds a run with another config "
@@ -446,21 +471,30 @@ def newest_config(workdir: pathlib.Path) -> tuple[int, Config] | None:
     if not (workdir / CHECKPOINTS).is_dir():
         return None
     with checkpoints.open_checkpoints(workdir / CHECKPOINTS, read_only=True) as store:
-        for step in reversed(store.steps()):
-            try:
-                return step, from_json(upgrade.upgraded(json.dumps(store.extra(step))))
-            except (ValueError, checkpoints.CheckpointError):
-                continue
+        return _newest_config(store)
+
+
+def _newest_config(store: checkpoints.Checkpoints) -> tuple[int, Config] | None:
+    """`newest_config` with the checkpoints open."""
+    for step in reversed(store.steps()):
+        try:
+            return step, from_json(upgrade.upgraded(json.dumps(store.extra(step))))
+        except (ValueError, checkpoints.CheckpointError):
+            continue
     return None
 
 
-def edited(workdir: pathlib.Path) -> str | None:
-    """One line if config.json differs from the config of the newest checkpoint, otherwise None."""
-    found = newest_config(workdir)
-    if found is None:
+def edited(workdir: pathlib.Path, config: Config) -> str | None:
+    """One line if the folder's config differs from that of its newest checkpoint, otherwise None."""
+    return _edited(workdir, config, newest_config(workdir))
+
+
+def _edited(workdir: pathlib.Path, config: Config, newest: tuple[int, Config] | None) -> str | None:
+    """`edited` of the newest config of the checkpoints."""
+    if newest is None:
         return None
-    step, saved = found
-    changed = differences(saved, load_config(workdir))
+    step, saved = newest
+    changed = differences(saved, config)
     if not changed:
         return None
     return (
@@ -487,15 +521,19 @@ def load(workdir: pathlib.Path, step: int | None = None) -> tuple[Run, Params, i
     It needs nothing but that folder. A config.json that was edited since the newest checkpoint is
     mentioned on stderr. Raises ValueError for a folder without checkpoints, and without that of `step`.
     """
-    if note := edited(workdir):
-        print(f"note: {note}", file=sys.stderr)
-    run = build(load_config(workdir), load_record(workdir))
+    config = load_config(workdir)
+    run = build(config, load_record(workdir))
     if (workdir / CONDITIONS).is_file():
         with np.load(workdir / CONDITIONS, allow_pickle=False) as file:
             kept = dataclasses.replace(run.source, kept=file["cond"])
         run = dataclasses.replace(run, source=kept)
+    if (workdir / FITTED).is_file():
+        run = dataclasses.replace(run, fitted=workdir / FITTED)
     template = jax.eval_shape(run.init_params, jax.random.key(0))
     with checkpoints.open_checkpoints(workdir / CHECKPOINTS, read_only=True) as store:
+        note = _edited(workdir, config, _newest_config(store))
+        if note:
+            print(f"note: {note}", file=sys.stderr)
         if step is not None and step not in store.steps():
             raise ValueError(
                 f"workdir {str(workdir)!r} has checkpoints {store.steps()}, none of {step}"

@@ -123,11 +123,17 @@ def conditions(args: Args) -> np.ndarray | None:
 def main(argv: Sequence[str] | None = None) -> None:
     """Entry point of `python -m experiments.sample`."""
     args = parse(argv)
-    args.hosts.connect()
-    cli.needs("plots", "the pictures of samples")
-    cli.start(args.workdir)
+    film = "--film mp4" if args.film == "mp4" else None
+    drawn = args.seeds is None and args.format is None
+    pictures_of = "the pictures of samples" if drawn else None
     workdir = pathlib.Path(args.workdir)
-    run, params, step = runs.load(workdir)
+    out = pathlib.Path(args.out) if args.out else workdir / "samples" / args.sample.sampler
+    if drawn:
+        files(args, out)
+    cli.start(
+        args.workdir, hosts=args.hosts, options=args, pictures=pictures_of, extras={"video": film}
+    )
+    run, params, step = agreed(lambda: runs.load(workdir))
     run = runs.in_precision(run, args.precision)
     sampling.check_sample(run, args.sample)
     y, guide, own = labels(args, run), None, params
@@ -138,7 +144,6 @@ def main(argv: Sequence[str] | None = None) -> None:
         run, params, jax.random.key(args.seed), args.num, args.sample,
         sampling.classes(run, args.num, y, guide), guide, args.chunk, conditions(args),
     )  # fmt: skip
-    out = pathlib.Path(args.out) if args.out else workdir / "samples" / args.sample.sampler
     facts = settings(args, step)
     if args.seeds is not None:
         written = singles.write(plan, out, singles.numbers(args.seeds), y, overwrite=args.overwrite)
@@ -161,14 +166,19 @@ def settings(args: Args, step: int) -> dict[str, Any]:
     return drawing.settings(step, args.seed, args.sample) | guided | dataclasses.asdict(args.guide)
 
 
+def files(args: Args, out: pathlib.Path) -> list[pathlib.Path]:
+    """The files of a preview; ValueError if one is there and not to be replaced."""
+    endings = [".npz", ".png", ".json", *([] if args.film is None else [f".{args.film}"])]
+    return outputs.files(out, endings, overwrite=args.overwrite)
+
+
 def preview(plan: drawing.Plan, args: Args, out: pathlib.Path, facts: dict[str, Any]) -> None:
     """Draw the samples; write OUT.npz in the data's own units, with labels, OUT.png and OUT.json.
 
     After an interrupt those that were drawn are written.
     """
     run, num = plan.run, plan.num
-    endings = [".npz", ".png", ".json", *([] if args.film is None else [f".{args.film}"])]
-    names = lambda: list(map(str, outputs.files(out, endings, overwrite=args.overwrite)))
+    names = lambda: list(map(str, files(args, out)))
     npz, png, record, *film = map(pathlib.Path, agreed(names, only_first=True))
     if film:
         check_film(plan)

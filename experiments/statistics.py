@@ -16,7 +16,7 @@ import tyro
 from . import cli
 from .config import DataConfig
 from .late import late
-from .parts import feature_networks
+from .parts import feature_networks, outputs
 from .parts.feature_networks import NetworkConfig
 
 with late():
@@ -47,6 +47,8 @@ class Args:
     network: tyro.conf.OmitArgPrefixes[NetworkConfig] = dataclasses.field(
         default_factory=NetworkConfig
     )
+    # Write over a file that is there.
+    overwrite: bool = False
     hosts: cli.HostsConfig = dataclasses.field(default_factory=cli.HostsConfig)
 
     def check(self) -> None:
@@ -96,8 +98,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Entry point of `python -m experiments.statistics`."""
     args = cli.parse(Args, "experiments.statistics", argv)
     args.check()
-    args.hosts.connect()
-    cli.start()
+    outputs.free([pathlib.Path(args.out)], overwrite=args.overwrite, out=args.out)
+    cli.start(hosts=args.hosts, options=args, data=args.data if args.samples is None else False)
     n = compute(args)
     if training.is_first():
         print(f"wrote {args.out}: features of {n:,} images")

@@ -10,10 +10,11 @@ import pathlib
 import re
 import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from . import cli
 from .late import late
+from .parts.extras import of_weights
 
 with late():
     import jax
@@ -51,6 +52,13 @@ def attention_note(run: runs.Run, params: Params) -> list[str]:
     return [f"net.attention={sizes} are sizes that do not occur here: only the middle attends"]
 
 
+class Trained(NamedTuple):
+    """A run that was trained, and the result of `training.fit`."""
+
+    run: runs.Run
+    result: training.FitResult
+
+
 def train(
     config: Config,
     workdir: pathlib.Path,
@@ -61,14 +69,14 @@ def train(
     log: Sequence[str] = (),
     init: origins.Start | None = None,
     profile: tuple[int, int] | None = None,
-) -> training.FitResult:
-    """Train or resume the run in `workdir`; returns the result of `training.fit`.
+) -> Trained:
+    """Train or resume the run in `workdir`.
 
     Of several hosts the first reads and writes the folder; `log` names what else it logs to. A new
     run starts from the weights of `init`, which every host reads; `profile` are the first and the last
-    step of a trace. Raises ValueError for a config that
-    does not fit the folder, unless `allow_changes`, for weights that do not fit, and FolderLocked
-    where another run has the folder. A run that cannot make its first step leaves nothing.
+    step of a trace. Raises ValueError for a config that does not fit the folder, unless
+    `allow_changes`, for weights that do not fit, and FolderLocked where another run has the folder. A
+    run that cannot make its first step leaves nothing.
     """
     fresh = not (workdir / runs.CONFIG_FILE).exists()
     try:
@@ -95,7 +103,7 @@ def _train(
     log: Sequence[str],
     init: origins.Start | None,
     profile: tuple[int, int] | None,
-) -> training.FitResult:
+) -> Trained:
     mapping.check_devices(config)
     (run, notes), c = runs.begin(config, workdir), config.train
     # Whatever the config does not allow is found before anything is written.
@@ -127,7 +135,7 @@ def _train(
             process_count=jax.process_count(),
         )
         stack.enter_context(contextlib.closing(batches))
-        return training.fit(
+        result = training.fit(
             state,
             step,
             batches,
@@ -145,6 +153,7 @@ def _train(
             ahead=c.ahead,
             stall_seconds=stall_seconds,
         )
+    return Trained(run, result)
 
 
 def _begin(
@@ -288,16 +297,12 @@ def steps_of(flag: str, text: str) -> tuple[int, int]:
 def main(argv: Sequence[str] | None = None) -> None:
     """Entry point of `python -m experiments.train`."""
     args, config = cli.parse_config("experiments.train", "Train a score model.", argv)
-    if not args.dry_run:
-        cli.needs("plots", "the pictures of a run")
-        if config.data.name in ("digits", "two_moons"):
-            cli.needs("data", f"data.name {config.data.name}", "sklearn")
-    for name in args.log:
-        cli.needs(name, f"--log {name}")
     profile = None if args.profile is None else steps_of("--profile", args.profile)
     init = origins.Start.of_flags(args.init, args.init_preset, args.init_raw, args.init_anew)
-    args.hosts.connect()
-    cli.start()
+    needs = {"plots": None if args.dry_run else "the pictures of a run"}
+    needs |= {"weights": of_weights("--init", args.init)}
+    needs |= {str(name): f"--log {name}" for name in args.log}
+    cli.start(hosts=args.hosts, data=not args.dry_run and config.data, extras=needs)
     config = mapping.with_batch_per_device(config, args.per_device)
     workdir = pathlib.Path(args.workdir)
     if args.dry_run:
@@ -306,7 +311,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             print("\n".join(origins.said(origins.state_of(run, init)[1])))
         dry_run.report(run, functools.partial(runs.initial_state, run))
         return
-    result = train(
+    run, result = train(
         config,
         workdir,
         allow_changes=args.allow_changes,
@@ -316,7 +321,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         profile=profile,
     )
     if training.is_first():
-        draw_curves(runs.build(config, runs.load_record(workdir)), workdir)
+        draw_curves(run, workdir)
         print(f"{ending(result)}: {workdir}")
     if result.interrupted:
         sys.exit(cli.INTERRUPTED)

@@ -105,7 +105,7 @@ def fit(workdir: pathlib.Path, c: ClassifierConfig, progress: bool | None = None
 def main(argv: Sequence[str] | None = None) -> None:
     """Entry point of `python -m experiments.train_classifier`."""
     args = cli.parse(Args, "experiments.train_classifier", argv)
-    cli.start(args.workdir)
+    cli.start(args.workdir, data=True)
     workdir = pathlib.Path(args.workdir)
     run, net, result = fit(workdir, args.classifier)
     times = [share * run.sde.t1 for share in (0.01, 0.1, 0.25, 0.5, 0.75)]

@@ -153,7 +153,7 @@ def in_chunks(
     # A host without a share computes an example all the same, for the shapes of its result.
     part, chunk = mine if len(mine) else range(1), -(-chunk // len(hosts))
     run = lambda: _part(function, shared, take, part, chunk=chunk, devices=own, **options)
-    done = agreed(run, faults=(*FAULTS, SolverError))
+    done = agreed(run, faults=(SolverError, *FAULTS))
     out = jax.tree.map(lambda rows: rows_of_all(rows[: len(mine)]), done.out)
     seconds, compiling = np.max(values_of_all(list(done[1:])), axis=0)
     return Batched(out, float(seconds), float(compiling))

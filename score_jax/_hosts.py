@@ -82,8 +82,9 @@ def agreed(
 ) -> Any:
     """The value of the call, unless it fails on any host: then every host raises.
 
-    All raise one of `faults`, the last of those that occurred, with the message of the host that raised
-    it. only_first: the first host alone calls it, and its JSON value is everybody's.
+    All raise one of `faults` (special kinds first), the last of those that occurred, with the message
+    of the host that raised it. only_first: the first host alone calls it, and its JSON value is
+    everybody's.
     """
     if not several_hosts():
         return call()
@@ -93,7 +94,7 @@ def agreed(
             value = call()
         except faults as raised:
             error = raised
-            kind = max(i for i, fault in enumerate(faults) if isinstance(raised, fault))
+            kind = next(i for i, fault in enumerate(faults) if isinstance(raised, fault))
     said = values_of_all([kind, str(error), value if only_first else None])
     failed = [(found[0], host) for host, found in enumerate(said) if found[0] is not None]
     if not failed:

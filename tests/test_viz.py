@@ -5,6 +5,8 @@ import pytest
 from PIL import Image
 
 from score_jax import viz
+from score_jax.viz.grids import round_values
+from score_jax.viz.pictures import MOST_PIXELS
 
 
 def test_to_uint8_rounds_and_clips():
@@ -73,13 +75,20 @@ def test_data_of_every_shape_have_a_picture(shape):
 
 
 def test_channels_stand_side_by_side_and_volumes_show_their_middle():
-    x = np.arange(2 * 3 * 4 * 5).reshape(2, 3, 4, 5)
-    images = viz.as_images(x)
-    assert images.shape == (2, 3, 20, 1)
-    np.testing.assert_array_equal(images[1, :, 4:8, 0], x[1, :, :, 1])
+    x = np.linspace(-1, 1, 5) * np.ones((2, 3, 4, 5))
+    grid = np.asarray(viz.image_grid(viz.as_images(x), columns=1, scale=2, gap=1))
+    # Gaps of 3 around the examples, and lines of 1 between the channels.
+    assert grid.shape == (2 * (6 + 3) + 3, 5 * 8 + 4 + 6, 3)
+    for k, value in enumerate(viz.to_uint8(x[0, 0, 0])):
+        left = 3 + 9 * k
+        assert (grid[12:18, left : left + 8] == value).all()
+        assert k == 4 or (grid[12:18, left + 8] == viz.GAP).all()
     volume = np.arange(2 * 5 * 3 * 4).reshape(2, 5, 3, 4, 1)
     np.testing.assert_array_equal(viz.as_images(volume), volume[:, 2])
     assert viz.as_images(np.zeros((2, 28, 28))).shape == (2, 28, 28, 1)
+    assert viz.how_shown((8, 8, 1)) == viz.how_shown((28, 28)) == ""
+    assert "2 of 0 to 4 on axis 0" in viz.how_shown((5, 3, 4, 1))
+    assert "channels 0 to 4" in viz.how_shown((3, 4, 5))
     with pytest.raises(ValueError, match="two or more axes"):
         viz.as_images(np.zeros((2, 3)))
 
@@ -92,7 +101,31 @@ def test_names_of_rows_and_columns_are_in_the_picture():
     assert (np.asarray(named)[:24] < 128).any() and (np.asarray(named)[30:, :14] < 128).any()
     assert viz.labelled(grid).size == grid.size
     bar = np.asarray(viz.with_bar(grid, (-2.0, 3.0)))
-    assert bar[4, grid.width + 18, 0] == 255 and bar[4 + 133, grid.width + 18, 0] == 0
+    assert bar[4, grid.width + 18, 0] == 255 and bar[4 + 125, grid.width + 18, 0] == 0
+    assert viz.captioned(grid, "") is grid and viz.captioned(grid, "a").height > grid.height
+
+
+def test_a_bar_has_round_values():
+    assert round_values(0.0, 6.75) == [0, 2, 4, 6] and round_values(0.0, 16.0) == [0, 5, 10, 15]
+    assert round_values(-1.93, 2.1) == [-1, 0, 1, 2]
+    for low, high in ((-1.0, 1.0), (0.0, 1.45e-7), (-3e4, 7.1), (999.0, 1000.2)):
+        found = round_values(low, high)
+        assert 3 <= len(found) <= 6 and low <= found[0] and found[-1] <= high
+
+
+def test_what_is_left_out_of_a_picture_is_said_below_it():
+    plain = viz.picture(np.zeros((4, 8, 8, 1)), range=(-1, 1))
+    assert viz.picture(np.zeros((4, 5, 8, 8, 1)), range=(-1, 1)).height > plain.height + 20
+    large = viz.picture(np.zeros((99, 800, 700, 1)), range=(-1, 1))
+    assert large.height * large.width < 1.1 * MOST_PIXELS
+    columns = ["measured", "restored", "truth"]
+    table = viz.named_grid(np.zeros((2, 3, 5, 8, 8, 2)), rows=["0", "1"], columns=columns)
+    assert table.width > 3 * 2 * 64 + 86  # two channels of each, and a bar
+    units = np.random.default_rng(0).normal(size=(4, 8, 8, 2)) * np.array([1.0, 100.0])
+    grey = np.asarray(viz.picture(units).convert("L"))[30:90, 10:70]
+    assert len(np.unique(grey)) > 40  # the small channel is not one grey
+    with pytest.raises(ValueError, match="x must be"):
+        viz.named_grid(np.zeros((2, 3, 4)))
 
 
 def test_animations(tmp_path):
@@ -130,8 +163,8 @@ def test_smooth_keeps_constants_and_ends():
 
 
 def test_wrong_use_is_named():
-    with pytest.raises(ValueError, match="1 or 3"):
-        viz.image_grid(np.zeros((2, 4, 4, 2)))
+    with pytest.raises(ValueError, match=r"images \(b, h, w, c\)"):
+        viz.image_grid(np.zeros((2, 4, 4)))
     with pytest.raises(ValueError, match="low < high"):
         viz.to_uint8(np.zeros(1), (1.0, 0.0))
     with pytest.raises(ValueError, match="at least 1"):

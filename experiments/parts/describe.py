@@ -54,7 +54,8 @@ def digest() -> str:
     declared += [library / "parametrization.py", commands / "run_config.py"]
     lines = _lines(sorted(declared), r"class |    \w+: |    # |      (\w+, )*\w+: ")
     # The comments of sections are read when they are needed, and only their defaults are kept here.
-    lines += _lines([commands / "config.py", commands / "data_config.py"], r"class |    \w+: ")
+    files = [commands / name for name in ("config.py", "data_config.py", "parts/reading.py")]
+    lines += _lines(files, r"class |    \w+: ")
     whole = [*sorted(commands.glob("presets/*.py")), library / "convert" / "published.py"]
     return hashlib.sha256("\n".join(lines + _lines(whole, "")).encode()).hexdigest()
 

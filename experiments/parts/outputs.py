@@ -8,19 +8,27 @@ from typing import TypeVar
 Item = TypeVar("Item")
 
 
-def files(out: pathlib.Path, endings: Sequence[str], *, overwrite: bool) -> list[pathlib.Path]:
-    """OUT with each of the endings; ValueError naming --out if one is there and not to be replaced."""
-    found = [out.with_name(out.name + ending) for ending in endings]
-    there = [path for path in found if path.exists()]
+def free(paths: Sequence[pathlib.Path], *, overwrite: bool, out: str = "") -> None:
+    """Raise ValueError naming the files that are there, unless they are to be replaced.
+
+    out: the value of --out, where another one avoids them.
+    """
+    there = [path for path in paths if path.exists()]
     if there and not overwrite:
-        raise ValueError(
-            f"--out {str(out)!r}: {', '.join(path.name for path in there)} exists already: choose "
-            "another --out, or write over it by --overwrite"
-        )
+        names = listed([path.name if out else path for path in there])
+        where, other = (f"--out {out!r}: ", "choose another --out, or ") if out else ("", "")
+        verb = "exists" if len(there) == 1 else "exist"
+        raise ValueError(f"{where}{names} {verb} already: {other}write over it by --overwrite")
+
+
+def files(out: pathlib.Path, endings: Sequence[str], *, overwrite: bool) -> list[pathlib.Path]:
+    """OUT with each of the endings; ValueError as `free`."""
+    found = [out.with_name(out.name + ending) for ending in endings]
+    free(found, overwrite=overwrite, out=str(out))
     return found
 
 
-def listed(paths: Sequence[pathlib.Path]) -> str:
+def listed(paths: Sequence[pathlib.Path | str]) -> str:
     """Paths as a sentence has them: "a, b and c"."""
     names = [str(path) for path in paths]
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"

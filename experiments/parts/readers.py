@@ -20,13 +20,14 @@ class Kind(NamedTuple):
 
     open: the source of a path and a split, "train" or "test"; needs: fields of the config that must be
     given; uses: those that it uses, of the fields that not all kinds do; own_split: whether the data of a
-    path have a test split of their own.
+    path have a test split of their own; packages: what the extra "data" brings for it.
     """
 
     open: Open
     needs: tuple[str, ...]
     uses: tuple[str, ...]
     own_split: Callable[[Any, str], bool] = lambda c, path: False
+    packages: tuple[str, ...] = ()
 
 
 # What a run of every kind of files may have.
@@ -191,13 +192,18 @@ def _called(c: Any, path: str | None, split: str) -> Any:
     return called(str(c.source))
 
 
-def _of_files(open: Open, *uses: str, own_split: Any = lambda c, path: False) -> Kind:
-    return Kind(open, ("path",), (*FILES, *uses, "range", "dequantize", *IMAGES), own_split)
+def _of_files(
+    open: Open, *uses: str, own_split: Any = lambda c, path: False, packages: tuple[str, ...] = ()
+) -> Kind:
+    used = (*FILES, *uses, "range", "dequantize", *IMAGES)
+    return Kind(open, ("path",), used, own_split, packages)
 
 
 KINDS: dict[str, Kind] = {
-    "digits": Kind(_digits, (), ("range", "dequantize", *IMAGES), _always),
-    "two_moons": Kind(_two_moons, (), ("num_points", *CONTINUOUS), _always),
+    "digits": Kind(
+        _digits, (), ("range", "dequantize", *IMAGES), _always, ("sklearn", "array_record")
+    ),
+    "two_moons": Kind(_two_moons, (), ("num_points", *CONTINUOUS), _always, ("sklearn",)),
     "folder": _of_files(_folder, *DECODED, "labels"),
     "zip": _of_files(_zip, *DECODED, "labels"),
     "array": _of_files(_array, *NUMBERS, "key"),
@@ -205,19 +211,22 @@ KINDS: dict[str, Kind] = {
         _idx, "levels", "as_is", "size", "channels", own_split=lambda c, path: os.path.isdir(path)
     ),
     "cifar": _of_files(_cifar, "coarse", own_split=_always),
-    "records": _of_files(_records, *CONTINUOUS, "verify", own_split=_has_test),
-    "parquet": _of_files(
-        _parquet, *DECODED, *NUMBERS, "key", "label_key", own_split=_has_test_files
+    "records": _of_files(
+        _records, *CONTINUOUS, "verify", own_split=_has_test, packages=("array_record",)
     ),
-    "zarr": _of_files(_zarr, *NUMBERS, "key", "label_key"),
-    "hdf5": _of_files(_hdf5, *NUMBERS, "key", "label_key"),
+    "parquet": _of_files(
+        _parquet, *DECODED, *NUMBERS, "key", "label_key", own_split=_has_test_files,
+        packages=("pyarrow",),
+    ),
+    "zarr": _of_files(_zarr, *NUMBERS, "key", "label_key", packages=("zarr",)),
+    "hdf5": _of_files(_hdf5, *NUMBERS, "key", "label_key", packages=("h5py",)),
     "tfds": Kind(
         _tfds, ("builder",),
         (
             "path", "builder", *DECODED, "key", "label_key", "num_classes", "range", "dequantize",
             *IMAGES,
         ),
-        _always,
+        _always, ("array_record",),
     ),
     "source": Kind(
         _called, ("source",),

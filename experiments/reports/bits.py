@@ -19,14 +19,14 @@ with late():
     import jax
     import jax.numpy as jnp
 
-    from score_jax import data, likelihood, losses, parametrization, samplers, training, viz
+    from score_jax import data, likelihood, losses, parametrization, samplers, training
     from score_jax._batched import in_chunks
     from score_jax.samplers import static
     from score_jax.sde import schedule_grid, spaced_indices
     from score_jax.types import Params, PRNGKey
 
     from ..runs import Run
-    from . import curves
+    from . import curves, pictures
     from .gaussian import densities, gaussian
 
 
@@ -185,6 +185,12 @@ def schedule_terms(
     return indices, parts, costs
 
 
+def files(folder: pathlib.Path) -> list[pathlib.Path]:
+    """The files of a run's bound: the terms of all examples, the learned variance, and the curves."""
+    curve = [f"bound_{name}.png" for name in curves.PARTS]
+    return [folder / name for name in ("bound.npz", "learned_variance.png", *curve)]
+
+
 def measure_schedule(
     run: Run, params: Params, key: PRNGKey, args: Options, folder: pathlib.Path
 ) -> dict[str, Any]:
@@ -193,7 +199,7 @@ def measure_schedule(
     indices, parts, costs = schedule_terms(run, params, bound_key, args)
     curve = {name: parts[name].mean(axis=0) for name in curves.PARTS}
     if training.is_first():
-        write_npz(folder / "bound.npz", index=indices, **parts)
+        write_npz(files(folder)[0], index=indices, **parts)
         _draw_curves(run, params, picture_key, (indices, curve), folder)
     return {
         "split": args.split,
@@ -216,14 +222,14 @@ def _draw_curves(
 ) -> None:
     """Pictures of the bound's parts over the schedule, and of a variance that is learned."""
     indices, parts = curve
-    for name, label in curves.PARTS.items():
-        line = (run.sde.times[indices], parts[name])
-        picture = curves.along_the_schedule({name: line}, label)
-        viz.save_image(picture, folder / f"bound_{name}.png")
+    _, variance, *pngs = files(folder)
+    for path, (name, label) in zip(pngs, curves.PARTS.items(), strict=True):
+        lines = {name: (run.sde.times[indices], parts[name])}
+        pictures.written(path, functools.partial(curves.along_the_schedule, lines, label))
     if run.config.learns_variance and not run.num_classes and run.source.cond is None:
         x0 = run.source.on_levels(run.source.examples(64)["x"])
-        picture = curves.learned_variance(run.model, params, key, x0)
-        viz.save_image(picture, folder / "learned_variance.png")
+        draw = functools.partial(curves.learned_variance, run.model, params, key, x0)
+        pictures.written(variance, draw)
 
 
 def by_bound(run: Run) -> bool:

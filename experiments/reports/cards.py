@@ -1,11 +1,23 @@
-"""A comparison as three files: its numbers, its text, and its picture where matplotlib is installed."""
+"""A comparison as three files: its numbers, its text, and its picture."""
 
 import pathlib
 from collections.abc import Callable
 from typing import Any
 
-from score_jax import viz
 from score_jax._files import write_json, write_text
+
+from ..late import late
+from ..parts import outputs
+
+with late():
+    from . import pictures
+
+ENDINGS = (".json", ".md", ".png")
+
+
+def check(out: pathlib.Path, name: str, *, overwrite: bool) -> None:
+    """Raise ValueError if one of the files is there and not to be replaced."""
+    outputs.free([out / f"{name}{e}" for e in ENDINGS], overwrite=overwrite, out=str(out))
 
 
 def write(
@@ -13,13 +25,9 @@ def write(
 ) -> None:
     """Write NAME.json, NAME.md and NAME.png to the folder, and print the text and the files."""
     out.mkdir(parents=True, exist_ok=True)
-    write_json(out / f"{name}.json", result)
-    write_text(out / f"{name}.md", text)
+    record, page, png = (out / f"{name}{ending}" for ending in ENDINGS)
+    write_json(record, result)
+    write_text(page, text)
     print("\n" + text)
-    written = [f"{name}.json", f"{name}.md"]
-    try:
-        viz.save_image(card(), out / f"{name}.png")
-        written.append(f"{name}.png")
-    except ImportError:
-        print('no picture: it needs matplotlib, pip install "score_jax[plots]"')
-    print("wrote " + ", ".join(str(out / file) for file in written))
+    written = [record, page, *([png] if pictures.written(png, card) else [])]
+    print(f"wrote {outputs.listed(written)}")

@@ -79,29 +79,22 @@ def draw(run: Run, found: Summary, truth: np.ndarray | None, interval: float) ->
         raise ValueError("the summary has no quantiles to draw")
     low, high = found.quantiles
     true = [] if truth is None else [run.source.to_data(truth)]
-    if len(run.shape) < 2 or (len(run.shape) == 2 and run.shape[1] <= 8):
+    if not viz.is_image(run.shape):
         return viz.intervals(found.mean, low, high, truth=true[0] if true else None)
     tail = 100 * (1 - interval) / 2
     names = ["mean", f"{tail:.3g} %", f"{100 - tail:.3g} %", *["truth"] * len(true)]
     rows = np.stack([found.mean, low, high, *true], axis=1)
     limits = None if run.source.levels is None else (0.0, run.source.levels - 1.0)
-    left = _grid(rows, names, limits, [str(i) for i in range(len(rows))])
-    spread = np.sqrt(np.square(viz.as_images(found.std)).mean(axis=-1, keepdims=True))
+    numbers = [str(i) for i in range(len(rows))]
+    colour = limits is not None and run.shape[-1] == 3
+    left = viz.named_grid(rows, columns=names, rows=numbers, range=limits, bar=not colour)
+    spread = found.std
+    if colour:
+        spread = np.sqrt(np.square(spread).mean(axis=-1, keepdims=True))
     most = max(float(np.quantile(spread, 0.998)), 1e-30)
-    right = _grid(spread[:, None], ["deviation"], (0.0, most))
+    right = viz.named_grid(spread[:, None], columns=["deviation"], range=(0.0, most), bar=True)
     height = max(left.height, right.height)
     both = Image.new("RGB", (left.width + 12 + right.width, height), viz.PAPER)
     both.paste(left, (0, 0))
     both.paste(right, (left.width + 12, 0))
     return both
-
-
-def _grid(
-    rows: np.ndarray, names: Sequence[str], limits: tuple[float, float] | None, numbers: Any = ()
-) -> Image.Image:
-    """Rows (n, k, *d) as a grid with the names of its columns and a bar of its values."""
-    images = viz.as_images(rows.reshape(-1, *rows.shape[2:]))
-    known = viz.value_range(images) if limits is None else limits
-    grid = viz.image_grid(images, range=known, columns=len(names), scale=None)
-    grid = viz.labelled(grid, columns=names, rows=numbers)
-    return grid if images.shape[-1] == 3 and limits is not None else viz.with_bar(grid, known)

@@ -30,14 +30,16 @@ def save_levels(run: Run, metrics: pathlib.Path, path: pathlib.Path) -> bool:
         left.plot(
             middle, test[1][-1], "s--", color="#d1495b", label="held-out (averaged parameters)"
         )
-    left.set(xlabel="log-SNR (noise to data)", ylabel="loss", yscale="log")
+    shown = [losses[np.isfinite(losses)] for _, losses in (train, test)]
+    scale = "log" if min(v.min(initial=1.0) for v in shown) > 0 else "linear"
+    left.set(xlabel="log-SNR (noise to data)", ylabel="loss", yscale=scale)
     for i in range(LEVELS):
         color = _color(i / (LEVELS - 1))
         label = f"{edges[i]:.1f} to {edges[i + 1]:.1f}"
         right.plot(train[0], train[1][:, i], color=color, linewidth=1, label=label)
         if len(test[0]):
             right.plot(test[0], test[1][:, i], "--", color=color, linewidth=1)
-    right.set(xlabel="step", ylabel="loss (held-out: dashed)", yscale="log")
+    right.set(xlabel="step", ylabel="loss (held-out: dashed)", yscale=scale)
     right.legend(
         title="log-SNR", frameon=False, fontsize=7, loc="upper left", bbox_to_anchor=(1, 1)
     )

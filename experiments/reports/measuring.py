@@ -8,6 +8,7 @@ from typing import Any, Protocol
 import jax
 
 from score_jax import training
+from score_jax._hosts import agreed
 
 from .. import runs
 from ..config import SampleConfig
@@ -19,7 +20,6 @@ from ..runs import Run
 from . import sample_metrics, tables
 from .sample_metrics import MetricConfig
 
-RESULT_FILE = "metrics.json"
 PROTOCOL_NUM = 50_000  # samples of the published FIDs
 
 
@@ -32,7 +32,7 @@ class Options(Protocol):
     chunk: int
     samples: str | None
     reference: str | None
-    out: str | None
+    result: pathlib.Path
     network: NetworkConfig
     metric: MetricConfig
 
@@ -63,7 +63,8 @@ class Splits:
 def measure(args: Options) -> Results:
     """Measure samples by the features of the networks; the result is written part by part."""
     networks = feature_networks.make(args.network, args.metric.outputs)
-    loaded = runs.load(pathlib.Path(args.workdir)) if args.workdir else None
+    load = lambda: runs.load(pathlib.Path(args.workdir)) if args.workdir else None
+    loaded = agreed(load)
     if args.samples is not None:
         found = images.of_path(args.samples, args.num)
         record = {"source": args.samples, "settings": images.record(args.samples)}
@@ -74,7 +75,7 @@ def measure(args: Options) -> Results:
         raise ValueError(
             f"--jackknife must be at most half of the {found.n} samples, got {args.metric.jackknife}"
         )
-    out = pathlib.Path(args.out or pathlib.Path(args.workdir) / RESULT_FILE)
+    out = args.result
     if training.is_first():
         out.parent.mkdir(parents=True, exist_ok=True)
     results = Results(

@@ -46,7 +46,7 @@ def _reference(run: Run) -> np.ndarray | None:
     """Test data, or None where the data were moved or deleted, or there are none."""
     try:
         found: np.ndarray = run.source.examples(2_000)["x"]
-    except (OSError, ValueError):
+    except (OSError, ValueError, ImportError):
         return None
     return found
 
@@ -74,17 +74,20 @@ def save_comparison(run: Run, panels: dict[str, Any], path: pathlib.Path) -> boo
 
 
 def save_strip(run: Run, trajectory: Any, path: pathlib.Path, rows: int = HELD) -> bool:
-    """Draw some samples of a trajectory (k, b, *d) as rows from noise to data.
+    """Draw some samples of a trajectory (k, b, *d) as rows from noise to data: whether it was written.
 
-    Whether it was written, which it is not for data of one axis.
+    Its columns are named by the share of the steps that were done.
     """
 
     def draw() -> Image.Image:
+        if not viz.is_image(run.shape):
+            raise ValueError(f"a strip is for images, and the examples are of shape {run.shape}")
         keep = np.linspace(0, len(trajectory) - 1, min(12, len(trajectory))).round().astype(int)
         states, limits = frames(run, np.asarray(trajectory)[keep, :rows])
-        strip = viz.strip(states, range=limits, scale=None)
+        each = np.swapaxes(viz.in_range(states, limits), 0, 1)
         share = (np.asarray(keep) + 1) / len(trajectory)
-        return viz.labelled(strip, columns=[f"{round(100 * s)} %" for s in share])
+        grid = viz.named_grid(each, columns=[f"{round(100 * s)} %" for s in share], range=limits)
+        return viz.captioned(grid, "columns: the share of the steps from noise to data")
 
     return written(path, draw)
 
@@ -94,10 +97,7 @@ def save_animation(run: Run, trajectory: Any, path: pathlib.Path, most: int = 36
     try:
         keep = np.linspace(0, len(trajectory) - 1, min(FRAMES, len(trajectory))).round().astype(int)
         states, limits = frames(run, np.asarray(trajectory)[keep, :most])
-        images = [
-            viz.image_grid(frame, range=limits, scale=None)
-            for frame in viz.in_range(states, limits)
-        ]
+        images = [viz.picture(x, range=limits) for x in viz.in_range(states, limits)]
         viz.save_animation(images, path)
     except (ImportError, ValueError, OSError) as error:
         print(f"no animation {path}: {error}", file=sys.stderr)
@@ -106,12 +106,11 @@ def save_animation(run: Run, trajectory: Any, path: pathlib.Path, most: int = 36
 
 
 def frames(run: Run, trajectory: np.ndarray) -> tuple[np.ndarray, tuple[float, float]]:
-    """States (k, b, *d) as images (k, b, h, w, c), and the values of black and white."""
-    last, limits = shown(run, trajectory[-1])
-    if limits is None:
-        limits = viz.value_range(last)
-        trajectory = np.stack([shown(run, x)[0] for x in trajectory])
-    return np.stack([viz.as_images(x) for x in trajectory]), limits
+    """States (k, b, *d) as they are drawn, and the values of black and white."""
+    if run.source.levels is not None:
+        return trajectory, run.config.data.range
+    # In the network's units, in which all channels are about as large.
+    return trajectory, viz.value_range(trajectory[-1])
 
 
 def read_metrics(path: pathlib.Path) -> list[dict[str, Any]]:

@@ -71,14 +71,18 @@ def _is_damage(error: BaseException | None) -> bool:
 @contextmanager
 def _without_abandoned() -> Iterator[None]:
     """Collect what Orbax abandons when one of many reads or writes fails, without a page for each."""
-    old_hook = sys.unraisablehook
+    old_hook, log = sys.unraisablehook, logging.getLogger("asyncio")
 
     def hook(unraisable: Any) -> None:
         abandoned = inspect.iscoroutine(unraisable.object)
         if not abandoned and "Event loop is closed" not in str(unraisable.exc_value):
             old_hook(unraisable)
 
+    def wanted(record: logging.LogRecord) -> bool:
+        return "never retrieved" not in record.getMessage()
+
     sys.unraisablehook = hook
+    log.addFilter(wanted)
     failed = True
     try:
         yield
@@ -87,6 +91,7 @@ def _without_abandoned() -> Iterator[None]:
         if failed:
             gc.collect()
             time.sleep(0.1)
+        log.removeFilter(wanted)
         sys.unraisablehook = old_hook
 
 

@@ -158,3 +158,15 @@ def check_layout(abstract: Any, saved: Layout, where: str) -> None:
     extra = sorted(set(saved) - set(wanted))
     if extra:
         raise ValueError(f"{where} has the leaf {extra[0]!r}, which the template lacks")
+
+
+def nested(saved: Layout) -> dict[str, Any]:
+    """The nested dicts of shapes whose leaves have the saved names."""
+    tree: dict[str, Any] = {}
+    for name, leaf in saved.items():
+        *parents, last = name.split("/")
+        node = tree
+        for parent in parents:
+            node = node.setdefault(parent, {})
+        node[last] = jax.ShapeDtypeStruct(tuple(leaf["shape"]), jnp.dtype(leaf["dtype"]))
+    return tree

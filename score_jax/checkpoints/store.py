@@ -263,7 +263,7 @@ class Checkpoints:
         if not self.together or not far:
             return own
         every = _hosts.of_all(np.array([own[name] for name in far], np.uint64))
-        return own | dict(zip(far, np.sum(every, axis=0, dtype=np.uint64).tolist(), strict=True))
+        return own | dict(zip(far, np.stack(every).sum(axis=0).tolist(), strict=True))
 
     def _content(self, step: int) -> dict[str, Any]:
         """The JSON of a step, verified; it may be that of the save in the background."""
@@ -338,14 +338,19 @@ class Checkpoints:
         if not saved:
             raise ValueError(f"{where} has no leaves under {field!r}")
         if template is None:
-            template = self._agreed(lambda: self._form(step, field))
+            template = self._agreed(lambda: self._form(step, field, saved))
         tree = {field: template}
         leaves.check_layout(jax.tree.map(leaves.raw_shape, tree), saved, where)
         found = self._read(step, tree, content, partial_restore=True)[field]
         return Restored(step, found, None, content["extra"], content.get("progress"))
 
-    def _form(self, step: int, field: str) -> Any:
-        """Shapes and dtypes of a field in nested dicts and lists, as Orbax has noted them."""
+    def _form(self, step: int, field: str, saved: leaves.Layout) -> Any:
+        """Shapes and dtypes of a field in nested dicts and lists, as Orbax has noted them.
+
+        Dicts alone follow from the names of the leaves, without a look at the files of all arrays.
+        """
+        if not any(part.isdigit() for name in saved for part in name.split("/")):
+            return leaves.nested(saved)[field]
         path, what = self._path(step) / "state", f"cannot read {self._where(step)}"
 
         def look() -> Any:

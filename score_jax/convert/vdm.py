@@ -20,7 +20,7 @@ from score_jax.parametrization import TimeInput
 from score_jax.sde import LinearLogSNR
 
 POWERS = (6, 7)
-MOST_BLOCKS, MOST_CHANNELS = 1 << 10, 1 << 14
+MOST_BLOCKS, MOST_CHANNELS = 128, 1 << 14
 NET = "score_model"
 BLOCK = {
     "GroupNorm_0": "norm0", "conv1": "conv0", "cond_proj": "label", "GroupNorm_1": "norm1",

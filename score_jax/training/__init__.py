@@ -45,6 +45,7 @@ from score_jax.training.hosts import check_same as check_same
 from score_jax.training.hosts import divided_over_hosts as divided_over_hosts
 from score_jax.training.hosts import is_first as is_first
 from score_jax.training.hosts import leave_at_once as leave_at_once
+from score_jax.training.hosts import leave_soon as leave_soon
 from score_jax.training.hosts import several_hosts as several_hosts
 from score_jax.training.hosts import share as share
 from score_jax.training.joining import connect as connect

@@ -58,6 +58,15 @@ def leave_at_once(code: int, message: str) -> None:
     os._exit(code)
 
 
+def leave_soon(code: int, seconds: float = 10.0) -> None:
+    """End the process after these seconds if it is still there.
+
+    An orderly exit waits for all hosts, and those that go on wait for this one.
+    """
+    ended = lambda: (time.sleep(seconds), os._exit(code))
+    threading.Thread(target=ended, daemon=True, name="leaving").start()
+
+
 class Watchdog:
     """Ends the process with a message and exit code 76 if `beat` is not called in time (None: never).
 

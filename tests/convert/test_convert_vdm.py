@@ -11,6 +11,7 @@ from flax import traverse_util
 from score_jax.convert import from_vdm, load_pretrained
 from score_jax.sde import LinearLogSNR
 from tests.helpers.convert_files import drawn, ndarray, write_msgpack
+from tests.helpers.fuzz import faults, shapes_once
 from tests.helpers.golden_files import golden
 
 FAST = {"xla_backend_optimization_level": 0}
@@ -51,7 +52,8 @@ def test_networks_compute_what_they_computed(tmp_path, case):
     np.testing.assert_allclose(raw, params["params"]["first"]["kernel"] + 1, atol=1e-6)
 
 
-def test_a_file_is_a_model_without_a_preset_and_other_files_are_named(tmp_path):
+def test_a_file_is_a_model_without_a_preset_and_other_files_are_named(tmp_path, monkeypatch):
+    shapes_once(monkeypatch)
     path = checkpoint(tmp_path / "ckpt-1.flax", "plain")
     assert load_pretrained(path)[0].sde == LinearLogSNR()
     with pytest.raises(ValueError, match="preset must be None"):
@@ -74,6 +76,12 @@ def test_a_file_is_a_model_without_a_preset_and_other_files_are_named(tmp_path):
         with pytest.raises(ValueError, match=named) as error:
             from_vdm(wrong)
         assert str(wrong) in str(error.value)
+    few = lambda flat: {
+        k: v for k, v in flat.items() if k.startswith("conv") or "down.block_0" in k
+    }
+    small = checkpoint(tmp_path / "small.flax", "plain", few)
+    for bad, what in faults(from_vdm, small, 15, 5):
+        pytest.fail(f"{what}; the file: {bad!r:.300}")
     write_msgpack(tmp_path / "other.flax", {"step": 1})
     with pytest.raises(ValueError, match="no checkpoint of VDM"):
         from_vdm(tmp_path / "other.flax")

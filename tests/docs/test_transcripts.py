@@ -4,12 +4,17 @@ import contextlib
 import importlib
 import io
 import re
+import shutil
+import types
 from unittest import mock
 
+import numpy as np
 import pytest
 
-from docs import checks
+from docs import checks, transcripts
 from experiments import cli
+from experiments.parts import sampling
+from score_jax import inverse
 from tests.docs.test_named_things import GUIDES, commands
 from tests.helpers import ROOT
 
@@ -23,7 +28,7 @@ class Begun(Exception):
     """The command has read its options."""
 
 
-def begin(*workdirs):
+def begin(*workdirs, **needs):
     raise Begun
 
 
@@ -80,3 +85,90 @@ def test_a_wrong_option_is_found(tmp_path, monkeypatch):
 @pytest.mark.parametrize("path", sorted((ROOT / "notebooks").glob("*.ipynb")), ids=lambda p: p.stem)
 def test_notebooks_are_stored_with_their_outputs(path):
     assert checks.check([path]) == []
+
+
+# Commands whose work takes long even when it is small, and the tests that do it.
+ELSEWHERE = {
+    r"^train (?!--help)": "tests/experiments/test_info_commands.py",
+    r"^train_classifier|--guidance-interval": "tests/experiments/test_guided_commands.py",
+    r"^(compare|bounds)": "tests/experiments/test_table_commands.py",
+    r"^posterior": "tests/experiments/test_posterior_command.py",
+    r"^evaluate .*--bpd": "tests/experiments/test_bits_command.py",
+    r"^evaluate --workdir \S+ --num 4 --draws 0": "tests/experiments/test_evaluate_features.py",
+    r"^encode|^interpolate (?!.*ddim)": "tests/experiments/test_daily_commands.py",
+    r"^(sample|restore) --workdir runs/c |runs/prepared|runs/weather": "tests/experiments",
+}
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    """What the pages name, with runs that are not trained."""
+    home = tmp_path_factory.mktemp("pages") / "world"
+    home.mkdir()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(home)
+        transcripts.world(home)
+        transcripts.runs(home)
+    return home
+
+
+def drawn(key, sde, score, shape, *, save_every=None, **options):
+    """Stands for `sample`: noise."""
+    x = np.random.default_rng(0).normal(size=shape).astype(np.float32)
+    steps = None if save_every is None else np.stack([x, x])
+    return types.SimpleNamespace(
+        x=x, nfe=np.full(len(x), 3.0), seconds=0.1, compile_seconds=0.1, trajectory=steps
+    )
+
+
+def restored(key, sde, score, measurement, method, **options):
+    """Stands for `posterior_sample`."""
+    mask, seen = getattr(measurement.operator, "mask", None), measurement.y.shape
+    shape = SHAPES[seen[1:]] if mask is None else mask.shape
+    return drawn(key, sde, score, (len(measurement.y), *shape))
+
+
+def summary(*args, num, **options):
+    """Stands for `posterior_summary`."""
+    mean = np.zeros((1, 8, 8, 1))
+    return inverse.Summary(mean, mean + 1, num, np.stack([mean - 1, mean + 1]))
+
+
+# What small and grey images are measured of.
+SHAPES = {(4, 4, 1): (8, 8, 1), (8, 8, 1): (8, 8, 3)}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", [page for page in transcripts.PAGES if page in GUIDES])
+def test_the_commands_of_a_guide_run(page, world, tmp_path, monkeypatch):
+    """In their order, with drawing replaced by noise; `python -m docs.transcripts` draws, too."""
+    commands = list(transcripts.shown(page, (ROOT / page).read_text(encoding="utf-8")))
+    place = tmp_path / "page"
+    shutil.copytree(world, place)
+    monkeypatch.chdir(place)
+    monkeypatch.syspath_prepend(str(place))
+    monkeypatch.setattr(sampling, "sample", drawn)
+    monkeypatch.setattr(inverse, "posterior_sample", restored)
+    monkeypatch.setattr(inverse, "posterior_summary", summary)
+    faults = []
+    for command in commands:
+        if command.left_out or any(re.search(p, command.line) for p in ELSEWHERE):
+            continue
+        faults.append(transcripts.here(command))
+    assert [fault for fault in faults if fault] == []
+
+
+def test_every_reason_for_leaving_a_command_out_is_needed():
+    lines = [
+        command
+        for page in transcripts.PAGES
+        for command in transcripts.shown(page, (ROOT / page).read_text(encoding="utf-8"))
+    ]
+    reasons = {command.left_out for command in lines} - {None}
+    assert reasons == {*transcripts.LEFT_OUT.values(), *transcripts.LATER.values()}
+    for pattern, test in ELSEWHERE.items():
+        assert any(re.search(pattern, command.line) for command in lines), pattern
+        assert (ROOT / test).exists()
+    assert transcripts.changed(["a", "--b", "1", "--c"], ["--b", "2", "3", "--d"]) == (
+        "a", "--b", "2", "3", "--c", "--d",
+    )  # fmt: skip

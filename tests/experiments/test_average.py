@@ -46,7 +46,7 @@ def leaves(tree):
 @pytest.mark.slow
 def test_any_length_becomes_a_run_folder(workdir, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(
-        cli, "start", lambda *workdirs: None
+        cli, "start", lambda *workdirs, **needs: None
     )  # the compiler's options stay as they are
     out = tmp_path / "deep" / "average"
     average.main(["--workdir", str(workdir), "--std", "0.1", "--step", "8", "--out", str(out)])

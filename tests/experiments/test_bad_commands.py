@@ -65,7 +65,10 @@ CASES = [
     ("sample --workdir {plain} --film gif --format png", "--film is for samples of one call"),
     ("sample --workdir {plain} --precision float16", "precision"),
     ("sample --workdir {points} --format png --out {out}", "--format png is for images"),
-    ("sample --workdir {plain} --out {there}", "there.npz, there.png exists already.*--overwrite"),
+    (
+        "sample --workdir {plain} --out {there}",
+        "there.npz and there.png exist already.*--overwrite",
+    ),
     # restore
     ("restore --workdir {plain}", "task"),
     ("restore --workdir {plain} --task denoise", "task"),
@@ -132,7 +135,7 @@ CASES = [
     ("encode --workdir {plain} --images {broken}", "broken.png' cannot be read"),
     ("encode --workdir {classes} --test 2 --class 11", r"--class must be in \[0, 10\)"),
     ("encode --workdir {out} --test 2", "holds no run"),
-    ("encode --workdir {plain} --test 2 --out {there}", "there.npz, there.png exists already"),
+    ("encode --workdir {plain} --test 2 --out {there}", "there.npz and there.png exist already"),
     ("interpolate --workdir {plain}", "exactly one of --images, --test and --seeds"),
     ("interpolate --workdir {plain} --seeds 3", "a path needs two ends or more, got 1"),
     ("interpolate --workdir {plain} --test 1", "a path needs two ends or more, got 1"),
@@ -194,6 +197,20 @@ CASES = [
     ("demo --config nothing --workdir {out}", "nothing"),
     ("prepare --from {out} --out {out}2", "out"),
     ("info {out}", "holds no run|workdir|run"),
+    # Reports that are there
+    ("compare --workdir {plain} --out {reports}", "compare.md exists already.*--overwrite"),
+    ("posterior --out {reports}", "posterior.json exists already.*--overwrite"),
+    ("bounds --workdirs {plain} --out {reports}", "bounds.json exists already.*--overwrite"),
+    ("evaluate --workdir {reports}", "evaluation.json exists already.*--overwrite"),
+    ("evaluate --workdir {reports} --bpd", "bits_per_dim.json exists already.*--overwrite"),
+    (
+        "evaluate --workdir {plain} --features math:sqrt --out {reports}/s.npz",
+        "s.npz exists already.*--overwrite",
+    ),
+    (
+        "statistics --features math:sqrt --out {reports}/s.npz",
+        "s.npz exists already: choose another --out",
+    ),
 ]
 IDS = [f"{i}: {words[:50]}" for i, (words, _) in enumerate(CASES)]
 
@@ -211,6 +228,11 @@ def places(tmp_path_factory):
     np.save(home / "x.npy", np.zeros((3, 5)))
     for name in ("there.npz", "there.png"):
         (home / name).touch()
+    (home / "reports").mkdir()
+    for name in (
+        "compare.md", "posterior.json", "bounds.json", "evaluation.json", "bits_per_dim.json", "s.npz",
+    ):  # fmt: skip
+        (home / "reports" / name).touch()
     hidden = dataclasses.replace(tiny().loss, label_dropout=0.1)
     found = {
         "plain": write_run(home / "plain", tiny()),
@@ -220,7 +242,7 @@ def places(tmp_path_factory):
     names = ("grey.png", "white.png", "tall.png", "colour.png", "broken.png", "x.npy")
     return (
         found
-        | {"home": home, "out": home / "out", "there": home / "there"}
+        | {"home": home, "out": home / "out", "there": home / "there", "reports": home / "reports"}
         | {name.split(".")[0]: home / name for name in names}
     )
 

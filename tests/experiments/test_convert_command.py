@@ -30,7 +30,7 @@ RGB = DataConfig(name="tfds", builder="cifar10", size=(8,), channels=3)
 @pytest.fixture(autouse=True)
 def quiet_start(monkeypatch):
     """Commands run in this process leave the compiler's options and its cache alone."""
-    monkeypatch.setattr(cli, "start", lambda *workdirs: None)
+    monkeypatch.setattr(cli, "start", lambda *workdirs, **needs: None)
 
 
 def equal(a, b):

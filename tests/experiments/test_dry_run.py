@@ -12,7 +12,7 @@ from experiments.reports.dry_run import human
 def test_a_run_is_described_and_not_started(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(datasets, "open_splits", lambda c: pytest.fail("data were loaded"))
     # The compiler's options stay as they are.
-    monkeypatch.setattr(cli, "start", lambda *workdirs: None)
+    monkeypatch.setattr(cli, "start", lambda *workdirs, **needs: None)
     work = tmp_path / "run"
     given = ["--config", "two_moons_vp", "--workdir", str(work), "--train.batch-size", "100"]
     train.main([*given, "--net.width", "64", "--net.num-blocks", "1", "--dry-run"])

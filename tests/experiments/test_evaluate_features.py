@@ -38,7 +38,7 @@ def workdir(tmp_path_factory):
 def measured(workdir):
     """All metrics of a function's features, of samples that the command draws: its output."""
     some = ["--num", NUM, "--sampler", "ddim", "--steps", 3, "--chunk", 10]
-    return call("evaluate", "--workdir", workdir, *some, *BY, *MORE, check=0)
+    return call("evaluate", "--workdir", workdir, *some, "--overwrite", *BY, *MORE, check=0)
 
 
 def digits_as_bytes(split):
@@ -100,7 +100,7 @@ def test_all_formats_give_the_same_numbers_and_samples_need_no_run(workdir, meas
     for samples in (folder, tmp_path / "x.npy", tmp_path / "x.npz", tmp_path / "png"):
         out = tmp_path / "out.json"
         some = ["--samples", samples, "--reference", tmp_path / "ref.npz", "--out", out]
-        call("evaluate", *some, *BY, "--kid", "--kid-size", 10, check=0)
+        call("evaluate", *some, "--overwrite", *BY, "--kid", "--kid-size", 10, check=0)
         result = read(out)
         values.add((result["function"]["frechet"]["value"], result["samples"]["sha256_of_pixels"]))
         assert result["function"]["reference"]["sha256"] == reference.sha256
@@ -116,13 +116,13 @@ def test_a_part_that_fails_leaves_its_reason_and_the_rest(workdir, measured, tmp
     before = (workdir / "metrics.json").read_text()
     folder = next((workdir / "samples").glob("evaluate-*"))
     some = ["--workdir", workdir, "--samples", folder, "--out", tmp_path / "m.json"]
-    out = call("evaluate", *some, *BY, "--kid", check=2)  # subsets of 1,000 of 24
+    out = call("evaluate", *some, "--overwrite", *BY, "--kid", check=2)  # subsets of 1,000 of 24
     result = read(tmp_path / "m.json")
     assert result["function"]["kid"] is None and result["function"]["frechet"]["value"] > 0
     assert "size must be at most" in result["missing"]["function.kid"]
     assert "not everything could be computed: function.kid: size must be" in out.stderr
     bad = ["--features", "tests.helpers.features:nothing"]
-    out = call("evaluate", *some, *bad, check=2)
+    out = call("evaluate", *some, "--overwrite", *bad, check=2)
     assert "finite" in read(tmp_path / "m.json")["missing"]["function"]
     assert (workdir / "metrics.json").read_text() == before
 
@@ -212,7 +212,7 @@ def files(tmp_path_factory):
 @pytest.mark.parametrize(("args", "named"), BAD, ids=[" ".join(a[:3]) for a, _ in BAD])
 def test_bad_input_ends_with_one_line(workdir, files, args, named):
     args = [files.get(arg, arg) for arg in args]
-    out = call("evaluate", "--workdir", workdir, *args, check=2)
+    out = call("evaluate", "--workdir", workdir, "--overwrite", *args, check=2)
     error = [line for line in out.stderr.splitlines() if line.startswith("error:")]
     assert len(error) == 1 and named in error[0]
     assert "Traceback" not in out.stderr
@@ -228,11 +228,11 @@ def test_statistics_of_another_network_are_refused(measured, workdir, tmp_path):
     with np.load(tmp_path / "s.npz") as file:
         np.savez(tmp_path / "o.npz", **{**file, "protocol": json.dumps(other)})
     some = ["--samples", folder, "--out", tmp_path / "m.json", "--reference", tmp_path / "o.npz"]
-    out = call("evaluate", *some, *BY, check=2)
+    out = call("evaluate", *some, "--overwrite", *BY, check=2)
     assert "was made with network 'inception-2015-12-05'" in out.stderr
     with np.load(tmp_path / "s.npz") as file:  # as other programs write them
         np.savez(tmp_path / "o.npz", mu=file["mu"], sigma=file["sigma"])
-    out = call("evaluate", *some, *BY, "--kid", "--kid-size", 2, check=2)
+    out = call("evaluate", *some, "--overwrite", *BY, "--kid", "--kid-size", 2, check=2)
     assert "holds no features, only their mean" in out.stderr
     assert read(tmp_path / "m.json")["function"]["frechet"]["value"] > 0
     out = call("statistics", "--out", tmp_path / "s.npz", check=2)

@@ -36,7 +36,9 @@ def test_the_step_that_was_read_is_named(folder):
     tree["optim"]["lr"] = 0.5
     (folder / "config.json").write_text(json.dumps(tree))
     # The config of the newest checkpoint that can be read is compared.
-    assert "of its newest checkpoint, of step 10 (optim.lr:" in runs.edited(folder)
+    assert "of its newest checkpoint, of step 10 (optim.lr:" in runs.edited(
+        folder, runs.load_config(folder)
+    )
 
 
 def test_what_has_lost_its_config_is_not_gone_on_with(folder):

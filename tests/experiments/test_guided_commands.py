@@ -37,7 +37,7 @@ TINY = dataclasses.replace(
 @pytest.fixture(autouse=True)
 def unchanged(monkeypatch):
     """The commands run in this process, whose settings are those of the tests."""
-    monkeypatch.setattr(cli, "start", lambda *workdirs: None)
+    monkeypatch.setattr(cli, "start", lambda *workdirs, **needs: None)
 
 
 @pytest.fixture(scope="module")
@@ -206,9 +206,9 @@ def test_wrong_use_is_named(plain, conditional, tmp_path):
         (conditional, [*given, "--class", "10"], r"--class must be in \[0, 10\), got 10"),
     ):
         with pytest.raises(ValueError, match=named):
-            restore.main(["--workdir", str(folder), *args])
+            restore.main(["--workdir", str(folder), "--overwrite", *args])
     with pytest.raises(OSError, match="nowhere"):
-        restore.main(["--workdir", str(plain), *inpaint, "--images", "nowhere.png"])
+        restore.main(["--workdir", str(plain), "--overwrite", *inpaint, "--images", "nowhere.png"])
     for folder, args, named in (
         (plain, ["--class", "3"], "trained without classes .with --guidance"),
         (plain, ["--class", "12", "--guidance", "1"], r"--class must be in \[0, 10\), got 12"),
@@ -240,12 +240,12 @@ def test_wrong_use_is_named(plain, conditional, tmp_path):
         (conditional, ["--guidance", "2", "--guidance-by", "classifier"], "has no classifier"),
     ):
         with pytest.raises(ValueError, match=named):
-            sample.main(["--workdir", str(folder), *args])
+            sample.main(["--workdir", str(folder), "--overwrite", *args])
     path = plain / guiding.FOLDER / guiding.CONFIG_FILE
     text = path.read_text()
     path.write_text(json.dumps({**json.loads(text), "num_classes": 7}))
     with pytest.raises(ValueError, match="has 7 classes, but the data of the run have 10"):
-        sample.main(["--workdir", str(plain), "--guidance", "2"])
+        sample.main(["--workdir", str(plain), "--guidance", "2", "--overwrite"])
     path.write_text(text)
 
 

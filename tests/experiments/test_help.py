@@ -222,15 +222,6 @@ def commands_args(name):
     return __import__(f"experiments.{name}", fromlist=["Args"]).Args
 
 
-def test_a_missing_extra_is_named():
-    with (
-        mock.patch.dict(cli.EXTRAS, {"plots": ("no_such_module", "json")}),
-        pytest.raises(ValueError, match=r'no_such_module: pip install "score_jax\[plots\]"'),
-    ):
-        cli.needs("plots", "the pictures of a run")
-    cli.needs("plots", "the pictures of a run")
-
-
 def test_a_default_is_told_once_and_colours_take_no_place(monkeypatch):
     monkeypatch.setenv("COLUMNS", "40")
     box = "\n".join(

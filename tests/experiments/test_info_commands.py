@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import time
 from unittest import mock
@@ -123,13 +124,6 @@ def test_a_run_that_cannot_start_leaves_nothing(tmp_path):
     assert config(folder).seed == 7
 
 
-def test_a_missing_extra_is_named_before_the_work(tmp_path):
-    with mock.patch("experiments.cli.importlib.util.find_spec", return_value=None):
-        err = call("train", *TINY, "--workdir", tmp_path / "run", check=2).stderr
-    assert 'needs matplotlib: pip install "score_jax[plots]"' in err
-    assert not (tmp_path / "run").exists()
-
-
 def test_a_curve_of_characters():
     lines = terminal.curve([0, 50, 100], [4.0, 2.0, 1.0], width=20, height=4)
     assert len(lines) == 6 and all(len(line) <= 24 for line in lines)
@@ -155,6 +149,36 @@ done
     assert "--sampler" in out.stdout.split("\n")[1] and out.stdout.split("\n")[2].strip() == "heun"
     assert out.stdout.split("\n")[3:6] == ["two_moons_vp", "own.yaml", "own.yaml"]
     assert completion.script("zsh").startswith("#compdef score-jax")
+
+
+# What the tab key makes of a line, in a zsh behind a pseudo-terminal.
+ZSH = """
+zmodload zsh/zpty
+zpty z zsh -f -i
+zpty -w z "fpath=($PWD \\$fpath); autoload -Uz compinit; compinit -u -d $PWD/.dump; echo REA''DY"
+while zpty -r z line '*READY*'; do break; done
+for words in "score-jax sampl" "score-jax sample --sampler he" "score-jax train --config two_m" \
+  "score-jax info ow"; do
+  zpty -n -w z "$words"$'\\t'
+  sleep 1.5
+  zpty -n -w z $'\\x15'
+done
+sleep 0.5
+while zpty -r -t z line; do print -r -- $line; done
+zpty -d z
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("zsh") is None, reason="no zsh")
+def test_zsh_completes_commands_options_and_values(tmp_path):
+    (tmp_path / "_score-jax").write_text(completion.script("zsh"))
+    (tmp_path / "own.yaml").touch()
+    out = subprocess.run(
+        ["zsh", "-f", "-c", ZSH], cwd=tmp_path, capture_output=True, text=True, timeout=60
+    )
+    for found in ("sample", "heun", "two_moons_vp", "own.yaml"):
+        assert found in out.stdout, out.stdout
 
 
 def test_the_nearest_preset_is_found():

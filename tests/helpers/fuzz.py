@@ -84,7 +84,7 @@ def refused(read: Callable[[Path], Any], path: Path, match: str) -> None:
 def shapes_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Find the shapes of equal networks once: a damaged file has mostly the same network."""
     once = functools.cache(template)
-    for module in ("diffusers", "edm", "openai", "score_sde"):
+    for module in ("diffusers", "edm", "openai", "score_sde", "vdm"):
         monkeypatch.setattr(f"score_jax.convert.{module}.template", once)
 
 

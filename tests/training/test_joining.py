@@ -7,6 +7,7 @@ import time
 import pytest
 
 from score_jax import _hosts
+from score_jax.checkpoints import CheckpointError, DamagedCheckpoint
 from score_jax.training import HostsDiffer, LostHost, check_same, connect, hosts
 from score_jax.training.joining import meet
 from tests.training.test_hosts import free_port
@@ -91,6 +92,13 @@ def test_hosts_with_other_configs_are_named(monkeypatch):
     )
 
 
+def fails(error):
+    def call():
+        raise error
+
+    return call
+
+
 def test_an_error_of_one_host_is_that_of_all(monkeypatch):
     """As the second of two hosts: `told` is what both have sent."""
     monkeypatch.setattr("jax.process_count", lambda: 2)
@@ -105,9 +113,20 @@ def test_an_error_of_one_host_is_that_of_all(monkeypatch):
     other = [None, "None", None]
     assert _hosts.agreed(lambda: 3) == 3 and sent == [[None, "None", None]]
     with pytest.raises(ValueError, match=r"^no data$"):
-        _hosts.agreed(lambda: (_ for _ in ()).throw(ValueError("no data")))
+        _hosts.agreed(fails(ValueError("no data")))
     other = [2, "disk full", None]
     with pytest.raises(OSError, match=r"^host 0: disk full"):
         _hosts.agreed(lambda: 3)
+    # The kind of an error is kept, and what is no damage to one host is none to any.
+    kinds = (DamagedCheckpoint, CheckpointError, *_hosts.FAULTS)
+    other = [0, "a bit", None]
+    with pytest.raises(DamagedCheckpoint, match=r"^host 0: a bit"):
+        _hosts.agreed(lambda: 3, faults=kinds)
+    with pytest.raises(CheckpointError, match=r"^denied") as caught:
+        _hosts.agreed(fails(CheckpointError("denied")), faults=kinds)
+    assert not isinstance(caught.value, DamagedCheckpoint)
+    with pytest.raises(DamagedCheckpoint, match=r"^host 0: a bit"):
+        _hosts.agreed(fails(DamagedCheckpoint("here too")), faults=kinds)
+    assert sent[-1] == [0, "here too", None]
     other = [None, "None", {"plan": 1}]
     assert _hosts.agreed(lambda: 1 / 0, only_first=True) == {"plan": 1}

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from score_jax.checkpoints import open_checkpoints, restore_params
 from score_jax.data import batches, two_moons
@@ -57,3 +58,13 @@ def test_its_training_state_is_restored_and_training_goes_on(old_run):
 def test_its_averaged_parameters_are_read_without_a_template(old_run):
     params = restore_params(old_run / "checkpoints")["params"]
     assert params["Dense_0"]["kernel"].shape == (8, 8) and len(params) == 6
+    # Its checksums are those of whole leaves, which are read and then divided.
+    lies = NamedSharding(Mesh(np.array(jax.devices()[:2]), ("d",)), PartitionSpec())
+    half = NamedSharding(lies.mesh, PartitionSpec(None, "d"))
+    template = jax.tree.map(
+        lambda v: jax.ShapeDtypeStruct(v.shape, v.dtype, sharding=half if v.ndim == 2 else lies),
+        {"params": params},
+    )
+    split = restore_params(old_run / "checkpoints", template)["params"]
+    assert split["Dense_0"]["kernel"].sharding == half
+    jax.tree.map(np.testing.assert_array_equal, split, params)

@@ -1,0 +1,280 @@
+"""Run every command that the README and the guides show, page by page, in a folder with what they name.
+
+    python -m docs.transcripts [--full] [--only WORD] [PAGES]
+
+By default with few steps and examples and in one process, as the tests run them. --full runs the commands
+as they stand, each in a process of its own, on runs that are trained first (an hour on two processors).
+"""
+
+import argparse
+import contextlib
+import importlib
+import io
+import os
+import pathlib
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+from unittest import mock
+
+import numpy as np
+from PIL import Image
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+PAGES = ("README.md", *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md")))
+
+# What stands for words of the reader's own.
+WORDS = {
+    "RUN": "runs/x", "A": "runs/a", "B": "runs/b", "C": "runs/b", "DIR": "out", "NAME": "two_modes",
+    "R": "4", "N": "16", "ffhq.zip": "photos.zip",
+}  # fmt: skip
+# Weights of others that nobody has who did not download them: other features in their place.
+FEATURES = (r"--inception \S+", "--features own:colours")
+# Commands that are not run here, with the reason.
+LEFT_OUT = {
+    r"--hosts\.": "several machines",
+    r"\.pth|runs/(ncsnpp|ddpmpp|my_ddpm)": "published weights, which the reader has",
+    r"--from (cifar|imagenet64|/usr/share|photos/train)|--data.path tfds": "data of others",
+    r"^average": "the snapshots of a long run",
+}
+LATER = {  # only with --full
+    r"^demo": "make demo",
+    r"^posterior$": "its default takes minutes",
+    r"--dry-run": "compiling the published network takes a minute",
+}
+
+_LOOP = (
+    "--train.steps 2 --train.steps-per-call 1 --train.log-every 1 --train.checkpoint-every 2 "
+    "--train.sample-every 2 --train.batch-size 8 --sample.sampler ddim --sample.steps 2 "
+)
+_MLP = "--net.kind MLP --net.width 8 --net.num-blocks 1"
+# Options that make a command short: (pattern, what is appended). The last value of an option counts.
+SHORT = (
+    (r"^train (?!.*(--help|--dry-run|weather))", _LOOP + _MLP),
+    (r"^train .*weather", _LOOP),
+    (r"^train .*--data.size", "--data.size 8"),
+    (r"^prepare .*--size", "--size 8 --workers 0"),
+    (r"^prepare --from", "--workers 0"),
+    (r"^sample .*--num 50000", "--num 6"),
+    (r"^sample .*--seeds", "--seeds 0-1"),
+    (r"^sample (?!.*(--num|--seeds))", "--num 4"),
+    (r"^sample .*--num (36|64)", "--num 4"),
+    (r"^compare", "--num 4 --repeats 1 --samplers ddim --nfe 4"),
+    (r"^posterior", "--num 4 --repeats 2 --problems two_modes --methods pigdm --nfe 4"),
+    (r"^evaluate .*--bpd", "--draws 1 --tol 0.5"),
+    (r"^evaluate --workdir (?!.*--bpd)", "--num 4 --draws 0"),
+    (r"^statistics", "--keep 8"),
+    (r"^bounds", "--bound-steps 3 --gradient 0"),
+    (r"^train_classifier", "--net mlp --width 8 --steps 10 --batch-size 8"),
+    (r"^restore (?!.*--draws)", "--num 1"),
+    (r"^restore .*--test", "--test 2"),
+    (r"^restore .*--draws", "--draws 2"),
+    (r"^restore .*--steps", "--steps 2"),
+    (r"^(encode|interpolate) (?!.*ddim)", "--tol 0.5"),
+    (r"^interpolate .*ddim", "--steps 2"),
+    (r"^interpolate", "--frames 2"),
+)
+# Reports that a sentence names more than once: a page is read, and only its blocks are typed in.
+REPORTS = ("compare", "posterior", "evaluate", "bounds")
+
+
+class Shown(NamedTuple):
+    """A command of a page as it is run, or why it is not."""
+
+    page: str
+    words: tuple[str, ...]
+    left_out: str | None = None
+
+    @property
+    def line(self) -> str:
+        """The command and its options."""
+        return " ".join(self.words)
+
+
+def shown(page: str, text: str, *, full: bool = False) -> Iterator[Shown]:
+    """The commands of a page in their order, with the words of the reader's own filled in."""
+    text = text.replace("\\\n", " ")
+    seen: set[Shown] = set()  # a reader types a command once
+    blocks = [m.span() for m in re.finditer(r"^```.*?^```", text, re.M | re.S)]
+    for found in re.finditer(r"python3? -m experiments\.(\w+)([^\n`|;&#>\"]*)", text):
+        module, given = found.groups()
+        words = [WORDS.get(word.strip("'"), word.strip("'")) for word in given.split()]
+        line = re.sub(*FEATURES, " ".join([module, *words]).replace("--fid ", ""))
+        reasons = LEFT_OUT if full else LEFT_OUT | LATER
+        why = next(
+            (reason for pattern, reason in reasons.items() if re.search(pattern, line)), None
+        )
+        if "..." in line or (len(line.split()) == 1 and module not in ("demo", "posterior")):
+            continue  # the name of a command
+        short = [] if full else [more for pattern, more in SHORT if re.search(pattern, line)]
+        if module in REPORTS and not any(a < found.start() < b for a, b in blocks):
+            short.append("--overwrite")
+        command = Shown(page, changed(line.split(), " ".join(short).split()), why)
+        if command not in seen:
+            yield command
+        seen.add(command)
+
+
+def _options(words: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    """Each option with its words; "" has those before the first one."""
+    found: dict[str, tuple[str, ...]] = {}
+    name = ""
+    for word in words:
+        name = word if word.startswith("--") else name
+        found[name] = (word,) if word.startswith("--") else (*found.get(name, ()), word)
+    return found
+
+
+def changed(words: Sequence[str], others: Sequence[str]) -> tuple[str, ...]:
+    """A command line with other values of options, which are added where it does not have them."""
+    options = _options(words) | _options(others)
+    return tuple(word for each in options.values() for word in each)
+
+
+def world(folder: pathlib.Path) -> None:
+    """Make the pictures, arrays and modules that the pages name."""
+    import zarr
+
+    draws = np.random.default_rng(0)
+    image = lambda *shape: Image.fromarray(draws.integers(0, 256, shape).astype(np.uint8))
+    for name in ("a.png", "b.png"):
+        image(8, 8).save(folder / name)
+    hole = np.full((8, 8), 255, np.uint8)
+    hole[2:5, 2:5] = 0
+    Image.fromarray(hole).save(folder / "hole.png")
+    (folder / "photos").mkdir()
+    for i in np.arange(24):
+        image(64, 64, 3).save(folder / "photos" / f"{i:02d}.png")
+    shutil.make_archive(str(folder / "photos"), "zip", folder / "photos")
+    series = draws.normal(size=(40, 12, 2)).astype(np.float32)
+    np.save(folder / "series_train.npy", series)
+    series[:2, 3:6] = np.nan
+    np.save(folder / "series.npy", series[:2])
+    coloured = draws.integers(0, 256, (40, 8, 8, 3)).astype(np.uint8)
+    np.save(folder / "coloured.npy", coloured)
+    x = draws.normal(size=(40, 6)).astype(np.float32)
+    np.savez(folder / "weather.npz", x=x, yesterday=np.roll(x, 1, axis=0))
+    own = "def colours(x):\n    return x.astype('float32').mean((1, 2))\n"
+    (folder / "own.py").write_text(own)
+    (folder / "my_package").mkdir()
+    method = "from score_jax.inverse import pigdm as my_method\n"
+    (folder / "my_package" / "my_module.py").write_text(method)
+    fields = draws.normal(size=(40, 4, 4, 1)).astype(np.float32)
+    zarr.open_group(folder / "fields.zarr", mode="w").create_array("x", data=fields)
+
+
+# The runs that the pages name: preset and options.
+RUNS = {
+    "x": "digits_vp",
+    "c": "digits_vp_conditional",
+    "a": "digits_iddpm --sde.n 50",
+    "b": "digits_iddpm_linear --sde.n 50",
+    "series": "digits_vp --data.name array --data.path series_train.npy",
+    "coloured": "digits_vp --data.name array --data.path coloured.npy",
+}
+
+
+def runs(folder: pathlib.Path) -> None:
+    """Make the runs of the pages, with small networks that are not trained."""
+    import jax
+
+    from experiments import cli
+    from experiments import runs as folders
+
+    for name, options in RUNS.items():
+        plain = "--variance large --loss.objective simple" if "iddpm" in options else ""
+        small = f"{options} {_MLP} {plain} --sample.sampler ddim --sample.steps 3"
+        argv = ["--config", *small.split()]
+        config = cli.parse_config("train", "", argv)[1]
+        run = folders.build(config)
+        folders.write(folder / "runs" / name, run, run.init_params(jax.random.key(0)), 2, {})
+
+
+def without_own_runs(folder: pathlib.Path, commands: Sequence[Shown]) -> None:
+    """Remove the runs that the commands of a page train themselves."""
+    for command in commands:
+        if command.words[0] == "train" and command.left_out is None:
+            workdir = _options(command.words).get("--workdir", ("", "runs/x"))[1]
+            shutil.rmtree(folder / workdir, ignore_errors=True)
+
+
+def here(command: Shown) -> str | None:
+    """Run a command in this process: what it says where it fails, None if all is well."""
+    module = importlib.import_module(f"experiments.{command.words[0]}")
+    from experiments import cli
+
+    out, err, code = io.StringIO(), io.StringIO(), 0
+    with (
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(err),
+        mock.patch.object(cli, "start"),
+    ):
+        try:
+            cli.main(lambda: module.main(list(command.words[1:])))
+        except SystemExit as exit:
+            code = int(exit.code or 0)
+        except Exception as error:  # a fault of the command
+            return f"{command.line}: {type(error).__name__}: {error}"
+    return f"{command.line}: {out.getvalue()}{err.getvalue()}" if code else None
+
+
+def apart(command: Shown) -> str | None:
+    """The same in a process of its own, with its output on the screen."""
+    argv = [sys.executable, "-m", f"experiments.{command.words[0]}", *command.words[1:]]
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    code = subprocess.run(argv, env=env, check=False).returncode
+    return f"{command.line}: exit code {code}" if code else None
+
+
+def main() -> None:
+    """Run the commands; exit code 1 if one fails."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("pages", nargs="*", default=list(PAGES), help="the pages (default: all)")
+    parser.add_argument("--full", action="store_true", help="the commands as they stand")
+    parser.add_argument("--only", default="", help="only commands with this word")
+    args = parser.parse_args()
+    faults, done = [], set()
+    with tempfile.TemporaryDirectory() as made:
+        home = pathlib.Path(made) / "world"
+        home.mkdir()
+        world(home)
+        os.chdir(home)
+        if not args.full:
+            sys.path.insert(0, str(ROOT))
+            runs(home)
+        for name, options in RUNS.items() if args.full else ():
+            words = ("train", "--config", *options.split(), "--workdir", f"runs/{name}")
+            steps = () if name == "x" else ("--train.steps", "200")
+            faults.append(apart(Shown("runs", (*words, *steps))))
+        for page in args.pages:
+            place = pathlib.Path(made) / "page"
+            shutil.copytree(home, place)
+            os.chdir(place)
+            text = (ROOT / page).read_text(encoding="utf-8")
+            commands = list(shown(page, text, full=args.full))
+            without_own_runs(place, commands)
+            for command in commands:
+                if command.left_out or args.only not in command.line or command.line in done:
+                    continue
+                # What makes files for those after it runs on every page.
+                done |= {command.line} if command.words[0] in REPORTS else set()
+                clock = time.perf_counter()
+                fault = (apart if args.full else here)(command)
+                faults.append(fault)
+                how = "FAILED" if fault else "ran"
+                seconds = time.perf_counter() - clock
+                print(f"{page}: {how} in {seconds:.1f} s: {command.line}", flush=True)
+            os.chdir(home)
+            shutil.rmtree(place)
+    found = [fault for fault in faults if fault]
+    print("\n".join(["", *found, f"{len(faults)} commands, {len(found)} failed"]))
+    sys.exit(bool(found))
+
+
+if __name__ == "__main__":
+    main()
