@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: demo test check docs transcripts clean env
+.PHONY: demo test check docs transcripts clean env libtpu
 .DEFAULT_GOAL := demo
 
 # Use uv if it is installed (faster), otherwise venv and pip. The stamp is touched last, so that an
@@ -27,7 +27,11 @@ demo: $(STAMP)
 # One worker for each processor; an idle worker takes tests from the others.
 PYTEST := $(BIN)/python -m pytest -n logical --maxprocesses 8 --dist worksteal
 
-test: $(STAMP)
+# The compiler for TPUs, in a folder of its own, for tests/test_tpu.py and benchmarks/scale.py.
+libtpu: $(STAMP)
+	@$(BIN)/python -m tests.helpers.libtpu
+
+test: $(STAMP) libtpu
 	$(PYTEST)
 
 check: $(STAMP)
@@ -37,7 +41,7 @@ check: $(STAMP)
 	$(PYTEST) -m "not slow"
 
 docs: $(STAMP)
-	$(BIN)/python -m docs.build
+	$(BIN)/python -m docs.site
 
 # Every command that the README and the guides show, as it stands: about an hour.
 transcripts: $(STAMP)

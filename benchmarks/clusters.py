@@ -75,8 +75,11 @@ def devices(topology: str) -> list[Any]:
     return list(found.devices)
 
 
-def lowered(step: Any, state: Any, batch: Any, lies: Any) -> Any:
-    """The program of a `MappedStep` for the shapes of a state and a batch, as they lie on a mesh."""
+def lowered(step: Any, state: Any, batch: Any, lies: Any, *, scanned: bool = False) -> Any:
+    """The program of a `MappedStep` for the shapes of a state and a batch, as they lie on a mesh.
+
+    scanned: the batch has a leading axis of steps.
+    """
     import jax
     import jax.numpy as jnp
     from jax.sharding import NamedSharding, PartitionSpec
@@ -84,7 +87,7 @@ def lowered(step: Any, state: Any, batch: Any, lies: Any) -> Any:
     from score_jax import training
 
     mesh = lies(jnp.zeros(())).mesh
-    lead = () if step.n_steps == 1 else (None,)
+    lead = (None,) if scanned else ()
     names, space = training.rows_of(mesh), mesh.shape.get("space", 1)
     shaped = lambda s, at: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=at)
 

@@ -96,6 +96,20 @@ def _instruction(line: str) -> Instruction | None:
     return Instruction(head.lstrip("%"), kind, named[1], names, rest[stop:])
 
 
+def _results(one: Instruction) -> list[Array]:
+    """The arrays that an instruction returns: the tuple of an asynchronous start holds more than that.
+
+    A copy's is (result, operand, context), a collective's (operands, results).
+    """
+    given = arrays(one.type)
+    if one.operation == "copy-start":
+        return given[:1]
+    if one.operation.endswith("-start") and len(given) > 1:
+        given = [a for a in given if a.shape or len(given) == 2]
+        return given[len(given) // 2 :]
+    return given
+
+
 class Program:
     """A compiled program by its computations."""
 
@@ -119,7 +133,8 @@ class Program:
     @property
     def aliased(self) -> int:
         """How many outputs take the memory of an argument."""
-        return len(re.findall(r"\{\d*\}: \(\d+, \{\}", self.header))
+        # {output}: (argument, {its entry, where all arguments are one tuple}
+        return len(re.findall(r"\{[\d, ]*\}: \(\d+, \{[\d, ]*\}", self.header))
 
     def loops(self) -> dict[str, int | None]:
         """{the body of a loop: how often it runs, where that is known}."""
@@ -163,11 +178,7 @@ class Program:
             if "async_collective_fusion_config" in one.attributes and name not in starts:
                 continue
             times, inside = repeats.get(name, (1, False))
-            given = arrays(one.type)
-            # The tuple of an asynchronous start holds operands and results.
-            if one.operation.endswith("-start") and len(given) > 1:
-                given = given[len(given) // 2 :]
-            for array in given:
+            for array in _results(one):
                 found[kind, array.dtype, inside] += times * array.bytes
         return found
 
@@ -204,8 +215,13 @@ class Program:
                     continue
                 read = [a for n in set(one.operands) for a in arrays(types.get(n, ""))]
                 written = arrays(one.type)
-                if one.operation.endswith("-start"):  # its tuple holds the operands too
-                    written = written[: len(written) // 2] or written
-                size = sum(a.bytes for a in [*read, *written] if not a.on_chip)
+                if one.operation.endswith("-start"):
+                    written = _results(one)
+                size = sum(a.bytes for a in written if not a.on_chip)
+                if "slice" in one.operation and "update" not in one.operation:
+                    # Of the operand only the slice is read.
+                    size += sum(a.bytes for a in written) if any(not a.on_chip for a in read) else 0
+                else:
+                    size += sum(a.bytes for a in read if not a.on_chip)
                 found[one.operation] += times * size
         return found

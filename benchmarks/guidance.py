@@ -1,6 +1,7 @@
 """Guidance on the digits, measured: classes as asked by scale, and halves completed by each method.
 
     python -m benchmarks.guidance --conditional runs/c --plain runs/x --out build/guidance
+    python -m benchmarks.guidance --plain runs/x --halves 100 --methods mmps dps
 
 `runs/c` is a run of digits_vp_conditional, `runs/x` one of digits_vp with a classifier
 (`experiments.train_classifier`). Judged by the classifier of `reports.features`, which sees no noise

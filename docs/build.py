@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 PACKAGE = "score_jax"
+WIDTH = 88  # of a signature in one line
 # Generated folders.
 SKIPPED = {"build", "dist", "runs", "node_modules", "__pycache__"}
 
@@ -78,6 +79,23 @@ def signature(value: Any) -> str:
     return re.sub(r"\b(?:\w+\.)+(?=[A-Za-z_]\w*)", "", text)
 
 
+def call(name: str, text: str) -> str:
+    """A call with its signature; a long one has an argument on each line."""
+    whole = f"{name}{text}"
+    if len(whole) <= WIDTH:
+        return whole
+    inside, _, after = text[1:].rpartition(")")
+    parts, depth = [""], 0
+    for sign in inside:
+        depth += (sign in "([{") - (sign in ")]}")
+        if sign == "," and depth == 0:
+            parts.append("")
+        else:
+            parts[-1] += sign
+    lines = "".join(f"    {part.strip()},\n" for part in parts)
+    return f"{name}(\n{lines}){after}"
+
+
 def methods(owner: type) -> Iterator[tuple[str, Any]]:
     """Yield the public methods and properties of a class, those of private bases included."""
     seen = set()
@@ -123,15 +141,42 @@ def missing_docstrings(modules: list[ModuleType]) -> list[str]:
     return missing
 
 
+def set_in_markdown(doc: str) -> str:
+    """Set a docstring: sentences as text, examples as Python, and formulas as they were written.
+
+    A formula is an indented block, in which spaces matter.
+    """
+    parts = []
+    for block in re.split(r"\n\s*\n", doc):
+        if block.lstrip().startswith(">>>"):
+            parts.append(f"```pycon\n{inspect.cleandoc(block)}\n```")
+        elif any(line.startswith("    ") for line in block.splitlines()):
+            parts.append(f"```text\n{block}\n```")
+        else:
+            # Outside inline code, signs that mean something in Markdown are set as themselves.
+            pieces = re.split(r"(`[^`\n]*`)", block)
+            parts.append("".join(p if i % 2 else escaped(p) for i, p in enumerate(pieces)))
+    return "\n\n".join(parts)
+
+
+def escaped(text: str) -> str:
+    """Text whose signs have no meaning in Markdown; lists stay lists."""
+    text = re.sub(r"([\\*_\[\]|#~^$])", r"\\\1", text.replace("&", "&amp;").replace("<", "&lt;"))
+    return re.sub(r"^\\\* ", "* ", text, flags=re.M)
+
+
 def page(module: ModuleType) -> str:
     """Set the reference of one module as Markdown."""
-    parts = [f"# {module.__name__}\n", f"```text\n{inspect.cleandoc(module.__doc__ or '')}\n```\n"]
+    parts = [
+        f"# {module.__name__}\n",
+        set_in_markdown(inspect.cleandoc(module.__doc__ or "")) + "\n",
+    ]
     for entry in entries(module):
         level = "###" if "." in entry.name else "##"
         heading = f"{level} {entry.name}\n\n*{entry.kind}*"
-        call = f"\n\n```python\n{entry.name.split('.')[-1]}{entry.signature}\n```"
-        # A docstring is set as it was written, because its formulas depend on spaces.
-        parts.append(f"{heading}{call if entry.signature else ''}\n\n```text\n{entry.doc}\n```\n")
+        shown = f"\n\n```python\n{call(entry.name.split('.')[-1], entry.signature)}\n```"
+        text = set_in_markdown(entry.doc)
+        parts.append(f"{heading}{shown if entry.signature else ''}\n\n{text}\n")
     return "\n".join(parts)
 
 

@@ -28,7 +28,14 @@ with late():
     import jax
 
     from score_jax import data, metrics, viz
-    from score_jax.samplers import Candidate, compare_samplers, flow, sample
+    from score_jax.samplers import (
+        Candidate,
+        compare_samplers,
+        flow,
+        log_snr_grid,
+        sample,
+        step_costs,
+    )
 
     from . import runs
     from .parts import sampling
@@ -41,6 +48,8 @@ with late():
 TOLERANCES = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5)
 # Of the fine solution that errors are measured against.
 FINE = 1e-6
+# Of the fitted grid: samples, and steps of the fine solution whose times it may have.
+FIT_SAMPLES, FINE_STEPS = 64, 64
 # Not for few evaluations: Langevin dynamics alone, and the authors' tables, which have no short ones.
 LEFT_OUT = ("langevin", "song")
 # Distances as the card calls them.
@@ -59,6 +68,8 @@ class Args:
     repeats: int = 2
     # Which samplers (default: all but "langevin" and "song", which need hundreds).
     samplers: tuple[str, ...] = ()
+    # Fit a grid to the network, compare it too, and write it to WORKDIR for --grid fitted of sample.
+    fit_grid: bool = False
     # Network evaluations a sample.
     nfe: tuple[int, ...] = (10, 20, 50, 100)
     # Samples drawn at once.
@@ -71,11 +82,13 @@ class Args:
     overwrite: bool = False
 
 
-def candidates(run: Run, base: SampleConfig, name: str, args: Args) -> dict[str, Candidate]:
-    """Make one sampler at all numbers of evaluations, or at all tolerances."""
+def candidates(
+    run: Run, base: SampleConfig, name: str, args: Args, grid: Any = "usual"
+) -> dict[str, Candidate]:
+    """Make one sampler on a grid at all numbers of evaluations, or at all tolerances."""
     found = {}
     choice: Any = name
-    named = dataclasses.replace(base, sampler=choice)
+    named = dataclasses.replace(base, sampler=choice, grid=grid)
     if samplers.SAMPLERS[name].adaptive:
         configs = {
             f"tol {tol:g}": dataclasses.replace(named, rtol=tol, atol=tol) for tol in TOLERANCES
@@ -86,9 +99,32 @@ def candidates(run: Run, base: SampleConfig, name: str, args: Args) -> dict[str,
             steps = samplers.steps_within(named, run.sde, nfe)
             configs[f"{steps} steps"] = dataclasses.replace(named, steps=steps)
     for how, c in configs.items():
-        made, grid = samplers.make(c, run.model.variance), samplers.make_grid(c, run.sde)
+        made, grid = (
+            samplers.make(c, run.model.variance),
+            samplers.make_grid(c, run.sde, run.fitted),
+        )
         found[how] = Candidate(made, grid, samplers.deterministic(c))
     return found
+
+
+def on_grids(names: Sequence[str], args: Args) -> list[tuple[str, str]]:
+    """The samplers with the grids that they are compared on."""
+    found = [(name, "usual") for name in names]
+    if args.fit_grid:
+        found += [(name, "fitted") for name in names if not samplers.SAMPLERS[name].adaptive]
+    return found
+
+
+def fitted(run: Run, score: Any, base: SampleConfig, workdir: pathlib.Path, args: Args) -> Run:
+    """Fit a grid to the network and write it to the run folder: the run with it."""
+    num = min(args.num, FIT_SAMPLES)
+    costs = step_costs(
+        # Other latents than those of the comparison.
+        jax.random.fold_in(jax.random.key(args.seed), 1), run.sde, score, (num, *run.shape),
+        grid=log_snr_grid(run.sde, FINE_STEPS, t0=base.t0), y=sampling.labels(run, num), chunk=args.chunk,
+    )  # fmt: skip
+    samplers.save_costs(workdir / runs.FITTED, costs)
+    return dataclasses.replace(run, fitted=workdir / runs.FITTED)
 
 
 def distances(run: Run, space: FeatureSpace) -> dict[str, Callable[[Any], float]]:
@@ -113,6 +149,8 @@ def compare(workdir: pathlib.Path, args: Args) -> dict[str, Any]:
     key, shape = jax.random.key(args.seed), (args.num, *run.shape)
     score = sampling.make_score(run, params, base)
     options: dict[str, Any] = {"y": sampling.labels(run, args.num), "chunk": args.chunk}
+    if args.fit_grid:
+        run = fitted(run, score, base, workdir, args)
     ends = [run.sde.t1, base.t0]
     final = samplers.final_denoising(base.final_denoising)
     exact = sample(
@@ -122,13 +160,14 @@ def compare(workdir: pathlib.Path, args: Args) -> dict[str, Any]:
     space = feature_space(run)
     far = distances(run, space)
     rows = []
-    for name in names:
+    for name, grid in on_grids(names, args):
         found = compare_samplers(
-            key, run.sde, score, shape, candidates(run, base, name, args),
+            key, run.sde, score, shape, candidates(run, base, name, args, grid),
             exact=exact.x, distances=far, repeats=args.repeats, **options,
         )  # fmt: skip
         for row in found:
-            rows.append({"sampler": name, "how": row.name, **as_dict(row)})
+            label = name if grid == "usual" else f"{name}, {grid}"
+            rows.append({"sampler": label, "how": row.name, **as_dict(row)})
             print(" ".join(cells(rows[-1], list(far))), flush=True)
     train = run.source.split("train")
     index = np.random.default_rng(args.seed).permutation(len(train))[: args.num]
@@ -188,7 +227,7 @@ def card(result: dict[str, Any]) -> Any:
         look = {
             "color": f"C{i % 10}",
             "marker": "osD^vP*X"[i % 8],
-            "linestyle": "-" if i < 10 else "--",
+            "linestyle": ("-", "--", ":", "-.")[i // 10 % 4],
             "markersize": 5,
             "linewidth": 1.2,
         }
@@ -213,10 +252,12 @@ def card(result: dict[str, Any]) -> Any:
 
 
 def _plain_ticks(axis: Any) -> None:
-    """Ticks of a logarithmic axis at 1, 2 and 5 times powers of ten, as plain numbers."""
+    """Ticks of a logarithmic axis as plain numbers: more of them where it is short."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-    axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    low, high = axis.get_view_interval()
+    subs = (1.0, 2.0, 5.0) if high > 8 * low else (1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0)
+    axis.set_major_locator(LogLocator(subs=subs))
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axis.set_minor_formatter(NullFormatter())
 

@@ -25,15 +25,32 @@ class LossConfig:
     # Denoising score matching; or, on a noise schedule, the losses of Improved DDPM: mean squared
     # error, that and a small part of the variational bound for the variance, or the bound.
     objective: Literal["dsm", "simple", "hybrid", "variational"] = "dsm"
-    # For "dsm": equal weight in units of the noise; g(t)^2, which bounds the likelihood; or EDM's,
-    # equal in units of the output of parametrization "edm".
-    weighting: Literal["noise", "likelihood", "edm"] = "noise"
+    # For "dsm": equal weight in units of the noise; g(t)^2, which bounds the likelihood; EDM's, equal in
+    # units of the output of parametrization "edm"; equal in units of the velocity (flow matching); or
+    # min-SNR, P2 or SiD2's sigmoid, functions of the log-SNR.
+    weighting: Literal["noise", "likelihood", "edm", "velocity", "min_snr", "p2", "sigmoid"] = (
+        "noise"
+    )
+    # For "min_snr" and "p2": gamma (default: 5 and 1).
+    gamma: float | None = None
+    # For "sigmoid": the log-SNR at its middle; smaller for larger images.
+    bias: float = 0.0
+    # Learn a further weight of each noise level with the network, as EDM2 does.
+    uncertainty: bool = False
     # For "dsm": mean over the entries, or half their sum.
     reduction: Literal["mean", "half_sum"] = "mean"
     # Times of a batch: one in each n-th of the interval, independent, or drawn by importance for
-    # the likelihood weighting, or with a log-normal sigma. With an index or a level as noise input:
-    # one of the timesteps.
-    times: Literal["stratified", "uniform", "importance", "log_normal"] = "stratified"
+    # the likelihood weighting, or with a log-normal sigma, or a normal logit. With an index or a level
+    # as noise input: one of the timesteps.
+    times: Literal["stratified", "uniform", "importance", "log_normal", "logit_normal"] = (
+        "stratified"
+    )
+    # For "logit_normal": mean of the logit of the time.
+    logit_mean: float = 0.0
+    # For "logit_normal": standard deviation of the logit of the time.
+    logit_std: float = 1.0
+    # Move the times towards noise by this factor, as for large images in Stable Diffusion 3; 1: not.
+    shift: float = 1.0
     # For "log_normal": mean of the logarithm of sigma.
     log_sigma_mean: float = -1.2
     # For "log_normal": standard deviation of the logarithm of sigma.
@@ -56,6 +73,12 @@ class LossConfig:
             ("weight", self.weight > 0, "> 0"),
             ("log_sigma_mean", math.isfinite(self.log_sigma_mean), "finite"),
             ("log_sigma_std", self.log_sigma_std > 0, "> 0"),
+            ("gamma", self.gamma is None or self.gamma > 0, "> 0"),
+            ("bias", math.isfinite(self.bias), "finite"),
+            ("logit_mean", math.isfinite(self.logit_mean), "finite"),
+            ("logit_std", self.logit_std > 0, "> 0"),
+            ("shift", self.shift > 0, "> 0"),
+            ("shift", self.shift == 1 or self.times != "importance", "1 with importance"),
             ("label_dropout", 0 <= self.label_dropout < 1, "in [0, 1)"),
             ("t0", 0 < self.t0 < 1, "in (0, 1)"),
         )  # fmt: skip
@@ -218,9 +241,17 @@ class SampleConfig:
     corrector: Literal["langevin", "annealed", "none"] = "langevin"
     # Steps of the fixed-step samplers.
     steps: int = 125
-    # Their grid of times; "usual" is the default of the sampler.
+    # Their grid of times; "usual" is the default of the sampler, "fitted" that of compare --fit-grid.
     grid: Literal[
-        "usual", "uniform", "quadratic", "log_snr", "karras", "restart", "song", "schedule"
+        "usual",
+        "uniform",
+        "quadratic",
+        "log_snr",
+        "karras",
+        "fitted",
+        "restart",
+        "song",
+        "schedule",
     ] = "usual"
     # Signal-to-noise ratio of the Langevin corrector.
     snr: float = 0.1
@@ -252,7 +283,8 @@ class SampleConfig:
     s_max: float = 50.0
     # For "edm": standard deviation of the added noise.
     s_noise: float = 1.003
-    # For "sa_solver": how much noise is added; 0 is the probability flow, 1 the reverse SDE.
+    # For "sa_solver" and "interpolant": how much noise is added; 0 is the probability flow, 1 the
+    # reverse SDE.
     tau: float = 1.0
     # For "langevin": the step size at the last level.
     epsilon: float = 2e-5

@@ -51,6 +51,9 @@ class DataConfig(Reading):
     # Move images at random as EDM does, each kind of move with this probability, and give the network
     # the moves, so that samples are not moved (published: 0.12 for CIFAR-10, 0.15 for faces).
     augment: float | None = None
+    # Pair the noise of every batch with its data by optimal transport, for straighter flows; each host
+    # pairs its own share.
+    pair_noise: bool = False
     # For "two_moons": the number of points.
     num_points: int = 20_000
     # For a super-resolution network: the factor between the image and the small one it is given.
@@ -75,6 +78,7 @@ class DataConfig(Reading):
             ("crop", self.crop is None or len(self.crop) in (1, 2), "one or two numbers"),
             ("crop", self.crop is None or min(self.crop) >= 1, "at least 1"),
             ("augment", self.augment is None or 0 < self.augment <= 1, "in (0, 1]"),
+            ("pair_noise", not (self.pair_noise and self.crop), "false with data.crop"),
             ("source", self.source is None or ":" in self.source, "package.module:function"),
             *at_least(self, 100, "num_points"),
             ("bits", self.bits in (None, 8, 16), "8 or 16"),

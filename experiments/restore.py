@@ -242,7 +242,7 @@ def drawing(args: Args, run: Run, params: Any, problem: Problem) -> Drawing:
     score = sampling.make_score(run, params, args.sample)
     common = {
         "sampler": samplers.make(args.sample, run.model.variance),
-        "grid": samplers.make_grid(args.sample, run.sde),
+        "grid": samplers.make_grid(args.sample, run.sde, run.fitted),
         "options": options,
         "chunk": args.chunk,
         "together": args.sample.together,

@@ -24,7 +24,7 @@ from score_jax.parametrization import (
     Variance,
 )
 from score_jax.sde import VP, NoiseSchedule
-from score_jax.types import SDE
+from score_jax.types import SDE, ends_in_noise
 
 from .config import DataConfig, LossConfig, MeshConfig, OptimConfig, SampleConfig, TrainConfig
 from .parts import describe, upgrade
@@ -79,6 +79,17 @@ class Config:
         ):
             if needs and not schedule:
                 raise ValueError(f"{name}={value!r} needs a noise schedule, got sde.kind={kind!r}")
+        if schedule and (loss.times == "logit_normal" or loss.shift != 1):
+            raise ValueError(
+                f"loss.times='logit_normal' and loss.shift need a process without timesteps, got "
+                f"sde.kind={kind!r}"
+            )
+        rates = loss.weighting == "likelihood" or loss.times == "importance"
+        if rates and ends_in_noise(self.sde):
+            raise ValueError(
+                f"loss.weighting={loss.weighting!r} needs sde.t1 < 1 on sde.kind={kind!r}, whose "
+                "diffusion is infinite at pure noise: use 0.999"
+            )
         if loss.objective == "hybrid" and not self.learns_variance:
             given = self.variance and self.variance.name
             raise ValueError(f"loss.objective='hybrid' needs a learned variance, got {given!r}")

@@ -36,6 +36,7 @@ CONFIG_FILE = run_folder.CONFIG_FILE
 DATA_FILE = run_folder.DATA_FILE
 ORIGIN_FILE = "origin.json"  # of the weights that a run started from
 CONDITIONS = "conditions.npz"  # some conditions of the test split, for samples without the data
+FITTED = "fitted_grid.npz"  # of experiments.compare --fit-grid
 SNAPSHOTS = "averages"
 METRICS = "metrics.jsonl"
 # Fields that each host may have of its own.
@@ -51,6 +52,8 @@ class Run:
     source: datasets.RunData
     ingredients: Ingredients
     optimizer: optax.GradientTransformation
+    # The file of the grid that was fitted to this run by experiments.compare, if there is one.
+    fitted: pathlib.Path | None = None
 
     @functools.cached_property
     def model(self) -> Model:
@@ -113,6 +116,11 @@ class Run:
         """The loss on held-out data."""
         return _make_loss(self, self.model, train=False)
 
+    @functools.cached_property
+    def shapes(self) -> training.TrainState:
+        """The shapes of the state."""
+        return jax.eval_shape(lambda key: initial_state(self, key), jax.random.key(0))
+
     def init_params(self, key: PRNGKey) -> Params:
         """Draw the parameters of the network."""
         x = jnp.zeros((1, *self.shape))
@@ -122,7 +130,8 @@ class Run:
         given = self.source.given(batch)
         if self.config.data.low_res_factor:
             given["low_res"] = self.source.reduced(x)
-        return jax.jit(self.net.init)(key, x, jnp.ones((1,)), **given)
+        params = jax.jit(self.net.init)(key, x, jnp.ones((1,)), **given)
+        return params | losses.Uncertainty().init() if self.config.loss.uncertainty else params
 
     def score(self, params: Params, y: Any = None, low_res: Any = None) -> NetworkScore:
         """The score of the parameters and what the network is given: labels or vectors y, fields."""
@@ -278,6 +287,9 @@ def _make_loss(run: Run, model: Model, *, train: bool) -> Loss:
     weightings = {
         "noise": losses.noise_weighting, "likelihood": losses.likelihood_weighting,
         "edm": losses.edm_weighting(model.parametrization.sigma_data or SIGMA_DATA),
+        "velocity": losses.velocity_weighting,
+        "min_snr": losses.min_snr_weighting(c.gamma or 5.0),
+        "p2": losses.p2_weighting(c.gamma or 1.0), "sigmoid": losses.sigmoid_weighting(c.bias),
     }  # fmt: skip
     reductions = {"mean": losses.mean_reduction, "half_sum": losses.half_sum_reduction}
     weighting: losses.Weighting = weightings[c.weighting]
@@ -286,6 +298,10 @@ def _make_loss(run: Run, model: Model, *, train: bool) -> Loss:
         weighting, times = losses.importance_weighting(sde, c.t0), losses.log_snr_times(sde)
     if c.times == "log_normal":
         times = losses.log_normal_times(sde, c.log_sigma_mean, c.log_sigma_std)
+    if c.times == "logit_normal":
+        times = losses.logit_normal_times(c.logit_mean, c.logit_std)
+    if c.shift != 1:
+        times = losses.shifted_times(c.shift, losses.uniform_times if times is None else times)
     if isinstance(model.noise_input, LevelInput):
         n = model.noise_input.n
         times = losses.timesteps(np.arange(n) / (n - 1))
@@ -304,6 +320,7 @@ def _make_loss(run: Run, model: Model, *, train: bool) -> Loss:
         null_class=run.null_class,
         train=train,
         noise_levels=LEVELS,
+        uncertainty=losses.Uncertainty() if c.uncertainty else None,
     )
 
 
@@ -523,6 +540,8 @@ def load(workdir: pathlib.Path, step: int | None = None) -> tuple[Run, Params, i
         with np.load(workdir / CONDITIONS, allow_pickle=False) as file:
             kept = dataclasses.replace(run.source, kept=file["cond"])
         run = dataclasses.replace(run, source=kept)
+    if (workdir / FITTED).is_file():
+        run = dataclasses.replace(run, fitted=workdir / FITTED)
     template = jax.eval_shape(run.init_params, jax.random.key(0))
     with checkpoints.open_checkpoints(workdir / CHECKPOINTS, read_only=True) as store:
         note = _edited(workdir, config, _newest_config(store))

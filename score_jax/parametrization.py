@@ -62,6 +62,12 @@ class Parametrization(NamedTuple):
     sigma_data: float | None = None  # of `edm`
     to_x0: Callable[[SDE, Data, Data, TimeLike], Data] | None = None
 
+    def noise_per_value(self, sde: SDE, t: TimeLike) -> Array:
+        """dz / d(output) at t, the factor between errors of the output and of the noise: shape of t."""
+        t = as_time(t)
+        one = jnp.ones((max(t.size, 1), 1), t.dtype)
+        return self.to_noise(sde, one, jnp.zeros_like(one), t.reshape(-1)).reshape(t.shape)
+
     def from_noise(
         self, sde: SDE, z: Float[Array, "b *d"], x: Float[Array, "b *d"], t: TimeLike
     ) -> Float[Array, "b *d"]:

@@ -124,6 +124,8 @@ def test_what_is_left_out_of_a_picture_is_said_below_it():
     units = np.random.default_rng(0).normal(size=(4, 8, 8, 2)) * np.array([1.0, 100.0])
     grey = np.asarray(viz.picture(units).convert("L"))[30:90, 10:70]
     assert len(np.unique(grey)) > 40  # the small channel is not one grey
+    waves = np.sin(np.arange(60)).reshape(2, 30, 1) * np.ones(2)
+    assert viz.series(waves * [1, 100]).height > viz.series(waves).height  # a note below
     with pytest.raises(ValueError, match="x must be"):
         viz.named_grid(np.zeros((2, 3, 4)))
 

@@ -115,11 +115,13 @@ class RunData:
         They have a method `close` that ends the workers.
         """
         if isinstance(self.train, Stream):
+            if self.config.pair_noise:
+                raise ValueError("data.pair_noise: the training data are a stream, without numbers")
             return self.train.checked(batch_size // process_count)
         return data.batches(
             self.train, batch_size, seed=seed, process_index=process_index,
             process_count=process_count, workers=self.config.workers,
-            processes=self.config.processes,
+            processes=self.config.processes, pair_noise=self.config.pair_noise,
         )  # fmt: skip
 
     def split(self, name: str) -> Any:
@@ -154,7 +156,7 @@ class RunData:
             x = self.on_levels(raw)
         else:
             x = draw.fold(_DEQUANTISE).each(self.from_data, raw)
-        ready = {"x": x} | self.given(batch)
+        ready = {"x": x} | self.given(batch) | {k: batch[k] for k in ("z",) if k in batch}
         if self.config.missing == "mask":
             mask = jnp.isfinite(x) & jnp.asarray(batch.get("mask", True), bool)
             ready |= {"x": jnp.where(mask, x, 0), "mask": mask}
@@ -242,8 +244,8 @@ def _affine(description: Description, x: Any) -> Any:
 
 
 def _flipped(draw: Any, ready: dict[str, Any]) -> dict[str, Any]:
-    """The images of a batch, with their masks and fields, half of them mirrored."""
-    names = [name for name in ("x", "mask", "low_res") if name in ready]
+    """The images of a batch, with their masks, fields and noise, half of them mirrored."""
+    names = [name for name in ("x", "z", "mask", "low_res") if name in ready]
     widths = np.cumsum([ready[name].shape[-1] for name in names])[:-1]
     joined = jnp.concatenate([ready[name].astype(ready["x"].dtype) for name in names], axis=-1)
     mirrored = draw.each(lambda key, x: data.random_flip(key, x[None])[0], joined)

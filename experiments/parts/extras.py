@@ -25,7 +25,8 @@ def needs(extra: str, what: str, modules: Sequence[str] | None = None) -> None:
     wanted = EXTRAS[extra] if modules is None else modules
     missing = [name for name in wanted if importlib.util.find_spec(name) is None]
     if missing:
-        raise ValueError(f'{what} needs {" and ".join(missing)}: pip install "score_jax[{extra}]"')
+        names = " and ".join(missing)
+        raise ValueError(f'{names} must be installed for {what}: pip install "score_jax[{extra}]"')
 
 
 def of_weights(option: str, path: str | None) -> str | None:

@@ -114,8 +114,9 @@ class Guide:
         if c.guidance_rescale is not None:
             return guidance.rescaled(run.sde, *pair, share=c.guidance_rescale, **options)
         if c.guidance_parallel is not None:
-            along: dict[str, Any] = {"parallel": c.guidance_parallel, "limit": c.guidance_limit}
-            return guidance.projected(run.sde, *pair, **along, **options)
+            return guidance.projected(
+                run.sde, *pair, parallel=c.guidance_parallel, limit=c.guidance_limit, **options
+            )
         return guidance.classifier_free(*pair, **options)
 
     def sampler(self, sampler: Sampler) -> Sampler:

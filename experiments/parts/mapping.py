@@ -14,11 +14,6 @@ from ..run_config import Config
 MANY = 16  # devices from which on `mesh.shard auto` divides the state
 
 
-def shapes(run: runs.Run) -> training.TrainState:
-    """The shapes of the state of a run."""
-    return jax.eval_shape(lambda key: runs.initial_state(run, key), jax.random.key(0))
-
-
 def sharding_of(run: runs.Run, devices: Sequence[jax.Device]) -> Any:
     """How the state lies on a mesh of the devices, for `global_step`; None for a copy on each."""
     c = run.config.mesh
@@ -26,7 +21,7 @@ def sharding_of(run: runs.Run, devices: Sequence[jax.Device]) -> Any:
         return None
     n, space = len(devices), c.space
     if c.shard == "fsdp" or (c.shard == "auto" and n >= MANY):
-        fsdp = training.division(shapes(run), n // space)
+        fsdp = training.division(run.shapes, n // space)
         return training.divided(training.make_mesh(devices, fsdp=fsdp, space=space))
     return training.replicated(training.make_mesh(devices, space=space)) if space > 1 else None
 

@@ -157,9 +157,9 @@ def said(record: dict[str, Any]) -> list[str]:
     weights = "weights of the last step" if start.raw else "averaged weights"
     at = f", step {record['step']:,}" if record.get("step") is not None else ""
     lines = [f"started from {start.path} ({weights}{at})"]
-    lines += [
-        f"{len(names)} leaves {why}: {listed(names)}" for why, names in record["anew"].items()
-    ]
+    for why, names in record["anew"].items():
+        leaf = "leaf" if len(names) == 1 else "leaves"
+        lines.append(f"{len(names)} {leaf} {why}: {listed(names)}")
     changed = record["changed"].items()
     return lines + [f"{fact}: {new} here, {old} there" for fact, (old, new) in changed]
 

@@ -5,17 +5,23 @@ To add a sampler: one entry in `SAMPLERS`. Functions here take the `SampleConfig
 
 from __future__ import annotations
 
+import dataclasses
+import pathlib
 from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
+from score_jax._files import write_npz
 from score_jax._names import choose
 
 from ..late import Late, late, real
 
 with late():
+    import numpy as np
+
     from score_jax import parametrization, samplers
     from score_jax import sde as processes
+    from score_jax.types import ends_in_noise
 
 if TYPE_CHECKING:
     from score_jax.parametrization import Variance
@@ -34,9 +40,10 @@ class Known(NamedTuple):
     make: a factory of steps, or a solver of the probability flow if `adaptive`; grid, on_schedule: the
     usual grid, and that on a noise schedule if it is another; deterministic: whether all noise is in
     the latent, or a function of the config; options: arguments of `make` by name, as the value or as
-    `From` a field of the config; learned: whether `make` takes the variance of the model; tweedie: the
+    `From` a field of the config; rates: whether a step evaluates drift or diffusion at its first time, or
+    a function of the config; learned: whether `make` takes the variance of the model; tweedie: the
     cheapest form of the final denoising "tweedie"; together: whether it computes anything over all
-    samples drawn at once.
+    samples drawn at once; fitted: the order of the costs of its fitted grid.
     """
 
     make: Callable[..., Any]
@@ -45,9 +52,11 @@ class Known(NamedTuple):
     deterministic: bool | Callable[[Any], bool] = False
     adaptive: bool = False
     options: Mapping[str, Any] = MappingProxyType({})
+    rates: bool | Callable[[Any], bool] = False
     learned: bool = False
     tweedie: Any = None
     together: bool = False
+    fitted: int = 1
 
     def uses(self) -> set[str]:
         """The fields of the config that only some samplers use, and this one does."""
@@ -127,11 +136,36 @@ def _restart_times(sde: SDE, n: int, *, t0: float) -> Any:
     return samplers.restart_grid(sde, grid, low=0.1, high=0.5, steps=each, repeats=2)
 
 
+def _fitted_times(
+    sde: SDE, n: int, *, t0: float, file: pathlib.Path | None = None, order: int = 1
+) -> Any:
+    """The n steps that lose least, by the costs that experiments.compare wrote to a file."""
+    if file is None:
+        raise ValueError(
+            "grid fitted needs a run with a fitted grid: python -m experiments.compare --fit-grid"
+        )
+    try:
+        with np.load(file, allow_pickle=False) as found:
+            costs = samplers.StepCosts(*(found[name] for name in samplers.StepCosts._fields))
+    except (KeyError, ValueError) as error:
+        raise ValueError(f"{str(file)!r} holds no fitted grid: {error}") from None
+    end = float(costs.times[-1])
+    if abs(end / t0 - 1) > 1e-4:
+        raise ValueError(f"the grid of {str(file)!r} was fitted to t0={end:.6g}, got t0={t0}")
+    return samplers.fitted_grid(costs, n, order=order)
+
+
+def save_costs(file: pathlib.Path, costs: samplers.StepCosts) -> None:
+    """Write the costs of a fitted grid, from which the grid of any number of steps is made."""
+    write_npz(file, **{k: np.asarray(v, np.float32) for k, v in costs._asdict().items()})
+
+
 GRIDS: dict[str, Callable[..., Any]] = {
     "uniform": _library("uniform_grid"),
     "quadratic": _library("quadratic_grid"),
     "log_snr": _library("log_snr_grid"),
     "karras": _library("karras_grid"),
+    "fitted": _fitted_times,
     "restart": _restart_times,
     "song": _song_times,
     "schedule": _schedule_times,
@@ -169,6 +203,7 @@ def song_predictor_corrector(
     )
 
 
+START = 0.999  # of t1: the first time of samplers that need a finite drift
 CORRECTED = ("snr", "corrector_steps")  # used by the correctors
 _PC = _fields("predictor", "corrector", *CORRECTED)
 _SONG = _fields("steps", "t0") | _PC
@@ -177,9 +212,12 @@ _EDM = _fields("churn", "s_min", "s_max", "s_noise")
 _TOLERANCES = _fields("rtol", "atol")
 
 SAMPLERS: dict[str, Known] = {
-    "pc": Known(predictor_corrector, options=_PC, together=True),
+    "pc": Known(
+        predictor_corrector, options=_PC, together=True,
+        rates=lambda c: c.predictor == "euler_maruyama",
+    ),
     "song": Known(song_predictor_corrector, "song", options=_SONG, together=True),
-    "em": Known(_library("euler_maruyama")),
+    "em": Known(_library("euler_maruyama"), rates=True),
     "reverse_diffusion": Known(_library("reverse_diffusion")),
     "ancestral": Known(_library("ancestral"), on_schedule="schedule", learned=True),
     "langevin": Known(_library("langevin_dynamics"), "log_snr", options=_LANGEVIN),
@@ -187,22 +225,28 @@ SAMPLERS: dict[str, Known] = {
     "ddim": Known(
         _library("ddim"), "log_snr", "schedule", lambda c: c.eta == 0, options=_fields("eta")
     ),
+    "interpolant": Known(
+        _library("interpolant"), deterministic=lambda c: c.tau == 0,
+        options={"epsilon": From("tau")},
+    ),
     "heun": Known(_library("heun"), "karras", deterministic=True),
     "edm": Known(_library("edm"), "karras", options=_EDM),
     "dpmpp_2s": Known(_library("dpmpp_2s"), "log_snr", deterministic=True),
-    "dpmpp_2m": Known(_library("dpmpp_2m"), "log_snr", deterministic=True),
-    "dpmpp_3m": Known(_library("dpmpp_3m"), "log_snr", deterministic=True),
-    "sde_dpmpp": Known(_library("sde_dpmpp_2m"), "log_snr"),
+    "dpmpp_2m": Known(_library("dpmpp_2m"), "log_snr", deterministic=True, fitted=2),
+    "dpmpp_3m": Known(_library("dpmpp_3m"), "log_snr", deterministic=True, fitted=2),
+    "sde_dpmpp": Known(_library("sde_dpmpp_2m"), "log_snr", fitted=2),
     "dpm_solver_2": Known(_library("dpm_solver_2"), "log_snr", deterministic=True),
     "dpmpp_3s": Known(_library("dpmpp_3s"), "log_snr", deterministic=True),
-    "lms": Known(_library("lms"), "karras", deterministic=True),
-    "deis": Known(_library("deis"), "quadratic", deterministic=True),
+    "lms": Known(_library("lms"), "karras", deterministic=True, fitted=2),
+    "deis": Known(_library("deis"), "quadratic", deterministic=True, fitted=2),
     "sa_solver": Known(
         _library("sa_solver"), "karras", deterministic=lambda c: c.tau == 0,
-        options=_fields("tau", "s_min", "s_max"),
+        options=_fields("tau", "s_min", "s_max"), fitted=2,
     ),
-    "er_sde": Known(_library("er_sde"), "karras"),
-    "unipc": Known(_library("unipc"), "log_snr", deterministic=True, options=_fields("order")),
+    "er_sde": Known(_library("er_sde"), "karras", fitted=2),
+    "unipc": Known(
+        _library("unipc"), "log_snr", deterministic=True, options=_fields("order"), fitted=2
+    ),
     # The denoised state comes with its last step, at no cost.
     "adaptive": Known(
         _library("adaptive_multistep"), deterministic=True, adaptive=True, options=_TOLERANCES,
@@ -247,9 +291,17 @@ def grid_name(c: Any, sde: SDE) -> str:
     return str(usual if c.grid == "usual" else c.grid)
 
 
-def make_grid(c: Any, sde: SDE) -> Any:
-    """The grid of a config; an adaptive sampler uses only its ends."""
-    return choose(grid_name(c, sde), GRIDS, "grid")(sde, c.steps, t0=c.t0)
+def make_grid(c: Any, sde: SDE, fitted: pathlib.Path | None = None) -> Any:
+    """The grid of a config; an adaptive sampler uses only its ends. `fitted`: the file of a run.
+
+    A process that ends in pure noise has no finite drift there: a sampler that needs it starts earlier.
+    """
+    rates = known(c).rates
+    if (rates(c) if callable(rates) else rates) and ends_in_noise(sde):
+        sde = dataclasses.replace(cast(Any, sde), t1=START * sde.t1)
+    make_times = choose(grid_name(c, sde), GRIDS, "grid")
+    costs = {"file": fitted, "order": known(c).fitted} if make_times is _fitted_times else {}
+    return make_times(sde, c.steps, t0=c.t0, **costs)
 
 
 def deterministic(c: Any) -> bool:

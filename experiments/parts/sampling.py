@@ -190,7 +190,7 @@ def draw(
         make_score(run, params, c, guide),
         (num, *run.shape),
         sampler=sampler if guide is None else guide.sampler(sampler),
-        grid=samplers.make_grid(c, run.sde),
+        grid=samplers.make_grid(c, run.sde, run.fitted),
         y=labels(run, num, y, guide, cond),
         chunk=chunk,
         save_every=save_every,

@@ -5,6 +5,7 @@ Commands refuse such an option where it is given, and mention it where a config 
 (`cli.check_unused`).
 """
 
+import typing
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -37,8 +38,13 @@ def of_loss(c: LossConfig) -> dict[str, str]:
     plain = dict.fromkeys(("simple", "variational"), ())
     uses = plain | {"dsm": ("weighting", "reduction"), "hybrid": ("weight",)}
     found = of_choice("loss.objective", c.objective, uses)
-    if c.times != "log_normal":
-        found |= dict.fromkeys(("log_sigma_mean", "log_sigma_std"), f"loss.times {c.times!r}")
+    weighting = dict.fromkeys(typing.get_args(typing.get_type_hints(LossConfig)["weighting"]), ())
+    weighting |= {"min_snr": ("gamma",), "p2": ("gamma",), "sigmoid": ("bias",)}
+    found |= of_choice("loss.weighting", c.weighting, weighting)
+    times = dict.fromkeys(typing.get_args(typing.get_type_hints(LossConfig)["times"]), ())
+    times |= {"log_normal": ("log_sigma_mean", "log_sigma_std")}
+    times |= {"logit_normal": ("logit_mean", "logit_std")}
+    found |= of_choice("loss.times", c.times, times)
     return found | ({"times": f"loss.indices {c.indices!r}"} if c.indices != "uniform" else {})
 
 

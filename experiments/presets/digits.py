@@ -3,12 +3,13 @@
 import dataclasses
 
 from score_jax.nets import MLP, DiT
-from score_jax.parametrization import SCORE, StdInput
-from score_jax.sde import VE, VP, SubVP
+from score_jax.parametrization import SCORE, VELOCITY, StdInput
+from score_jax.sde import VE, VP, RectifiedFlow, SubVP
 from score_jax.types import SDE
 
 from ..config import DataConfig, LossConfig, OptimConfig, SampleConfig, TrainConfig
 from ..run_config import Config
+from .shared import FLOW_SAMPLE
 
 _digits = Config()
 
@@ -43,6 +44,13 @@ PRESETS: dict[str, Config] = {
         sde=VE(sigma_min=0.01, sigma_max=5.0),
         noise_input=StdInput(),
         parametrization=SCORE,
+    ),
+    "digits_flow": dataclasses.replace(
+        _digits,
+        sde=RectifiedFlow(),
+        parametrization=VELOCITY,
+        loss=LossConfig(weighting="velocity"),
+        sample=FLOW_SAMPLE,
     ),
     "digits_vp_conditional": dataclasses.replace(
         # Some labels are hidden, for classifier-free guidance.

@@ -1,15 +1,15 @@
 """Runs of EDM (arXiv:2206.00364), without its augmentation, of EDM2, and small ones on the digits.
 
-Facts of the paper's table 7 and appendix F.1. The non-leaking augmentation and its conditioning vector
-are not part of this library; the published figures were reached with them, except on ImageNet. The
-average of the parameters has a half-life of 0.5 (CIFAR-10) and 50 million images (ImageNet), and a
-warm-up of its own there.
+Facts of the paper's table 7 and appendix F.1. The published figures were reached with the non-leaking
+augmentation (`--data.augment 0.12` on CIFAR-10), except on ImageNet. The average of the parameters has a
+half-life of 0.5 (CIFAR-10) and 50 million images (ImageNet), and a warm-up of its own there.
 
 EDM2 (arXiv:2312.02696 and the presets of its program): configuration G, size S, 2^30 images. Its
 averages are power functions, of which `average` makes one of any length; the published FID of 1.58 is at
 a relative width of 0.075. Sizes XS, M, L and XL differ in `net.channels` (128, 256, 320, 384),
 `net.dropout` (0.1 from M on), `optim.lr` (0.012, 0.009, 0.008, 0.007) and `train.steps`. They were
-trained in float16 with float32 parameters; `--net.dtype bfloat16` is the like here.
+trained in float16 with float32 parameters; `--net.dtype bfloat16` is the like here. Its learned weight
+of the noise levels is `--loss.uncertainty`.
 """
 
 import dataclasses

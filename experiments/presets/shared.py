@@ -5,7 +5,11 @@ from typing import Any
 
 from score_jax.convert.published import PUBLISHED
 
+from ..config import SampleConfig
 from ..run_config import DERIVED
+
+# Of rectified flow, whose paths are nearly straight.
+FLOW_SAMPLE = SampleConfig(sampler="dpmpp_2m", grid="uniform", steps=30)
 
 
 def published(name: str) -> dict[str, Any]:

@@ -60,7 +60,7 @@ def flops_of(run: Run) -> float | None:
 def share_note(run: Run) -> list[str]:
     """A line that says what each device holds of a state that is divided over the devices."""
     lies = mapping.sharding_of(run, jax.devices())
-    found = None if lies is None else training.share_of(mapping.shapes(run), lies)
+    found = None if lies is None else training.share_of(run.shapes, lies)
     if found is None or found.held == found.whole:
         return []
     return [

@@ -11,6 +11,7 @@ from typing import Any, SupportsIndex, cast
 import numpy as np
 
 from score_jax._check import check, check_count
+from score_jax.data.pairing import paired_noise
 from score_jax.data.sources import Examples, Subset, as_source, take
 
 _MOST_THREADS = 8
@@ -50,8 +51,10 @@ class _Slices:
 class _Shuffled:
     """Grain source whose item i is the whole batch i of an endless run of shuffled epochs."""
 
-    def __init__(self, source: Any, size: int, seed: int, index: int, count: int) -> None:
-        self._source, self._size, self._seed = source, size, seed
+    def __init__(
+        self, source: Any, size: int, seed: int, index: int, count: int, pair_noise: bool
+    ) -> None:
+        self._source, self._size, self._seed, self._pair = source, size, seed, pair_noise
         self._index, self._count, self._n = index, count, len(source)
         self._orders: dict[int, np.ndarray] = {}
 
@@ -65,7 +68,10 @@ class _Shuffled:
         for e in np.unique(epoch):
             rows[epoch == e] = self._order(int(e))[within[epoch == e]]
         share = self._size // self._count
-        return take(self._source, rows[self._index * share : (self._index + 1) * share])
+        batch = take(self._source, rows[self._index * share : (self._index + 1) * share])
+        if not self._pair:
+            return batch
+        return {**batch, "z": paired_noise(batch["x"], (self._seed, int(i), self._index))}
 
     def _order(self, epoch: int) -> np.ndarray:
         # Read by several threads: the order is looked up once, and the dict is replaced whole.
@@ -155,6 +161,7 @@ def batches(
     process_count: int = 1,
     workers: int | None = None,
     processes: bool = False,
+    pair_noise: bool = False,
 ) -> Batches:
     """Endless shuffled batches {"x": (b, *d), "y": (b,), ...} of a source, with exact state.
 
@@ -167,6 +174,10 @@ def batches(
     Python's lock, as that of images does, or `processes`. The default is one thread for data in memory
     and one for each processor otherwise.
 
+    With `pair_noise` a batch also has "z" (b, *d), its noise in the order of optimal transport
+    (`score_jax.data.pairing`), which the training loss takes in place of noise of its own. Each host
+    pairs its own share, so that the noise depends on their number, and is resumed exactly too.
+
     Raises ValueError unless 1 <= batch_size, divisible by process_count, seed >= 0, workers >= 1, and
     the source has an example.
 
@@ -177,7 +188,7 @@ def batches(
     check_count(0, seed=seed)
     check("source", len(source), len(source) > 0, "of at least one example")
     source = as_source(source)
-    items = _Shuffled(source, batch_size, seed, process_index, process_count)
+    items = _Shuffled(source, batch_size, seed, process_index, process_count, pair_noise)
     return Batches(_opener(items, _threads(source, workers), processes))
 
 

@@ -6,9 +6,9 @@ r"""Guidance by the difference of two scores: towards a class, or away from a wo
     autoguidance      s_c a network, s_u a worse version of it        arXiv:2406.02507
 
 Scale 1 is s_c itself. At every noise level eq. (1) is the score of p_c^scale / p_u^(scale - 1), which is
-not what noise makes of that density at level 0: a large scale draws samples too near to the modes, and
-their x0 grows out of the range of the data. Two corrections of the guided x0 act against that, with
-x0_c and x0_u the estimates of x0 by s_c and s_u:
+not the density at level 0 with the noise of the level. Large scales draw samples near the modes, and
+their x0 leaves the range of the data. Two corrections of the guided x0 act against that, with x0_c and
+x0_u the estimates of x0 by s_c and s_u:
 
     (2)  rescaled     x0 <- x0 [1 + share (std(x0_c) / std(x0) - 1)]                  arXiv:2305.08891
     (3)  projected    x0 = x0_c + (scale - 1) (d_orth + parallel d_par)               arXiv:2410.02416
@@ -17,8 +17,8 @@ x0_c and x0_u the estimates of x0 by s_c and s_u:
 The deviations and norms are those of one sample over all its entries; d_par is the part of d along x0_c
 and d_orth the rest. The momentum needs a state, which steps have and scores do not: `reverse_momentum`.
 
-The second paper names what is rescaled the output of its network, which predicts v: x0 up to sign where
-the noise is large. Here it is x0, whatever the network returns.
+arXiv:2305.08891 rescales the output of its network, which predicts v: x0 up to sign where the noise is
+large. Here it is x0, whatever the network returns.
 """
 
 import dataclasses

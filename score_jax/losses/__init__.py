@@ -26,10 +26,11 @@ from score_jax.losses.schedule import per_step as per_step
 from score_jax.losses.schedule import simple as simple
 from score_jax.losses.schedule import variational as variational
 from score_jax.losses.times import Times as Times
-from score_jax.losses.times import Weighting as Weighting
 from score_jax.losses.times import importance_weighting as importance_weighting
 from score_jax.losses.times import log_normal_times as log_normal_times
 from score_jax.losses.times import log_snr_times as log_snr_times
+from score_jax.losses.times import logit_normal_times as logit_normal_times
+from score_jax.losses.times import shifted_times as shifted_times
 from score_jax.losses.times import timesteps as timesteps
 from score_jax.losses.times import uniform_times as uniform_times
 from score_jax.losses.training import Objective as Objective
@@ -38,12 +39,18 @@ from score_jax.losses.training import drop_labels as drop_labels
 from score_jax.losses.training import dsm as dsm
 from score_jax.losses.training import dsm_loss as dsm_loss
 from score_jax.losses.training import dsm_per_example as dsm_per_example
-from score_jax.losses.training import edm_weighting as edm_weighting
 from score_jax.losses.training import half_sum_reduction as half_sum_reduction
-from score_jax.losses.training import likelihood_weighting as likelihood_weighting
 from score_jax.losses.training import mean_reduction as mean_reduction
-from score_jax.losses.training import noise_weighting as noise_weighting
 from score_jax.losses.training import training_loss as training_loss
+from score_jax.losses.uncertainty import Uncertainty as Uncertainty
+from score_jax.losses.weightings import Weighting as Weighting
+from score_jax.losses.weightings import edm_weighting as edm_weighting
+from score_jax.losses.weightings import likelihood_weighting as likelihood_weighting
+from score_jax.losses.weightings import min_snr_weighting as min_snr_weighting
+from score_jax.losses.weightings import noise_weighting as noise_weighting
+from score_jax.losses.weightings import p2_weighting as p2_weighting
+from score_jax.losses.weightings import sigmoid_weighting as sigmoid_weighting
+from score_jax.losses.weightings import velocity_weighting as velocity_weighting
 from score_jax.types import IndexSampler as IndexSampler
 
 __getattr__ = _renamed(__name__)

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from score_jax._check import check_count
-from score_jax.sde import NoiseSchedule
+from score_jax.sde import NoiseSchedule, log_snr_ends
 from score_jax.types import SDE
 
 
@@ -22,9 +22,7 @@ def level_edges(sde: SDE, t0: float, n: int) -> np.ndarray:
     """
     check_count(n=n)
     first = float(sde.times[0]) if isinstance(sde, NoiseSchedule) else t0
-    with jax.ensure_compile_time_eval():
-        last, best = (float(sde.log_snr(jnp.float32(t))) for t in (sde.t1, first))
-    return np.linspace(last, best, n + 1)
+    return np.linspace(*log_snr_ends(sde, first), n + 1)
 
 
 def by_level(

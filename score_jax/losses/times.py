@@ -26,11 +26,11 @@ from jaxtyping import Array, ArrayLike, Float, Key
 from score_jax._check import check, check_positive, is_number
 from score_jax._math import bcast
 from score_jax.draws import Draw
+from score_jax.losses.weightings import Weighting
 from score_jax.sde import NoiseSchedule
 from score_jax.types import SDE
 
 Times = Callable[[Float[Array, " b"], float, float], Float[Array, " b"]]
-Weighting = Callable[[SDE, Float[Array, "..."]], Float[Array, "..."]]
 
 _OFFSET = 2**31 - 1  # of the shared key; examples fold their places in
 _TIME, _NOISE, LABELS, DROPOUT = range(4)  # the purposes of an example's draw
@@ -68,6 +68,40 @@ def log_normal_times(sde: SDE, mean: float = -1.2, std: float = 1.2) -> Times:
         return jnp.clip(sde.time_of_log_snr(-2 * log_sigma), t0, t1)
 
     return times
+
+
+def logit_normal_times(mean: float = 0.0, std: float = 1.0) -> Times:
+    """Times whose logit is normal, as shares of t1: the middle more often, arXiv:2403.03206 eq. 19.
+
+    Beyond [t0, t1] they are those ends. Raises ValueError unless mean is finite and std > 0.
+
+    >>> loss = model.loss(dsm(weighting=velocity_weighting), times=logit_normal_times())
+    """
+    check("mean", mean, is_number(mean), "a finite number")
+    check_positive(std=std)
+
+    def times(u: Float[Array, " b"], t0: float, t1: float) -> Float[Array, " b"]:
+        logit = mean + std * jax.scipy.special.ndtri(jnp.clip(u, 1e-6, 1 - 1e-6))
+        return jnp.clip(t1 * jax.nn.sigmoid(logit), t0, t1)
+
+    return times
+
+
+def shifted_times(shift: float, times: Times = uniform_times) -> Times:
+    """The times of a rule moved towards noise: t/t1 -> shift t / (1 + (shift - 1) t), t the share of t1.
+
+    For rectified flow it divides the signal-to-noise ratio by shift^2, what data of shift^2 times as many
+    pixels want (arXiv:2403.03206 eq. 23). Raises ValueError unless shift > 0.
+
+    >>> times = shifted_times(3.0, logit_normal_times())
+    """
+    check_positive(shift=shift)
+
+    def moved(u: Float[Array, " b"], t0: float, t1: float) -> Float[Array, " b"]:
+        share = times(u, t0, t1) / t1
+        return jnp.clip(t1 * shift * share / (1 + (shift - 1) * share), t0, t1)
+
+    return moved
 
 
 def timesteps(values: Sequence[float] | ArrayLike) -> Times:
@@ -127,8 +161,15 @@ class Noised(NamedTuple):
     t: Float[Array, " b"]
 
 
-def noised(sde: SDE, draw: Draw, x0: Float[Array, "b *d"], t: Float[Array, " b"]) -> Noised:
-    """x0 with the noise of the draw at times t."""
-    z = draw.fold(_NOISE).each(lambda key: jax.random.normal(key, x0.shape[1:], x0.dtype))
+def noised(
+    sde: SDE,
+    draw: Draw,
+    x0: Float[Array, "b *d"],
+    t: Float[Array, " b"],
+    z: Float[Array, "b *d"] | None = None,
+) -> Noised:
+    """x0 with noise at times t: z, or that of the draw."""
+    if z is None:
+        z = draw.fold(_NOISE).each(lambda key: jax.random.normal(key, x0.shape[1:], x0.dtype))
     mean, std = sde.marginal(x0, t)
     return Noised(x0, mean + bcast(std, x0) * z, z, t)

@@ -8,7 +8,8 @@ r"""The training loss, and the objective of denoising score matching.
 
 in units of the unit noise z, so w = 1 is the "noise weighting" lambda(t) = s(t)^2 of the paper, and
 w = g(t)^2 / s(t)^2 is lambda(t) = g(t)^2, with which (1) bounds the negative log-likelihood
-(arXiv:2101.09258 theorem 1). `score_jax.losses.schedule` has the objectives of a noise schedule.
+(arXiv:2101.09258 theorem 1). `score_jax.losses.weightings` has the published weights,
+`score_jax.losses.schedule` the objectives of a noise schedule.
 """
 
 from collections.abc import Callable
@@ -18,7 +19,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from score_jax._check import check, check_float, check_function, check_key, check_positive
+from score_jax._check import check, check_float, check_function, check_key
 from score_jax._math import batch_mean, batch_sum, bcast
 from score_jax.draws import Draw, draw_of
 from score_jax.losses.levels import by_level
@@ -27,15 +28,15 @@ from score_jax.losses.times import (
     LABELS,
     Noised,
     Times,
-    Weighting,
     check_t0,
     noised,
     times_of,
     unit_numbers,
 )
+from score_jax.losses.uncertainty import Uncertainty
+from score_jax.losses.weightings import Weighting, noise_weighting
 from score_jax.parametrization import (
     NOISE,
-    SIGMA_DATA,
     NoiseInput,
     Parametrization,
     Variance,
@@ -76,28 +77,6 @@ Objective = Callable[
 Reduction = Callable[..., Float[Array, " b"]]  # (squares (b, *d), mask or None) -> (b,)
 
 
-def noise_weighting(sde: SDE, t: Float[Array, "..."]) -> Float[Array, "..."]:
-    """w(t) = 1 in eq. (1): lambda(t) = s(t)^2, the default of arXiv:2011.13456."""
-    return jnp.ones_like(t)
-
-
-def likelihood_weighting(sde: SDE, t: Float[Array, "..."]) -> Float[Array, "..."]:
-    """w(t) = g(t)^2 / s(t)^2 in eq. (1): lambda(t) = g(t)^2, for likelihood (arXiv:2101.09258)."""
-    return jnp.square(sde.diffusion(t) / sde.std(t))
-
-
-def edm_weighting(sigma_data: float = SIGMA_DATA) -> Weighting:
-    """w(t) = 1 + (sigma / sigma_data)^2 in eq. (1), sigma = s/m: EDM's weight of the loss.
-
-    In units of the network's output under `edm(sigma_data)` it is 1 (arXiv:2206.00364 table 1). Raises
-    ValueError unless sigma_data > 0.
-
-    >>> loss = model.loss(dsm(weighting=edm_weighting()), times=log_normal_times(model.sde))
-    """
-    check_positive(sigma_data=sigma_data)
-    return lambda sde, t: 1 + jnp.exp(-sde.log_snr(t)) / sigma_data**2
-
-
 def mean_reduction(
     squares: Float[Array, "b *d"], mask: Bool[Array, "b *d"] | None = None
 ) -> Float[Array, " b"]:
@@ -123,10 +102,12 @@ def dsm(
     check_function("reduction", reduction, "a function (b, *d) -> (b,), such as mean_reduction")
 
     def objective(s: Sample) -> tuple[PerExample, dict[str, PerExample]]:
-        z_hat = s.parametrization.to_noise(s.sde, s.prediction()[0], s.x, s.t)
-        squares = jnp.square(z_hat - s.z)
+        # In the units of the output, in which no digits are lost at either end, then in those of z.
+        target = s.parametrization.target(s.sde, s.x0, s.z, s.x, s.t)
+        squares = jnp.square(s.prediction()[0] - target)
         reduced = reduction(squares) if s.mask is None else reduction(squares, s.mask)
-        return weighting(s.sde, s.t) * reduced, {}
+        unit = jnp.square(s.parametrization.noise_per_value(s.sde, s.t))
+        return weighting(s.sde, s.t) * unit * reduced, {}
 
     return objective
 
@@ -194,7 +175,7 @@ def draw_noised(
     else:
         u = unit_numbers(key, draw, stratified=stratified)
         t = (times_of(sde) if times is None else times)(u, t0, sde.t1)
-    return noised(sde, draw, batch["x"], t), draw
+    return noised(sde, draw, batch["x"], t, batch.get("z")), draw
 
 
 def dropout_of(draw: Draw, train: bool) -> dict[str, Any]:
@@ -219,24 +200,26 @@ def training_loss(
     null_class: int | None = None,
     train: bool = True,
     noise_levels: int = 0,
+    uncertainty: Uncertainty | None = None,
 ) -> Loss:
     """A `Loss` of an objective, by default `dsm()`: (params, key, batch) -> (mean loss, metrics).
 
     The batch is a dict: "x" (b, *d), floating; optionally "y", class labels (b,) or vectors (b, k),
     passed to the network as y=, the labels in training replaced by `null_class` with probability
-    `label_dropout`; "low_res", the small image, or the field of the size of x, of a network with
-    `super_resolution`; "augment" (b, 9), how x was moved (`score_jax.data.augment`), of a network with
-    `augment_size`; "mask" (b, *d), False where x is missing (and any finite number), which `dsm` and
-    `simple` leave out; "draw", a `Draw` (see `score_jax.draws`), without which one is made from the
-    key; and for a noise schedule "index" (b,) and "weight" (b,) from an `IndexSampler`, with which the
-    metrics have "per_example", the losses (b,) before weighting. Metrics: "loss" and the parts of the
-    objective.
+    `label_dropout`; "z" (b, *d), the unit noise of each example, which is otherwise drawn; "low_res", the
+    small image, or the field of the size of x, of a network with `super_resolution`; "augment" (b, 9),
+    how x was moved (`score_jax.data.augment`), of a network with `augment_size`; "mask" (b, *d), False
+    where x is missing (and any finite number), which `dsm` and `simple` leave out; "draw", a `Draw`
+    (`score_jax.draws`), without which one is made from the key; and for a noise schedule "index" (b,) and
+    "weight" (b,) from an `IndexSampler`, with which the metrics have "per_example", losses (b,) before
+    weighting. Metrics: "loss" and the parts of the objective.
 
     times: a rule `times(u, t0, t1)` (`score_jax.losses.times`), by default the timesteps of a noise
     schedule and uniform times of any other SDE; stratified: over the whole batch, or independent;
     t0: the smallest time; train: the network gets train=True and a key for dropout; noise_levels: the
     number n of intervals of the log-SNR for which the metrics have "loss_by_level" (2, n), sums and
-    counts (`by_level`), 0 for none.
+    counts (`by_level`), 0 for none; uncertainty: a learned weight of the noise levels, whose parameters
+    lie in params: the metrics then also have "unweighted", the mean loss before it.
 
     Raises ValueError for an argument of another kind, unless 0 < t0 < t1, for label dropout without a
     null class and, when traced, for integer data.
@@ -269,11 +252,15 @@ def training_loss(
             batch.get("mask"),
         )  # fmt: skip
         per_example, parts = objective(sample)
+        plain = per_example
+        if uncertainty is not None:
+            u = uncertainty(params, sde, drawn.t)
+            per_example, parts = plain * jnp.exp(-u) + u, parts | {"unweighted": plain}
         weight = batch.get("weight", jnp.ones_like(per_example))
         total = (weight * per_example).mean()
         metrics = {"loss": total} | {name: (weight * part).mean() for name, part in parts.items()}
         if noise_levels:
-            found = by_level(sde, drawn.t, per_example, t0=t0, n=noise_levels)
+            found = by_level(sde, drawn.t, plain, t0=t0, n=noise_levels)
             metrics["loss_by_level"] = jax.lax.stop_gradient(found)
         if "index" in batch:
             metrics["per_example"] = jax.lax.stop_gradient(per_example)

@@ -12,6 +12,7 @@ from score_jax.samplers.compare import compare_samplers as compare_samplers
 from score_jax.samplers.ddim import EncodeOut as EncodeOut
 from score_jax.samplers.ddim import ddim as ddim
 from score_jax.samplers.ddim import ddim_encode as ddim_encode
+from score_jax.samplers.ddim import interpolant as interpolant
 from score_jax.samplers.dpm import dpmpp_2m as dpmpp_2m
 from score_jax.samplers.dpm import dpmpp_2s as dpmpp_2s
 from score_jax.samplers.dpm import dpmpp_3m as dpmpp_3m
@@ -19,6 +20,9 @@ from score_jax.samplers.dpm import sde_dpmpp_2m as sde_dpmpp_2m
 from score_jax.samplers.er_sde import er_noise as er_noise
 from score_jax.samplers.er_sde import er_sde as er_sde
 from score_jax.samplers.er_sde import no_noise as no_noise
+from score_jax.samplers.fitted import StepCosts as StepCosts
+from score_jax.samplers.fitted import fitted_grid as fitted_grid
+from score_jax.samplers.fitted import step_costs as step_costs
 from score_jax.samplers.grids import check_grid as check_grid
 from score_jax.samplers.grids import karras_grid as karras_grid
 from score_jax.samplers.grids import log_snr_grid as log_snr_grid

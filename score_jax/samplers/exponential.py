@@ -32,7 +32,7 @@ from score_jax.types import SDE, Data, Grid, Scalar, Time
 _TERMS = 18
 # How many times longer than the last a step may be for an order above 2 and above 1: measured on uniform
 # grids, whose last step is 4 times as long (docs/benchmarks.md).
-_LONG, _TOO_LONG = 2.0, 3.0
+_LONG, TOO_LONG = 2.0, 3.0
 
 
 class Interval(NamedTuple):
@@ -170,7 +170,7 @@ def order_at(
     if order > 1:
         h, last = lengths[:2]
         allowed = jnp.where(h > _LONG * last, 2, order)
-        now = jnp.minimum(now, jnp.where(h > _TOO_LONG * last, 1, allowed))
+        now = jnp.minimum(now, jnp.where(h > TOO_LONG * last, 1, allowed))
     return jnp.minimum(now, n - i) if lower_at_end else now
 
 

@@ -14,9 +14,8 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from score_jax._check import known
-from score_jax.types import SDE, ends_in_noise
-
-_PURE = -2 * math.log(1e3)  # the log-SNR that stands for that of pure noise
+from score_jax.sde import log_snr_ends
+from score_jax.types import SDE
 
 
 def check_grid(grid: object, t1: float | None = None) -> Float[Array, " n"]:
@@ -95,10 +94,8 @@ def _at_log_snr(sde: SDE, t0: float, values: Callable[[float, float], Any]) -> F
     as the end.
     """
     with jax.ensure_compile_time_eval():
-        first, last = (float(sde.log_snr(jnp.asarray(t))) for t in (sde.t1, t0))
         # From pure noise the first step is infinitely long: it ends where the next begins.
-        first = max(first, _PURE) if ends_in_noise(sde) else first
-        wanted = np.asarray(values(first, last))
+        wanted = np.asarray(values(*log_snr_ends(sde, t0)))
         times = np.array(sde.time_of_log_snr(jnp.asarray(wanted, jnp.zeros(0).dtype)))
         times[0], times[-1] = sde.t1, t0
         return check_grid(times, sde.t1)

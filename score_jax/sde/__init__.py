@@ -7,6 +7,7 @@ from score_jax.sde.base import Marginals as Marginals
 from score_jax.sde.base import TimeLike as TimeLike
 from score_jax.sde.base import bridge as bridge
 from score_jax.sde.base import from_marginals as from_marginals
+from score_jax.sde.base import log_snr_ends as log_snr_ends
 from score_jax.sde.base import posterior as posterior
 from score_jax.sde.base import reverse_drift as reverse_drift
 from score_jax.sde.families import VE as VE

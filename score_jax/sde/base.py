@@ -20,6 +20,7 @@ compiled once for each set of parameters.
 """
 
 import dataclasses
+import math
 from typing import Any, NamedTuple
 
 import jax
@@ -28,7 +29,7 @@ from jaxtyping import Array, DTypeLike, Float, Key
 
 from score_jax._check import check, check_positive
 from score_jax._math import Elementwise, as_time, bcast, elementwise_grad, normal_logp
-from score_jax.types import SDE, ScoreFn, score_out
+from score_jax.types import SDE, ScoreFn, ends_in_noise, score_out
 
 TimeLike = float | Float[Array, "..."]
 Coefficient = Float[Array, "..."]
@@ -215,6 +216,20 @@ def reverse_drift(
     # Nothing guides pure noise, where a finite change of x0 is no change of the score.
     g2 = jnp.where(sde.mean_coeff(t) > 0, g2, 0)
     return velocity - bcast(g2, x) * (out.score - out.clean.score)
+
+
+_PURE = -2 * math.log(1e3)  # the log-SNR that stands for that of pure noise
+
+
+def log_snr_ends(sde: SDE, t0: float) -> tuple[float, float]:
+    """The log-SNR at t1 and at t0, of noise 1,000 times the data where that at t1 is -infinity.
+
+    >>> log_snr_ends(RectifiedFlow(), 1e-3)
+    (-13.81..., 13.81...)
+    """
+    with jax.ensure_compile_time_eval():
+        last, first = (float(sde.log_snr(jnp.asarray(t))) for t in (sde.t1, t0))
+    return (max(last, _PURE) if ends_in_noise(sde) else last), first
 
 
 class Bridge(NamedTuple):

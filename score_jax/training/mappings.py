@@ -242,14 +242,16 @@ def _placer(train_step: TrainStep, mesh: Mesh) -> Callable[[Sequence[Batch]], An
     """
     axis = 0 if train_step.n_steps is None else 1
     names, space = rows_of(mesh), mesh.shape.get(SPACE, 1)
-    ours = _ours(list(mesh.devices.flat)) // space  # groups of devices with different rows
+    own = _ours(list(mesh.devices.flat))
+    check("space", space, own % space == 0, f"a divisor of the {own} devices of this host")
+    ours = own // space  # groups of devices with different rows
 
     def put(leaf: Any) -> Any:
         leaf = np.asarray(leaf)
         size = leaf.shape[axis]
         if size % ours:
             raise ValueError(f"the batch of {size} does not divide evenly over {ours} devices")
-        parts = [*[None] * axis, names]
+        parts: list[Any] = [*[None] * axis, names]
         if space > 1 and leaf.ndim >= axis + 4:
             height = leaf.shape[axis + 1]
             check(

@@ -35,6 +35,18 @@ def value_range(x: ArrayLike) -> tuple[float, float]:
     return (low, high) if low < high else (low - 0.5, low + 0.5)
 
 
+def own_ranges(x: np.ndarray) -> list[tuple[float, float]]:
+    """A range for each channel of data (b, *d, c), where one spreads much less than all; otherwise []."""
+    low, high = value_range(x)
+    own = [value_range(x[..., c]) for c in np.arange(x.shape[-1])]
+    return own if high - low > 3 * min(b - a for a, b in own) else []
+
+
+def named_ranges(own: Sequence[tuple[float, float]]) -> str:
+    """The ranges of channels in words."""
+    return ", ".join(f"channel {c} from {a:.3g} to {b:.3g}" for c, (a, b) in enumerate(own))
+
+
 def is_image(shape: Sequence[int]) -> bool:
     """Whether examples of this shape are shown as images; the others are vectors and series.
 

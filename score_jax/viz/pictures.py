@@ -15,6 +15,8 @@ from score_jax.viz.grids import (
     image_grid,
     is_image,
     labelled,
+    named_ranges,
+    own_ranges,
     usual_scale,
     value_range,
     with_bar,
@@ -41,14 +43,12 @@ def _shaded(images: np.ndarray, range: tuple[float, float] | None) -> _Shades:
     """
     if range is not None:
         return _Shades(images, range)
-    low, high = value_range(images)
-    own = [value_range(images[..., c]) for c in np.arange(images.shape[3])]
-    if images.shape[3] in (1, 3) or high - low <= 3 * min(b - a for a, b in own):
-        return _Shades(images, (low, high), True)
+    own = [] if images.shape[3] in (1, 3) else own_ranges(images)
+    if not own:
+        return _Shades(images, value_range(images), True)
     bounds = np.asarray(own)
     scaled = (images - bounds[:, 0]) / (bounds[:, 1] - bounds[:, 0])
-    spans = [f"channel {c} from {a:.3g} to {b:.3g}" for c, (a, b) in enumerate(own)]
-    return _Shades(scaled, (0.0, 1.0), False, f"black to white: {', '.join(spans)}")
+    return _Shades(scaled, (0.0, 1.0), False, f"black to white: {named_ranges(own)}")
 
 
 def picture(

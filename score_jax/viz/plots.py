@@ -7,7 +7,7 @@ from numpy.typing import ArrayLike
 from PIL import Image
 
 from score_jax._check import check
-from score_jax.viz.grids import captioned, value_range
+from score_jax.viz.grids import captioned, named_ranges, own_ranges, value_range
 
 
 def new_figure(width: float, height: float, *, dpi: int = 120) -> Any:
@@ -122,11 +122,18 @@ def series(
 ) -> Image.Image:
     """Draw series (n, l, c), the first `most`, each with a line for every channel.
 
-    range: the values that are shown, (low, high); None: all.
+    range: the values that are shown, (low, high); None: all, and channels of which one spreads much
+    less than the others each over its own range.
     """
     samples = np.asarray(samples, np.float64)
     check("samples", samples.shape, samples.ndim == 3 and samples.size > 0, "(n, l, c)")
-    n, samples = len(samples), samples[:most]
+    n, note = len(samples), ""
+    samples = samples[:most]
+    own = own_ranges(samples) if range is None and samples.shape[2] > 1 else []
+    if own:
+        bounds = np.asarray(own)
+        samples = (samples - bounds[:, 0]) / (bounds[:, 1] - bounds[:, 0])
+        note = f"0 to 1: {named_ranges(own)}"
     columns = int(np.ceil(np.sqrt(len(samples))))
     rows = -(-len(samples) // columns)
     figure = new_figure(2.4 * columns + 0.8, 1.5 * rows + 0.9, dpi=100)
@@ -142,11 +149,11 @@ def series(
     if range is not None:
         panels[0].set_ylim(range)
     figure.supxlabel("place in the series", fontsize=10)
-    figure.supylabel("value", fontsize=10)
+    figure.supylabel("share of the channel's range" if own else "value", fontsize=10)
     if samples.shape[2] > 1:
         shown = panels[0].get_legend_handles_labels()
         figure.legend(*shown, loc="outside upper right", frameon=False, ncols=4, fontsize=8)
-    return _some(render(figure), len(samples), n)
+    return captioned(_some(render(figure), len(samples), n), note)
 
 
 def intervals(

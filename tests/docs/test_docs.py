@@ -8,7 +8,7 @@ import types
 
 import pytest
 
-from docs import build, checks
+from docs import build, checks, site
 from score_jax._renamed import RENAMED
 from tests.helpers import ROOT
 
@@ -65,8 +65,17 @@ def test_blocks_know_their_line():
     assert blocks(text) == [(4, "x = 1\n"), (11, "y = x\n")]
 
 
-def test_reference_builds_without_faults(tmp_path):
-    assert build.build(tmp_path) == []
+@pytest.mark.slow
+def test_the_site_builds_without_faults(tmp_path):
+    """Strictly, from the pages of the repository; only links that a reader follows lead away."""
+    assert site.assemble(tmp_path) == []
+    assert site.render(tmp_path) == 0
+    for page in (tmp_path / "site").rglob("*.html"):
+        text = page.read_text()
+        loaded = re.findall(r"<(?:img|script|source)[^>]*\ssrc=[\"']?(?:https?:)?//[^>\s]*", text)
+        loaded += re.findall(r"<link[^>]*href=[\"']?(?:https?:)?//[^>]*", text)
+        assert loaded == [], page
+    tmp_path = tmp_path / "pages" / "reference"
     page = (tmp_path / "api" / "score_jax.sde.md").read_text()
     assert "## VP\n" in page
     assert "### VP.std\n" in page
@@ -74,6 +83,28 @@ def test_reference_builds_without_faults(tmp_path):
     assert "bcast" not in page  # imported, not offered
     assert "## fit\n" in (tmp_path / "api" / "score_jax.training.md").read_text()
     assert build.broken_links([tmp_path / "index.md"], tmp_path) == []
+
+
+def test_links_lead_to_the_same_targets_in_the_site():
+    where = {"README.md": "index.md", "docs/a.md": "a.md", "docs/adr/1.md": "adr/1.md"}
+    text = "[a](docs/a.md#b) [c](https://x.org/docs/a.md) `[a](docs/a.md)` [s](setup.cfg) [t](#t)"
+    want = "[a](a.md#b) [c](https://x.org/docs/a.md) `[a](docs/a.md)` "
+    want += f"[s]({site.REPOSITORY}setup.cfg) [t](#t)"
+    assert site.relinked(text, "README.md", where) == want
+    assert site.relinked(
+        "[r](../../README.md)\n```\n[r](../a.md)\n```\n", "docs/adr/1.md", where
+    ) == ("[r](../index.md)\n```\n[r](../a.md)\n```\n")
+
+
+def test_docstrings_are_set_as_text_formulas_and_examples():
+    doc = "Sum of a_i * b_i.\n\n    c = a * b   (1)\n\n`a_i`: <b>.\n\n>>> f(1)\n2"
+    assert build.set_in_markdown(doc) == (
+        "Sum of a\\_i \\* b\\_i.\n\n```text\n    c = a * b   (1)\n```\n\n`a_i`: &lt;b>.\n\n"
+        "```pycon\n>>> f(1)\n2\n```"
+    )
+    long = ", ".join(f"a{i}: tuple[int, int] = (0, 0)" for i in range(9))
+    lines = build.call("f", f"({long}) -> int").splitlines()
+    assert lines[0] == "f(" and lines[-1] == ") -> int" and len(lines) == 11
 
 
 def test_a_missing_docstring_is_found():

@@ -81,13 +81,26 @@ class Begun(Exception):
     """The command has begun its work."""
 
 
+@contextlib.contextmanager
+def without(names):
+    """Modules that cannot be imported; what is imported meanwhile stays."""
+    kept = {name: sys.modules[name] for name in names if name in sys.modules}
+    sys.modules.update(dict.fromkeys(names))
+    try:
+        yield
+    finally:
+        for name in names:
+            del sys.modules[name]
+        sys.modules.update(kept)
+
+
 def outcome(line, absent):
     """What a command says without these packages, or "begun"."""
     out, err = io.StringIO(), io.StringIO()
     begin = mock.patch.object(cli.runtime, "tune_cpu", side_effect=Begun)
     with (
         begin,
-        mock.patch.dict(sys.modules, dict.fromkeys(absent)),
+        without(absent),
         contextlib.redirect_stdout(out),
         contextlib.redirect_stderr(err),
     ):

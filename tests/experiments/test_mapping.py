@@ -19,7 +19,7 @@ LARGE = ["vp_cifar10_ddpmpp_continuous", "ve_ffhq_ncsnpp_continuous"]  # the sec
 @pytest.mark.slow
 @pytest.mark.parametrize("name", LARGE)
 def test_a_device_holds_its_share_on_any_number_of_devices(name):
-    state = mapping.shapes(runs.build(presets.get(name)))
+    state = runs.build(presets.get(name)).shapes
     whole = training.share_of(state, training.replicated(AbstractMesh((1,), ("data",)))).whole
     held = []
     for n in (4, 8, 16, 32, 64, 128, 256, 512, 1024):

@@ -16,24 +16,24 @@ from tests.helpers.tiny_runs import tiny, write_run
 FLAGS = """
     --config digits_vp --net.kind MLP --net.width 16 --net.num-blocks 1 --train.batch-size 8
     --train.steps-per-call 1 --train.log-every 1 --train.sample-every 1000 --train.checkpoint-every 1000
-    --optim.averages 0.9
 """
 
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory):
-    """A run; one of a step of no length that starts from it; and one with classes that does in part."""
+    """A run, and one of other classes and another parametrization that starts from it in part.
+
+    It makes one step of no length.
+    """
     home = tmp_path_factory.mktemp("origins")
     write_run(home / "old", tiny())
     flags = [*FLAGS.split(), "--train.steps", 1, "--optim.lr", 1e-30, "--init", home / "old"]
-    said = call(train, *flags, "--workdir", home / "same")[0]
-    assert f"started from {home / 'old'} (averaged weights, step 10)" in said
-    classes = ["--class-conditional", "--parametrization", "v", "--workdir", home / "classes"]
-    assert not (home / "classes").exists()
-    wrong = call(train, *flags, *classes, code=2)[1]
+    flags += ["--class-conditional", "--parametrization", "v", "--workdir", home / "classes"]
+    wrong = call(train, *flags, code=2)[1]
     assert "12 of 13 leaves fit; 1 missing there (Embed_0/embedding)" in wrong
     assert "--init-anew" in wrong and not (home / "classes").exists()
-    call(train, *flags, *classes, "--init-anew")
+    said = call(train, *flags, "--init-anew")[0]
+    assert f"started from {home / 'old'} (averaged weights, step 10)" in said
     return home
 
 
@@ -50,12 +50,16 @@ def same(a, b):
 
 def test_parameters_and_averages_start_from_the_weights(home):
     old = newest(home / "old")
-    params, averages = newest(home / "same", "params"), newest(home / "same", "averages")
-    assert same(params, old) and same(newest(home / "same"), old) and same(averages["0.9"], old)
-    changed = newest(home / "classes")["params"]
-    drawn = changed.pop("Embed_0")
-    assert same(changed, old["params"])
-    assert drawn["embedding"].shape == (10, 16) and np.std(drawn["embedding"]) > 0
+    run = runs.build(tiny(optim=OptimConfig(averages=(0.9,))))
+    state, record = origins.state_of(run, origins.Start(str(home / "old")))
+    assert same(state.params, old) and same(state.ema_params, old)
+    assert same(state.averages["0.9"], old) and state.step == 0
+    assert record["anew"] == record["changed"] == {}
+    for field in ("params", "ema_params"):
+        changed = newest(home / "classes", field)["params"]
+        drawn = changed.pop("Embed_0")
+        assert same(changed, old["params"])
+        assert drawn["embedding"].shape == (10, 16) and np.std(drawn["embedding"]) > 0
 
 
 def test_the_origin_is_recorded_and_shown(home, tmp_path):
@@ -63,7 +67,7 @@ def test_the_origin_is_recorded_and_shown(home, tmp_path):
     assert record["start"]["path"] == str(home / "old") and record["step"] == 10
     assert record["changed"] == {"parametrization": ["noise", "v"]}
     shown = call(info, home / "classes")[0]
-    assert "1 leaves missing there: Embed_0/embedding" in shown
+    assert "1 leaf missing there: Embed_0/embedding" in shown
     assert "parametrization: v here, noise there" in shown
     call(push, "--workdir", home / "classes", "--to", tmp_path / "card")
     assert f"| origin | started from {home / 'old'}" in (tmp_path / "card/README.md").read_text()
@@ -72,18 +76,22 @@ def test_the_origin_is_recorded_and_shown(home, tmp_path):
 
 
 def test_a_run_that_has_trained_resumes(home):
-    start = origins.Start(str(home / "old"))
+    start = origins.Start(str(home / "old"), anew=True)
     assert origins.due(home / "new", start) == start
-    assert origins.due(home / "same", start) is None is origins.due(home / "same", None)
-    for folder, how in (("old", "from scratch"), ("classes", f"from {home / 'old'}")):
+    trained = home / "classes"
+    assert origins.due(trained, start) is None is origins.due(trained, None)
+    for folder, other, how in (
+        ("old", start, "from scratch"),
+        ("classes", origins.Start(str(home / "old")), f"from {home / 'old'}"),
+    ):
         with pytest.raises(ValueError, match=f"started {how}.*leave out --init"):
-            origins.due(home / folder, start)
+            origins.due(home / folder, other)
 
 
 def test_a_run_that_was_stopped_before_its_first_checkpoint_starts_from_them_again(home, tmp_path):
     for name in ("config.json", "data.json", "origin.json"):
-        (tmp_path / name).write_text((home / "same" / name).read_text())
-    assert origins.due(tmp_path, None) == origins.Start(str(home / "old"))
+        (tmp_path / name).write_text((home / "classes" / name).read_text())
+    assert origins.due(tmp_path, None) == origins.Start(str(home / "old"), anew=True)
     (tmp_path / "origin.json").write_text('{"start": 3}')
     with pytest.raises(ValueError, match="not the origin"):
         origins.due(tmp_path, None)

@@ -12,11 +12,11 @@ from score_jax.convert.published import ALIASES
 
 # Of our own: pinned, to notice a change.
 OURS = {
-    748_737: ["digits_vp", "digits_subvp", "digits_edm"],
+    748_737: ["digits_vp", "digits_subvp", "digits_edm", "digits_flow"],
     752_865: ["digits_ve"],
     750_145: ["digits_vp_conditional"],
     215_298: ["two_moons_vp"],
-    744_929: ["fashion_vp"],
+    744_929: ["fashion_vp", "fashion_flow"],
     755_298: ["digits_iddpm", "digits_iddpm_vlb"],
     755_009: ["digits_iddpm_linear"],
     113_676_678: ["iddpm_unet2d_64"],

@@ -7,7 +7,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from score_jax.analytic import Mixture
 from score_jax.guidance import (
     autoguidance,
     classifier_free,
@@ -162,7 +161,7 @@ def test_outside_the_interval_neither_score_nor_momentum_changes():
     np.testing.assert_allclose(sums, [0, 0, 0.8, 0.8 * (1 + q)], atol=1e-5)
 
 
-def test_the_corrections_take_doubled_batches_learned_variances_and_mixtures():
+def test_the_corrections_take_doubled_batches_and_learned_variances():
     sde = VP()
     maker = lambda y: lambda x, t: ScoreOut(-x * (1 + y[:, None]), x + y[:, None])
     y, none, t = jnp.arange(5), jnp.full(5, 9), jnp.asarray(0.3)
@@ -172,12 +171,11 @@ def test_the_corrections_take_doubled_batches_learned_variances_and_mixtures():
         one = make(sde, maker(y), maker(none), both=both)(X, t)
         np.testing.assert_allclose(one.score, two.score, rtol=1e-5, atol=1e-5)
         np.testing.assert_array_equal(one.variance, maker(y)(X, t).variance)
-    data = Mixture([0.5, 0.5], [[-1.0, 0.0], [1.0, 0.5]], [0.1 * np.eye(2), 0.2 * np.eye(2)])
-    full, part, x = data.score(sde), data.component(1).score(sde), X[:, :2]
-    wide = lambda score: np.linalg.norm(denoise(sde, score, x, t), axis=1).max()
-    large = wide(classifier_free(part, full, scale=20.0))
-    assert wide(rescaled(sde, part, full, scale=20.0, share=1.0)) < large
-    assert wide(projected(sde, part, full, scale=20.0, limit=0.1)) < large
+    wide = lambda score: np.linalg.norm(denoise(sde, score, X, t), axis=1).max()
+    own, other = isotropic(sde, *OWN), isotropic(sde, *OTHER)
+    large = wide(classifier_free(own, other, scale=20.0))
+    assert wide(rescaled(sde, own, other, scale=20.0, share=1.0)) < large
+    assert wide(projected(sde, own, other, scale=20.0, limit=0.1)) < large
 
 
 SDE = VP()

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 from benchmarks.compiled import Program, arrays
 from score_jax import training
 from score_jax.draws import draw_of
-from score_jax.nets.layers import Conv, GroupNorm
+from score_jax.nets.layers import Conv, Dense, GroupNorm
 
 PER_CHIP = 2
 
@@ -32,7 +32,7 @@ class Little(nn.Module):
     def __call__(self, x, t):
         dtype = jnp.bfloat16
         h = Conv(64, dtype=dtype)(x)
-        h = h + nn.Dense(64, dtype=dtype)(t[:, None])[:, None, None]
+        h = h + Dense(64, dtype=dtype)(t[:, None])[:, None, None]
         h = Conv(128, dtype=dtype)(nn.silu(GroupNorm()(h)))
         h = Conv(64, dtype=dtype)(nn.silu(GroupNorm()(h)))
         return Conv(3, name="last")(nn.silu(GroupNorm()(h)).astype(jnp.float32))
@@ -56,6 +56,9 @@ def main(names):
         if mapping == "fsdp":
             lies = training.divided(training.make_mesh(devices, fsdp=training.division(state, n)))
             step = training.global_step(whole, sharding_of=lies)
+        elif mapping == "jit":
+            lies = training.replicated(training.make_mesh(devices))
+            step = training.global_step(whole, devices=devices)
         else:
             lies = training.replicated(training.make_mesh(devices))
             each = training.make_train_step(loss, optimizer, axis_name="devices")

@@ -11,7 +11,7 @@ from experiments import compare, presets, runs
 from experiments import sample as command
 from experiments.config import SampleConfig
 from experiments.parts import samplers
-from score_jax.samplers import sample, threshold
+from score_jax.samplers import StepCosts, sample, threshold
 from score_jax.sde import VP
 from tests.helpers.closed_form import isotropic
 
@@ -59,6 +59,29 @@ def test_every_named_sampler_draws_and_costs_what_is_said(name):
         each, extra = samplers.evaluations(c, SDE)
         assert set(out.nfe) == {each * steps + extra}
         assert samplers.steps_within(c, SDE, each * steps + extra) == steps
+
+
+def test_a_fitted_grid_is_that_of_its_file(tmp_path):
+    """Costs written to a file give grids of any number of steps; what does not fit is named."""
+    times = np.linspace(1.0, 0.01, 7).astype(np.float32)
+    gap = np.abs(np.subtract.outer(np.arange(7.0), np.arange(7.0))) ** 2
+    first = np.where(np.triu(gap, 1) > 0, gap, np.inf)
+    second = (
+        np.broadcast_to(first[None], (7, 7, 7)) + np.where(first < np.inf, 0, first)[:, :, None]
+    )
+    file = tmp_path / "fitted_grid.npz"
+    samplers.save_costs(file, StepCosts(times, first, second))
+    c = SampleConfig(sampler="dpmpp_2m", grid="fitted", steps=3, t0=0.01)
+    for sampler in ("dpmpp_2m", "ddim"):
+        found = samplers.make_grid(dataclasses.replace(c, sampler=sampler), SDE, file)
+        np.testing.assert_array_equal(found, times[::2])  # equal steps, whose squares sum to least
+    with pytest.raises(ValueError, match="needs a run with a fitted grid"):
+        samplers.make_grid(c, SDE)
+    with pytest.raises(ValueError, match=r"was fitted to t0=0\.01, got t0=0\.001"):
+        samplers.make_grid(dataclasses.replace(c, t0=1e-3), SDE, file)
+    np.savez(file, times=times)
+    with pytest.raises(ValueError, match="holds no fitted grid"):
+        samplers.make_grid(c, SDE, file)
 
 
 def test_thresholds_keep_what_is_said_of_the_data_in_its_range():

@@ -9,6 +9,7 @@ import optax
 import pytest
 from jax.sharding import AbstractMesh
 
+from benchmarks.compiled import Program
 from score_jax import training
 from score_jax.draws import draw_of
 
@@ -104,21 +105,17 @@ def found(start):
 
 
 def collectives(text):
-    """{(kind, type of the entries): how many} in a compiled program."""
-    kinds = "all-gather|all-reduce|reduce-scatter|all-to-all|collective-permute"
-    pattern = rf"= \(?(\w+)\[[^=]*? ({kinds})(?:-start)?\("
-    counted = {}
-    for dtype, kind in re.findall(pattern, text):
-        counted[kind, dtype] = counted.get((kind, dtype), 0) + 1
-    return counted
+    """{(kind, type): bytes} of what a compiled program communicates."""
+    counted = Program(text).collectives()
+    return {(kind, dtype): size for (kind, dtype, _), size in counted.items()}
 
 
 @pytest.mark.slow
 def test_parameters_are_gathered_and_gradients_scattered_in_float32(found):
     """The three kernels are divided by their output channels; the bias and the metrics are whole."""
-    counted = collectives(found["fsdp"][0])
-    assert counted.pop(("all-gather", "f32")) == 3
-    assert counted.pop(("reduce-scatter", "f32")) == 3
+    counted, kernels = collectives(found["fsdp"][0]), 4 * 3 * 3 * (4 * 16 + 16 * 16 + 16 * 4)
+    assert counted.pop(("all-gather", "f32")) == kernels
+    assert counted.pop(("reduce-scatter", "f32")) == kernels / 2
     # A convolution divided by its channels would permute or gather activations.
     assert {kind for kind, _ in counted} <= {"all-reduce"}
     assert "f64" not in found["fsdp"][0]
@@ -133,7 +130,8 @@ def test_gradients_are_averaged_in_float32(found, name):
 @pytest.mark.slow
 def test_halves_of_images_exchange_their_borders(found):
     counted = collectives(found["space"][0])
-    assert sum(n for (kind, _), n in counted.items() if kind == "collective-permute") >= 3
+    border = 4 * 8 * 4 * 2  # a row of four images with four channels in bfloat16
+    assert sum(n for (kind, _), n in counted.items() if kind == "collective-permute") >= border
     # No device holds the activations of a whole image.
     heights = set(re.findall(r"\w+\[4,(\d),8,16\]", found["space"][0]))
     assert "4" in heights and "8" not in heights

@@ -1,0 +1,169 @@
+"""Build the documentation as a site: `python -m docs.site [--serve]` writes build/site.
+
+The pages stay plain Markdown that also reads well in the repository. This program copies them to
+build/pages in the order of the site, points their links to where the pages lie there (or to the
+repository, for what is no page), renders the notebooks with their stored outputs, writes the reference
+from the docstrings (`docs.build`), and calls mkdocs, where every warning is an error.
+"""
+
+import argparse
+import json
+import os
+import pathlib
+import re
+import shutil
+import subprocess
+import sys
+
+from docs import build
+from docs.build import ROOT
+
+REPOSITORY = "https://github.com/score-jax/score_jax/blob/main/"
+BUILD = ROOT / "build"
+# Files of the repository and their places in the site; the other pages of docs/ keep their names.
+PLACES = {
+    "README.md": "index.md",
+    "docs/index.md": "contents.md",
+    "CONTRIBUTING.md": "contributing.md",
+    "CHANGELOG.md": "changelog.md",
+}
+# The sections of the site; new notebooks are tutorials, and other new pages are guides.
+SECTIONS = {
+    "Start": ["index.md", "contents.md", "notebooks/01_quickstart.md", "commands.md"],
+    "Tutorials": [
+        "notebooks/02_controllable_generation.md",
+        "notebooks/03_which_posterior_sampler.md",
+        "extending.md",
+    ],
+    "How-to": [
+        "your-data.md",
+        "training.md",
+        "multihost.md",
+        "samplers.md",
+        "guidance.md",
+        "posterior.md",
+        "likelihood.md",
+        "evaluating.md",
+        "weights.md",
+    ],
+    "Explanation": ["mathematics.md", "improved_ddpm.md"],
+    "Benchmarks": ["benchmarks.md"],
+    "Project": ["contributing.md", "changelog.md"],
+}
+
+
+def places(root: pathlib.Path = ROOT) -> dict[str, str]:
+    """Where each file of the repository lies in the site: pages, notebooks and pictures."""
+    found = dict(PLACES)
+    for path in sorted((root / "docs").rglob("*")):
+        name = path.relative_to(root).as_posix()
+        if path.suffix in (".md", ".png", ".svg", ".css"):
+            found.setdefault(name, name.removeprefix("docs/"))
+    for path in sorted((root / "notebooks").glob("*.ipynb")):
+        found[path.relative_to(root).as_posix()] = f"notebooks/{path.stem}.md"
+    return found
+
+
+def relinked(text: str, source: str, where: dict[str, str]) -> str:
+    """The Markdown of the file `source` with links that lead to the same targets in the site."""
+    here = pathlib.PurePosixPath(where[source]).parent
+
+    def place(match: re.Match[str]) -> str:
+        link, fragment = match["link"], match["fragment"] or ""
+        if re.match(r"[a-z][a-z0-9+.-]*:|//", link) or not link:
+            return match[0]
+        folder = pathlib.PurePosixPath(source).parent.as_posix()
+        target = os.path.normpath(os.path.join(folder, link))
+        if target in where:
+            new = os.path.relpath(where[target], here)
+        else:
+            new = REPOSITORY + target
+        return f"{match['before']}{new}{fragment}{match['after']}"
+
+    link = (
+        r"(?P<before>\]\(<?)(?P<link>[^)\s#>]*)(?P<fragment>#[^)\s>]*)?(?P<after>>?(?:\s[^)]*)?\))"
+    )
+    # Fenced blocks and inline code stay as they are.
+    parts = re.split(r"(^```.*?^```\s*?$|`[^`\n]+`)", text, flags=re.M | re.S)
+    return "".join(p if i % 2 else re.sub(link, place, p) for i, p in enumerate(parts))
+
+
+def notebook(path: pathlib.Path, target: pathlib.Path) -> None:
+    """Write a stored notebook as Markdown, with its pictures beside it."""
+    from nbconvert import MarkdownExporter
+
+    resources = {"output_files_dir": f"{path.stem}_files"}
+    text, found = MarkdownExporter().from_filename(str(path), resources=resources)
+    # A badge would be a request to another host.
+    text = re.sub(r"\[!\[([^\]]*)\]\(https?:[^)]*\)\]", r"[\1]", text)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    for name, data in found["outputs"].items():
+        file = target.parent / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(data)
+    target.write_text(text, encoding="utf-8")
+
+
+def navigation(pages: pathlib.Path) -> list[dict[str, list[str]]]:
+    """The sections of the site, with the decisions and the modules that there are."""
+    of = lambda pattern: [
+        path.relative_to(pages).as_posix()
+        for path in sorted(pages.glob(pattern), key=lambda path: path.stem)
+    ]
+    found = {name: list(names) for name, names in SECTIONS.items()}
+    listed = {name for names in SECTIONS.values() for name in names}
+    found["Tutorials"] += [name for name in of("notebooks/*.md") if name not in listed]
+    found["How-to"] += [name for name in of("*.md") if name not in listed]
+    found["Explanation"] += of("adr/*.md")
+    found["Reference"] = ["reference/index.md", *of("reference/api/*.md")]
+    order = ["Start", "Tutorials", "How-to", "Reference", "Explanation", "Benchmarks", "Project"]
+    return [{name: found[name]} for name in order]
+
+
+def assemble(folder: pathlib.Path = BUILD) -> list[str]:
+    """Write the pages and the settings of the site to `folder`; returns the faults found."""
+    pages = folder / "pages"
+    shutil.rmtree(pages, ignore_errors=True)
+    where = places()
+    for source, place in where.items():
+        path, target = ROOT / source, pages / place
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if path.suffix == ".ipynb":
+            notebook(path, target)
+        elif path.suffix == ".md":
+            target.write_text(relinked(path.read_text(encoding="utf-8"), source, where))
+        else:
+            shutil.copyfile(path, target)
+    faults = build.build(pages / "reference")
+    settings = {"INHERIT": str(ROOT / "docs" / "mkdocs.yml"), "nav": navigation(pages)}
+    # JSON is YAML.
+    (folder / "mkdocs.yml").write_text(json.dumps(settings, indent=1), encoding="utf-8")
+    return faults
+
+
+def render(folder: pathlib.Path = BUILD) -> int:
+    """Build the site from the pages in `folder`; returns the exit code of mkdocs."""
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet"]
+    return subprocess.run([*command, "-f", str(folder / "mkdocs.yml")]).returncode
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Assemble the pages and build the site; returns the exit code, 1 with a line for each fault."""
+    parser = argparse.ArgumentParser(prog="docs.site", description="Build the documentation.")
+    parser.add_argument("--serve", action="store_true", help="serve the site on this machine")
+    options = parser.parse_args(argv)
+    faults = assemble()
+    print("\n".join(faults), file=sys.stderr, end="\n" if faults else "")
+    code = render()
+    site = BUILD / "site"
+    if code == 0:
+        print(f"wrote {len(list(site.rglob('*.html')))} pages: {site.relative_to(ROOT)}/index.html")
+    if options.serve and code == 0:
+        print("http://localhost:8000 (Ctrl-C ends it)")
+        folder = ["--bind", "127.0.0.1", "--directory", str(site)]
+        return subprocess.run([sys.executable, "-m", "http.server", "8000", *folder]).returncode
+    return 1 if faults else code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,79 @@
+"""Training steps compiled for TPUs that are not there: what they communicate, hold and multiply.
+
+`make libtpu` installs the compiler, which `make test` does too.
+"""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from benchmarks.clusters import FOLDER
+from tests.helpers import ROOT
+
+CASES = ["v5e:2x2/shard_map", "v5e:2x2/fsdp", "v5e:4x4/jit", "v5e:4x4/fsdp"]
+# The last convolution computes in float32; all others were asked for in bfloat16.
+IN_FLOAT32 = "/last/"
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not FOLDER.is_dir(), reason="libtpu is not installed: make libtpu"),
+]
+
+
+@pytest.fixture(scope="module")
+def compiled():
+    """{case: facts}, from one process, which has libtpu and its flags."""
+    out = subprocess.run(
+        [sys.executable, "-m", "tests.helpers.tpu_script", *CASES],
+        cwd=ROOT, env={**os.environ, "JAX_DISABLE_MOST_OPTIMIZATIONS": "0", "XLA_FLAGS": ""},
+        capture_output=True, text=True, timeout=600,
+    )  # fmt: skip
+    assert out.returncode == 0, out.stderr[-3000:]
+    lines = [line for line in out.stdout.splitlines() if line.startswith("{")]
+    return dict(zip(CASES, map(json.loads, lines), strict=True))
+
+
+def sizes(facts):
+    """{(kind, type): bytes}; nothing communicates in a loop."""
+    assert not any(inside for _, _, inside, _ in facts["collectives"])
+    return {(kind, dtype): size for kind, dtype, _, size in facts["collectives"]}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_everything_donated_is_aliased_and_nothing_is_wider_than_asked_for(compiled, case):
+    facts = compiled[case]
+    assert facts["aliased"] == facts["leaves"]
+    assert "f64" not in facts["types"]
+    assert all(IN_FLOAT32 in name for name in facts["products"]["f32"])
+    assert len(facts["products"]["bf16"]) >= 5
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if not case.endswith("fsdp")])
+def test_a_replicated_state_communicates_gradients_alone_in_float32(compiled, case):
+    found = sizes(compiled[case])
+    found.pop(("all-reduce", "s32"), None)  # the wishes of several hosts to stop
+    found.pop(("all-reduce", "u32"), None)  # of a key
+    assert set(found) == {("all-reduce", "f32")}
+    gradient = 4 * compiled[case]["parameters"]
+    assert found["all-reduce", "f32"] == pytest.approx(gradient, rel=0.01)
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if case.endswith("fsdp")])
+def test_a_divided_state_is_gathered_in_bfloat16_and_its_gradients_scattered_in_float32(
+    compiled, case
+):
+    facts, found = compiled[case], sizes(compiled[case])
+    found.pop(("all-reduce", "s32"), None)
+    assert facts["ratio"] <= 1.5  # half of this little state is in leaves that are not divided
+    # XLA casts before it gathers.
+    assert found.pop(("all-gather", "bf16")) == 2 * facts["divided"]
+    # The compiler writes some scatters as an all-reduce of which each chip keeps its part.
+    assert set(found) <= {("all-reduce", "f32"), ("reduce-scatter", "f32")}
+    chips = 4 if "2x2" in case else 16
+    scattered = chips * found.get(("reduce-scatter", "f32"), 0)
+    gradient = 4 * facts["parameters"]
+    assert scattered + found["all-reduce", "f32"] == pytest.approx(gradient, rel=0.01)
+    assert chips == 16 or scattered > 0
