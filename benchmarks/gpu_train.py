@@ -1,14 +1,17 @@
 """Training steps a second of CIFAR-10-size networks on one accelerator: float32, TF32, bfloat16.
 
-    python -m benchmarks.gpu_train [--nets ddpmpp ncsnpp] [--batch 128] [--peaks 67 495 989]
+    python -m benchmarks.gpu_train [--nets ddpmpp ncsnpp] [--batch 128] [--peaks 67 495 989] [--torch]
     python -m benchmarks.gpu_train --tiny          tries the program itself, on any machine
 
 The published networks (VP DDPM++ and VE NCSN++, continuous, 32 x 32 x 3, dropout as published) with
-Adam, clipping, EMA, dequantisation and flips inside the step, `steps_per_call` steps as one program,
-random data, no reading of files. Prints steps/s and examples/s (median of the rounds), FLOP of a step as
-XLA counts them before compiling (it cannot see into the vendor's kernels after), model FLOP utilisation
-against `--peaks` (dense TFLOP/s in float32, TF32 and bfloat16; the default is NVIDIA's data sheet for an
-H100 SXM), and memory: by XLA's analysis, and the peak that the device reports.
+all that their presets have inside the step (Adam, clipping, EMA, dequantisation, flips),
+`steps_per_call` steps as one program, random data, no reading of files. Prints steps/s and examples/s
+(median of the rounds), FLOP of a step as XLA counts them before compiling (it cannot see into the
+vendor's kernels after), model FLOP utilisation against `--peaks` (dense TFLOP/s in float32, TF32 and
+bfloat16; the default is NVIDIA's data sheet for an H100 SXM), the utilisation that `--bandwidth` (GB/s)
+would allow the compiled program, where XLA counts its bytes, and memory: by XLA's analysis, and the peak
+that the device reports. --torch adds the same networks in PyTorch (`benchmarks.nets_torch`), eager and
+by `torch.compile`, with Adam, clipping and EMA.
 """
 
 import argparse
@@ -59,12 +62,7 @@ def measure(name, precision, args):
     with jax.default_matmul_precision(matmul):
         run = runs.build(config_of(name, dtype, args))
         state = runs.initial_state(run)
-        step = training.make_train_step(
-            run.loss,
-            run.optimizer,
-            ema_decay=run.config.optim.ema_decay,
-            prepare=run.source.prepare,
-        )
+        step = runs.make_step(run)
         mapped = training.jit_step(training.scan_steps(step, args.steps_per_call))
         rng = np.random.default_rng(0)
         batch = {"x": rng.integers(0, 256, (args.batch, *run.shape), np.uint8)}
@@ -85,15 +83,69 @@ def measure(name, precision, args):
     assert bool(np.isfinite(metrics["loss"]).all()), "the loss is not finite"
     rate = statistics.median(rates)
     peak = dict(zip(PRECISIONS, args.peaks, strict=True))[precision] * 1e12
+    moved = (compiled.cost_analysis() or {}).get("bytes accessed", 0) / args.steps_per_call
+    allowed = min(1, flops / peak / (moved / (args.bandwidth * 1e9))) if moved else float("nan")
     device = jax.local_devices()[0].memory_stats() or {}
     used = device.get("peak_bytes_in_use")
     print(
         f"| {name} | {precision} | {rate:.2f} | {rate * args.batch:.0f} | {flops / 1e9:.1f} | "
-        f"{100 * rate * flops / peak:.2f} % | "
+        f"{100 * rate * flops / peak:.2f} % | {100 * allowed:.0f} % | "
         f"{(held.argument_size_in_bytes + held.temp_size_in_bytes) / 2**30:.2f} | "
         f"{'?' if used is None else f'{used / 2**30:.2f}'} | {seconds:.0f} |",
         flush=True,
     )
+
+
+def torch_rate(name, precision, compiled, args):
+    """Steps a second of the same network in PyTorch, with Adam, clipping and EMA."""
+    import jax
+    import torch
+
+    from benchmarks.nets_torch import filled, torch_network
+
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = precision != "float32"
+    torch.backends.cudnn.benchmark = True
+    net = config_of(name, None, args).net.clone(sigmas=None)
+    with jax.default_device(jax.local_devices(backend="cpu")[0]):
+        network = torch_network(net, filled(net)).to(device)
+    weights = list(network.parameters())
+    averages = [w.detach().clone() for w in weights]
+    optimizer = torch.optim.Adam(weights, lr=2e-4, fused=device.type == "cuda")
+    call = torch.compile(network) if compiled else network
+    x = torch.randn(args.batch, 3, 32, 32, device=device)
+    half = torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16")
+
+    def step():
+        noise, given = torch.randn_like(x), 1 + 40 * torch.rand(args.batch, device=device)
+        with half:
+            out = call(x + noise, given, train=True)
+        torch.square(out.float() - noise).mean().backward()
+        torch.nn.utils.clip_grad_norm_(weights, 1.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        torch._foreach_lerp_(averages, [w.detach() for w in weights], 1e-4)
+
+    def steps():
+        clock = time.perf_counter()
+        for _ in range(args.steps_per_call):
+            step()
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        return args.steps_per_call / (time.perf_counter() - clock)
+
+    steps()
+    return statistics.median(steps() for _ in range(args.rounds))
+
+
+def measure_torch(name, precision, args):
+    """Print the rates of PyTorch."""
+    for compiled in (False, True):
+        rate = torch_rate(name, precision, compiled, args)
+        kind = "torch.compile" if compiled else "PyTorch"
+        print(
+            f"| {name}, {kind} | {precision} | {rate:.2f} | {rate * args.batch:.0f} |", flush=True
+        )
 
 
 def main():
@@ -107,6 +159,8 @@ def main():
     parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--remat", choices=["none", "blocks", "full"], default="none")
     parser.add_argument("--peaks", nargs=3, type=float, default=[66.9, 494.7, 989.4])
+    parser.add_argument("--bandwidth", type=float, default=3350)
+    parser.add_argument("--torch", action="store_true", help="PyTorch on the same card")
     parser.add_argument("--tiny", action="store_true")
     args = parser.parse_args()
     if args.tiny:
@@ -115,11 +169,13 @@ def main():
     import jax
 
     print(f"{jax.devices()[0].device_kind}, jax {jax.__version__}, batch {args.batch}")
-    print("| network | precision | steps/s | examples/s | GFLOP a step | MFU | GiB, XLA | GiB, peak | s to compile |")  # noqa: E501  # fmt: skip
-    print("|---|---|---|---|---|---|---|---|---|")
+    print("| network | precision | steps/s | examples/s | GFLOP a step | MFU | allowed | GiB, XLA | GiB, peak | s to compile |")  # noqa: E501  # fmt: skip
+    print("|---|---|---|---|---|---|---|---|---|---|")
     for name in args.nets:
         for precision in args.precisions:
             measure(name, precision, args)
+            if args.torch:
+                measure_torch(name, precision, args)
 
 
 if __name__ == "__main__":

@@ -165,6 +165,9 @@ class TrainConfig:
     # Compute again in the backward pass, for less memory: nothing, every residual block, or all but
     # what the blocks return.
     remat: Literal["none", "blocks", "full"] = "none"
+    # Products of float32: as fast as the platform has them (bfloat16 on a TPU, TF32 on a GPU), TF32, or
+    # in full. Products of bfloat16, with net.dtype, are not concerned.
+    matmul_precision: Literal["default", "tensorfloat32", "highest"] = "default"
     # Consecutive steps that are not finite, and therefore skipped, after which the run stops.
     nonfinite_limit: int = 10
     # What happens if a checkpoint cannot be written (a full disk).

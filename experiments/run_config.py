@@ -116,10 +116,11 @@ class Config:
 # the exception, checked in `differences`).
 RESUMABLE = (
     "train.steps", "train.log_every", "train.sample_every", "train.checkpoint_every", "train.keep",
-    "train.checkpoint_metric", "train.microbatches", "train.remat", "train.nonfinite_limit",
-    "train.save_error", "train.snapshot_every", "train.ahead", "train.fid_every", "train.fid_num",
-    "train.inception", "train.features", "mesh.mapping", "mesh.shard", "mesh.space",
-    "net.remat", "data.path", "data.test_path", "data.workers", "data.processes",
+    "train.checkpoint_metric", "train.microbatches", "train.remat", "train.matmul_precision",
+    "train.nonfinite_limit", "train.save_error", "train.snapshot_every", "train.ahead",
+    "train.fid_every", "train.fid_num", "train.inception", "train.features",
+    "mesh.mapping", "mesh.shard", "mesh.space", "net.remat",
+    "data.path", "data.test_path", "data.workers", "data.processes",
     "data.resume", "data.verify", *(f"sample.{f.name}" for f in dataclasses.fields(SampleConfig)),
 )  # fmt: skip
 

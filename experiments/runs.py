@@ -105,6 +105,7 @@ class Run:
         remat = self.config.train.remat
         net = self.net if remat == "none" else self.net.clone(remat=True)
         loss = _make_loss(self, dataclasses.replace(self.model, apply=net.apply), train=True)
+        loss = _with_precision(loss, self.config.train.matmul_precision)
         if remat != "full":
             return loss
         # Only the outputs of the blocks are kept, not the values computed from them.
@@ -266,6 +267,18 @@ def _resolved(config: Config, source: datasets.RunData, classes: int | None) -> 
     elif "num_levels" in known:
         raise ValueError(f"net.kind={kind!r} needs noise levels: use noise_input.kind 'LevelInput'")
     return net.clone(**{k: v for k, v in values.items() if k in known})
+
+
+def _with_precision(loss: Loss, precision: str) -> Loss:
+    """The loss, and so its gradient, with this precision of the products of float32."""
+    if precision == "default":
+        return loss
+
+    def precise(params: Params, key: PRNGKey, batch: Any) -> Any:
+        with jax.default_matmul_precision(precision):
+            return loss(params, key, batch)
+
+    return precise
 
 
 def _make_loss(run: Run, model: Model, *, train: bool) -> Loss:

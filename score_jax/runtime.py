@@ -1,13 +1,18 @@
-"""Settings of XLA for a CPU and the cache of compiled programs. Importing this module changes nothing."""
+"""Settings of a process: XLA on a CPU, the cache of compiled programs, failures of solvers.
+
+Importing this module changes nothing.
+"""
 
 import functools
 import mmap
 import os
 import pathlib
+import sys
 
 import jax
 import jaxlib
 
+ON_ERROR = "EQX_ON_ERROR"
 FLAG = "xla_cpu_experimental_ynn_fusion_type"
 VALUE = "-individual_convolution"
 KNOWN_AS = "LIBRARY_FUSION_TYPE_INDIVIDUAL_CONVOLUTION"  # the name of VALUE inside jaxlib
@@ -38,6 +43,29 @@ def _known(*names: str) -> bool:
             if all(data.find(name.encode()) >= 0 for name in names):
                 return True
     return False
+
+
+def failures_as_nan() -> bool:
+    """Let solvers that fail return NaN instead of raising; whether the setting changed.
+
+    Adaptive solvers and likelihoods report failures by a call to the host, with which a program cannot
+    be exported, nor compiled on a machine without the accelerator. With NaN in its place it can:
+
+    >>> runtime.failures_as_nan()  # before the first solver is imported
+    >>> program = jax.export.export(jax.jit(solve), platforms=["tpu"])(x)
+
+    Sets EQX_ON_ERROR=nan for this process, which equinox reads once. Raises RuntimeError if equinox has
+    been imported with another setting.
+    """
+    if os.environ.get(ON_ERROR) == "nan":
+        return False
+    if "equinox" in sys.modules:
+        raise RuntimeError(
+            f"failures_as_nan must be called before solvers are imported; or set {ON_ERROR}=nan in the "
+            "environment"
+        )
+    os.environ[ON_ERROR] = "nan"
+    return True
 
 
 def cache_folder() -> pathlib.Path:

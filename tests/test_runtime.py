@@ -8,6 +8,7 @@ import jax
 import pytest
 
 from score_jax import runtime
+from tests.helpers import ROOT
 
 
 @pytest.fixture
@@ -87,3 +88,39 @@ def test_a_process_starts_with_the_option_and_fills_the_cache(tmp_path):
     assert out.returncode == 0, out.stderr
     assert out.stdout.split() == ["True", str(tmp_path / "xla")]
     assert [p for p in (tmp_path / "xla").iterdir() if "conv" in p.name or "lambda" in p.name]
+
+
+SCRIPT = """
+import jax, jax.numpy as jnp
+from score_jax import runtime
+assert runtime.failures_as_nan() and not runtime.failures_as_nan()
+from score_jax import likelihood, samplers
+from score_jax.sde import VP
+
+x = jnp.ones((2, 3))
+def run(x, score=lambda x, t: -x):
+    options = dict(max_steps=2)
+    flow = samplers.probability_flow(VP(), score, x, t_from=1.0, t_to=1e-3, **options)
+    logp = likelihood.log_likelihood(jax.random.key(0), VP(), score, x, **options).logp
+    steps = samplers.adaptive_multistep(VP(), score, x, t_from=1.0, t_to=1e-3, **options)
+    return flow.x, logp, steps.x
+jax.export.export(jax.jit(run), platforms=["tpu"])(x)
+assert all(jnp.isnan(out).all() for out in jax.jit(run)(x)), "a failure must be seen"
+"""
+
+
+@pytest.mark.slow
+def test_programs_with_checks_are_exported_by_a_switch():
+    """Adaptive solvers and likelihoods lowered for a TPU; a failure is NaN."""
+    environment = {k: v for k, v in os.environ.items() if k != runtime.ON_ERROR}
+    subprocess.run(
+        [sys.executable, "-c", SCRIPT], env=environment, cwd=ROOT, check=True, timeout=300
+    )
+
+
+def test_the_switch_comes_before_the_solvers(monkeypatch):
+    monkeypatch.delenv(runtime.ON_ERROR, raising=False)
+    with pytest.raises(RuntimeError, match="EQX_ON_ERROR=nan in the environment"):
+        runtime.failures_as_nan()
+    monkeypatch.setenv(runtime.ON_ERROR, "nan")
+    assert not runtime.failures_as_nan()

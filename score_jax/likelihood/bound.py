@@ -21,6 +21,7 @@ from jaxtyping import Array, Float, Key
 
 from score_jax._check import check, check_count, check_float, check_key
 from score_jax._math import as_time, batch_sum, bcast
+from score_jax._precision import exact_products
 from score_jax.types import SDE, ScoreFn, check_process, score_at
 
 
@@ -48,6 +49,7 @@ def _prior_term(sde: SDE, x0: Float[Array, "b *d"]) -> Float[Array, " b"]:
     return 0.5 * (batch_sum(jnp.square(mean / prior)) + dim * (ratio - 1 - jnp.log(ratio)))
 
 
+@exact_products
 def variational_bound(
     key: Key[Array, ""],
     sde: SDE,

@@ -24,6 +24,7 @@ from jaxtyping import Array, Float, Key
 
 from score_jax._check import check, check_count, check_float, check_key
 from score_jax._math import as_time, batch_sum, bcast
+from score_jax._precision import exact_products
 from score_jax.likelihood.gap import IGNORE, Gap
 from score_jax.samplers.ode import IN_TIME, Coordinate, flow_ends, solve_forward, with_first
 from score_jax.types import SDE, ScoreFn, check_process, score_at
@@ -80,6 +81,7 @@ def exact_divergence() -> Divergence:
     return Divergence(probes, True)
 
 
+@exact_products
 def log_likelihood(
     key: Key[Array, ""],
     sde: SDE,

@@ -34,6 +34,7 @@ from jaxtyping import Array, Float
 
 from score_jax._check import check_count, check_float, check_positive
 from score_jax._math import bcast
+from score_jax._precision import exact_products
 from score_jax.samplers.ode import Cost, batch_rms, check_noise, check_time
 from score_jax.samplers.uneven import angle_between, uneven_weights
 from score_jax.score import x0_of
@@ -296,6 +297,7 @@ def _check(rtol: Any, atol: Any, order: Any, max_steps: Any) -> None:
     check_count(max_steps=max_steps)
 
 
+@exact_products
 def adaptive_multistep(
     sde: SDE,
     score: ScoreFn,

@@ -29,6 +29,7 @@ from jaxtyping import Array, Float, Int, PyTree
 
 from score_jax._check import check, check_count, check_float, check_positive, known
 from score_jax._math import as_time, batch_sum, bcast
+from score_jax._precision import exact_products
 from score_jax.score import x0_of
 from score_jax.sde import reverse_drift
 from score_jax.types import SDE, Data, Number, Scalar, ScoreFn, Time, check_process, score_out
@@ -266,6 +267,7 @@ def _solve(
     return solution, evaluations(solver, attempts, fresh)
 
 
+@exact_products
 def solve_forward(
     field: Callable[[Time, Any], Any], start: Any, t_from: Number, t_to: Number, **options: Any
 ) -> tuple[Any, Cost, Cost, Cost]:
@@ -327,6 +329,7 @@ def with_first(ends: FlowEnds, options: dict[str, Any]) -> dict[str, Any]:
     return options | {"dt0": ends.first if given is None else given}
 
 
+@exact_products
 def probability_flow(
     sde: SDE,
     score: ScoreFn,
@@ -358,6 +361,9 @@ def probability_flow(
 
     nfe is exact for explicit solvers, -1 for others; with `per_sample` it is what each sample needs,
     though all wait for the slowest.
+
+    Products of float32 have full precision on every platform, unless `jax.default_matmul_precision` is
+    set where the solve is traced.
 
     Raises ValueError for bad options, times outside [0, t1] (or without noise, except for IN_TIME)
     and data that are not floating point. A solve that needs more than `max_steps` raises at run time
@@ -408,6 +414,7 @@ class FlowPath:
         return (y * bcast(self.coordinate.scale(self.sde, t), y)).astype(self.x.dtype)
 
 
+@exact_products
 def probability_path(
     sde: SDE,
     score: ScoreFn,

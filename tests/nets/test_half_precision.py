@@ -107,7 +107,7 @@ def rounding(call, args, kwargs, context):
     return jax.tree.map(rounded, out) if context.method_name == "__call__" else out
 
 
-SHORT = ("ncsnpp", "unet_series", "mlp")
+SHORT = ("series", "mlp")
 LONG = pytest.mark.skipif(
     "SCORE_JAX_LONG" not in os.environ, reason="set SCORE_JAX_LONG=1: minutes"
 )
