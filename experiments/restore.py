@@ -193,7 +193,9 @@ def measured(args: Args, run: Run, key: Any) -> Problem:
         y = np.asarray(inverse.measure(key, whole, truth, noise_std=std, noise=noise).y)
     std = args.noise_std if noise is None else noise.std(jnp.asarray(y[np.isfinite(y)]))
     if operator is None:
-        operators = [inverse.Mask(mask) for mask in problems.masks_of(args.mask, y, args.seed)]
+        operators: list[Any] = [
+            inverse.Mask(mask) for mask in problems.masks_of(args.mask, y, args.seed)
+        ]
     else:
         operators = [operator] * len(y)
     return Problem(y, operators, std, noise, truth)
