@@ -194,7 +194,9 @@ def measured(args: Args, run: Run, key: Any) -> Problem:
     std = args.noise_std if noise is None else noise.std(jnp.asarray(y[np.isfinite(y)]))
     operators: list[Any]
     if operator is None:
-        operators = [inverse.Mask(mask) for mask in problems.masks_of(args.mask, y, args.seed)]
+        operators: list[Any] = [
+            inverse.Mask(mask) for mask in problems.masks_of(args.mask, y, args.seed)
+        ]
     else:
         operators = [operator] * len(y)
     return Problem(y, operators, std, noise, truth)

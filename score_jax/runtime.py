@@ -12,7 +12,7 @@ import sys
 import jax
 import jaxlib
 
-ON_ERROR = "EQX_ON_ERROR"
+ON_ERROR, AS_NAN = "EQX_ON_ERROR", "nan"
 FLAG = "xla_cpu_experimental_ynn_fusion_type"
 VALUE = "-individual_convolution"
 KNOWN_AS = "LIBRARY_FUSION_TYPE_INDIVIDUAL_CONVOLUTION"  # the name of VALUE inside jaxlib
@@ -57,14 +57,14 @@ def failures_as_nan() -> bool:
     Sets EQX_ON_ERROR=nan for this process, which equinox reads once. Raises RuntimeError if equinox has
     been imported with another setting.
     """
-    if os.environ.get(ON_ERROR) == "nan":
+    if os.environ.get(ON_ERROR) == AS_NAN:
         return False
     if "equinox" in sys.modules:
         raise RuntimeError(
             f"failures_as_nan must be called before solvers are imported; or set {ON_ERROR}=nan in the "
             "environment"
         )
-    os.environ[ON_ERROR] = "nan"
+    os.environ[ON_ERROR] = AS_NAN
     return True
 
 

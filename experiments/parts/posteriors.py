@@ -37,8 +37,7 @@ def fashion() -> Mixture:
 
     Raises FileNotFoundError where the images are not installed.
     """
-    path = presets.get("fashion_vp").data.path
-    assert path is not None, "the preset names the folder"
+    path = str(presets.get("fashion_vp").data.path)
     x = np.asarray(data.read_idx(path).x[:20_000], np.float64)
     return fit_mixture(x / 127.5 - 1, 10, rank=24)
 

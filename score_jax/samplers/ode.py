@@ -207,6 +207,7 @@ def _checked(solution: Any, max_steps: int) -> Any:
     )
 
 
+@exact_products
 def _solve(
     field: Callable[[Any, Any], Any],
     start: Any,
@@ -267,7 +268,6 @@ def _solve(
     return solution, evaluations(solver, attempts, fresh)
 
 
-@exact_products
 def solve_forward(
     field: Callable[[Time, Any], Any], start: Any, t_from: Number, t_to: Number, **options: Any
 ) -> tuple[Any, Cost, Cost, Cost]:
@@ -329,7 +329,6 @@ def with_first(ends: FlowEnds, options: dict[str, Any]) -> dict[str, Any]:
     return options | {"dt0": ends.first if given is None else given}
 
 
-@exact_products
 def probability_flow(
     sde: SDE,
     score: ScoreFn,
@@ -361,9 +360,6 @@ def probability_flow(
 
     nfe is exact for explicit solvers, -1 for others; with `per_sample` it is what each sample needs,
     though all wait for the slowest.
-
-    Products of float32 have full precision on every platform, unless `jax.default_matmul_precision` is
-    set where the solve is traced.
 
     Raises ValueError for bad options, times outside [0, t1] (or without noise, except for IN_TIME)
     and data that are not floating point. A solve that needs more than `max_steps` raises at run time
@@ -414,7 +410,6 @@ class FlowPath:
         return (y * bcast(self.coordinate.scale(self.sde, t), y)).astype(self.x.dtype)
 
 
-@exact_products
 def probability_path(
     sde: SDE,
     score: ScoreFn,
