@@ -192,6 +192,7 @@ def measured(args: Args, run: Run, key: Any) -> Problem:
         std = args.noise_std if noise is None else 0.0
         y = np.asarray(inverse.measure(key, whole, truth, noise_std=std, noise=noise).y)
     std = args.noise_std if noise is None else noise.std(jnp.asarray(y[np.isfinite(y)]))
+    operators: list[Any]
     if operator is None:
         operators: list[Any] = [
             inverse.Mask(mask) for mask in problems.masks_of(args.mask, y, args.seed)

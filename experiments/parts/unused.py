@@ -33,15 +33,21 @@ def of_data(c: DataConfig) -> dict[str, str]:
     return of_choice("data.name", c.name, {name: kind.uses for name, kind in KINDS.items()})
 
 
+def _nothing(field: str) -> dict[str, tuple[str, ...]]:
+    """No option for any choice of this field of a loss."""
+    none: tuple[str, ...] = ()
+    return dict.fromkeys(typing.get_args(typing.get_type_hints(LossConfig)[field]), none)
+
+
 def of_loss(c: LossConfig) -> dict[str, str]:
     """Unused by the objective, or by learned indices."""
-    plain = dict.fromkeys(("simple", "variational"), ())
-    uses = plain | {"dsm": ("weighting", "reduction"), "hybrid": ("weight",)}
+    uses: dict[str, tuple[str, ...]] = {"simple": (), "variational": ()}
+    uses |= {"dsm": ("weighting", "reduction"), "hybrid": ("weight",)}
     found = of_choice("loss.objective", c.objective, uses)
-    weighting = dict.fromkeys(typing.get_args(typing.get_type_hints(LossConfig)["weighting"]), ())
+    weighting = _nothing("weighting")
     weighting |= {"min_snr": ("gamma",), "p2": ("gamma",), "sigmoid": ("bias",)}
     found |= of_choice("loss.weighting", c.weighting, weighting)
-    times = dict.fromkeys(typing.get_args(typing.get_type_hints(LossConfig)["times"]), ())
+    times = _nothing("times")
     times |= {"log_normal": ("log_sigma_mean", "log_sigma_std")}
     times |= {"logit_normal": ("logit_mean", "logit_std")}
     found |= of_choice("loss.times", c.times, times)

@@ -63,8 +63,9 @@ def leave_soon(code: int, seconds: float = 10.0) -> None:
 
     An orderly exit waits for all hosts, and those that go on wait for this one.
     """
-    ended = lambda: (time.sleep(seconds), os._exit(code))
-    threading.Thread(target=ended, daemon=True, name="leaving").start()
+    timer = threading.Timer(seconds, os._exit, [code])
+    timer.daemon = True
+    timer.start()
 
 
 class Watchdog:

@@ -125,35 +125,35 @@ def series(
     range: the values that are shown, (low, high); None: all, and channels of which one spreads much
     less than the others each over its own range.
     """
-    samples = np.asarray(samples, np.float64)
-    check("samples", samples.shape, samples.ndim == 3 and samples.size > 0, "(n, l, c)")
-    n, note = len(samples), ""
-    samples = samples[:most]
-    own = own_ranges(samples) if range is None and samples.shape[2] > 1 else []
+    x = np.asarray(samples, np.float64)
+    check("samples", x.shape, x.ndim == 3 and x.size > 0, "(n, l, c)")
+    n, note = len(x), ""
+    x = x[:most]
+    own = own_ranges(x) if range is None and x.shape[2] > 1 else []
     if own:
         bounds = np.asarray(own)
-        samples = (samples - bounds[:, 0]) / (bounds[:, 1] - bounds[:, 0])
+        x = (x - bounds[:, 0]) / (bounds[:, 1] - bounds[:, 0])
         note = f"0 to 1: {named_ranges(own)}"
-    columns = int(np.ceil(np.sqrt(len(samples))))
-    rows = -(-len(samples) // columns)
+    columns = int(np.ceil(np.sqrt(len(x))))
+    rows = -(-len(x) // columns)
     figure = new_figure(2.4 * columns + 0.8, 1.5 * rows + 0.9, dpi=100)
     panels = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).ravel()
     for i, axes in enumerate(panels):
-        if i >= len(samples):
+        if i >= len(x):
             axes.set_visible(False)
             continue
-        for c in np.arange(samples.shape[2]):
-            axes.plot(samples[i, :, c], linewidth=1.0, color=f"C{c % 10}", label=f"channel {c}")
+        for c in np.arange(x.shape[2]):
+            axes.plot(x[i, :, c], linewidth=1.0, color=f"C{c % 10}", label=f"channel {c}")
         axes.tick_params(labelsize=8)
         _whole(axes.xaxis)
     if range is not None:
         panels[0].set_ylim(range)
     figure.supxlabel("place in the series", fontsize=10)
     figure.supylabel("share of the channel's range" if own else "value", fontsize=10)
-    if samples.shape[2] > 1:
+    if x.shape[2] > 1:
         shown = panels[0].get_legend_handles_labels()
         figure.legend(*shown, loc="outside upper right", frameon=False, ncols=4, fontsize=8)
-    return captioned(_some(render(figure), len(samples), n), note)
+    return captioned(_some(render(figure), len(x), n), note)
 
 
 def intervals(
