@@ -194,9 +194,7 @@ def measured(args: Args, run: Run, key: Any) -> Problem:
     std = args.noise_std if noise is None else noise.std(jnp.asarray(y[np.isfinite(y)]))
     operators: list[Any]
     if operator is None:
-        operators: list[Any] = [
-            inverse.Mask(mask) for mask in problems.masks_of(args.mask, y, args.seed)
-        ]
+        operators = [inverse.Mask(mask) for mask in problems.masks_of(args.mask, y, args.seed)]
     else:
         operators = [operator] * len(y)
     return Problem(y, operators, std, noise, truth)

@@ -71,7 +71,7 @@ Form = Callable[[Array, Array, Geometry], Array]
 
 def conv(
     x: Float[Array, "b *d i"],
-    w: Float[Array, "*k i o"],
+    w: Float[Array | np.ndarray, "*k i o"],
     padding: tuple[int, int] | Pads,
     *,
     stride: int | Sizes = 1,
@@ -97,7 +97,7 @@ def conv(
         x.shape[1:-1], w.shape[:-2], each(stride), each_axis(padding, d), each(dilation),
         each(spacing), w.dtype, getattr(jax.config, "jax_default_matmul_precision", None),
     )  # fmt: skip
-    x, w = _vary_alike(x, w)
+    x, w = _vary_alike(x, jnp.asarray(w))
     return _conv_p.bind(x, w, role="g", geometry=geometry)
 
 

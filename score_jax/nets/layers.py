@@ -52,7 +52,9 @@ def at_least_float32(x: Num[Array, "*n"]) -> Float[Array, "*n"]:
     return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
-def plus(y: Float[Array, "..."], shift: Array, scale: Array | None = None) -> Float[Array, "..."]:
+def plus(
+    y: Float[Array, "..."], shift: Array | np.ndarray, scale: Array | np.ndarray | None = None
+) -> Float[Array, "..."]:
     """y + shift, or y (1 + scale) + shift, in the type of y, for scales and shifts of all places.
 
     Computed in float32 or better: the gradients of scale and shift are sums over all places, which in

@@ -2,8 +2,11 @@
 
 import contextlib
 import dataclasses
+import importlib.machinery
+import importlib.util
 import io
 import sys
+import types
 from unittest import mock
 
 import numpy as np
@@ -83,13 +86,18 @@ class Begun(Exception):
 
 @contextlib.contextmanager
 def without(names):
-    """Modules that cannot be imported; what is imported meanwhile stays."""
-    kept = {name: sys.modules[name] for name in names if name in sys.modules}
-    sys.modules.update(dict.fromkeys(names))
+    """Of all optional modules only these cannot be found, whatever is installed here."""
+    change = dict.fromkeys(names)
+    for name in MODULES:
+        if name not in change and importlib.util.find_spec(name) is None:
+            change[name] = types.ModuleType(name)
+            change[name].__spec__ = importlib.machinery.ModuleSpec(name, None)
+    kept = {name: sys.modules[name] for name in change if name in sys.modules}
+    sys.modules.update(change)
     try:
         yield
     finally:
-        for name in names:
+        for name in change:
             del sys.modules[name]
         sys.modules.update(kept)
 

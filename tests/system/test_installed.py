@@ -8,8 +8,8 @@ import sys
 
 import pytest
 
-from experiments import cli
 from experiments.__main__ import commands
+from experiments.parts.extras import EXTRAS
 from tests.helpers import ROOT
 
 
@@ -70,7 +70,7 @@ def test_the_core_is_lean_and_extras_bring_what_commands_ask_for():
     assert not core & optional
     extras = settings()["options.extras_require"]
     distribution = {"sklearn": "scikit-learn", "imageio_ffmpeg": "imageio-ffmpeg"}
-    for extra, modules in cli.EXTRAS.items():
+    for extra, modules in EXTRAS.items():
         wanted = {distribution.get(name, name) for name in modules}
         assert wanted == names(extras[extra]), extra
 
