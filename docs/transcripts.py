@@ -40,7 +40,8 @@ LEFT_OUT = {
     r"--hosts\.": "several machines",
     r"\.pth|runs/(ncsnpp|ddpmpp|my_ddpm)": "published weights, which the reader has",
     r"--from (cifar|imagenet64|/usr/share|photos/train)|--data.path tfds": "data of others",
-    r"^average": "the snapshots of a long run",
+    r"^train --config vp_cifar10\S* --workdir \S+ --net.dtype": "data of others",
+    r"^average|--guidance-worse-step": "the snapshots of a long run",
 }
 LATER = {  # only with --full
     r"^demo": "make demo",
@@ -65,7 +66,10 @@ SHORT = (
     (r"^sample (?!.*(--num|--seeds))", "--num 4"),
     (r"^sample .*--num (36|64)", "--num 4"),
     (r"^compare", "--num 4 --repeats 1 --samplers ddim --nfe 4"),
-    (r"^posterior", "--num 4 --repeats 2 --problems two_modes --methods pigdm --nfe 4"),
+    (
+        r"^posterior(?!.*--check-adjoint)",
+        "--num 4 --repeats 2 --problems two_modes --methods pigdm --nfe 4",
+    ),
     (r"^evaluate .*--bpd", "--draws 1 --tol 0.5"),
     (r"^evaluate --workdir (?!.*--bpd)", "--num 4 --draws 0"),
     (r"^statistics", "--keep 8"),
@@ -162,7 +166,8 @@ def world(folder: pathlib.Path) -> None:
     own = "def colours(x):\n    return x.astype('float32').mean((1, 2))\n"
     (folder / "own.py").write_text(own)
     (folder / "my_package").mkdir()
-    method = "from score_jax.inverse import pigdm as my_method\n"
+    method = "import numpy as np\n\nfrom score_jax.inverse import Mask, pigdm as my_method\n\n"
+    method += "operator = Mask(np.indices((64, 64, 1))[0] < 32)\n"
     (folder / "my_package" / "my_module.py").write_text(method)
     fields = draws.normal(size=(40, 4, 4, 1)).astype(np.float32)
     zarr.open_group(folder / "fields.zarr", mode="w").create_array("x", data=fields)

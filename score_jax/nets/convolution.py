@@ -243,6 +243,7 @@ def _lowered(a: Array, b: Array, *, role: str, geometry: Geometry, platform: str
     return y.astype(geometry.w_dtype) if role == "w" else y
 
 
+@functools.lru_cache(maxsize=1024)  # networks have few shapes, each many times
 def _abstract(a: Any, b: Any, *, role: str, geometry: Geometry) -> Any:
     of = functools.partial(_lowered, role=role, geometry=geometry, platform="cpu")
     return jax.make_jaxpr(of)(a, b).out_avals[0]
