@@ -2,8 +2,8 @@
 
 The pages stay plain Markdown that also reads well in the repository. This program copies them to
 build/pages in the order of the site, points their links to where the pages lie there (or to the
-repository, for what is no page), renders the notebooks with their stored outputs, writes the reference
-from the docstrings (`docs.build`), and calls mkdocs, where every warning is an error.
+repository, for files that are not pages), renders the notebooks with their stored outputs, writes the
+reference from the docstrings (`docs.build`), and calls mkdocs, where every warning is an error.
 """
 
 import argparse

@@ -248,7 +248,8 @@ class HostsConfig:
     def connect(self, options: Any = None) -> None:
         """Join the other processes, if there are any; before JAX computes anything.
 
-        options: those of the command, a dataclass, which must be the same on all hosts, but for paths.
+        options: those of the command, a dataclass, which must be the same on all hosts, except for
+        paths.
         """
         if self.auto or (self.coordinator, self.count, self.index) != (None, None, None):
             training.connect(

@@ -102,7 +102,7 @@ def fitting(tree: dict[str, Any], workdir: pathlib.Path) -> list[str]:
 
 
 def report(workdir: pathlib.Path, width: int = 60) -> str:
-    """Everything that the folder contains; ValueError if there is no run in it."""
+    """Everything that the folder contains; raises ValueError if it holds no run."""
     config = runs.load_config(workdir)
     tree = run_config.to_record(config)
     checked, origin = of_checkpoints(workdir / runs.CHECKPOINTS), origins.read(workdir)

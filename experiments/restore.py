@@ -252,10 +252,9 @@ def drawing(args: Args, run: Run, params: Any, problem: Problem) -> Drawing:
 
 
 def restore(
-    args: Args, run: Run, params: Any, problem: Problem
+    args: Args, run: Run, problem: Problem, how: Drawing
 ) -> Iterator[tuple[list[int], np.ndarray]]:
     """Restorations in the network's range, some examples at a time: (numbers, (m, num, *d))."""
-    how = drawing(args, run, params, problem)
     each = max(1, args.chunk // args.num)
     for operator, members in problem.groups():
         for part in (members[i : i + each] for i in range(0, len(members), each)):
@@ -276,10 +275,9 @@ def restore(
 
 
 def summarise(
-    args: Args, run: Run, params: Any, problem: Problem, store: Any = None
+    args: Args, run: Run, problem: Problem, how: Drawing, store: Any = None
 ) -> Iterator[inverse.Summary]:
     """The summary of each example in the data's own units; `store` (n, draws, *d) gets the draws."""
-    how = drawing(args, run, params, problem)
     n = len(problem.y)
     labels = sampling.labels(run, n, None if how.label is None else np.full(n, how.label))
     tail = (1 - args.interval) / 2
@@ -345,13 +343,15 @@ def files(args: Args, out: pathlib.Path) -> list[pathlib.Path]:
     return outputs.files(out, (".png", ".npz", ".json", *draws), overwrite=args.overwrite)
 
 
-def write_restorations(args: Args, out: pathlib.Path, run: Run, params: Any, step: int) -> bool:
+def write_restorations(
+    args: Args, paths: Sequence[pathlib.Path], run: Run, params: Any, step: int
+) -> bool:
     """Draw and write restorations; True if an interrupt ended it."""
     problem = measured(args, run, jax.random.key(args.seed + 1))
-    sampling.one_class(run, args.label, args.workdir)
-    png, npz, record = files(args, out)
+    how = drawing(args, run, params, problem)
+    png, npz, record = paths
     parts: list[tuple[list[int], np.ndarray]] = []
-    interrupted = outputs.collect(restore(args, run, params, problem), parts)
+    interrupted = outputs.collect(restore(args, run, problem, how), parts)
     done = np.concatenate([part for part, _ in parts])
     order = np.argsort(done)
     done, x = done[order], np.concatenate([found for _, found in parts])[order]
@@ -373,15 +373,17 @@ def write_restorations(args: Args, out: pathlib.Path, run: Run, params: Any, ste
     return interrupted
 
 
-def write_summaries(args: Args, out: pathlib.Path, run: Run, params: Any, step: int) -> bool:
+def write_summaries(
+    args: Args, paths: Sequence[pathlib.Path], run: Run, params: Any, step: int
+) -> bool:
     """Draw many times and write means, deviations and intervals; True if an interrupt ended it."""
     problem = measured(args, run, jax.random.key(args.seed + 1))
-    sampling.one_class(run, args.label, args.workdir)
-    png, npz, record, *kept = files(args, out)
+    how = drawing(args, run, params, problem)
+    png, npz, record, *kept = paths
     npz.parent.mkdir(parents=True, exist_ok=True)
     parts: list[Any] = []
     with credible.draws_file(kept, run, (len(problem.y), args.draws)) as store:
-        interrupted = outputs.collect(summarise(args, run, params, problem, store), parts)
+        interrupted = outputs.collect(summarise(args, run, problem, how, store), parts)
         if store is not None:
             store[len(parts) :] = credible.nothing(store.dtype)
     found = credible.joined(parts)
@@ -407,13 +409,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     check(args, argv)
     workdir = pathlib.Path(args.workdir)
     out = pathlib.Path(args.out) if args.out else workdir / "restored" / args.task
-    files(args, out)
+    paths = files(args, out)
     reads = bool(args.test) or args.method in WITH_DATA
     cli.start(args.workdir, data=reads, pictures="the pictures of restorations")
     run, params, step = runs.load(workdir)
     sampling.check_sample(run, args.sample)
     write = write_summaries if args.draws else write_restorations
-    if write(args, out, run, params, step):
+    if write(args, paths, run, params, step):
         raise KeyboardInterrupt
 
 

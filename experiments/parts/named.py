@@ -25,7 +25,7 @@ def object_named(flag: str, name: str, kind: str = "name") -> Any:
 
 
 def function_named(flag: str, name: str) -> Callable[..., Any]:
-    """The function package.module:function, as `object_named`; ValueError for what is no function."""
+    """The function package.module:function, as `object_named`; ValueError for anything else."""
     found = object_named(flag, name, "function")
     if not callable(found):
         raise ValueError(f"{flag} {name!r} is no function, got {found!r:.60}")

@@ -85,7 +85,7 @@ def _show(shape: Any) -> str:
 
 
 def fitted(drawn: Params, given: Params, start: Start) -> tuple[Params, dict[str, list[str]]]:
-    """The given parameters in the place of those that are drawn: (parameters, what did not fit).
+    """Replace drawn parameters by the given ones: (parameters, what did not fit).
 
     Raises ValueError that names the leaves unless all fit, or `start.anew` and some do.
     """

@@ -295,7 +295,7 @@ def reverse_momentum(make: Callable[..., Step], *, momentum: float = -0.5) -> Ca
 
     Each evaluation adds `momentum` times the difference of the one before, eq. (3); the paper's values
     are negative, which moves against the last direction. The score must be that of `projected`.
-    Evaluations that no step makes, such as the final denoising, are without momentum. Calls of a
+    Evaluations outside of steps, such as the final denoising, have no momentum. Calls of a
     multi-stage step count one by one, as in the paper.
 
     Raises ValueError unless -1 < momentum < 1, and, when called, for a score of another kind or a step

@@ -156,9 +156,7 @@ class FirConv(nn.Module):
     def __call__(self, x: Volume) -> Volume:
         """Resample x."""
         shape = (3,) * (x.ndim - 2) + (x.shape[-1], self.features)
-        w = jnp.asarray(
-            self.param("kernel", default_init(), shape)
-        )  # loaded weights may be NumPy's
+        w = self.param("kernel", default_init(), shape)
         bias = self.param("bias", nn.initializers.zeros, (self.features,))
         x = x.astype(nn.dtypes.canonicalize_dtype(x, w, dtype=self.dtype))
         move = fir_conv_up if self.up else fir_conv_down

@@ -39,6 +39,7 @@ from jaxtyping import Array, Float
 Sizes = tuple[int, ...]
 Pads = tuple[tuple[int, int], ...]
 Image = Float[Array, "_ _ _ _"]  # (b, h, w, c)
+Kernel = Float[Array | np.ndarray, "*k i o"]  # loaded weights may be NumPy's
 Volume = Float[Array, "_ *_"]  # (b, l, c), (b, h, w, c) or (b, d, h, w, c)
 
 # The operands of each face, and the index that each operand shares with the result: b is the batch,
@@ -71,7 +72,7 @@ Form = Callable[[Array, Array, Geometry], Array]
 
 def conv(
     x: Float[Array, "b *d i"],
-    w: Float[Array | np.ndarray, "*k i o"],
+    w: Kernel,
     padding: tuple[int, int] | Pads,
     *,
     stride: int | Sizes = 1,

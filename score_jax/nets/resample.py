@@ -11,9 +11,9 @@ convolution, in loops too, and all derivatives are of the same kind (docs/adr/00
 
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Float
+from jaxtyping import Array
 
-from score_jax.nets.convolution import Pads, Volume, conv
+from score_jax.nets.convolution import Kernel, Pads, Volume, conv
 from score_jax.nets.layers import factors
 
 DEFAULT_KERNEL = (1, 3, 3, 1)
@@ -81,7 +81,7 @@ def fir_down(x: Volume, taps: tuple[int, ...] = DEFAULT_KERNEL) -> Volume:
     return x
 
 
-def fir_conv_down(x: Volume, w: Float[Array, "*k i o"], taps: tuple[int, ...]) -> Volume:
+def fir_conv_down(x: Volume, w: Kernel, taps: tuple[int, ...]) -> Volume:
     """Filter, then convolve with stride 2: (b, h, w, i) -> (b, h/2, w/2, o)."""
     each, p = normalised(taps, 1.0), len(taps) - 2 + w.shape[0] - 1
     for axis in _resampled(x):
@@ -89,7 +89,7 @@ def fir_conv_down(x: Volume, w: Float[Array, "*k i o"], taps: tuple[int, ...]) -
     return conv(x, w, _pads(x, w.shape[0], 0), stride=factors(x.ndim - 2))
 
 
-def fir_conv_up(x: Volume, w: Float[Array, "*k i o"], taps: tuple[int, ...]) -> Volume:
+def fir_conv_up(x: Volume, w: Kernel, taps: tuple[int, ...]) -> Volume:
     """Convolve the input with zeros between its entries, then filter: (b, 2h, 2w, o)."""
     k = w.shape[0]
     x = conv(x, w, _pads(x, k, k - 1), dilation=factors(x.ndim - 2))

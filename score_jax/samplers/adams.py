@@ -17,15 +17,20 @@ Gauss-Legendre rule, exact to rounding.
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
 from score_jax._check import check
 from score_jax._math import as_time, bcast
 from score_jax.samplers.exponential import weighted
-from score_jax.samplers.quadrature import log_level, node_integrals
+from score_jax.samplers.quadrature import (
+    History,
+    log_level,
+    no_history,
+    node_integrals,
+    remembered,
+)
 from score_jax.score import x0_of
 from score_jax.types import (
     SDE,
@@ -33,7 +38,6 @@ from score_jax.types import (
     Grid,
     Moved,
     PRNGKey,
-    Scalar,
     ScoreFn,
     Step,
     StepOut,
@@ -58,23 +62,15 @@ def _log_level(sde: SDE, u: Float[Array, "..."]) -> Float[Array, "..."]:
     return u
 
 
-class _Past(NamedTuple):
-    """Steps done, earlier noises of the shape of x, the newest first, and their log(s/m)."""
-
-    i: Int[Array, ""]
-    noises: tuple[Data, ...]
-    places: tuple[Scalar, ...]
-
-
 def _adams(sde: SDE, score: ScoreFn, order: int, variable: Variable) -> Step:
     check_process(sde, score)
     check("order", order, order in (1, 2, 3, 4), "1, 2, 3 or 4")
 
-    def init(x: Data, grid: Grid) -> _Past:
-        count, zero = order - 1, jnp.zeros((), grid.dtype)
-        return _Past(jnp.zeros((), jnp.int32), (jnp.zeros_like(x),) * count, (zero,) * count)
+    def init(x: Data, grid: Grid) -> History:
+        return no_history(x, grid, order - 1)
 
-    def update(key: PRNGKey, x: Data, t: Time, t_next: Time, past: _Past) -> Moved:
+    def update(key: PRNGKey, x: Data, t: Time, t_next: Time, past: History) -> Moved:
+        # The history of the noise, at the places log(s/m).
         t, t_next = as_time(t), as_time(t_next)
         m_next, out = sde.mean_coeff(t_next), score_out(score, x, t)
         noise = bcast(-sde.std(t), x) * out.score
@@ -90,11 +86,8 @@ def _adams(sde: SDE, score: ScoreFn, order: int, variable: Variable) -> Step:
         )
         # Euler's step in s/m is m' D + s' n, finite at pure noise too.
         x = bcast(m_next, x) * x0_of(sde, out, x, t) + bcast(sde.std(t_next), x) * noise
-        x = x + weighted(weights, past.noises, noise, m_next)
-        if order == 1:
-            return StepOut(x, x), past
-        noises, places = (noise, *past.noises[:-1]), (ends[0], *past.places[:-1])
-        return StepOut(x, x), _Past(past.i + 1, noises, places)
+        x = x + weighted(weights, past.values, noise, m_next)
+        return StepOut(x, x), remembered(past, noise, ends[0])
 
     return Step(init, update, 1)
 

@@ -17,16 +17,21 @@ newest predictions. The authors' third order has (sigma - sigma_0)^2 / 2 where t
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
 from score_jax._check import check, check_function
 from score_jax._math import as_time, bcast, elementwise_grad
 from score_jax.samplers.exponential import weighted
-from score_jax.samplers.quadrature import log_level, node_integrals
+from score_jax.samplers.quadrature import (
+    History,
+    log_level,
+    no_history,
+    node_integrals,
+    remembered,
+)
 from score_jax.score import x0_of
 from score_jax.types import (
     SDE,
@@ -34,7 +39,6 @@ from score_jax.types import (
     Grid,
     Moved,
     PRNGKey,
-    Scalar,
     ScoreFn,
     Step,
     StepOut,
@@ -56,14 +60,6 @@ def no_noise(sigma: Levels) -> Levels:
     return sigma
 
 
-class _Past(NamedTuple):
-    """Steps done, earlier predictions of x0, the newest first, and their sigma."""
-
-    i: Int[Array, ""]
-    clean: tuple[Data, ...]
-    sigmas: tuple[Scalar, ...]
-
-
 def er_sde(
     sde: SDE, score: ScoreFn, *, order: int = 3, phi: Callable[[Levels], Levels] = er_noise
 ) -> Step:
@@ -81,11 +77,11 @@ def er_sde(
     check("order", order, order in (1, 2, 3), "1, 2 or 3")
     check_function("phi", phi, "a function of s/m, such as er_noise")
 
-    def init(x: Data, grid: Grid) -> _Past:
-        count, zero = order - 1, jnp.zeros((), grid.dtype)
-        return _Past(jnp.zeros((), jnp.int32), (jnp.zeros_like(x),) * count, (zero,) * count)
+    def init(x: Data, grid: Grid) -> History:
+        return no_history(x, grid, order - 1)
 
-    def update(key: PRNGKey, x: Data, t: Time, t_next: Time, past: _Past) -> Moved:
+    def update(key: PRNGKey, x: Data, t: Time, t_next: Time, past: History) -> Moved:
+        # The history of the predictions of x0, at the places sigma.
         t, t_next = as_time(t), as_time(t_next)
         u, u_next = log_level(sde, t), log_level(sde, t_next)
         sigma, sigma_next, m_next = jnp.exp(u), jnp.exp(u_next), sde.mean_coeff(t_next)
@@ -98,17 +94,14 @@ def er_sde(
             return low / value * (elementwise_grad(lambda v: phi(jnp.exp(v)))(u) / value)
 
         now = jnp.minimum(past.i + 1, order)
-        weights = node_integrals(density, jnp.exp, (u_next, u), sigma, past.sigmas, now)
+        weights = node_integrals(density, jnp.exp, (u_next, u), sigma, past.places, now)
         # The share of the noise that stays: 1 to the bit for phi = sigma.
         kept = (sigma * low) / (sigma_next * high)
         fresh = jnp.maximum((1 - kept) * (1 + kept), 0)
         x_mean = bcast(m_next, x) * clean + bcast(sde.std(t_next) * kept, x) * noise
-        x_mean = x_mean + weighted(weights, past.clean, clean, m_next)
+        x_mean = x_mean + weighted(weights, past.values, clean, m_next)
         z = jax.random.normal(key, x.shape, x.dtype)
         x = x_mean + bcast(sde.std(t_next) * jnp.sqrt(fresh), x) * z
-        if order == 1:
-            return StepOut(x, x_mean), past
-        cleans, sigmas = (clean, *past.clean[:-1]), (sigma, *past.sigmas[:-1])
-        return StepOut(x, x_mean), _Past(past.i + 1, cleans, sigmas)
+        return StepOut(x, x_mean), remembered(past, clean, sigma)
 
     return Step(init, update, 1)

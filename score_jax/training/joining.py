@@ -118,7 +118,7 @@ def _ask(address: tuple[str, int], hello: dict[str, Any], until: float) -> None:
     answer = None
     while answer is None and time.monotonic() < until:
         with suppress(OSError), socket.create_connection(address, _ANSWER) as line:
-            line.sendall(json.dumps(hello).encode() + b"\n")
+            _send(line, hello)
             # A little longer than the first host waits, which then tells who is missing.
             line.settimeout(max(until - time.monotonic(), 0) + _ANSWER)
             answer = _line(line)
@@ -166,7 +166,7 @@ def _receive(address: tuple[str, int], hello: dict[str, Any], until: float) -> N
     answer = {"differ": differ, "missing": text if missing and differ is None else None}
     for line in lines.values():
         with suppress(OSError), line:
-            line.sendall(json.dumps(answer).encode() + b"\n")
+            _send(line, answer)
     if differ is not None:
         raise HostsDiffer(differ)
     if missing:
@@ -198,7 +198,7 @@ def _seated(
 def _greet(address: tuple[str, int], hello: dict[str, Any]) -> dict[str, Any] | None:
     """What a host with index 0 is answered at the address of the first host, which may be itself."""
     with suppress(OSError), socket.create_connection(address, _ANSWER) as line:
-        line.sendall(json.dumps(hello).encode() + b"\n")
+        _send(line, hello)
         return _line(line)
     return None
 
@@ -208,6 +208,11 @@ def _heed(address: tuple[str, int], hello: dict[str, Any]) -> None:
     answer = _greet(address, hello)
     if answer is not None and answer.get("differ"):
         leave_at_once(HostsDiffer.CODE, f"error: {answer['differ']}")
+
+
+def _send(line: socket.socket, value: dict[str, Any]) -> None:
+    """Send a JSON object on one line, as `_line` reads it."""
+    line.sendall(json.dumps(value).encode() + b"\n")
 
 
 def _line(line: socket.socket) -> dict[str, Any] | None:

@@ -35,6 +35,19 @@ def _whole(axis: Any) -> None:
     axis.set_major_locator(MaxNLocator(nbins=8, integer=True))
 
 
+def _panels(n: int, width: float, height: float) -> tuple[Any, list[Any]]:
+    """A figure and the axes of n panels in a square, of this size in inches, with one scale."""
+    columns = int(np.ceil(np.sqrt(n)))
+    rows = -(-n // columns)
+    figure = new_figure(width * columns + 0.8, height * rows + 0.9, dpi=100)
+    every = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).ravel()
+    for i, axes in enumerate(every):
+        axes.set_visible(i < n)
+        axes.tick_params(labelsize=8)
+        _whole(axes.xaxis)
+    return figure, list(every[:n])
+
+
 def _some(image: Image.Image, shown: int, n: int) -> Image.Image:
     """A picture that says how many of the examples are in it, where not all are."""
     return captioned(image, "" if shown >= n else f"the first {shown} of {n} examples")
@@ -134,18 +147,10 @@ def series(
         bounds = np.asarray(own)
         x = (x - bounds[:, 0]) / (bounds[:, 1] - bounds[:, 0])
         note = f"0 to 1: {named_ranges(own)}"
-    columns = int(np.ceil(np.sqrt(len(x))))
-    rows = -(-len(x) // columns)
-    figure = new_figure(2.4 * columns + 0.8, 1.5 * rows + 0.9, dpi=100)
-    panels = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).ravel()
-    for i, axes in enumerate(panels):
-        if i >= len(x):
-            axes.set_visible(False)
-            continue
-        for c in np.arange(x.shape[2]):
-            axes.plot(x[i, :, c], linewidth=1.0, color=f"C{c % 10}", label=f"channel {c}")
-        axes.tick_params(labelsize=8)
-        _whole(axes.xaxis)
+    figure, panels = _panels(len(x), 2.4, 1.5)
+    for axes, one in zip(panels, x, strict=True):
+        for c, line in enumerate(one.T):
+            axes.plot(line, linewidth=1.0, color=f"C{c % 10}", label=f"channel {c}")
     if range is not None:
         panels[0].set_ylim(range)
     figure.supxlabel("place in the series", fontsize=10)
@@ -177,14 +182,10 @@ def intervals(
     check("mean, low, high and truth", sorted(shapes), ok, "of one shape (n, d) or (n, l, c)")
     examples, given = len(given[0]), [(v[..., None] if v.ndim == 2 else v)[:most] for v in given]
     n, length, channels = given[0].shape
-    columns = int(np.ceil(np.sqrt(n)))
-    rows = -(-n // columns)
-    figure = new_figure(2.8 * columns + 0.8, 1.8 * rows + 0.9, dpi=100)
-    panels = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).ravel()
+    figure, panels = _panels(n, 2.8, 1.8)
     place, dot = np.arange(length), "." if length < 9 else None
     for i, axes in enumerate(panels):
-        axes.set_visible(i < n)
-        for c in np.arange(channels if i < n else 0):
+        for c in np.arange(channels):
             middle, below, above, *true = (v[i, :, c] for v in given)
             name = f", channel {c}" if channels > 1 else ""
             look = {"color": f"C{c % 10}"}
@@ -196,8 +197,6 @@ def intervals(
                 axes.plot(
                     place, v, "x", markersize=3, color="black", label="truth" if c == 0 else None
                 )
-        axes.tick_params(labelsize=8)
-        _whole(axes.xaxis)
     figure.supxlabel("entry", fontsize=10)
     figure.supylabel("value", fontsize=10)
     shown = panels[0].get_legend_handles_labels()
