@@ -29,7 +29,8 @@ def two_modes(x, t):
 def separate(x, t):
     """Of a normal distribution with independent entries."""
     m, s = SDE.mean_coeff(t), SDE.std(t)
-    return -(x - m * MEANS) / (m**2 * STDS**2 + s**2)
+    means, stds = (jnp.broadcast_to(v, x.shape) for v in (MEANS, STDS))
+    return -(x - m * means) / (m**2 * stds**2 + s**2)
 
 
 def exact_weight(h):
@@ -76,7 +77,9 @@ def test_the_order_of_convergence_with_any_statistics(order, corrector):
 def flow_of(z, mean=0.7, std=0.4):
     """The end of the flow of a normal distribution with independent entries."""
     m, s, m0, s0 = (f(jnp.asarray(t)) for t in (1.0, T0) for f in (SDE.mean_coeff, SDE.std))
+    std = jnp.broadcast_to(std, z.shape)
     scale = jnp.sqrt((m0**2 * std**2 + s0**2) / (m**2 * std**2 + s**2))
+    mean = jnp.broadcast_to(mean, z.shape)
     return m0 * mean + scale * (z - m * mean)
 
 
@@ -90,10 +93,11 @@ def fitted():
 def test_statistics_of_a_normal_distribution(fitted):
     """l is the share of the noise in the variance of y; f = -l mean whatever the state is."""
     noise = np.exp(-2 * fitted.levels)[:, None]
-    share = noise / (noise + np.square(STDS))
+    share = noise / (noise + np.square(STDS)[None])
     np.testing.assert_allclose(fitted.linear, share, atol=2e-4)
-    slope = np.gradient(-share * np.asarray(MEANS), fitted.levels, axis=0, edge_order=2)
-    np.testing.assert_allclose(fitted.shift + fitted.growth * -share * MEANS, slope, atol=3e-3)
+    means = np.broadcast_to(MEANS, share.shape)
+    slope = np.gradient(-share * means, fitted.levels, axis=0, edge_order=2)
+    np.testing.assert_allclose(fitted.shift + fitted.growth * -share * means, slope, atol=3e-3)
 
 
 def test_few_steps_are_exact_on_a_normal_distribution(fitted):
