@@ -92,7 +92,7 @@ class Args:
     join: tuple[str, ...] = ()
     # The noise levels that the card shows (default: all).
     card_noise: tuple[float, ...] = ()
-    # Write a short posterior.json: without ranks, coverage levels and seconds, and with figures rounded.
+    # Write a short posterior.json: without settings, ranks, coverage levels and seconds, figures rounded.
     brief: bool = False
     # Folder of the results.
     out: str = "runs/posterior"
@@ -121,7 +121,7 @@ def check(args: Args) -> None:
 
 
 def joined(paths: Sequence[str]) -> list[dict[str, Any]]:
-    """The rows of earlier results; ValueError naming a file that holds none."""
+    """The rows of earlier results, equal ones once; ValueError naming a file that holds none."""
     found = []
     for path in paths:
         try:
@@ -131,7 +131,7 @@ def joined(paths: Sequence[str]) -> list[dict[str, Any]]:
             raise ValueError(
                 f"--join {path!r} holds no results of this command: {error!r}"
             ) from None
-    return found
+    return [row for i, row in enumerate(found) if row not in found[:i]]
 
 
 def in_brief(row: dict[str, Any]) -> dict[str, Any]:
@@ -184,7 +184,8 @@ def run(args: Args) -> dict[str, Any]:
                 head = {"problem": name, "noise_std": noise, "method": method}
                 rows.append(head | as_row(comparison, args.num) | {"reference_error": error})
                 print("  ".join(cells(rows[-1])), flush=True)
-    rows = [in_brief(row) for row in rows] if args.brief else rows
+    if args.brief:
+        return {"rows": [in_brief(row) for row in rows]}
     return {"settings": dataclasses.asdict(args), "rows": rows}
 
 
