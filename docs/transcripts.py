@@ -19,6 +19,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
+from types import ModuleType
 from typing import NamedTuple
 from unittest import mock
 
@@ -37,6 +38,7 @@ TUTORIALS = "docs/tutorials/"  # their Python is run between their commands
 WORDS = {
     "RUN": "runs/x", "A": "runs/a", "B": "runs/b", "C": "runs/b", "DIR": "out", "NAME": "two_modes",
     "R": "4", "N": "16", "ffhq.zip": "photos.zip",
+    "runs/digits": "runs/x", "runs/classes": "runs/c",
 }  # fmt: skip
 # Weights of others that nobody has who did not download them: other features in their place.
 FEATURES = (r"--inception \S+", "--features own:colours")
@@ -185,6 +187,7 @@ def world(folder: pathlib.Path) -> None:
     np.save(folder / "series_train.npy", series)
     series[:2, 3:6] = np.nan
     np.save(folder / "series.npy", series[:2])
+    np.save(folder / "waves.npy", draws.normal(size=(40, 64, 1)).astype(np.float32))
     coloured = draws.integers(0, 256, (40, 8, 8, 3)).astype(np.uint8)
     np.save(folder / "coloured.npy", coloured)
     x = draws.normal(size=(40, 6)).astype(np.float32)
@@ -207,6 +210,8 @@ RUNS = {
     "b": "digits_iddpm_linear --sde.n 50",
     "series": "digits_vp --data.name array --data.path series_train.npy",
     "coloured": "digits_vp --data.name array --data.path coloured.npy",
+    "waves": "digits_vp --data.name array --data.path waves.npy",
+    "photos": "digits_dit --data.name folder --data.path photos --data.size 16",
 }
 
 
@@ -234,10 +239,17 @@ def without_own_runs(folder: pathlib.Path, commands: Sequence[Shown]) -> None:
             shutil.rmtree(folder / workdir, ignore_errors=True)
 
 
+def program(name: str) -> ModuleType:
+    """The module that `python -m name` runs: a package's is in its __main__.py."""
+    module = importlib.import_module(name)
+    return module if hasattr(module, "main") else importlib.import_module(f"{name}.__main__")
+
+
 def here(command: Shown) -> str | None:
     """Run a command in this process: what it says where it fails, None if all is well."""
-    module = importlib.import_module(f"experiments.{command.words[0]}")
     from experiments import cli
+
+    module = program(f"experiments.{command.words[0]}")
 
     out, err, code = io.StringIO(), io.StringIO(), 0
     with (
