@@ -60,7 +60,7 @@ SECTIONS: dict[str, list[Entry]] = {
     "Explanation": [
         "mathematics.md",
         "improved_ddpm.md",
-        {"Decisions": ["decisions.md", "adr/*.md"]},
+        {"Decisions": ["adr/*.md"]},
     ],
     "Benchmarks": ["benchmarks.md"],
     "Help": [

@@ -38,7 +38,6 @@ TUTORIALS = "docs/tutorials/"  # their Python is run between their commands
 WORDS = {
     "RUN": "runs/x", "A": "runs/a", "B": "runs/b", "C": "runs/b", "DIR": "out", "NAME": "two_modes",
     "R": "4", "N": "16", "ffhq.zip": "photos.zip",
-    "runs/digits": "runs/x", "runs/classes": "runs/c",
 }  # fmt: skip
 # Weights of others that nobody has who did not download them: other features in their place.
 FEATURES = (r"--inception \S+", "--features own:colours")
@@ -187,12 +186,12 @@ def world(folder: pathlib.Path) -> None:
     np.save(folder / "series_train.npy", series)
     series[:2, 3:6] = np.nan
     np.save(folder / "series.npy", series[:2])
-    np.save(folder / "waves.npy", draws.normal(size=(40, 64, 1)).astype(np.float32))
+    np.save(folder / "waves.npy", draws.normal(size=(4000, 64, 1)).astype(np.float32))
     coloured = draws.integers(0, 256, (40, 8, 8, 3)).astype(np.uint8)
     np.save(folder / "coloured.npy", coloured)
     x = draws.normal(size=(40, 6)).astype(np.float32)
     np.savez(folder / "weather.npz", x=x, yesterday=np.roll(x, 1, axis=0))
-    own = "def colours(x):\n    return x.astype('float32').mean((1, 2))\n"
+    own = "def colours(x):\n    return x.astype('float32').mean((1, 2))\n\n\nblocks = colours\n"
     (folder / "own.py").write_text(own)
     (folder / "my_package").mkdir()
     method = "import numpy as np\n\nfrom score_jax.inverse import Mask, pigdm as my_method\n\n"
@@ -214,6 +213,9 @@ RUNS = {
     "photos": "digits_dit --data.name folder --data.path photos --data.size 16",
 }
 
+# The names of runs in the tutorials, which are copies.
+COPIES = {"digits": "x", "classes": "c", "back": "x"}
+
 
 def runs(folder: pathlib.Path) -> None:
     """Make the runs of the pages, with small networks that are not trained."""
@@ -229,6 +231,13 @@ def runs(folder: pathlib.Path) -> None:
         config = cli.parse_config("train", "", argv)[1]
         run = folders.build(config)
         folders.write(folder / "runs" / name, run, run.init_params(jax.random.key(0)), 2, {})
+    copies(folder)
+
+
+def copies(folder: pathlib.Path) -> None:
+    """Give the runs of the tutorials their names."""
+    for name, source in COPIES.items():
+        shutil.copytree(folder / "runs" / source, folder / "runs" / name)
 
 
 def without_own_runs(folder: pathlib.Path, commands: Sequence[Shown]) -> None:
@@ -304,6 +313,8 @@ def main() -> None:
             words = ("train", "--config", *options.split(), "--workdir", f"runs/{name}")
             steps = () if name == "x" else ("--train.steps", "200")
             faults.append(apart(Shown("runs", (*words, *steps))))
+        if args.full:
+            copies(home)
         for page in args.pages:
             place = pathlib.Path(made) / "page"
             shutil.copytree(home, place)

@@ -89,13 +89,13 @@ def test_notebooks_are_stored_with_their_outputs(path):
 # Commands whose work takes long even when it is small, and the tests that do it.
 ELSEWHERE = {
     r"^train (?!--help)": "tests/experiments/test_info_commands.py",
-    r"^train_classifier|--guidance-interval": "tests/experiments/test_guided_commands.py",
+    r"^train_classifier|--guidance-interval|by_classifier": "tests/experiments/test_guided_commands.py",
     r"^(compare|bounds)": "tests/experiments/test_table_commands.py",
     r"^posterior": "tests/experiments/test_posterior_command.py",
     r"^evaluate .*--bpd": "tests/experiments/test_bits_command.py",
     r"^evaluate --workdir \S+ --num 4 --draws 0": "tests/experiments/test_evaluate_features.py",
     r"^encode|^interpolate (?!.*ddim)": "tests/experiments/test_daily_commands.py",
-    r"^(sample|restore) --workdir runs/c |runs/prepared|runs/weather": "tests/experiments",
+    r"^(sample|restore) --workdir runs/(c|classes) |runs/prepared|runs/weather": "tests/experiments",
 }
 
 
@@ -127,9 +127,9 @@ def restored(key, sde, score, measurement, method, **options):
     return drawn(key, sde, score, (len(measurement.y), *shape))
 
 
-def summary(*args, num, **options):
+def summary(key, sde, score, measurement, *args, num, **options):
     """Stands for `posterior_summary`."""
-    mean = np.zeros((1, 8, 8, 1))
+    mean = np.zeros(measurement.y.shape)
     return inverse.Summary(mean, mean + 1, num, np.stack([mean - 1, mean + 1]))
 
 
