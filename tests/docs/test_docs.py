@@ -106,6 +106,7 @@ def test_the_navigation_has_every_page_once(tmp_path):
     """Listed pages in their order, the others by patterns; those that are not there are left out."""
     for name in (
         "index.md",
+        "overview.md",
         "new.md",
         "training.md",
         "tutorials/2.md",
