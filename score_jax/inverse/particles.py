@@ -269,12 +269,8 @@ def twisted_smc(
         chunk=chunk * pieces, devices=devices, progress=progress, desc="system",
     )  # fmt: skip
     out = _together(done.out, pieces, chunk) if divided else done.out
-    x, logs, evidence, resamplings, variances, ancestors = (
-        v[:num].reshape(-1, islands, *v.shape[1:]) for v in out
-    )
-    found = [_joined(*part) for part in zip(x, logs, evidence, variances, strict=True)]
-    _warn(found, ancestors)
-    return Systems(found, resamplings, ancestors, done.seconds, done.compile_seconds)
+    parts = [v[:num].reshape(-1, islands, *v.shape[1:]) for v in out]
+    return _systems(parts, done.seconds, done.compile_seconds)
 
 
 def _check_method(sde: Any, score: Any, measurement: Any, method: Any, options: Any) -> None:
@@ -286,6 +282,14 @@ def _check_method(sde: Any, score: Any, measurement: Any, method: Any, options: 
             "method must be a score alone, such as pigdm, mmps or tmpd: the moves of one that acts on "
             "steps have no known density"
         )
+
+
+def _systems(parts: Sequence[np.ndarray], seconds: float, compile_seconds: float) -> Systems:
+    """The result of what `_system` returns for each of the b measurements and islands."""
+    x, logs, evidence, resamplings, variances, ancestors = parts
+    found = [_joined(*part) for part in zip(x, logs, evidence, variances, strict=True)]
+    _warn(found, ancestors)
+    return Systems(found, resamplings, ancestors, seconds, compile_seconds)
 
 
 def _joined(x: np.ndarray, logs: np.ndarray, evidence: np.ndarray, variances: Any) -> Weighted:
@@ -316,5 +320,5 @@ def _warn(found: list[Weighted], ancestors: np.ndarray) -> None:
         f"of {one.ess:.0f} of {len(one.x)}, and {ancestors[worst].mean():.1f} ancestors a system. p(y) "
         "is then mostly too low and the draws are alike. Use more particles, data_std=None, or a method "
         "such as mmps, which moves the particles",
-        stacklevel=3,
+        stacklevel=4,
     )
