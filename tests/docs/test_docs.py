@@ -90,6 +90,15 @@ def test_links_lead_to_the_same_targets_in_the_site():
     assert site.relinked(
         "[r](../../README.md)\n```\n[r](../a.md)\n```\n", "docs/adr/1.md", where
     ) == ("[r](../index.md)\n```\n[r](../a.md)\n```\n")
+    # A link to a name in a module, which the repository shows as source, leads to its reference.
+    found = site.modules()
+    assert found["score_jax/model.py"] == "reference/api/score_jax.model.md"
+    assert found["score_jax/sde/__init__.py"] == "reference/api/score_jax.sde.md"
+    assert "score_jax/_check.py" not in found
+    text = "[VP](../score_jax/model.py#model) [m](../score_jax/model.py)"
+    assert site.relinked(text, "docs/a.md", where | found) == (
+        f"[VP](reference/api/score_jax.model.md#model) [m]({site.REPOSITORY}score_jax/model.py)"
+    )
 
 
 def test_the_navigation_has_every_page_once(tmp_path):
