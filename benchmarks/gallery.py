@@ -54,7 +54,7 @@ class Args:
     guided: int = 200
     scales: tuple[float, ...] = (0.0, 2.0, 4.0)
     # Test images whose bits per dimension are measured.
-    bits: int = 100
+    bits: int = 300
     # Test images that samples are compared with.
     test: int = 2_000
 
