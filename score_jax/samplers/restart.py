@@ -97,7 +97,7 @@ def restart_grid(
             f"above {levels[at]:.3g}, the level of the grid nearest to low",
         )
         ramp = karras_levels(high, levels[at], steps, rho=rho)
-        down = np.asarray(times_at(sde, -2 * np.log(ramp), (top, times[at])), times.dtype)
+        down = np.asarray(times_at(sde, -2 * np.log(ramp), (top, float(times[at]))), times.dtype)
         whole = np.concatenate([times[: at + 1], *[down] * repeats, times[at + 1 :]])
         rising = np.diff(whole) > 0
         ends = jnp.asarray(whole[1:]), jnp.asarray(whole[:-1])

@@ -8,7 +8,8 @@ import types
 
 import pytest
 
-from docs import build, checks, reference, site
+from docs import build, checks, reference, site, which_sampler
+from experiments.parts.samplers import SAMPLERS
 from score_jax._renamed import RENAMED
 from tests.helpers import ROOT
 
@@ -105,6 +106,7 @@ def test_the_navigation_has_every_page_once(tmp_path):
     """Listed pages in their order, the others by patterns; those that are not there are left out."""
     for name in (
         "index.md",
+        "overview.md",
         "new.md",
         "training.md",
         "tutorials/2.md",
@@ -114,7 +116,7 @@ def test_the_navigation_has_every_page_once(tmp_path):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text("")
     assert site.navigation(tmp_path) == [
-        {"Start": ["index.md"]},
+        {"Start": ["index.md", {"Overview": "overview.md"}]},
         {"Tutorials": ["tutorials/1.md", "tutorials/2.md"]},
         {"Guides": ["training.md", "new.md"]},
         {"Explanation": [{"Decisions": ["adr/1.md"]}]},
@@ -161,6 +163,16 @@ def test_presets_are_described_by_what_they_change():
         "--class-conditional True\n--loss.label-dropout 0.1"
     )
     assert "--net.kind DiT\n" in reference.changes("digits_dit")
+
+
+def test_the_figure_of_samplers_reads_its_page():
+    """Its curves are those of the table, and its samplers and their options exist."""
+    found = which_sampler.errors(which_sampler.PAGE.read_text(encoding="utf-8"))
+    assert set(found) == {"dpmpp_2m", "unipc", "ddim"}
+    assert all(sorted(curve) == [5, 10, 20] for curve in found.values())
+    named = [*(choice[1:] for choice in which_sampler.CHOICES), which_sampler.OTHERWISE]
+    for name, options, _ in named:
+        assert set(re.findall(r"--([a-z]+)", options)) <= SAMPLERS[name].uses(), name
 
 
 def test_docstrings_are_set_as_text_formulas_and_examples():
@@ -229,6 +241,18 @@ def tracked():
 def test_the_repository_passes_its_own_checks(monkeypatch):
     monkeypatch.chdir(ROOT)
     assert checks.check(tracked()) == []
+
+
+def test_released_weights_may_be_large(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    path = pathlib.Path("pretrained/a.npz")
+    path.parent.mkdir()
+    for size, count in ((checks.LARGEST_WEIGHTS, 0), (checks.LARGEST_WEIGHTS + 1, 1)):
+        with path.open("wb") as file:
+            file.truncate(size)
+        assert len(checks.check([path])) == count
+    path.rename("pretrained/a.png")
+    assert len(checks.check([pathlib.Path("pretrained/a.png")])) == 1
 
 
 def test_what_notebooks_lack_and_large_files_are_found(tmp_path, monkeypatch):

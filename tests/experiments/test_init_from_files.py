@@ -70,7 +70,7 @@ def test_a_published_file_with_its_preset(tmp_path, monkeypatch):
     other = runs.build(
         dataclasses.replace(config, data=dataclasses.replace(RGB, channels=3), net=FLAT)
     )
-    with pytest.raises(ValueError, match="no leaf fits"):
+    with pytest.raises(ValueError, match=r"no leaf fits|leaves fit"):
         origins.state_of(other, origins.Start(str(path), "small"))
 
 
@@ -97,7 +97,9 @@ def test_weights_with_and_without_a_learned_uncertainty():
     key = jax.random.key(0)
     found, missing = origins.fitted(learning.init_params(key), params, start)
     assert same(found, params | Uncertainty().init())
-    assert missing == {"missing there": ["uncertainty/bias", "uncertainty/kernel"]}
+    assert {w: set(n) for w, n in missing.items()} == {
+        "missing there": {"uncertainty/bias", "uncertainty/kernel"}
+    }
     found, unused = origins.fitted(plain.init_params(key), params | learned, start)
     assert same(found, params) and list(unused) == ["not used here"]
     found, wrong = origins.fitted(learning.init_params(key), params | learned, start)
