@@ -14,30 +14,30 @@ import re
 import shutil
 import subprocess
 import sys
+from typing import Any
 
-from docs import build
+from docs import build, reference
 from docs.build import ROOT
 
 REPOSITORY = "https://github.com/score-jax/score_jax/blob/main/"
 BUILD = ROOT / "build"
 # Files of the repository and their places in the site; the other pages of docs/ keep their names.
 PLACES = {
-    "README.md": "index.md",
-    "docs/index.md": "contents.md",
+    "README.md": "overview.md",
     "CONTRIBUTING.md": "contributing.md",
     "CHANGELOG.md": "changelog.md",
 }
-# The sections of the site; new notebooks are tutorials, and other new pages are guides.
-SECTIONS = {
-    "Start": ["index.md", "contents.md", "notebooks/01_quickstart.md", "commands.md"],
-    "Tutorials": [
-        "notebooks/02_controllable_generation.md",
-        "notebooks/03_which_posterior_sampler.md",
-        "extending.md",
-    ],
-    "How-to": [
+# The sections of the site with their pages; {name: pages} is a group in one. A pattern stands for the
+# pages that no other entry names. New pages of docs/ are guides.
+Entry = str | dict[str, list[str]]
+SECTIONS: dict[str, list[Entry]] = {
+    "Start": ["index.md", "overview.md"],
+    "Tutorials": ["tutorials/index.md", "tutorials/*.md", {"Notebooks": ["notebooks/*.md"]}],
+    "How-to": ["how-to/index.md", "how-to/*.md"],
+    "Guides": [
         "your-data.md",
         "training.md",
+        "accelerators.md",
         "multihost.md",
         "samplers.md",
         "guidance.md",
@@ -45,10 +45,31 @@ SECTIONS = {
         "likelihood.md",
         "evaluating.md",
         "weights.md",
+        "extending.md",
+        "*.md",
     ],
-    "Explanation": ["mathematics.md", "improved_ddpm.md"],
+    "Gallery": ["gallery.md"],
+    "Reference": [
+        "commands.md",
+        {"Options of the commands": ["reference/commands/*.md"]},
+        "reference/kinds.md",
+        "reference/presets.md",
+        {"API": ["reference/index.md", "reference/api/*.md"]},
+    ],
+    "Explanation": [
+        "mathematics.md",
+        "improved_ddpm.md",
+        {"Decisions": ["decisions.md", "adr/*.md"]},
+    ],
     "Benchmarks": ["benchmarks.md"],
-    "Project": ["contributing.md", "changelog.md"],
+    "Help": [
+        "troubleshooting.md",
+        "moving.md",
+        "glossary.md",
+        "compatibility.md",
+        "contributing.md",
+        "changelog.md",
+    ],
 }
 
 
@@ -104,20 +125,25 @@ def notebook(path: pathlib.Path, target: pathlib.Path) -> None:
     target.write_text(text, encoding="utf-8")
 
 
-def navigation(pages: pathlib.Path) -> list[dict[str, list[str]]]:
-    """The sections of the site, with the decisions and the modules that there are."""
-    of = lambda pattern: [
-        path.relative_to(pages).as_posix()
-        for path in sorted(pages.glob(pattern), key=lambda path: path.stem)
-    ]
-    found = {name: list(names) for name, names in SECTIONS.items()}
-    listed = {name for names in SECTIONS.values() for name in names}
-    found["Tutorials"] += [name for name in of("notebooks/*.md") if name not in listed]
-    found["How-to"] += [name for name in of("*.md") if name not in listed]
-    found["Explanation"] += of("adr/*.md")
-    found["Reference"] = ["reference/index.md", *of("reference/api/*.md")]
-    order = ["Start", "Tutorials", "How-to", "Reference", "Explanation", "Benchmarks", "Project"]
-    return [{name: found[name]} for name in order]
+def navigation(pages: pathlib.Path) -> list[Entry]:
+    """The sections of the site: the pages that are in the folder, in the order of `SECTIONS`."""
+    listed = set(re.findall(r"[\w/.-]+\.md", json.dumps(SECTIONS)))
+
+    def found(entries: list[Any]) -> list[Entry]:
+        rows: list[Entry] = []
+        for entry in entries:
+            if isinstance(entry, dict):
+                groups = {name: found(inner) for name, inner in entry.items()}
+                rows += [{name: inner} for name, inner in groups.items() if inner]
+            elif "*" in entry:
+                paths = sorted(pages.glob(entry), key=lambda path: path.stem)
+                names = [path.relative_to(pages).as_posix() for path in paths]
+                rows += [name for name in names if name not in listed]
+            elif (pages / entry).exists():
+                rows.append(entry)
+        return rows
+
+    return found([{name: entries} for name, entries in SECTIONS.items()])
 
 
 def assemble(folder: pathlib.Path = BUILD) -> list[str]:
@@ -135,6 +161,7 @@ def assemble(folder: pathlib.Path = BUILD) -> list[str]:
         else:
             shutil.copyfile(path, target)
     faults = build.build(pages / "reference")
+    reference.build(pages / "reference")
     settings = {"INHERIT": str(ROOT / "docs" / "mkdocs.yml"), "nav": navigation(pages)}
     # JSON is YAML.
     (folder / "mkdocs.yml").write_text(json.dumps(settings, indent=1), encoding="utf-8")
@@ -144,7 +171,8 @@ def assemble(folder: pathlib.Path = BUILD) -> list[str]:
 def render(folder: pathlib.Path = BUILD) -> int:
     """Build the site from the pages in `folder`; returns the exit code of mkdocs."""
     command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet"]
-    return subprocess.run([*command, "-f", str(folder / "mkdocs.yml")]).returncode
+    env = {**os.environ, "NO_MKDOCS_2_WARNING": "1"}  # an advertisement of the theme's successor
+    return subprocess.run([*command, "-f", str(folder / "mkdocs.yml")], env=env).returncode
 
 
 def main(argv: list[str] | None = None) -> int:
