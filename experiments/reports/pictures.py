@@ -62,12 +62,14 @@ def save_samples(run: Run, x: Any, path: pathlib.Path) -> bool:
     return written(path, draw)
 
 
-def save_comparison(run: Run, panels: dict[str, Any], path: pathlib.Path) -> bool:
+def save_comparison(
+    run: Run, panels: dict[str, Any], path: pathlib.Path, *, columns: int = 8
+) -> bool:
     """Draw data of several kinds side by side with their titles: whether it was written."""
 
     def draw() -> Image.Image:
         pairs = [shown(run, x) for x in panels.values()]
-        images = [viz.picture(x, range=limits, columns=8) for x, limits in pairs]
+        images = [viz.picture(x, range=limits, columns=columns) for x, limits in pairs]
         return viz.side_by_side(images, list(panels))
 
     return written(path, draw)
