@@ -1,9 +1,10 @@
 """Build the documentation as a site: `python -m docs.site [--serve]` writes build/site.
 
 The pages stay plain Markdown that also reads well in the repository. This program copies them to
-build/pages in the order of the site, points their links to where the pages lie there (or to the
-repository, for files that are not pages), renders the notebooks with their stored outputs, writes the
-reference from the docstrings (`docs.build`), and calls mkdocs, where every warning is an error.
+build/pages in the order of the site, points their links to where the pages lie there (a link to a name in
+a public module, `../score_jax/model.py#model`, leads to its reference, and one to another file to the
+repository), renders the notebooks with their stored outputs, writes the reference from the docstrings
+(`docs.build`), and calls mkdocs, where every warning is an error.
 """
 
 import argparse
@@ -85,6 +86,17 @@ def places(root: pathlib.Path = ROOT) -> dict[str, str]:
     return found
 
 
+def modules() -> dict[str, str]:
+    """Where the reference of each public module lies in the site, by its file in the repository."""
+    found = {}
+    for path in sorted((ROOT / build.PACKAGE).rglob("*.py")):
+        file = path.relative_to(ROOT)
+        parts = file.parent.parts if path.stem == "__init__" else file.with_suffix("").parts
+        if not any(part.startswith("_") for part in parts):
+            found[file.as_posix()] = f"reference/api/{'.'.join(parts)}.md"
+    return found
+
+
 def relinked(text: str, source: str, where: dict[str, str]) -> str:
     """The Markdown of the file `source` with links that lead to the same targets in the site."""
     here = pathlib.PurePosixPath(where[source]).parent
@@ -95,7 +107,8 @@ def relinked(text: str, source: str, where: dict[str, str]) -> str:
             return match[0]
         folder = pathlib.PurePosixPath(source).parent.as_posix()
         target = os.path.normpath(os.path.join(folder, link))
-        if target in where:
+        # A link to a module is one to its source, and one to a name in it is one to its reference.
+        if target in where and (fragment or not target.endswith(".py")):
             new = os.path.relpath(where[target], here)
         else:
             new = REPOSITORY + target
@@ -151,13 +164,14 @@ def assemble(folder: pathlib.Path = BUILD) -> list[str]:
     pages = folder / "pages"
     shutil.rmtree(pages, ignore_errors=True)
     where = places()
+    targets = where | modules()
     for source, place in where.items():
         path, target = ROOT / source, pages / place
         target.parent.mkdir(parents=True, exist_ok=True)
         if path.suffix == ".ipynb":
             notebook(path, target)
         elif path.suffix == ".md":
-            target.write_text(relinked(path.read_text(encoding="utf-8"), source, where))
+            target.write_text(relinked(path.read_text(encoding="utf-8"), source, targets))
         else:
             shutil.copyfile(path, target)
     faults = build.build(pages / "reference")

@@ -8,7 +8,8 @@ import types
 
 import pytest
 
-from docs import build, checks, reference, site
+from docs import build, checks, reference, site, which_sampler
+from experiments.parts.samplers import SAMPLERS
 from score_jax._renamed import RENAMED
 from tests.helpers import ROOT
 
@@ -90,6 +91,15 @@ def test_links_lead_to_the_same_targets_in_the_site():
     assert site.relinked(
         "[r](../../README.md)\n```\n[r](../a.md)\n```\n", "docs/adr/1.md", where
     ) == ("[r](../index.md)\n```\n[r](../a.md)\n```\n")
+    # A link to a name in a module, which the repository shows as source, leads to its reference.
+    found = site.modules()
+    assert found["score_jax/model.py"] == "reference/api/score_jax.model.md"
+    assert found["score_jax/sde/__init__.py"] == "reference/api/score_jax.sde.md"
+    assert "score_jax/_check.py" not in found
+    text = "[VP](../score_jax/model.py#model) [m](../score_jax/model.py)"
+    assert site.relinked(text, "docs/a.md", where | found) == (
+        f"[VP](reference/api/score_jax.model.md#model) [m]({site.REPOSITORY}score_jax/model.py)"
+    )
 
 
 def test_the_navigation_has_every_page_once(tmp_path):
@@ -152,6 +162,16 @@ def test_presets_are_described_by_what_they_change():
         "--class-conditional True\n--loss.label-dropout 0.1"
     )
     assert "--net.kind DiT\n" in reference.changes("digits_dit")
+
+
+def test_the_figure_of_samplers_reads_its_page():
+    """Its curves are those of the table, and its samplers and their options exist."""
+    found = which_sampler.errors(which_sampler.PAGE.read_text(encoding="utf-8"))
+    assert set(found) == {"dpmpp_2m", "unipc", "ddim"}
+    assert all(sorted(curve) == [5, 10, 20] for curve in found.values())
+    named = [*(choice[1:] for choice in which_sampler.CHOICES), which_sampler.OTHERWISE]
+    for name, options, _ in named:
+        assert set(re.findall(r"--([a-z]+)", options)) <= SAMPLERS[name].uses(), name
 
 
 def test_docstrings_are_set_as_text_formulas_and_examples():
