@@ -62,9 +62,9 @@ PRESETS: dict[str, Config] = {
     "digits_dit": dataclasses.replace(
         _digits, net=DiT(width=64, depth=4, num_heads=4), optim=OptimConfig(lr=1e-3)
     ),
-    # For `make demo`, with the pictures' size in mind: within four minutes on two processor cores, updates
-    # are what is scarce. Patches of 2 quarter the cost of the finest level, and small batches give twice
-    # the updates. Noise levels are those at which digits take their form (docs/adr/0031).
+    # For `make demo`: a few minutes on two processor cores, in which updates are what is scarce. Patches
+    # of 2 quarter the cost of the finest level, a batch of 32 gives twice the updates of 64, and the
+    # noise levels are those at which digits take their form (docs/adr/0031).
     "mnist5k_vp": Config(
         data=DataConfig(name="mnist5k"),
         net=NCSNpp(
