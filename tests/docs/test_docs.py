@@ -106,6 +106,7 @@ def test_the_navigation_has_every_page_once(tmp_path):
     """Listed pages in their order, the others by patterns; those that are not there are left out."""
     for name in (
         "index.md",
+        "overview.md",
         "new.md",
         "training.md",
         "tutorials/2.md",
@@ -115,7 +116,7 @@ def test_the_navigation_has_every_page_once(tmp_path):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text("")
     assert site.navigation(tmp_path) == [
-        {"Start": ["index.md"]},
+        {"Start": ["index.md", {"Overview": "overview.md"}]},
         {"Tutorials": ["tutorials/1.md", "tutorials/2.md"]},
         {"Guides": ["training.md", "new.md"]},
         {"Explanation": [{"Decisions": ["adr/1.md"]}]},
@@ -240,6 +241,18 @@ def tracked():
 def test_the_repository_passes_its_own_checks(monkeypatch):
     monkeypatch.chdir(ROOT)
     assert checks.check(tracked()) == []
+
+
+def test_released_weights_may_be_large(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    path = pathlib.Path("pretrained/a.npz")
+    path.parent.mkdir()
+    for size, count in ((checks.LARGEST_WEIGHTS, 0), (checks.LARGEST_WEIGHTS + 1, 1)):
+        with path.open("wb") as file:
+            file.truncate(size)
+        assert len(checks.check([path])) == count
+    path.rename("pretrained/a.png")
+    assert len(checks.check([pathlib.Path("pretrained/a.png")])) == 1
 
 
 def test_what_notebooks_lack_and_large_files_are_found(tmp_path, monkeypatch):
