@@ -10,9 +10,13 @@ a relative width of 0.075. Sizes XS, M, L and XL differ in `net.channels` (128, 
 `net.dropout` (0.1 from M on), `optim.lr` (0.012, 0.009, 0.008, 0.007) and `train.steps`. They were
 trained in float16 with float32 parameters; `--net.dtype bfloat16` is the like here. Its learned weight
 of the noise levels is `--loss.uncertainty`.
+
+`cifar10_consistency` is improved consistency training (arXiv:2310.14189, table 1 and appendix A) on the
+network of the published consistency models; the paper's is twice as deep, its optimiser RAdam.
 """
 
 import dataclasses
+from typing import Any
 
 from score_jax.nets import EDM2
 from score_jax.parametrization import LogSigmaInput, edm
@@ -20,7 +24,7 @@ from score_jax.sde import LinearVE
 
 from ..config import DataConfig, LossConfig, OptimConfig, SampleConfig, TrainConfig
 from ..run_config import Config
-from .shared import published
+from .shared import CONSISTENCY_LOSS, CONSISTENCY_SAMPLE, published
 
 _replace = dataclasses.replace
 
@@ -69,6 +73,12 @@ _EDM2_64 = _replace(
     sample=_replace(_SAMPLE, steps=31),
 )  # fmt: skip
 
+
+def _dropout(fields: dict[str, Any], rate: float) -> dict[str, Any]:
+    """The fields with this dropout of the network."""
+    return fields | {"net": fields["net"].clone(dropout=rate)}
+
+
 PRESETS: dict[str, Config] = {
     "digits_edm": Config(
         # The standard deviation of the digits, scaled to [-1, 1], is 0.75.
@@ -90,7 +100,15 @@ PRESETS: dict[str, Config] = {
     "cifar10_edm_vp": _replace(_CIFAR10, **published("cifar10_edm_vp")),
     "cifar10_edm_ve": _replace(_CIFAR10, **published("cifar10_edm_ve")),
     "imagenet64_edm_adm": _replace(_IMAGENET64, **published("imagenet64_edm_adm")),
-    # The network of OpenAI's consistency models, trained as a diffusion model.
-    "cifar10_consistency": _replace(_CIFAR10, **published("cifar10_consistency")),
+    # The EDM network that OpenAI's consistency models start from, and these, by consistency training.
+    "cifar10_edm_jcm": _replace(_CIFAR10, **published("cifar10_edm_jcm")),
+    "cifar10_consistency": _replace(
+        _CIFAR10,
+        **_dropout(published("cifar10_consistency"), 0.3),
+        loss=CONSISTENCY_LOSS,
+        optim=OptimConfig(lr=1e-4, grad_clip=None, ema_decay=0.99993),
+        train=_replace(_CIFAR10.train, steps=400_000, batch_size=1_024),
+        sample=CONSISTENCY_SAMPLE,
+    ),
     "imagenet64_edm2_s": _replace(_EDM2_64, **published("imagenet64_edm2_s")),
 }  # fmt: skip
