@@ -192,6 +192,16 @@ def markdown_files(root: pathlib.Path = ROOT) -> list[pathlib.Path]:
     )
 
 
+def guides(root: pathlib.Path = ROOT) -> list[pathlib.Path]:
+    """List the pages for users: README, CONTRIBUTING, and those of docs/, its tutorials and how-to."""
+    pages = [root / "README.md", root / "CONTRIBUTING.md", *sorted((root / "docs").glob("*.md"))]
+    return [
+        *pages,
+        *sorted(root.glob("docs/tutorials/*.md")),
+        *sorted(root.glob("docs/how-to/*.md")),
+    ]
+
+
 def anchors(text: str) -> set[str]:
     """Return the fragments that GitHub gives to the headings of a Markdown text."""
     found: dict[str, int] = {}

@@ -1,9 +1,10 @@
 """Build the documentation as a site: `python -m docs.site [--serve]` writes build/site.
 
 The pages stay plain Markdown that also reads well in the repository. This program copies them to
-build/pages in the order of the site, points their links to where the pages lie there (or to the
-repository, for files that are not pages), renders the notebooks with their stored outputs, writes the
-reference from the docstrings (`docs.build`), and calls mkdocs, where every warning is an error.
+build/pages in the order of the site, points their links to where the pages lie there (a link to a name in
+a public module, `../score_jax/model.py#model`, leads to its reference, and one to another file to the
+repository), renders the notebooks with their stored outputs, writes the reference from the docstrings
+(`docs.build`), and calls mkdocs, where every warning is an error.
 """
 
 import argparse
@@ -14,30 +15,30 @@ import re
 import shutil
 import subprocess
 import sys
+from typing import Any
 
-from docs import build
+from docs import build, reference
 from docs.build import ROOT
 
 REPOSITORY = "https://github.com/score-jax/score_jax/blob/main/"
 BUILD = ROOT / "build"
 # Files of the repository and their places in the site; the other pages of docs/ keep their names.
 PLACES = {
-    "README.md": "index.md",
-    "docs/index.md": "contents.md",
+    "README.md": "overview.md",
     "CONTRIBUTING.md": "contributing.md",
     "CHANGELOG.md": "changelog.md",
 }
-# The sections of the site; new notebooks are tutorials, and other new pages are guides.
-SECTIONS = {
-    "Start": ["index.md", "contents.md", "notebooks/01_quickstart.md", "commands.md"],
-    "Tutorials": [
-        "notebooks/02_controllable_generation.md",
-        "notebooks/03_which_posterior_sampler.md",
-        "extending.md",
-    ],
-    "How-to": [
+# The sections of the site with their pages; {name: pages} is a group in one. A pattern stands for the
+# pages that no other entry names. New pages of docs/ are guides.
+Entry = str | dict[str, list[str]]
+SECTIONS: dict[str, list[Entry]] = {
+    "Start": ["index.md", "overview.md"],
+    "Tutorials": ["tutorials/index.md", "tutorials/*.md", {"Notebooks": ["notebooks/*.md"]}],
+    "How-to": ["how-to/index.md", "how-to/*.md"],
+    "Guides": [
         "your-data.md",
         "training.md",
+        "accelerators.md",
         "multihost.md",
         "samplers.md",
         "guidance.md",
@@ -45,10 +46,31 @@ SECTIONS = {
         "likelihood.md",
         "evaluating.md",
         "weights.md",
+        "extending.md",
+        "*.md",
     ],
-    "Explanation": ["mathematics.md", "improved_ddpm.md"],
+    "Gallery": ["gallery.md"],
+    "Reference": [
+        "commands.md",
+        {"Options of the commands": ["reference/commands/*.md"]},
+        "reference/kinds.md",
+        "reference/presets.md",
+        {"API": ["reference/index.md", "reference/api/*.md"]},
+    ],
+    "Explanation": [
+        "mathematics.md",
+        "improved_ddpm.md",
+        {"Decisions": ["decisions.md", "adr/*.md"]},
+    ],
     "Benchmarks": ["benchmarks.md"],
-    "Project": ["contributing.md", "changelog.md"],
+    "Help": [
+        "troubleshooting.md",
+        "moving.md",
+        "glossary.md",
+        "compatibility.md",
+        "contributing.md",
+        "changelog.md",
+    ],
 }
 
 
@@ -64,6 +86,17 @@ def places(root: pathlib.Path = ROOT) -> dict[str, str]:
     return found
 
 
+def modules() -> dict[str, str]:
+    """Where the reference of each public module lies in the site, by its file in the repository."""
+    found = {}
+    for path in sorted((ROOT / build.PACKAGE).rglob("*.py")):
+        file = path.relative_to(ROOT)
+        parts = file.parent.parts if path.stem == "__init__" else file.with_suffix("").parts
+        if not any(part.startswith("_") for part in parts):
+            found[file.as_posix()] = f"reference/api/{'.'.join(parts)}.md"
+    return found
+
+
 def relinked(text: str, source: str, where: dict[str, str]) -> str:
     """The Markdown of the file `source` with links that lead to the same targets in the site."""
     here = pathlib.PurePosixPath(where[source]).parent
@@ -74,7 +107,8 @@ def relinked(text: str, source: str, where: dict[str, str]) -> str:
             return match[0]
         folder = pathlib.PurePosixPath(source).parent.as_posix()
         target = os.path.normpath(os.path.join(folder, link))
-        if target in where:
+        # A link to a module is one to its source, and one to a name in it is one to its reference.
+        if target in where and (fragment or not target.endswith(".py")):
             new = os.path.relpath(where[target], here)
         else:
             new = REPOSITORY + target
@@ -104,20 +138,25 @@ def notebook(path: pathlib.Path, target: pathlib.Path) -> None:
     target.write_text(text, encoding="utf-8")
 
 
-def navigation(pages: pathlib.Path) -> list[dict[str, list[str]]]:
-    """The sections of the site, with the decisions and the modules that there are."""
-    of = lambda pattern: [
-        path.relative_to(pages).as_posix()
-        for path in sorted(pages.glob(pattern), key=lambda path: path.stem)
-    ]
-    found = {name: list(names) for name, names in SECTIONS.items()}
-    listed = {name for names in SECTIONS.values() for name in names}
-    found["Tutorials"] += [name for name in of("notebooks/*.md") if name not in listed]
-    found["How-to"] += [name for name in of("*.md") if name not in listed]
-    found["Explanation"] += of("adr/*.md")
-    found["Reference"] = ["reference/index.md", *of("reference/api/*.md")]
-    order = ["Start", "Tutorials", "How-to", "Reference", "Explanation", "Benchmarks", "Project"]
-    return [{name: found[name]} for name in order]
+def navigation(pages: pathlib.Path) -> list[Entry]:
+    """The sections of the site: the pages that are in the folder, in the order of `SECTIONS`."""
+    listed = set(re.findall(r"[\w/.-]+\.md", json.dumps(SECTIONS)))
+
+    def found(entries: list[Any]) -> list[Entry]:
+        rows: list[Entry] = []
+        for entry in entries:
+            if isinstance(entry, dict):
+                groups = {name: found(inner) for name, inner in entry.items()}
+                rows += [{name: inner} for name, inner in groups.items() if inner]
+            elif "*" in entry:
+                paths = sorted(pages.glob(entry), key=lambda path: path.stem)
+                names = [path.relative_to(pages).as_posix() for path in paths]
+                rows += [name for name in names if name not in listed]
+            elif (pages / entry).exists():
+                rows.append(entry)
+        return rows
+
+    return found([{name: entries} for name, entries in SECTIONS.items()])
 
 
 def assemble(folder: pathlib.Path = BUILD) -> list[str]:
@@ -125,16 +164,18 @@ def assemble(folder: pathlib.Path = BUILD) -> list[str]:
     pages = folder / "pages"
     shutil.rmtree(pages, ignore_errors=True)
     where = places()
+    targets = where | modules()
     for source, place in where.items():
         path, target = ROOT / source, pages / place
         target.parent.mkdir(parents=True, exist_ok=True)
         if path.suffix == ".ipynb":
             notebook(path, target)
         elif path.suffix == ".md":
-            target.write_text(relinked(path.read_text(encoding="utf-8"), source, where))
+            target.write_text(relinked(path.read_text(encoding="utf-8"), source, targets))
         else:
             shutil.copyfile(path, target)
     faults = build.build(pages / "reference")
+    reference.build(pages / "reference")
     settings = {"INHERIT": str(ROOT / "docs" / "mkdocs.yml"), "nav": navigation(pages)}
     # JSON is YAML.
     (folder / "mkdocs.yml").write_text(json.dumps(settings, indent=1), encoding="utf-8")
@@ -144,7 +185,8 @@ def assemble(folder: pathlib.Path = BUILD) -> list[str]:
 def render(folder: pathlib.Path = BUILD) -> int:
     """Build the site from the pages in `folder`; returns the exit code of mkdocs."""
     command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet"]
-    return subprocess.run([*command, "-f", str(folder / "mkdocs.yml")]).returncode
+    env = {**os.environ, "NO_MKDOCS_2_WARNING": "1"}  # an advertisement of the theme's successor
+    return subprocess.run([*command, "-f", str(folder / "mkdocs.yml")], env=env).returncode
 
 
 def main(argv: list[str] | None = None) -> int:

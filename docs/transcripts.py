@@ -25,8 +25,13 @@ from unittest import mock
 import numpy as np
 from PIL import Image
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent
-PAGES = ("README.md", *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md")))
+from docs import build
+from docs.build import ROOT
+
+PAGES = tuple(
+    path.relative_to(ROOT).as_posix() for path in build.guides() if path.name != "CONTRIBUTING.md"
+)
+TUTORIALS = "docs/tutorials/"  # their Python is run between their commands
 
 # What stands for words of the reader's own.
 WORDS = {
@@ -122,6 +127,27 @@ def shown(page: str, text: str, *, full: bool = False) -> Iterator[Shown]:
         if command not in seen:
             yield command
         seen.add(command)
+
+
+class Code(NamedTuple):
+    """A block of Python of a tutorial, and the line where it begins."""
+
+    page: str
+    line: int
+    text: str
+
+
+def steps(page: str, text: str, *, full: bool = False) -> Iterator[Shown | Code]:
+    """The commands of a page, and the Python of a tutorial, in the order in which a reader runs them."""
+    if not page.startswith(TUTORIALS):
+        yield from shown(page, text, full=full)
+        return
+    end = 0
+    for block in re.finditer(r"^```python *\n(.*?)^``` *$", text, re.M | re.S):
+        yield from shown(page, text[end : block.start()], full=full)
+        yield Code(page, text.count("\n", 0, block.start(1)), block[1])
+        end = block.end()
+    yield from shown(page, text[end:], full=full)
 
 
 def _options(words: Sequence[str]) -> dict[str, tuple[str, ...]]:
@@ -236,6 +262,16 @@ def apart(command: Shown) -> str | None:
     return f"{command.line}: exit code {code}" if code else None
 
 
+def run_code(code: Code, space: dict[str, object]) -> str | None:
+    """Run a block of Python in a namespace: what it says where it fails, None if all is well."""
+    try:
+        # Empty lines before it, so that a traceback names the line of the page.
+        exec(compile("\n" * code.line + code.text, code.page, "exec"), space)
+    except Exception as error:  # a fault of the page
+        return f"{code.page}:{code.line}: {type(error).__name__}: {error}"
+    return None
+
+
 def main() -> None:
     """Run the commands; exit code 1 if one fails."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -261,9 +297,13 @@ def main() -> None:
             shutil.copytree(home, place)
             os.chdir(place)
             text = (ROOT / page).read_text(encoding="utf-8")
-            commands = list(shown(page, text, full=args.full))
-            without_own_runs(place, commands)
-            for command in commands:
+            found = list(steps(page, text, full=args.full))
+            without_own_runs(place, [step for step in found if isinstance(step, Shown)])
+            space: dict[str, object] = {"__name__": "__main__"}
+            for command in found:
+                if isinstance(command, Code):
+                    faults.append(run_code(command, space))
+                    continue
                 if command.left_out or args.only not in command.line or command.line in done:
                     continue
                 # What makes files for those after it runs on every page.
@@ -276,9 +316,9 @@ def main() -> None:
                 print(f"{page}: {how} in {seconds:.1f} s: {command.line}", flush=True)
             os.chdir(home)
             shutil.rmtree(place)
-    found = [fault for fault in faults if fault]
-    print("\n".join(["", *found, f"{len(faults)} commands, {len(found)} failed"]))
-    sys.exit(bool(found))
+    failed = [fault for fault in faults if fault]
+    print("\n".join(["", *failed, f"{len(faults)} commands, {len(failed)} failed"]))
+    sys.exit(bool(failed))
 
 
 if __name__ == "__main__":

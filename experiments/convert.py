@@ -2,13 +2,14 @@
 
 python -m experiments.convert --from score_sde_pytorch --file checkpoint_8.pth \
     --config cifar10_ncsnpp_continuous --workdir runs/ncsnpp
+python -m experiments.convert --from score_jax --file fashion_vp --workdir runs/fashion
 python -m experiments.convert --to diffusers --file my-ddpm --workdir runs/my_ddpm
 """
 
 from __future__ import annotations
 
 import dataclasses
-import hashlib
+import json
 import pathlib
 from collections.abc import Callable, Sequence
 from typing import Annotated, Any, Literal
@@ -23,21 +24,24 @@ from .parts.flags import SUFFIXES
 
 with late():
     from score_jax import checkpoints, convert, parametrization
-    from score_jax.convert import assemble
+    from score_jax.convert import assemble, release
+    from score_jax.convert.pretrained import located
+    from score_jax.data import Description
     from score_jax.sde import NoiseSchedule
 
     from . import presets, runs
     from .reports import dry_run
-    from .run_config import Config, read_file
+    from .run_config import Config, from_json, read_file, to_record
 
 
 NOTE_FILE = "converted.json"
 
 Source = Literal[
     "score_sde_pytorch", "score_sde_jax", "improved_diffusion", "guided_diffusion", "diffusers",
-    "edm",
+    "edm", "score_jax",
 ]  # fmt: skip
-Target = Literal["diffusers", "score_sde_pytorch"]
+Target = Literal["diffusers", "score_sde_pytorch", "score_jax"]
+OURS = "score_jax"  # releases of this library, which have their config
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,7 +52,8 @@ class Args:
     weights too.
     """
 
-    # File of the weights, or for diffusers the folder: read with --from, made with --to.
+    # File of the weights, for diffusers the folder, or the name of a release such as fashion_vp: read
+    # with --from, made with --to.
     file: str
     # Run folder: made with --from, read with --to.
     workdir: str
@@ -56,10 +61,13 @@ class Args:
     source: Annotated[Source | None, tyro.conf.arg(name="from")] = None
     # Which program is to read the file.
     to: Target | None = None
-    # Preset of the network, its process and its data, or a JSON file of one: with --from.
+    # Preset of the network, its process and its data, or a JSON file of one: with --from, except for
+    # releases of score_jax.
     config: str | None = None
     # The weights of the last step rather than their average, where there are both.
     raw: bool = False
+    # For --to score_jax: the names of the classes, in the order of the labels.
+    class_names: tuple[str, ...] = ()
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -76,10 +84,16 @@ def check(args: Args) -> None:
     """Raise ValueError for flags that do not fit."""
     if (args.source is None) == (args.to is None):
         raise ValueError("give --from, to read a file, or --to, to write one")
-    if args.to is None and args.config is None:
+    ours = args.source == OURS
+    if args.to is None and args.config is None and not ours:
         raise ValueError("--config is needed with --from: a preset, or a JSON file of a config")
-    if args.to is not None and args.config is not None:
-        raise ValueError("--config is for --from: a run folder has its config")
+    if (args.to is not None or ours) and args.config is not None:
+        has = "a release" if ours else "a run folder"
+        raise ValueError(f"--config is for --from: {has} has its config")
+    if args.raw and ours:
+        raise ValueError("--raw is for files that have an average too")
+    if args.class_names and args.to != OURS:
+        raise ValueError(f"--class-names is for --to {OURS}")
     if args.raw and args.to == "score_sde_pytorch":
         raise ValueError("--raw is not for --to score_sde_pytorch: its file has both weights")
 
@@ -95,6 +109,13 @@ def export_run(args: Args) -> None:
     last = lambda: checkpoints.restore_params(workdir / runs.CHECKPOINTS, field="params")
     if args.to == "diffusers":
         convert.to_diffusers(path, run.ingredients, last() if args.raw else params, run.shape)
+    elif args.to == OURS:
+        convert.to_release(
+            path, run.ingredients, last() if args.raw else params,
+            named(run.source.description, args.class_names), step=step,
+            notes={"config": to_record(run.config), "data": run.source.to_record()},
+        )  # fmt: skip
+        print(f"sha256 {release.sha256_of(path)}")
     else:
         convert.to_score_sde_pytorch(
             path, run.ingredients, last(), averages=params, step=step,
@@ -103,25 +124,35 @@ def export_run(args: Args) -> None:
     print(f"wrote {path}: {type(run.net).__name__} of step {step}, for {args.to}")
 
 
+def named(data: Description, names: tuple[str, ...]) -> Description:
+    """The description with these names of the classes; without any, as it is."""
+    return dataclasses.replace(data, class_names=names) if names else data
+
+
 def import_file(args: Args) -> None:
     """Make the run folder of a file."""
-    assert args.config is not None and args.source is not None
+    assert args.source is not None
     workdir = pathlib.Path(args.workdir)
     runs.check_new("workdir", workdir)
-    config = read_config(args.config)
-    path = pathlib.Path(args.file)
+    config = None if args.config is None else read_config(args.config)
+    path = located(args.file) if args.source == OURS else pathlib.Path(args.file)
     if not path.exists():
-        raise ValueError(f"--file {args.file!r} does not exist")
+        known = convert.PUBLISHED_FILES.get(args.file)
+        how = "" if known is None else f": {known.how()}"
+        raise ValueError(f"--file {args.file!r} does not exist{how}")
     cli.start(extras={"weights": of_weights("--file", args.file)})
-    run = runs.build(config)
-    params, info = READERS[args.source](run, path, args.raw)
+    if config is None:
+        run, params, info = _release(path)
+    else:
+        run = runs.build(config)
+        params, info = READERS[args.source](run, path, args.raw)
     if info.get("unwrapped"):
         print(f"taken off the weights: {', '.join(info['unwrapped'])}")
     # JSON and msgpack give numbers as Python's or NumPy's.
     step = int(info.get("step") or 0)
     runs.write(workdir, run, params, step, {NOTE_FILE: note(args, path)})
     print(
-        f"wrote {workdir}: {type(config.net).__name__} with {dry_run.count(params):,} parameters "
+        f"wrote {workdir}: {type(run.net).__name__} with {dry_run.count(params):,} parameters "
         f"of step {step} from {path}"
     )
 
@@ -130,6 +161,16 @@ def read_config(name: str) -> Config:
     """A preset by its name, or the config in a JSON or YAML file; ValueError naming what is wrong."""
     path = pathlib.Path(name)
     return read_file(path) if path.suffix in SUFFIXES else presets.get(name)
+
+
+def _release(path: pathlib.Path) -> tuple[runs.Run, Any, Any]:
+    """The run, the parameters and the facts of a release."""
+    _, params, info = convert.from_release(path)
+    notes = info["notes"]
+    if not {"config", "data"} <= set(notes):
+        raise ValueError(f"{path} has no config of a run: load_pretrained loads it")
+    record = notes["data"] | {"x": info["data"].to_record()}
+    return runs.build(from_json(json.dumps(notes["config"])), record), params, info
 
 
 def _score_sde(name: str) -> Callable[..., Any]:
@@ -211,8 +252,7 @@ def note(args: Args, path: pathlib.Path) -> dict[str, Any]:
     """Where the weights are from."""
     made: dict[str, Any] = {"from": args.source, "file": str(path), "raw": args.raw}
     if path.is_file():
-        with path.open("rb") as file:
-            made["sha256"] = hashlib.file_digest(file, "sha256").hexdigest()
+        made["sha256"] = release.sha256_of(path)
     return made
 
 

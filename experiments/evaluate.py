@@ -70,12 +70,14 @@ class Args(bits.Options):
     out: str | None = None
     # Write over the results that are there.
     overwrite: bool = False
+    # The networks whose features are compared.
     network: tyro.conf.OmitArgPrefixes[NetworkConfig] = dataclasses.field(
         default_factory=NetworkConfig
     )
     metric: tyro.conf.OmitArgPrefixes[MetricConfig] = dataclasses.field(
         default_factory=MetricConfig
     )
+    # The processes of a run on several hosts.
     hosts: cli.HostsConfig = dataclasses.field(default_factory=cli.HostsConfig)
 
     @property

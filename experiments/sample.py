@@ -69,9 +69,11 @@ class Args:
     precision: Literal["float32", "bfloat16"] | None = None
     # Write over files that are there.
     overwrite: bool = False
+    # How samples are guided.
     guide: Annotated[GuidanceConfig, tyro.conf.OmitArgPrefixes] = dataclasses.field(
         default_factory=GuidanceConfig
     )
+    # The processes of a run on several hosts.
     hosts: cli.HostsConfig = dataclasses.field(default_factory=cli.HostsConfig)
     # How samples are drawn.
     sample: Annotated[SampleConfig, tyro.conf.OmitArgPrefixes] = dataclasses.field(

@@ -44,11 +44,13 @@ class Args:
     keep: int = 10_000
     # Also Inception's spatial features, for sFID.
     sfid: bool = False
+    # The networks whose features are kept.
     network: tyro.conf.OmitArgPrefixes[NetworkConfig] = dataclasses.field(
         default_factory=NetworkConfig
     )
     # Write over a file that is there.
     overwrite: bool = False
+    # The processes of a run on several hosts.
     hosts: cli.HostsConfig = dataclasses.field(default_factory=cli.HostsConfig)
 
     def check(self) -> None:

@@ -49,6 +49,7 @@ EXTRA = {
     ("inverse", "metrics"): "the benchmark of methods measures distances to exact draws",
     ("metrics", "convert"): "published weights are read by the one reader that runs nothing",
     ("convert", "checkpoints"): "load_pretrained reads run folders",
+    ("convert", "data"): "a release says what its data look like",
     ("convert", "nets"): "published weights are those of published networks",
     ("convert", "model"): "a published file becomes a model",
     ("convert", "parametrization"): "a published file becomes a model",

@@ -6,24 +6,33 @@ The Debian package `dataset-fashion-mnist` installs them; other IDX files are gi
 import dataclasses
 
 from score_jax.nets import NCSNpp
-from score_jax.parametrization import VELOCITY
+from score_jax.parametrization import VELOCITY, edm
 from score_jax.sde import RectifiedFlow
 
-from ..config import DataConfig, LossConfig, SampleConfig, TrainConfig
+from ..config import DataConfig, LossConfig, OptimConfig, SampleConfig, TrainConfig
 from ..run_config import Config
 from .shared import FLOW_SAMPLE
 
-# Small enough for two processor cores.
+# About an hour on two processor cores. Patches of 2 leave the first level 14 x 14 places, at a quarter of
+# the cost, and EDM's preconditioning and noise levels (arXiv:2206.00364) give clothes early. Images are
+# not mirrored: in this data shoes point to the left.
 _VP = Config(
     data=DataConfig(
         name="idx", path="/usr/share/datasets/fashion-mnist", size=(28,), channels=1,
-        num_classes=10, flip=True,
+        num_classes=10,
     ),
-    net=NCSNpp(channels=16, channel_mult=(1, 2, 4), num_blocks=1, attention=(7,), dropout=0.0),
+    net=NCSNpp(
+        channels=48, channel_mult=(1, 2), num_blocks=1, attention=(), dropout=0.0, patch=2
+    ),
+    # The standard deviation of the images, scaled to [-1, 1], is 0.71.
+    parametrization=edm(0.7),
     class_conditional=True,
     # Some labels are hidden, for classifier-free guidance.
-    loss=LossConfig(label_dropout=0.1),
-    train=TrainConfig(steps=20_000, sample_every=5_000, checkpoint_every=1_000),
+    loss=LossConfig(
+        weighting="edm", times="log_normal", log_sigma_std=1.4, label_dropout=0.1
+    ),
+    optim=OptimConfig(lr=2e-3, warmup=300, beta2=0.99, schedule="cosine"),
+    train=TrainConfig(steps=2_800, sample_every=700, checkpoint_every=200),
     sample=SampleConfig(sampler="dpmpp_2m", steps=30),
 )  # fmt: skip
 

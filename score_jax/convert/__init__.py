@@ -11,6 +11,9 @@ from score_jax.convert.openai import from_improved_diffusion as from_improved_di
 from score_jax.convert.pretrained import load_pretrained as load_pretrained
 from score_jax.convert.published import PUBLISHED as PUBLISHED
 from score_jax.convert.records import Ingredients as Ingredients
+from score_jax.convert.release import find_release as find_release
+from score_jax.convert.release import from_release as from_release
+from score_jax.convert.release import to_release as to_release
 from score_jax.convert.score_sde import default_model as default_model
 from score_jax.convert.score_sde import from_score_sde_jax as from_score_sde_jax
 from score_jax.convert.score_sde import from_score_sde_pytorch as from_score_sde_pytorch

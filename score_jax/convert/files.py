@@ -12,15 +12,24 @@ from score_jax.convert.published import ALIASES
 
 
 class PublishedFile(NamedTuple):
-    """A published file or folder: where it is, and the preset to read it with, unless it needs none."""
+    """A published file or folder: where it is, and the preset to read it with, unless it needs none.
+
+    place: the file of a release of this library, below the current folder or the checkout, where it is
+    found by its name; sha256: of that file.
+    """
 
     source: str
     preset: str | None = None
+    place: str | None = None
+    sha256: str | None = None
 
     def how(self) -> str:
         """What to download, and how it is loaded."""
         given = "" if self.preset is None else f', "{self.preset}"'
-        return f"download {self.source} and load it with load_pretrained(PATH{given})"
+        load = f"load it with load_pretrained(PATH{given})"
+        if self.place is not None:
+            return f"download {self.source} to {self.place} in the current folder, or {load}"
+        return f"download {self.source} and {load}"
 
 
 _DRIVE = "a checkpoint_N.pth of https://drive.google.com/drive/folders/"
@@ -111,7 +120,15 @@ _FOLDERS = (
     "ddpm-cifar10-32", "ddpm-church-256", "ddpm-bedroom-256", "ddpm-celebahq-256",
     "ncsnpp-celebahq-256", "ncsnpp-ffhq-256", "ncsnpp-church-256", "ncsnpp-ffhq-1024",
 )  # fmt: skip
+# Releases of this library, by name: the sha256 of pretrained/NAME.npz.
+_RELEASES: dict[str, str | None] = {"fashion_vp": None}
+_OURS = "https://github.com/score-jax/score_jax/raw/main/"
 PUBLISHED_FILES: dict[str, PublishedFile] = {
+    **{
+        name: PublishedFile(f"{_OURS}{place}", place=place, sha256=sha256)
+        for name, sha256 in _RELEASES.items()
+        for place in (f"pretrained/{name}.npz",)
+    },
     **{preset: PublishedFile(f"{_DRIVE}{place}", preset) for preset, place in _SONG.items()},
     **{name: PublishedFile(f"{_OPENAI}{name}", preset) for name, preset in _IMPROVED.items()},
     **{f"{name.split('/')[-1]}.pkl": PublishedFile(f"{_NVIDIA}{name}.pkl") for name in _EDM},

@@ -1,4 +1,4 @@
-"""A trained model in one line: from a run folder, a published file, a diffusers folder, or the hub."""
+"""A trained model in one line: from a run folder, a release or another published file, or the hub."""
 
 import re
 from pathlib import Path
@@ -11,6 +11,7 @@ from score_jax.convert.hub import SCHEME, from_hub, is_hub_name
 from score_jax.convert.openai import from_improved_diffusion
 from score_jax.convert.published import PUBLISHED, lookup
 from score_jax.convert.records import Ingredients, read_json
+from score_jax.convert.release import ENDING, find_release, from_release
 from score_jax.convert.score_sde import from_score_sde_jax, from_score_sde_pytorch
 from score_jax.convert.vdm import from_vdm
 from score_jax.model import Model
@@ -34,15 +35,16 @@ def load_pretrained(
     """A trained model and its parameters, ready for sampling: (model, params).
 
     Args:
-      path: the folder of a run of `experiments.train`; the folder of a diffusers `UNet2DModel`; a
-        `.pkl` of EDM or EDM2; a `.flax` of VDM; with a preset, a file of score_sde, score_flow,
+      path: the name of a release of this library, such as "fashion_vp", or its `.npz`; the folder of
+        a run of `experiments.train`; the folder of a diffusers `UNet2DModel`; a `.pkl` of EDM or EDM2;
+        a `.flax` of VDM; with a preset, a file of score_sde, score_flow,
         OpenAI's consistency models, improved-diffusion or guided-diffusion; or, with the extra `hub`,
         any of these on the Hugging Face hub: "hf://USER/NAME" for a folder, "hf://USER/NAME/FILE" for
         a file.
       preset: name of the published run, such as "cifar10_ncsnpp_continuous"
         (`score_jax.convert.published`).
-      ema: the averaged weights, or those of the last step. Files of improved-diffusion and diffusers
-        hold one of them and do not say which.
+      ema: the averaged weights, or those of the last step. A release holds the averaged ones only.
+        Files of improved-diffusion and diffusers hold one of them and do not say which.
 
     Raises ValueError for an unknown preset, a preset with a folder, a file without one, and weights
     that do not fit; OSError for files that cannot be opened or downloaded; ImportError for a name on the
@@ -52,7 +54,7 @@ def load_pretrained(
     >>> model, params = load_pretrained("runs/digits_vp")
     >>> out = sample(key, model.sde, model.score(params), (16, 8, 8, 1), sampler=heun, grid=grid)
     """
-    path = from_hub(str(path)) if is_hub_name(path) else Path(path)
+    path = located(path)
     if not path.exists():
         known = published_file(path, preset)
         how = f": {known.how()}" if known else ""
@@ -63,9 +65,13 @@ def load_pretrained(
         if preset is not None:
             raise ValueError(f"preset must be None for the folder {str(path)!r}, got {preset!r}")
         return _of_run(path, ema) if (path / CHECKPOINTS).is_dir() else from_diffusers(path)[:2]
-    if path.suffix in (NVIDIA, VDM):
+    if path.suffix in (NVIDIA, VDM, ENDING):
         if preset is not None:
             raise ValueError(f"preset must be None for the file {str(path)!r}, got {preset!r}")
+        if path.suffix == ENDING:
+            if not ema:
+                raise ValueError(f"ema must be True for the release {str(path)!r}, got {ema!r}")
+            return from_release(path)[:2]
         return from_edm(path)[:2] if path.suffix == NVIDIA else from_vdm(path, ema=ema)[:2]
     if preset is None:
         raise ValueError(f"preset must name the network of the file {str(path)!r}, got None")
@@ -76,6 +82,17 @@ def load_pretrained(
         read = SCORE_SDE.get(path.suffix, from_score_sde_jax)
         params = read(path, ingredients.net, ingredients.sde, ema=ema)[1]
     return ingredients.model(), params
+
+
+def located(path: str | Path) -> Path:
+    """The local path of what `load_pretrained` is given: downloaded from the hub, or a found release.
+
+    Without either the path is returned as it is. Raises as `from_hub` and `find_release`.
+    """
+    if is_hub_name(path):
+        return from_hub(str(path))
+    found = None if Path(path).exists() else find_release(str(path))
+    return Path(path) if found is None else found
 
 
 def _of_run(path: Path, ema: bool) -> tuple[Model, Params]:

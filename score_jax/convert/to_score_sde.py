@@ -23,7 +23,7 @@ PROGRAM = "score_sde_pytorch"
 FIXED = (
     "norm_groups", "attention_groups", "attend_every_block", "dims", "super_resolution", "cond_size",
     "augment_size", "condition_first", "num_classes", "noise_conditional", "padding", "fourier_powers",
-    "add_input",
+    "add_input", "patch",
 )  # fmt: skip
 FIXED_OF_DDPM = ("block", "embedding", "fir", "progressive", "progressive_input", "skip_rescale")
 

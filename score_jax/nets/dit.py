@@ -29,10 +29,12 @@ from score_jax.nets.layers import (
     attend,
     check_inputs,
     class_rows,
+    folded,
     kept,
     plus,
     sinusoids,
     split_heads,
+    unfolded,
     with_low_res,
 )
 
@@ -61,25 +63,6 @@ def positions(size: tuple[int, ...], width: int) -> np.ndarray:
         angle = np.indices(size)[axis].reshape(-1, 1) * frequency[None]
         parts += [np.sin(angle), np.cos(angle)]
     return np.concatenate(parts, axis=1).astype(np.float32)
-
-
-def patches(x: Float[Array, "..."], patch: int) -> Float[Array, "b n p"]:
-    """Cut x (b, *size, c) into patches of `patch` places along every axis: (b, n, patch^axes c)."""
-    axes = x.ndim - 2
-    cut = [n for size in x.shape[1:-1] for n in (size // patch, patch)]
-    x = x.reshape(x.shape[0], *cut, x.shape[-1])
-    order = (*range(1, 2 * axes, 2), *range(2, 2 * axes + 1, 2))
-    x = x.transpose(0, *order, 2 * axes + 1)
-    return x.reshape(x.shape[0], math.prod(x.shape[1 : axes + 1]), -1)
-
-
-def joined(tokens: Float[Array, "b n p"], size: tuple[int, ...], patch: int) -> Array:
-    """Put patches together: the inverse of `patches`, (b, *size, c)."""
-    axes = len(size)
-    grid = [n // patch for n in size]
-    x = tokens.reshape(tokens.shape[0], *grid, *[patch] * axes, -1)
-    order = [axis for i in range(1, axes + 1) for axis in (i, axes + i)]
-    return x.transpose(0, *order, 2 * axes + 1).reshape(x.shape[0], *size, -1)
 
 
 def _gated(x: Array, branch: Array, gate: Array) -> Array:
@@ -181,13 +164,14 @@ class DiT(nn.Module):
         """Predict from x, the noise input, the classes or vectors and the image of low resolution."""
         self._check(x)
         check_inputs(x, noise_input, y, self.num_classes, self.cond_size)
-        size, dtype = x.shape[1:-1], self.dtype
+        dtype = self.dtype
         start = with_low_res(x, low_res, self.super_resolution)
         c = self._embed(noise_input, y)
-        h = Dense(self.width, kernel_init=_xavier, dtype=dtype, name="first")(
-            patches(start, self.patch)
-        )
-        places = positions(tuple(n // self.patch for n in size), self.width)
+        start = folded(start, self.patch)
+        grid = start.shape[1:-1]
+        tokens = start.reshape(start.shape[0], math.prod(grid), start.shape[-1])
+        h = Dense(self.width, kernel_init=_xavier, dtype=dtype, name="first")(tokens)
+        places = positions(grid, self.width)
         h = h + jnp.asarray(places, h.dtype)[None]
         make = nn.remat(DiTBlock, static_argnums=(3,)) if self.remat else DiTBlock
         for i in range(self.depth):
@@ -201,4 +185,5 @@ class DiT(nn.Module):
         h = nn.LayerNorm(epsilon=1e-6, use_bias=False, use_scale=False)(h.astype(x.dtype))
         entries = self.patch**self.dims * (self.out_channels or x.shape[-1])
         out = Dense(entries, kernel_init=zeros, name="last")(plus(h, shift, scale))
-        return joined(out, size, self.patch).astype(x.dtype)
+        out = out.reshape(out.shape[0], *grid, entries)
+        return unfolded(out, self.patch).astype(x.dtype)

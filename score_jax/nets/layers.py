@@ -153,15 +153,45 @@ def check_fields(net: Any, *counts: str) -> None:
     check("dropout", net.dropout, 0 <= net.dropout < 1, "in [0, 1)")
 
 
-def check_size(shape: Sizes, dims: int, depth: int) -> None:
-    """Raise ValueError unless x has `dims` axes of space, each divisible as often as it is halved."""
+def check_size(shape: Sizes, dims: int, depth: int, patch: int = 1) -> None:
+    """Raise ValueError unless x has `dims` axes of space, each divisible as often as it is halved.
+
+    With patches, every axis is divided by their size first.
+    """
     check("x", shape, len(shape) == dims + 2, f"of shape {SHAPES[dims]}")
-    needed = tuple(f**depth for f in factors(dims))
+    needed = tuple(patch * f**depth for f in factors(dims))
     if any(n % f or n < 1 for n, f in zip(shape[1:-1], needed, strict=True)):
+        cut = "" if patch == 1 else f"cut into patches of {patch} and "
         raise ValueError(
-            f"the size of x must be divisible by {needed}, because it is halved {depth} times, "
+            f"the size of x must be divisible by {needed}, because it is {cut}halved {depth} times, "
             f"got {shape[1:-1]}"
         )
+
+
+def folded(x: Float[Array, "..."], patch: int) -> Float[Array, "..."]:
+    """Move patches of `patch` places along every axis into the channels.
+
+    (b, *size, c) becomes (b, *size / patch, patch^axes c); one place of the result is one patch.
+    """
+    if patch == 1:
+        return x
+    axes = x.ndim - 2
+    cut = [n for size in x.shape[1:-1] for n in (size // patch, patch)]
+    x = x.reshape(x.shape[0], *cut, x.shape[-1])
+    order = (*range(1, 2 * axes, 2), *range(2, 2 * axes + 1, 2))
+    x = x.transpose(0, *order, 2 * axes + 1)
+    return x.reshape(*x.shape[: axes + 1], -1)
+
+
+def unfolded(x: Float[Array, "..."], patch: int) -> Float[Array, "..."]:
+    """Move the channels back into patches: the inverse of `folded`."""
+    if patch == 1:
+        return x
+    axes, grid = x.ndim - 2, x.shape[1:-1]
+    x = x.reshape(x.shape[0], *grid, *[patch] * axes, -1)
+    order = [axis for i in range(1, axes + 1) for axis in (i, axes + i)]
+    x = x.transpose(0, *order, 2 * axes + 1)
+    return x.reshape(x.shape[0], *[n * patch for n in grid], -1)
 
 
 def factors(dims: int) -> Sizes:

@@ -42,9 +42,11 @@ from score_jax.nets.layers import (
     check_inputs,
     check_size,
     divide_by_sigma,
+    folded,
     noise_levels,
     residual,
     sinusoids,
+    unfolded,
     with_low_res,
     with_powers,
 )
@@ -69,7 +71,7 @@ class NCSNpp(nn.Module):
     is embedded), any number for the plain Fourier one, or an index of `sigmas`. y is class labels (b,)
     exactly when `num_classes` is given, and vectors (b, cond_size) exactly when `cond_size` is;
     `low_res` and `augment` are as for `UNet`. Height and width (or length) must be divisible by
-    2 ** (len(channel_mult) - 1). With train=True a key for "dropout" is needed if dropout > 0.
+    patch * 2 ** (len(channel_mult) - 1). With train=True a key for "dropout" is needed if dropout > 0.
 
     Raises ValueError for unknown choices, numbers out of range, sizes that do not divide, noise
     inputs of another length than x, and missing or superfluous y.
@@ -114,6 +116,7 @@ class NCSNpp(nn.Module):
     # the network is given sin and cos of 2^n 2 pi x too, of these powers n (arXiv:2107.00630)
     fourier_powers: tuple[int, ...] = ()
     add_input: bool = False  # x is added to the output
+    patch: int = 1  # places along every axis that the first convolution sees as channels of one
 
     @property
     def style(self) -> Style:
@@ -128,13 +131,13 @@ class NCSNpp(nn.Module):
         for field, choices in CHOICES.items():
             value, allowed = getattr(self, field), get_args(choices)
             check(field, value, value in allowed, f"one of {allowed}")
-        counts = ("channels", "num_blocks", "norm_groups", "attention_groups")
+        counts = ("channels", "num_blocks", "norm_groups", "attention_groups", "patch")
         check_fields(self, *(name for name in counts if getattr(self, name) is not None))
         if self.sigmas is not None:
             noise_levels(self.sigmas)
         check("dims", self.dims, self.dims in (1, 2, 3), "1, 2 or 3")
         periodic_axes(self.padding, self.dims)
-        check_size(x.shape, self.dims, len(self.channel_mult) - 1)
+        check_size(x.shape, self.dims, len(self.channel_mult) - 1, self.patch)
         check_inputs(x, noise_input, y, self.num_classes, self.cond_size)
 
     def _block(
@@ -228,9 +231,9 @@ class NCSNpp(nn.Module):
         """Predict (noise, or score with scale_by_sigma) from x, the noise input and what is given."""
         # Longer than most functions: the U shape is read best in one piece.
         self._check(x, noise_input, y)
-        channels, last = x.shape[-1], len(self.channel_mult) - 1
+        channels, last = x.shape[-1] * self.patch**self.dims, len(self.channel_mult) - 1
         start = with_low_res(x, low_res, self.super_resolution, self.style.periodic)
-        start = with_powers(start, self.fourier_powers)
+        start = folded(with_powers(start, self.fourier_powers), self.patch)
         emb = self._embed(noise_input, y, augment)
         pyramid = h = start if self.centered else 2 * start - 1
         skips = [h := self.style.conv(self.channels, "first")(h)]
@@ -267,6 +270,7 @@ class NCSNpp(nn.Module):
         if output is None or self.progressive != "output_skip":
             h = nn.silu(self.style.norm("last_norm")(h.astype(x.dtype)))
             output = self._out_conv(channels, "last")(h)
+        output = unfolded(output, self.patch)
         h = output.astype(x.dtype) + x if self.add_input else output.astype(x.dtype)
         return divide_by_sigma(h, noise_input, self.sigmas) if self.scale_by_sigma else h
 

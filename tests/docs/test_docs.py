@@ -8,7 +8,8 @@ import types
 
 import pytest
 
-from docs import build, checks, site
+from docs import build, checks, reference, site, which_sampler
+from experiments.parts.samplers import SAMPLERS
 from score_jax._renamed import RENAMED
 from tests.helpers import ROOT
 
@@ -32,17 +33,12 @@ def run_blocks(path, folder, monkeypatch):
 PREPARED = {"weights.md"}  # reads files, which its own test lays out
 
 
-def pages():
-    """The Markdown files for users: README, CONTRIBUTING and the guides."""
-    return [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
-
-
 def with_code():
-    """The pages that have Python in them."""
+    """The pages with Python; that of tutorials is run between their commands (test_transcripts)."""
     return [
         p.relative_to(ROOT).as_posix()
-        for p in pages()
-        if p.name not in PREPARED and blocks(p.read_text())
+        for p in build.guides()
+        if p.name not in PREPARED and p.parent.name != "tutorials" and blocks(p.read_text())
     ]
 
 
@@ -75,6 +71,7 @@ def test_the_site_builds_without_faults(tmp_path):
         loaded = re.findall(r"<(?:img|script|source)[^>]*\ssrc=[\"']?(?:https?:)?//[^>\s]*", text)
         loaded += re.findall(r"<link[^>]*href=[\"']?(?:https?:)?//[^>]*", text)
         assert loaded == [], page
+    assert (tmp_path / "site" / "reference" / "commands" / "train.html").exists()
     tmp_path = tmp_path / "pages" / "reference"
     page = (tmp_path / "api" / "score_jax.sde.md").read_text()
     assert "## VP\n" in page
@@ -94,6 +91,87 @@ def test_links_lead_to_the_same_targets_in_the_site():
     assert site.relinked(
         "[r](../../README.md)\n```\n[r](../a.md)\n```\n", "docs/adr/1.md", where
     ) == ("[r](../index.md)\n```\n[r](../a.md)\n```\n")
+    # A link to a name in a module, which the repository shows as source, leads to its reference.
+    found = site.modules()
+    assert found["score_jax/model.py"] == "reference/api/score_jax.model.md"
+    assert found["score_jax/sde/__init__.py"] == "reference/api/score_jax.sde.md"
+    assert "score_jax/_check.py" not in found
+    text = "[VP](../score_jax/model.py#model) [m](../score_jax/model.py)"
+    assert site.relinked(text, "docs/a.md", where | found) == (
+        f"[VP](reference/api/score_jax.model.md#model) [m]({site.REPOSITORY}score_jax/model.py)"
+    )
+
+
+def test_the_navigation_has_every_page_once(tmp_path):
+    """Listed pages in their order, the others by patterns; those that are not there are left out."""
+    for name in (
+        "index.md",
+        "new.md",
+        "training.md",
+        "tutorials/2.md",
+        "tutorials/1.md",
+        "adr/1.md",
+    ):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("")
+    assert site.navigation(tmp_path) == [
+        {"Start": ["index.md"]},
+        {"Tutorials": ["tutorials/1.md", "tutorials/2.md"]},
+        {"Guides": ["training.md", "new.md"]},
+        {"Explanation": [{"Decisions": ["adr/1.md"]}]},
+    ]
+
+
+def test_the_options_of_a_command_are_read_from_its_help():
+    text = """usage: x
+
+╭─ options ───────────────────────────────╮
+│ -h, --help                              │
+│       show this help message and exit   │
+│ --kind {a,b,                            │
+│ c}                                      │
+│       Which kind, see train.steps       │
+│       (default: a (b)).                 │
+│ --class INT, --label INT   One. (required) │
+╰─────────────────────────────────────────╯
+╭─ more options ──────────────────────────╮
+│ Others.                                 │
+│ ─────────────────────────────────────── │
+│ --on, --no-on                           │
+│       On. (default: False)              │
+╰─────────────────────────────────────────╯
+"""
+    assert reference.groups(text) == [
+        ("options", "", [
+            ("--kind", "{a,b, c}", "Which kind, see train.steps.", "a (b)"),
+            ("--class, --label", "INT", "One.", "required"),
+        ]),
+        ("more options", "Others.", [("--on, --no-on", "", "On.", "False")]),
+    ]  # fmt: skip
+    assert reference.cell("a_b of train.steps|c") == "a\\_b of `train.steps`\\|c"
+    # Every option that a command has is on its page.
+    page = reference.command_page("sample")
+    found = set(re.findall(r"--[a-z][\w.-]*\w", reference.help_text("sample"))) - {"--help"}
+    assert {name for name in found if name not in page} == set()
+    assert "| `--num` | `INT` | `64` | How many samples. |" in page
+
+
+def test_presets_are_described_by_what_they_change():
+    assert reference.changes("digits_vp") == "all fields have their defaults"
+    assert reference.changes("digits_vp_conditional") == (
+        "--class-conditional True\n--loss.label-dropout 0.1"
+    )
+    assert "--net.kind DiT\n" in reference.changes("digits_dit")
+
+
+def test_the_figure_of_samplers_reads_its_page():
+    """Its curves are those of the table, and its samplers and their options exist."""
+    found = which_sampler.errors(which_sampler.PAGE.read_text(encoding="utf-8"))
+    assert set(found) == {"dpmpp_2m", "unipc", "ddim"}
+    assert all(sorted(curve) == [5, 10, 20] for curve in found.values())
+    named = [*(choice[1:] for choice in which_sampler.CHOICES), which_sampler.OTHERWISE]
+    for name, options, _ in named:
+        assert set(re.findall(r"--([a-z]+)", options)) <= SAMPLERS[name].uses(), name
 
 
 def test_docstrings_are_set_as_text_formulas_and_examples():

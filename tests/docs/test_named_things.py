@@ -12,10 +12,10 @@ from unittest import mock
 
 import pytest
 
+from docs import build
 from tests.helpers import ROOT
 
-GUIDES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
-GUIDES = [path.relative_to(ROOT).as_posix() for path in GUIDES]
+GUIDES = [path.relative_to(ROOT).as_posix() for path in build.guides()]
 FOLDERS = "score_jax|experiments|tests|docs|benchmarks|notebooks"
 # These flags decide which others a command has.
 CHOICES = ("--config", "--net.kind", "--sde.kind", "--loss.kind")

@@ -142,7 +142,7 @@ SHAPES = {(4, 4, 1): (8, 8, 1), (8, 8, 1): (8, 8, 3)}
 @pytest.mark.parametrize("page", [page for page in transcripts.PAGES if page in GUIDES])
 def test_the_commands_of_a_guide_run(page, world, tmp_path, monkeypatch):
     """In their order, with drawing replaced by noise; `python -m docs.transcripts` draws, too."""
-    commands = list(transcripts.shown(page, (ROOT / page).read_text(encoding="utf-8")))
+    found = transcripts.steps(page, (ROOT / page).read_text(encoding="utf-8"))
     place = tmp_path / "page"
     shutil.copytree(world, place)
     monkeypatch.chdir(place)
@@ -150,8 +150,11 @@ def test_the_commands_of_a_guide_run(page, world, tmp_path, monkeypatch):
     monkeypatch.setattr(sampling, "sample", drawn)
     monkeypatch.setattr(inverse, "posterior_sample", restored)
     monkeypatch.setattr(inverse, "posterior_summary", summary)
-    faults = []
-    for command in commands:
+    faults, space = [], {"__name__": "__main__"}
+    for command in found:
+        if isinstance(command, transcripts.Code):
+            faults.append(transcripts.run_code(command, space))
+            continue
         if command.left_out or any(re.search(p, command.line) for p in ELSEWHERE):
             continue
         faults.append(transcripts.here(command))

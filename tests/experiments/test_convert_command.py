@@ -10,8 +10,14 @@ import pytest
 from experiments import cli, convert, runs
 from experiments.config import DataConfig, LossConfig, SampleConfig
 from experiments.run_config import Config, to_json
-from score_jax.convert import from_diffusers, from_score_sde_pytorch
-from score_jax.nets import DDPM, NCSNpp, UNet
+from score_jax.convert import (
+    from_diffusers,
+    from_score_sde_pytorch,
+    load_pretrained,
+    to_release,
+)
+from score_jax.convert.release import sha256_of
+from score_jax.nets import DDPM, MLP, NCSNpp, UNet
 from score_jax.parametrization import NOISE, SCORE, SMALL, IndexInput, StdInput, TimeInput
 from score_jax.sde import VE, VP, CosineBetas, LinearBetas
 from tests.convert.test_convert_score_sde import flax_file
@@ -19,6 +25,7 @@ from tests.experiments.test_experiments import call, run
 from tests.helpers import port_unet
 from tests.helpers.convert_files import unpacked, write_torch
 
+KEY = jax.random.key(0)
 DDPMPP = NCSNpp(channels=16, channel_mult=(1, 2), num_blocks=1, attention=(4,))
 SCHEDULE = {
     "sde": LinearBetas(), "noise_input": IndexInput(), "variance": SMALL,
@@ -184,13 +191,48 @@ def test_a_run_as_a_checkpoint_of_score_sde(tmp_path):
     assert equal(again, params) and info["step"] == 1234
 
 
+def test_a_release_of_a_run_and_back(tmp_path, capsys):
+    """The file has the config and the form of the data, so that neither is given again."""
+    config = Config(
+        net=MLP(width=16, num_blocks=1), class_conditional=True, loss=LossConfig(label_dropout=0.1)
+    )
+    first = runs.build(config)
+    params = jax.tree.map(lambda leaf: leaf.astype("f2").astype("f4"), first.init_params(KEY))
+    runs.write(tmp_path / "a", first, params, 5, {})
+    path, names = tmp_path / "digits.npz", [f"digit {i}" for i in range(10)]
+    out = ["--workdir", str(tmp_path / "a"), "--file", str(path), "--to", "score_jax"]
+    convert.main([*out, "--class-names", *names])
+    assert sha256_of(path) in capsys.readouterr().out
+    model, loaded = load_pretrained(path)
+    assert equal(loaded, params) and model.sde == config.sde
+    back = ["--from", "score_jax", "--file", str(path), "--workdir", str(tmp_path / "b")]
+    convert.main(back)
+    again, read, step = runs.load(tmp_path / "b")
+    assert again.config == config and step == 5 and equal(read, params)
+    assert again.source.description.class_names == tuple(names)
+    note = json.loads((tmp_path / "b" / "converted.json").read_text())
+    assert note["sha256"] == sha256_of(path)
+    to_release(tmp_path / "c.npz", first.ingredients, params, first.source.description)
+    with pytest.raises(ValueError, match=r"c\.npz has no config of a run"):
+        convert.main([*back[:3], str(tmp_path / "c.npz"), "--workdir", str(tmp_path / "c")])
+    with pytest.raises(ValueError, match=r"'fashion' does not exist"):
+        convert.main([*back[:3], "fashion", "--workdir", str(tmp_path / "c")])
+    assert not (tmp_path / "c").exists()
+
+
 @pytest.mark.parametrize(
     ("flags", "named"),
     [
         ([], "give --from, to read a file, or --to, to write one"),
         (["--from", "edm", "--to", "diffusers"], "give --from, to read a file, or --to"),
         (["--from", "edm"], "--config is needed with --from"),
-        (["--to", "diffusers", "--config", "digits_vp"], "--config is for --from"),
+        (
+            ["--to", "diffusers", "--config", "digits_vp"],
+            "--config is for --from: a run folder has",
+        ),
+        (["--from", "score_jax", "--config", "digits_vp"], "--config is for --from: a release has"),
+        (["--from", "score_jax", "--raw"], "--raw is for files that have an average too"),
+        (["--to", "diffusers", "--class-names", "a"], "--class-names is for --to score_jax"),
     ],
 )
 def test_flags_of_the_two_ways_are_not_mixed(flags, named):

@@ -16,7 +16,7 @@ OURS = {
     752_865: ["digits_ve"],
     750_145: ["digits_vp_conditional"],
     215_298: ["two_moons_vp"],
-    744_929: ["fashion_vp", "fashion_flow"],
+    1_609_732: ["fashion_vp", "fashion_flow"],
     755_298: ["digits_iddpm", "digits_iddpm_vlb"],
     755_009: ["digits_iddpm_linear"],
     113_676_678: ["iddpm_unet2d_64"],

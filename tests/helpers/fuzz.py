@@ -11,19 +11,26 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import safetensors.numpy
 
 from score_jax.convert import (
+    Ingredients,
     from_improved_diffusion,
+    from_release,
     read_flax_msgpack,
     read_safetensors,
     read_torch,
+    to_release,
 )
 from score_jax.convert.assemble import template
-from score_jax.nets import UNet
-from score_jax.sde import CosineBetas
+from score_jax.data import Description
+from score_jax.nets import MLP, UNet
+from score_jax.parametrization import TimeInput
+from score_jax.sde import VP, CosineBetas
 from tests.helpers.convert_files import (
     dictionary,
     ndarray,
@@ -84,7 +91,7 @@ def refused(read: Callable[[Path], Any], path: Path, match: str) -> None:
 def shapes_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Find the shapes of equal networks once: a damaged file has mostly the same network."""
     once = functools.cache(template)
-    for module in ("diffusers", "edm", "openai", "score_sde", "vdm"):
+    for module in ("diffusers", "edm", "openai", "release", "score_sde", "vdm"):
         monkeypatch.setattr(f"score_jax.convert.{module}.template", once)
 
 
@@ -131,6 +138,11 @@ def weight_files(folder: Path) -> Iterator[tuple[Callable[[Path], Any], Path]]:
     path = folder / "x.safetensors"
     safetensors.numpy.save_file({"w": six, "v": six.astype("f2")}, path)
     yield read_safetensors, path
+    release = folder / "release.npz"
+    net = MLP(width=4, num_blocks=1)
+    tree = jax.jit(net.init)(jax.random.key(0), jnp.zeros((1, 2)), jnp.zeros(1))
+    to_release(release, Ingredients(net, VP(), TimeInput()), tree, Description((2,), "float32"))
+    yield from_release, release
     path = folder / "state.pt"
     state = {f"input_blocks.{n}.0.weight": np.zeros((4, 3, 3, 3), "f4") for n in range(3)}
     unet = UNet(channels=32, channel_mult=(1,), num_blocks=1)

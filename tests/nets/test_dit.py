@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from score_jax.nets import DIT_SIZES, DiT
-from score_jax.nets.dit import DiTBlock, joined, patches, positions
+from score_jax.nets.dit import DiTBlock, positions
 
 FAST = {"xla_backend_optimization_level": 0}
 
@@ -20,19 +20,6 @@ def test_the_largest_published_network_has_its_size():
     shapes = jax.eval_shape(net.init, jax.random.key(0), x, jnp.zeros(1), y)
     count = sum(math.prod(v.shape) for v in jax.tree.leaves(shapes))
     assert count + 256 * 1152 == 675_129_632
-
-
-@pytest.mark.parametrize("size", [(6,), (4, 6), (2, 4, 2)])
-def test_patches_hold_neighbours_and_are_put_back(size):
-    shape = (2, *size, 3)
-    x = jnp.arange(math.prod(shape), dtype=jnp.float32).reshape(shape)
-    cut = patches(x, 2)
-    assert cut.shape == (2, math.prod(size) // 2 ** len(size), 3 * 2 ** len(size))
-    first = x[(0, *[slice(2)] * len(size))]
-    np.testing.assert_array_equal(cut[0, 0], first.reshape(-1))
-    last = x[(1, *[slice(-2, None)] * len(size))]
-    np.testing.assert_array_equal(cut[1, -1], last.reshape(-1))
-    np.testing.assert_array_equal(joined(cut, size, 2), x)
 
 
 def test_places_are_sines_and_cosines_of_the_last_axis_first():
