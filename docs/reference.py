@@ -119,7 +119,9 @@ def commands_page() -> str:
     """The list of all commands."""
     rows = ["| command | what it does |", "|---|---|"]
     rows += [f"| [{name}]({name}.md) | {cell(c.purpose)} |" for name, c in commands().items()]
-    text = "`python -m experiments.NAME` in a checkout is `score-jax NAME` of the installed package."
+    text = (
+        "`python -m experiments.NAME` in a checkout is `score-jax NAME` of the installed package."
+    )
     return "\n\n".join(["# Options of the commands", text, "\n".join(rows)]) + "\n"
 
 

@@ -283,7 +283,7 @@ def training_loss(
     >>> value, metrics = loss(params, jax.random.key(0), {"x": x0})
     """
     check_model(sde, apply, noise_input, parametrization, variance)
-    t0 = _first_time(sde, parametrization, t0)
+    first = _first_time(sde, parametrization, t0)
     _check_dropout(label_dropout, null_class)
     objective = dsm() if objective is None else objective
     check_function("objective", objective, "a function of a Sample, such as hybrid()")
@@ -291,7 +291,7 @@ def training_loss(
         check_function("times", times, "a function (u, t0, t1), such as uniform_times")
 
     def loss(params: Params, key: Key[Array, ""], batch: Batch) -> tuple[Float[Array, ""], Metrics]:
-        drawn, draw = draw_noised(sde, key, batch, times=times, t0=t0, stratified=stratified)
+        drawn, draw = draw_noised(sde, key, batch, times=times, t0=first, stratified=stratified)
         given = {k: batch[k] for k in GIVEN if k in batch}
         if train and label_dropout and "y" in batch:
             null = int(null_class or 0)
@@ -316,7 +316,7 @@ def training_loss(
         total = (weight * per_example).mean()
         metrics = {"loss": total} | {name: (weight * part).mean() for name, part in parts.items()}
         if noise_levels:
-            found = by_level(sde, drawn.t, plain, t0=t0, n=noise_levels)
+            found = by_level(sde, drawn.t, plain, t0=first, n=noise_levels)
             metrics["loss_by_level"] = jax.lax.stop_gradient(found)
         if "index" in batch:
             metrics["per_example"] = jax.lax.stop_gradient(per_example)
