@@ -12,11 +12,11 @@ trained in float16 with float32 parameters; `--net.dtype bfloat16` is the like h
 of the noise levels is `--loss.uncertainty`.
 
 `cifar10_consistency` is improved consistency training (arXiv:2310.14189, table 1 and appendix A) on the
-network of the published consistency models; the paper's is twice as deep, its optimiser RAdam.
+network of the published consistency models. The paper trains with RAdam and dropout (`--net.dropout 0.3`),
+and its best network is twice as deep.
 """
 
 import dataclasses
-from typing import Any
 
 from score_jax.nets import EDM2
 from score_jax.parametrization import LogSigmaInput, edm
@@ -73,12 +73,6 @@ _EDM2_64 = _replace(
     sample=_replace(_SAMPLE, steps=31),
 )  # fmt: skip
 
-
-def _dropout(fields: dict[str, Any], rate: float) -> dict[str, Any]:
-    """The fields with this dropout of the network."""
-    return fields | {"net": fields["net"].clone(dropout=rate)}
-
-
 PRESETS: dict[str, Config] = {
     "digits_edm": Config(
         # The standard deviation of the digits, scaled to [-1, 1], is 0.75.
@@ -104,7 +98,7 @@ PRESETS: dict[str, Config] = {
     "cifar10_edm_jcm": _replace(_CIFAR10, **published("cifar10_edm_jcm")),
     "cifar10_consistency": _replace(
         _CIFAR10,
-        **_dropout(published("cifar10_consistency"), 0.3),
+        **published("cifar10_consistency"),
         loss=CONSISTENCY_LOSS,
         optim=OptimConfig(lr=1e-4, grad_clip=None, ema_decay=0.99993),
         train=_replace(_CIFAR10.train, steps=400_000, batch_size=1_024),
