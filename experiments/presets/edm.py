@@ -11,9 +11,9 @@ a relative width of 0.075. Sizes XS, M, L and XL differ in `net.channels` (128, 
 trained in float16 with float32 parameters; `--net.dtype bfloat16` is the like here. Its learned weight
 of the noise levels is `--loss.uncertainty`.
 
-`cifar10_consistency` is improved consistency training (arXiv:2310.14189, table 1 and appendix A) on the
-network of the published consistency models. The paper trains with RAdam and dropout (`--net.dropout 0.3`),
-and its best network is twice as deep.
+`cifar10_consistency` is improved consistency training (arXiv:2310.14189) on the network of the published
+consistency models. The paper trains with RAdam and dropout (`--net.dropout 0.3`), and its best network
+is twice as deep.
 """
 
 import dataclasses

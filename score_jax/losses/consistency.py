@@ -40,7 +40,7 @@ PairWeighting = Callable[[Any, Any], Any]  # (sigma, sigma') of the pair (b,) ->
 
 
 def doubling_intervals(first: int = 10, last: int = 1280, *, steps: int) -> Intervals:
-    """n of arXiv:2310.14189 eq. 7: `first` at the start, doubled at equal distances up to `last`.
+    """n of arXiv:2310.14189 section 3.4: `first` at the start, doubled at equal distances up to `last`.
 
     min(first 2^floor(k / K'), last) at step k, with K' = floor(steps / (floor(log2(last / first)) + 1)).
     Outside training it is `last`. Raises ValueError unless 1 <= first <= last and steps >= 1.
@@ -60,7 +60,7 @@ def doubling_intervals(first: int = 10, last: int = 1280, *, steps: int) -> Inte
 
 
 def gap_weighting(sigma: Float[Array, " b"], sigma_next: Float[Array, " b"]) -> Float[Array, " b"]:
-    """w of eq. (1), 1 / (sigma - sigma'), and 0 where both are the same: arXiv:2310.14189 eq. 6."""
+    """w of eq. (1), 1 / (sigma - sigma'), and 0 where both are the same: arXiv:2310.14189 section 3.1."""
     gap = sigma - sigma_next
     return jnp.where(gap > 0, 1 / jnp.where(gap > 0, gap, 1), 0)
 
