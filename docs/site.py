@@ -28,11 +28,11 @@ PLACES = {
     "CONTRIBUTING.md": "contributing.md",
     "CHANGELOG.md": "changelog.md",
 }
-# The sections of the site with their pages; {name: pages} is a group in one. A pattern stands for the
-# pages that no other entry names. New pages of docs/ are guides.
-Entry = str | dict[str, list[str]]
+# The sections of the site with their pages; {name: pages} is a group in one, {name: page} a page under
+# another name. A pattern stands for the pages that no other entry names. New pages of docs/ are guides.
+Entry = str | dict[str, Any]
 SECTIONS: dict[str, list[Entry]] = {
-    "Start": ["index.md", "overview.md"],
+    "Start": ["index.md", {"Overview": "overview.md"}],
     "Tutorials": ["tutorials/index.md", "tutorials/*.md", {"Notebooks": ["notebooks/*.md"]}],
     "How-to": ["how-to/index.md", "how-to/*.md"],
     "Guides": [
@@ -60,7 +60,7 @@ SECTIONS: dict[str, list[Entry]] = {
     "Explanation": [
         "mathematics.md",
         "improved_ddpm.md",
-        {"Decisions": ["decisions.md", "adr/*.md"]},
+        {"Decisions": ["adr/*.md"]},
     ],
     "Benchmarks": ["benchmarks.md"],
     "Help": [
@@ -146,8 +146,10 @@ def navigation(pages: pathlib.Path) -> list[Entry]:
         rows: list[Entry] = []
         for entry in entries:
             if isinstance(entry, dict):
-                groups = {name: found(inner) for name, inner in entry.items()}
-                rows += [{name: inner} for name, inner in groups.items() if inner]
+                for name, inner in entry.items():
+                    inside = found([inner] if isinstance(inner, str) else inner)
+                    named = inside[0] if isinstance(inner, str) and inside else inside
+                    rows += [{name: named}] if inside else []
             elif "*" in entry:
                 paths = sorted(pages.glob(entry), key=lambda path: path.stem)
                 names = [path.relative_to(pages).as_posix() for path in paths]

@@ -19,6 +19,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
+from types import ModuleType
 from typing import NamedTuple
 from unittest import mock
 
@@ -185,11 +186,12 @@ def world(folder: pathlib.Path) -> None:
     np.save(folder / "series_train.npy", series)
     series[:2, 3:6] = np.nan
     np.save(folder / "series.npy", series[:2])
+    np.save(folder / "waves.npy", draws.normal(size=(4000, 64, 1)).astype(np.float32))
     coloured = draws.integers(0, 256, (40, 8, 8, 3)).astype(np.uint8)
     np.save(folder / "coloured.npy", coloured)
     x = draws.normal(size=(40, 6)).astype(np.float32)
     np.savez(folder / "weather.npz", x=x, yesterday=np.roll(x, 1, axis=0))
-    own = "def colours(x):\n    return x.astype('float32').mean((1, 2))\n"
+    own = "def colours(x):\n    return x.astype('float32').mean((1, 2))\n\n\nblocks = colours\n"
     (folder / "own.py").write_text(own)
     (folder / "my_package").mkdir()
     method = "import numpy as np\n\nfrom score_jax.inverse import Mask, pigdm as my_method\n\n"
@@ -207,7 +209,12 @@ RUNS = {
     "b": "digits_iddpm_linear --sde.n 50",
     "series": "digits_vp --data.name array --data.path series_train.npy",
     "coloured": "digits_vp --data.name array --data.path coloured.npy",
+    "waves": "digits_vp --data.name array --data.path waves.npy",
+    "photos": "digits_dit --data.name folder --data.path photos --data.size 16",
 }
+
+# The names of runs in the tutorials, which are copies.
+COPIES = {"digits": "x", "classes": "c", "back": "x"}
 
 
 def runs(folder: pathlib.Path) -> None:
@@ -224,6 +231,13 @@ def runs(folder: pathlib.Path) -> None:
         config = cli.parse_config("train", "", argv)[1]
         run = folders.build(config)
         folders.write(folder / "runs" / name, run, run.init_params(jax.random.key(0)), 2, {})
+    copies(folder)
+
+
+def copies(folder: pathlib.Path) -> None:
+    """Give the runs of the tutorials their names."""
+    for name, source in COPIES.items():
+        shutil.copytree(folder / "runs" / source, folder / "runs" / name)
 
 
 def without_own_runs(folder: pathlib.Path, commands: Sequence[Shown]) -> None:
@@ -234,10 +248,17 @@ def without_own_runs(folder: pathlib.Path, commands: Sequence[Shown]) -> None:
             shutil.rmtree(folder / workdir, ignore_errors=True)
 
 
+def program(name: str) -> ModuleType:
+    """The module that `python -m name` runs: a package's is in its __main__.py."""
+    module = importlib.import_module(name)
+    return module if hasattr(module, "main") else importlib.import_module(f"{name}.__main__")
+
+
 def here(command: Shown) -> str | None:
     """Run a command in this process: what it says where it fails, None if all is well."""
-    module = importlib.import_module(f"experiments.{command.words[0]}")
     from experiments import cli
+
+    module = program(f"experiments.{command.words[0]}")
 
     out, err, code = io.StringIO(), io.StringIO(), 0
     with (
@@ -292,6 +313,8 @@ def main() -> None:
             words = ("train", "--config", *options.split(), "--workdir", f"runs/{name}")
             steps = () if name == "x" else ("--train.steps", "200")
             faults.append(apart(Shown("runs", (*words, *steps))))
+        if args.full:
+            copies(home)
         for page in args.pages:
             place = pathlib.Path(made) / "page"
             shutil.copytree(home, place)

@@ -26,9 +26,9 @@ class Args:
     workdir: str
     # Relative width of the average: the spread of its weights over the time of training.
     std: float = 0.1
-    # The step it ends at; none: the last snapshot.
+    # Step at which the average ends (none: that of the last snapshot).
     step: int | None = None
-    # Folder to write, which sample and evaluate accept; none: WORKDIR/std_0.1 and so on.
+    # Folder to write, which sample and evaluate accept (none: WORKDIR/std_0.1 and so on).
     out: str | None = None
 
 

@@ -232,7 +232,7 @@ class HostsConfig:
 
     # Take address, number and index from the scheduler: SLURM, Open MPI, Cloud TPU, Kubernetes.
     auto: bool = False
-    # Or host:port of the first process.
+    # Instead of auto: host:port of the first process.
     coordinator: str | None = None
     # The number of processes, with `coordinator`.
     count: int | None = None

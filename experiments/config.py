@@ -103,13 +103,13 @@ class LossConfig:
 class OptimConfig:
     """The optimiser, its warm-up, and the averages of the parameters."""
 
-    # Adam, Adam with weight decay, or Lion (rates about ten times lower; beta2 0.99).
+    # adam; adamw: Adam with weight decay; lion: Lion, with rates about ten times lower and beta2 0.99.
     rule: Literal["adam", "adamw", "lion"] = "adam"
     # Learning rate after the warm-up.
     lr: float = 2e-3
     # Steps over which the rate grows linearly from 0.
     warmup: int = 200
-    # Largest global norm of the gradient; none: not clipped.
+    # Largest global norm of the gradient (none: no clipping).
     grad_clip: float | None = 1.0
     # Decay of the mean of the gradients.
     beta1: float = 0.9
@@ -117,10 +117,11 @@ class OptimConfig:
     beta2: float = 0.999
     # Added to the root of that mean, for "adam" and "adamw".
     eps: float = 1e-8
-    # Decay of the average, which itself warms up: min(this, (1 + n) / (10 + n)).
+    # Decay of the average. It warms up: min(this, (1 + n) / (10 + n)) at step n.
     ema_decay: float = 0.999
-    # The rate stays; goes to `final_lr` times itself by the last step, by optax's schedules; or falls
-    # as one over the root of the step after `decay_after` steps.
+    # How the rate changes after the warm-up: not at all (constant), as one over the root of the step from
+    # decay_after steps on (inverse_sqrt), or to final_lr times itself by the last step, by the schedule
+    # of optax of this name (the others).
     schedule: Literal[
         "constant", "cosine", "linear", "exponential", "polynomial", "one_cycle", "inverse_sqrt"
     ] = "constant"
@@ -132,8 +133,8 @@ class OptimConfig:
     weight_decay: float = 0.0
     # Decays of further averages.
     averages: tuple[float, ...] = ()
-    # Relative widths of power-function averages (from 0.05 and 0.1 all others can be made, see
-    # train.snapshot_every).
+    # Relative widths of power-function averages. Averages of any other width can be made of 0.05 and 0.1
+    # (see train.snapshot_every).
     power_averages: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
@@ -171,34 +172,39 @@ class TrainConfig:
     sample_every: int = 1_250
     # Updates between two checkpoints.
     checkpoint_every: int = 500
-    # Newest checkpoints kept; the best is kept as well.
+    # How many of the newest checkpoints are kept; the best one is kept as well.
     keep: int = 3
-    # Which checkpoint is the best: lowest loss since the last one, or lowest on held-out data.
+    # Which checkpoint is the best: that of the lowest loss since the one before (train_loss), or that of
+    # the lowest loss on held-out data (test_loss).
     checkpoint_metric: Literal["train_loss", "test_loss"] = "train_loss"
-    # Microbatches that a batch is divided into: less memory, the same update.
+    # How many microbatches a batch is divided into, for the same update with less memory.
     microbatches: int = 1
-    # Compute again in the backward pass, for less memory: nothing, every residual block, or all but
-    # what the blocks return.
+    # What the backward pass computes again, for less memory: nothing (none), every residual block and
+    # attention (blocks), or all but what the blocks return (full).
     remat: Literal["none", "blocks", "full"] = "none"
-    # Products of float32: as fast as the platform has them (bfloat16 on a TPU, TF32 on a GPU), TF32, or
-    # in full. Products of bfloat16, with net.dtype, are not concerned.
+    # Precision of products of float32: what is fastest on the platform (default: bfloat16 on a TPU, TF32
+    # on a GPU), TF32 (tensorfloat32), or float32 (highest). It does not change products of bfloat16,
+    # with net.dtype.
     matmul_precision: Literal["default", "tensorfloat32", "highest"] = "default"
     # Consecutive steps that are not finite, and therefore skipped, after which the run stops.
     nonfinite_limit: int = 10
-    # What happens if a checkpoint cannot be written (a full disk).
+    # What happens if a checkpoint cannot be written, as on a full disk: the run ends (stop), or it tries
+    # again at the next checkpoint (continue).
     save_error: Literal["stop", "continue"] = "stop"
-    # Updates between two snapshots of the further averages; none: no snapshots.
+    # Updates between two snapshots of the power-function averages (none: no snapshots).
     snapshot_every: int | None = None
     # Calls whose batches are transferred to the devices early.
     ahead: int = 2
-    # Updates between two Frechet distances of few samples to the training images, in metrics.jsonl as
-    # fid_1000 with their number, to follow a run and not to publish; none: not computed.
+    # Updates between two Frechet distances of a few samples to the training images (none: not computed).
+    # They are in metrics.jsonl as fid_1000, with the number of samples. Follow a run with them, and do
+    # not publish them.
     fid_every: int | None = None
     # The number of these samples.
     fid_num: int = 1_000
-    # For them: weights of the FID Inception, pt_inception-2015-12-05-6726825d.pth.
+    # For fid_every: weights of the FID Inception, pt_inception-2015-12-05-6726825d.pth.
     inception: str | None = None
-    # Or a function of your own, package.module:function, from uint8 images to (b, k): frechet_1000.
+    # For fid_every, instead of inception: a function of your own, package.module:function, from uint8
+    # images to (b, k). The distance is then called frechet_1000.
     features: str | None = None
 
     def __post_init__(self) -> None:
@@ -224,10 +230,10 @@ class TrainConfig:
 class MeshConfig:
     """How a step is mapped over the devices; results depend on it only by rounding."""
 
-    # One program for each device by jax.pmap or jax.shard_map, or one program for all devices.
+    # One program for each device (pmap, shard_map), or one program for all devices (jit).
     mapping: Literal["pmap", "shard_map", "jit"] = "pmap"
-    # Divide parameters, optimiser and averages over the devices (fsdp), or not; "auto" divides them
-    # from 16 devices on. With mapping jit.
+    # With mapping jit, whether parameters, optimiser and averages are divided over the devices: always
+    # (fsdp), never (none), or from 16 devices on (auto).
     shard: Literal["auto", "none", "fsdp"] = "auto"
     # Neighbouring devices that share every image, each with a part of its height (with mapping jit).
     space: int = 1
@@ -274,8 +280,8 @@ class SampleConfig:
     corrector_steps: int = 1
     # Time at which sampling ends.
     t0: float = 1e-3
-    # Removal of the noise that is left there: the mean of x0 given x (one more evaluation), the last
-    # step without its noise, or none.
+    # How the noise that is left at t0 is removed: by the mean of x0 given x, which takes one more
+    # evaluation (tweedie), by a last step that adds no noise (mean), or not at all (none).
     final_denoising: Literal["tweedie", "mean", "none"] = "tweedie"
     # Average the corrector's norms over the samples drawn at once, as the authors do, and take the
     # same adaptive steps for all: samples then depend on the chunk.
@@ -284,7 +290,8 @@ class SampleConfig:
     rtol: float = 1e-3
     # Absolute tolerance of the adaptive samplers.
     atol: float = 1e-3
-    # Keep the estimate of x0 in the range of the data: none, by clipping, or by its own quantile.
+    # How the estimate of x0 is kept in the range of the data: not at all (none), by clipping (static), or
+    # by its own quantile (dynamic).
     threshold: Literal["none", "static", "dynamic"] = "none"
     # For "ddim": 0 draws no noise, 1 as much as ancestral sampling.
     eta: float = 0.0

@@ -36,11 +36,12 @@ class Args(coding.Options):
     Writes OUT.npz (the data x of the paths, their latents z and weights), OUT.json and OUT.png.
     """
 
-    # Numbers of samples to go through instead, such as 0-3: those of `sample --seeds`.
+    # Numbers of samples that the path goes through instead of images, such as 0-3 (see `sample --seeds`).
     seeds: str | None = None
     # Frames of a path, both ends included.
     frames: int = 9
-    # On the great circle between two latents, which keeps their norm, or on their line.
+    # The way between two latents: the great circle, which keeps their norm (spherical), or the straight
+    # line (linear).
     path: Literal["spherical", "linear"] = "spherical"
     # Also write the paths as an animation, OUT.gif or OUT.mp4.
     film: Literal["gif", "mp4"] | None = None

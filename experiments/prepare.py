@@ -59,10 +59,10 @@ class Args(Reading):
     format: Format = "auto"
     # The held-out data, of the same form (default: those that come with the data, or a part of them).
     test_from: str | None = None
-    # Otherwise the fraction of the examples that is kept for testing; 0: none.
+    # Otherwise, the fraction of the examples that is kept for testing (0: none).
     test_fraction: float = 0.1
-    # What is done about examples that cannot be read: nothing is written, or they are left out. Both
-    # name them.
+    # What is done about examples that cannot be read: nothing is written (stop), or they are left out
+    # (skip). Both name them.
     on_error: Literal["stop", "skip"] = "stop"
     # Worker processes (default: one for each processor; 0: none but this process).
     workers: int | None = None

@@ -19,7 +19,8 @@ class Options:
     images: tuple[str, ...] = ()
     # Number of examples of the run's test split to take instead.
     test: int = 0
-    # The probability flow by an ODE solver, which is exact to --tol, or DDIM backwards.
+    # How latents are found: by an ODE solver of the probability flow, exact to --tol (ode), or by
+    # DDIM backwards (ddim).
     by: Literal["ode", "ddim"] = "ode"
     # Tolerance of the ODE.
     tol: float = 1e-4

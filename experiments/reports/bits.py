@@ -46,17 +46,18 @@ class Options:
     importance: bool = False
     # Tolerance of the likelihood's ODE.
     tol: float = 1e-4
-    # The relation of the density at t0 to that of the data at 0.
+    # How the density at t0 counts for the data at 0: as it is (ignore), by a step from t0 to 0, which
+    # makes a bound (tweedie), or with a correction to first order, which makes none (offset).
     gap: Literal["ignore", "tweedie", "offset"] = "ignore"
-    # Hutchinson probes of the divergence (few dimensions: it is exact).
+    # Hutchinson probes of the divergence, which is exact in few dimensions.
     probes: int = 1
-    # Also the SDE's variational bound, by this number of draws of time (0: none).
+    # Compute the SDE's variational bound too, by this number of draws of time (0: none).
     bound: int = 0
     # On a noise schedule: steps of the bound (default: all timesteps).
     bound_steps: int | None = None
     # Examples handled at once.
     chunk: int = 300
-    # Also for a network that was trained on data without dequantisation.
+    # Accept a network that was trained on data without dequantisation.
     allow_undequantised: bool = False
 
     def check(self) -> None:

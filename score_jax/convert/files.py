@@ -121,7 +121,9 @@ _FOLDERS = (
     "ncsnpp-celebahq-256", "ncsnpp-ffhq-256", "ncsnpp-church-256", "ncsnpp-ffhq-1024",
 )  # fmt: skip
 # Releases of this library, by name: the sha256 of pretrained/NAME.npz.
-_RELEASES: dict[str, str | None] = {"fashion_vp": None}
+_RELEASES: dict[str, str | None] = {
+    "fashion_vp": "f1172fc0b52d56e777f7aa20638b26376c3b3c26624a34fd8e6f965f207ae4e3",
+}
 _OURS = "https://github.com/score-jax/score_jax/raw/main/"
 PUBLISHED_FILES: dict[str, PublishedFile] = {
     **{

@@ -106,6 +106,7 @@ def test_the_navigation_has_every_page_once(tmp_path):
     """Listed pages in their order, the others by patterns; those that are not there are left out."""
     for name in (
         "index.md",
+        "overview.md",
         "new.md",
         "training.md",
         "tutorials/2.md",
@@ -115,7 +116,7 @@ def test_the_navigation_has_every_page_once(tmp_path):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text("")
     assert site.navigation(tmp_path) == [
-        {"Start": ["index.md"]},
+        {"Start": ["index.md", {"Overview": "overview.md"}]},
         {"Tutorials": ["tutorials/1.md", "tutorials/2.md"]},
         {"Guides": ["training.md", "new.md"]},
         {"Explanation": [{"Decisions": ["adr/1.md"]}]},

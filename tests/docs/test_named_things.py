@@ -12,7 +12,7 @@ from unittest import mock
 
 import pytest
 
-from docs import build
+from docs import build, transcripts
 from tests.helpers import ROOT
 
 GUIDES = [path.relative_to(ROOT).as_posix() for path in build.guides()]
@@ -67,7 +67,7 @@ def missing_name(name):
 def help_of(module, choices):
     """What a command of experiments prints for --help."""
     out = io.StringIO()
-    command = importlib.import_module(module)
+    command = transcripts.program(module)
     with (
         contextlib.redirect_stdout(out),
         mock.patch.dict(os.environ, {"COLUMNS": "300"}),
@@ -111,7 +111,7 @@ def test_commands_and_their_flags_exist(name):
     for module, given in commands((ROOT / name).read_text()):
         if not module.startswith(("experiments", "benchmarks", "docs", "tests")):
             continue
-        if missing_path(module.replace(".", "/") + ".py"):
+        if all(missing_path(module.replace(".", "/") + end) for end in (".py", "/__main__.py")):
             faults.append(f"no command {module}")
         else:
             faults += [f"{module} has no {flag}" for flag in missing_flags(module, given)]
