@@ -244,7 +244,7 @@ def test_the_number_of_intervals_doubles_with_the_step():
     steps = jnp.asarray([0, 99, 100, 350, 799, 10**6])
     np.testing.assert_array_equal(n(steps), [10, 10, 20, 80, 1280, 1280])
     assert float(n(None)) == 1280
-    assert float(doubling_intervals(7, 7, steps=1)(jnp.asarray(5))) == 7
+    assert float(doubling_intervals(7, 7, steps=1)(jnp.asarray([5]))[0]) == 7
 
 
 def test_a_loss_is_given_the_number_of_the_step():
@@ -301,7 +301,6 @@ two = Mixture([0.5, 0.5], [[0.0], [1.0]], np.ones((2, 1, 1)))
 BAD = {
     "intervals": (lambda: consistency_matching(intervals=0), "intervals must be at least 1, got 0"),
     "rho": (lambda: consistency_matching(rho=-1.0), "rho must be > 0"),
-    "reduction": (lambda: run_loss(reduction=3), "reduction must be a function"),
     "teacher": (lambda: run_loss(teacher=lambda: 3), "teacher must return a Step"),
     "parametrization": (lambda: run_loss(DENOISED), "parametrization must be consistency"),
     "t0": (
@@ -319,16 +318,14 @@ BAD = {
         lambda: gaussian([0.0], [[1.0]]).consistency(VP(), 2.0),
         r"t0 must be in \(0, t1=1.0\)",
     ),
-    "denoiser": (lambda: from_denoiser(VP(), 3), "denoiser must be a function"),
 }
 
 
 @pytest.mark.parametrize("name", BAD)
 def test_bad_input_is_named(name):
     call, message = BAD[name]
-    with pytest.raises(Exception, match=message) as caught:
+    with pytest.raises(ValueError, match=message):
         call()
-    assert isinstance(caught.value, ValueError) or "beartype" in type(caught.value).__module__
 
 
 def test_names_of_the_parametrization():
