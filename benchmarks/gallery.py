@@ -54,14 +54,14 @@ class Args:
     guided: int = 200
     scales: tuple[float, ...] = (0.0, 2.0, 4.0)
     # Test images whose bits per dimension are measured.
-    bits: int = 100
+    bits: int = 300
     # Test images that samples are compared with.
     test: int = 2_000
 
 
-def with_error(values: Sequence[float]) -> dict[str, float]:
-    """Mean over seeds, and the standard deviation of one seed."""
-    return {"mean": float(np.mean(values)), "std": float(np.std(values, ddof=1))}
+def with_error(values: Sequence[float]) -> dict[str, Any]:
+    """Mean over seeds, and its standard error."""
+    return bits.mean_stderr(np.asarray(values))
 
 
 def bits_per_dim(run: Run, params: Any, num: int) -> dict[str, Any]:

@@ -1,11 +1,16 @@
 """Guidance on the digits, measured: classes as asked by scale, and halves completed by each method.
 
     python -m benchmarks.guidance --conditional runs/c --plain runs/x --out build/guidance
-    python -m benchmarks.guidance --plain runs/x --halves 100 --methods mmps dps
+    python -m benchmarks.guidance --plain runs/x --scales --halves 100 --methods mmps dps
 
 `runs/c` is a run of digits_vp_conditional, `runs/x` one of digits_vp with a classifier
 (`experiments.train_classifier`). Judged by the classifier of `reports.features`, which sees no noise
 and none of the networks. Writes results.json, guidance.png and completed.png.
+
+Other images than digits are completed, too, and compared by their error alone, as with released weights:
+
+    python -m experiments.convert --from score_jax --file fashion_vp --workdir runs/fashion_vp
+    python -m benchmarks.guidance --plain runs/fashion_vp --scales --halves 32
 """
 
 import dataclasses
@@ -27,7 +32,7 @@ from score_jax.samplers import ancestral, log_snr_grid
 
 TITLES = {
     "as_asked": "classified as asked",
-    "frechet": "Frechet distance",
+    "frechet": "Fréchet distance",
     "spread": "spread within a class",
 }
 
@@ -46,6 +51,7 @@ class Args:
     # Samples a scale, and their steps of DPM-Solver++(2M).
     num: int = 500
     steps: int = 15
+    # Scales of guidance (none: only the halves are completed).
     scales: tuple[float, ...] = (0.0, 1.0, 1.5, 2.0, 3.0, 5.0)
     # Digits completed, the steps of ancestral sampling, equal in log-SNR, and the methods (default: all).
     halves: int = 150
@@ -135,12 +141,11 @@ def completed(workdir: pathlib.Path, args: Args, out: pathlib.Path) -> dict[str,
     """Accuracy and error of digits whose lower half was completed, beside a fill by the mean."""
     run, params, _ = runs.load(workdir)
     space = feature_space(run)
-    assert space.classify is not None
-    truth = np.asarray(run.source.on_levels(run.source.test.x[: args.halves]), np.float32)
-    y = np.asarray(run.source.test.y)[: args.halves]
-    mask = np.broadcast_to(np.arange(8)[:, None, None] < 4, (8, 8, 1))
+    given = run.source.examples(args.halves)
+    truth, y = np.asarray(run.source.on_levels(given["x"]), np.float32), given.get("y")
+    mask = np.indices(run.shape)[0] < run.shape[0] // 2
     measurement = inverse.measure(jax.random.key(5), inverse.Mask(mask), truth)
-    mean = np.asarray(run.source.on_levels(run.source.train.x)).mean(axis=0)
+    mean = np.asarray(run.source.on_levels(run.source.examples(1_000, "train")["x"])).mean(axis=0)
     images = {"truth": truth, "filled by the mean": np.where(mask, truth, mean)}
     score = sampling.make_score(run, params, SampleConfig())
     chosen = methods(run, measurement.operator)
@@ -157,18 +162,18 @@ def completed(workdir: pathlib.Path, args: Args, out: pathlib.Path) -> dict[str,
         images["smc"] = by_particles(run, score, truth, mask, args)
         print("smc", _judge(run, space, images["smc"], truth, y), flush=True)
     rows = np.stack([x[:12] for x in images.values()])
-    grid = viz.image_grid(rows.reshape(-1, 8, 8, 1), columns=12, scale=6)
+    grid = viz.image_grid(rows.reshape(-1, *run.shape), columns=12, scale=max(1, 48 // len(mask)))
     viz.save_image(viz.labelled(grid, rows=list(images)), out / "completed.png")
     return {name: _judge(run, space, x, truth, y) for name, x in images.items()}
 
 
 def _judge(run: Run, space: Any, x: Any, truth: Any, y: Any) -> dict[str, float]:
-    n = len(x)
-    return {
-        "examples": n,
-        "accuracy": float((space.classify(run.source.to_data(x)) == y[:n]).mean()),
-        "rms_error": float(np.sqrt(np.mean((x - truth[:n])[:, 4:] ** 2))),
-    }
+    n, half = len(x), run.shape[0] // 2
+    error = float(np.sqrt(np.mean((x - truth[:n])[:, half:] ** 2)))
+    found = {"examples": n, "rms_error": error}
+    if space.classify is not None:
+        found["accuracy"] = float((space.classify(run.source.to_data(x)) == y[:n]).mean())
+    return found
 
 
 def draw_curves(results: dict[str, Any], path: pathlib.Path) -> None:
@@ -192,11 +197,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     out = pathlib.Path(args.out)
     out.mkdir(parents=True, exist_ok=True)
     curves, results = {}, {}
-    if args.conditional:
+    if args.conditional and args.scales:
         folder = pathlib.Path(args.conditional)
         for name, flags in forms(folder, args).items():
             curves[name] = by_scale(folder, args, flags)
-    if args.plain:
+    if args.plain and args.scales:
         curves["classifier"] = by_scale(pathlib.Path(args.plain), args, {})
     if args.plain:
         results["completed"] = completed(pathlib.Path(args.plain), args, out)

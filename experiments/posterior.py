@@ -44,6 +44,7 @@ FIGURES = {
     "std_error": "std",
     "weights_error": "weights",
     "residual": "residual",
+    "evidence": "Z / exact Z",
     "sbc": "SBC",
     "tarp": "TARP",
     "calibration": "p",
@@ -89,6 +90,10 @@ class Args:
     seed: int = 0
     # Results of earlier runs (posterior.json) that go into the same table and card, first.
     join: tuple[str, ...] = ()
+    # The noise levels that the card shows (default: all).
+    card_noise: tuple[float, ...] = ()
+    # Write a short posterior.json: without settings, ranks, coverage levels and seconds, figures rounded.
+    brief: bool = False
     # Folder of the results.
     out: str = "runs/posterior"
     # Write over files that are there.
@@ -106,12 +111,17 @@ def check(args: Args) -> None:
         raise ValueError("--problems must name at least one, unless --join has results")
     if not args.nfe or min(args.nfe) < 2:
         raise ValueError(f"--nfe must be numbers of at least 2, got {args.nfe}")
+    shown = {row["noise_std"] for row in joined(args.join)} | set(
+        args.noise if args.problems else ()
+    )
+    if not set(args.card_noise) <= shown:
+        raise ValueError(f"--card-noise must be some of {sorted(shown)}, got {args.card_noise}")
     if not args.noise or min(args.noise) < 0:
         raise ValueError(f"--noise must be numbers of at least 0, got {args.noise}")
 
 
 def joined(paths: Sequence[str]) -> list[dict[str, Any]]:
-    """The rows of earlier results; ValueError naming a file that holds none."""
+    """The rows of earlier results, equal ones once; ValueError naming a file that holds none."""
     found = []
     for path in paths:
         try:
@@ -121,7 +131,17 @@ def joined(paths: Sequence[str]) -> list[dict[str, Any]]:
             raise ValueError(
                 f"--join {path!r} holds no results of this command: {error!r}"
             ) from None
-    return found
+    return [row for i, row in enumerate(found) if row not in found[:i]]
+
+
+def in_brief(row: dict[str, Any]) -> dict[str, Any]:
+    """A row with its figures alone, of four digits."""
+    figures = {
+        name: {key: float(f"{number:.4g}") for key, number in figure.items()}
+        for name, figure in row["figures"].items()
+    }
+    kept = {key: row[key] for key in row if key not in ("ranks", "levels")}
+    return kept | {"seconds": 0.0, "figures": figures}
 
 
 def as_row(found: benchmark.Comparison, draws: int) -> dict[str, Any]:
@@ -164,6 +184,8 @@ def run(args: Args) -> dict[str, Any]:
                 head = {"problem": name, "noise_std": noise, "method": method}
                 rows.append(head | as_row(comparison, args.num) | {"reference_error": error})
                 print("  ".join(cells(rows[-1])), flush=True)
+    if args.brief:
+        return {"rows": [in_brief(row) for row in rows]}
     return {"settings": dataclasses.asdict(args), "rows": rows}
 
 
@@ -200,13 +222,13 @@ def report(result: dict[str, Any]) -> str:
     parts = [
         "Value ± standard error. Units: the standard deviation of the posterior; residual: that of the "
         "noise. SBC and TARP: distance of ranks and coverage to uniform. p: of all ranks and levels "
-        "being uniform, below 0.05 for 5 % of exact samplers."
+        "being uniform, below 0.05 for 5 % of exact samplers. Z: estimate of p(y)."
     ]
     for (problem, noise), rows in _groups(result).items():
         error = rows[0]["reference_error"]
         known = f", reference known to {error:.2g} standard deviations" if error else ""
         head = ["method", "evaluations", *FIGURES.values(), "seconds"]
-        lines = [head, *map(cells, rows)]
+        lines = _filled([head, *map(cells, rows)])
         many = f"{rows[0]['measurements']} measurements, {rows[0]['draws']} draws each"
         parts.append(
             f"### {problem}, noise {noise:g}\n\n{many}{known}.\n\n{tables.markdown(lines)}"
@@ -214,9 +236,15 @@ def report(result: dict[str, Any]) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def card(result: dict[str, Any]) -> Any:
-    """Draw the posterior card: a row a problem, a column a figure, a line a method."""
-    groups = _groups(result)
+def _filled(lines: list[list[str]]) -> list[list[str]]:
+    """A table, the first line its head, without columns that are empty."""
+    kept = [any(column[1:]) for column in zip(*lines, strict=True)]
+    return [[cell for cell, keep in zip(line, kept, strict=True) if keep] for line in lines]
+
+
+def card(result: dict[str, Any], noise_stds: Sequence[float] = ()) -> Any:
+    """Draw the posterior card, of these noise levels: a row a problem, a column a figure."""
+    groups = {k: v for k, v in _groups(result).items() if not noise_stds or k[1] in noise_stds}
     names = list(dict.fromkeys(row["method"] for row in result["rows"]))
     budgets = sorted({float(f"{row['nfe']:.1g}") for row in result["rows"] if row["nfe"]})
     tall = 0.6 + 0.21 * len(names)
@@ -275,7 +303,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     data = DataConfig("digits") if digits else False
     cli.start(data=data, extras={"plots": "the posterior card"})
     result = run(args)
-    cards.write(out, "posterior", result, report(result), lambda: card(result))
+    picture = lambda: card(result, args.card_noise)
+    cards.write(out, "posterior", result, report(result), picture)
 
 
 if __name__ == "__main__":

@@ -42,8 +42,8 @@ def reading(path: PathLike, kind: str = "") -> Iterator[None]:
     """Turn every exception of the body, which reads the file, into a ValueError that names the file.
 
     A library that reads damaged files raises whatever its code happens to raise. The message is one
-    line, "PATH cannot be read (as KIND): reason". Errors of the operating system pass, such as
-    FileNotFoundError, and so does a ValueError of one line that begins with the path.
+    line, "PATH cannot be read (as KIND): reason". Errors of the operating system, such as
+    FileNotFoundError, and a ValueError of one line that begins with the path pass unchanged.
 
     >>> with reading("x.npz", "an array file"):
     ...     arrays = dict(np.load("x.npz"))

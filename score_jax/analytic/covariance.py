@@ -6,8 +6,8 @@ r"""Covariances of the components of a mixture, by what is known of their axes.
     LowRank    C_k = U_k diag(variances_k) U_k^T + rest_k (I - U_k U_k^T) with few columns in U_k: images
     Given      C_k - K_k A C_k, what a linear measurement leaves of another covariance
 
-The first three have axes: coordinates in which C_k is diagonal, and so is m^2 C_k + s^2 I at every noise
-level. `Given` draws and tells its variances, without axes.
+The first three have axes: coordinates in which C_k, and m^2 C_k + s^2 I at every noise level, are
+diagonal. `Given` has no axes; it draws and gives its variances.
 """
 
 import dataclasses

@@ -303,8 +303,8 @@ def from_edm(path: str | Path) -> Loaded:
 
     The file names its network and its preconditioning: EDM's, on `LinearVE`, or those of the older VP,
     VE and Improved DDPM networks. The weights are the averaged ones. Class labels are integers. The
-    map of the augmentation's vector is left out, as in the authors' sampling, and so is EDM2's
-    uncertainty, which belongs to the loss. EDM2's networks for 512 pixels are of the latents of an
+    map of the augmentation's vector is left out, as in the authors' sampling. EDM2's uncertainty is
+    left out too, because it belongs to the loss. EDM2's networks for 512 pixels are of the latents of an
     autoencoder.
 
     `info` has the "module", the "shape" (h, w, c) of an image, the "config" (arguments of the network's

@@ -2,7 +2,7 @@ r"""Noise paired with the data of a batch by optimal transport, for straighter f
 
 A batch x_1, ..., x_b is given noise z_1, ..., z_b in the order that makes sum_i ||x_i - z_i||^2 least
 (arXiv:2302.00482, arXiv:2304.14772). The noise of a batch is still standard normal and its data are what
-they were; only who meets whom depends on both, so that the paths of flow matching cross less.
+they were; only the pairs depend on both, so that the paths of flow matching cross less.
 
 The order is that of the raw x, which is the best for data scaled alike in all entries. With class
 labels it also pairs noise with classes, which samples drawn for one class do not see.

@@ -213,7 +213,7 @@ def projected(
 ) -> ScoreFn:
     """Adaptive projected guidance (APG): the difference of the two x0 without its part along x0, eq. (3).
 
-    That part is what oversaturates samples; `parallel` of it is kept (1: all, `classifier_free`).
+    That part oversaturates samples; the share `parallel` of it is kept (1: all, `classifier_free`).
     `limit` bounds the norm of the difference of a sample, which grows with the root of its number of
     entries. The other arguments are those of `classifier_free`. `reverse_momentum` adds the paper's
     momentum. arXiv:2410.02416 section 4.

@@ -11,6 +11,7 @@ that sample the posteriors; `compare_draws` measures one drawer's output, for ev
     std_error           root mean square error of the standard deviations, in units of theirs
     weights_error       half the sum of |weight - exact weight| over the components of the mixture
     residual            root mean square of y - A(x), in units of the noise where there is some
+    evidence            the estimate of p(y) over the exact one, where there are both: 1 in the mean
     sbc, tarp           distance of ranks and coverage levels to uniform, over all y
     calibration         p-value of all ranks and levels together (`calibration_test`)
 
@@ -35,7 +36,7 @@ from score_jax._check import check, check_count
 from score_jax.analytic import Mixture, importance_posterior
 from score_jax.inverse.calibration import calibration_test, sbc_ranks, tarp_levels, uniformity
 from score_jax.inverse.combining import example_of
-from score_jax.inverse.exact import conditioner, exact
+from score_jax.inverse.exact import conditioner, exact, log_evidence
 from score_jax.inverse.measurement import Measurement, measure, measurement_logp
 from score_jax.inverse.operators import LinearOperator, Operator
 from score_jax.inverse.particles import twisted_smc
@@ -232,10 +233,12 @@ def by_particles(
 
     def draw(key: Any, sde: SDE, score: Any, measurement: Measurement, num: int) -> Drawn:
         cost = 1 if method is None else 2
-        out = twisted_smc(
-            key, sde, score, measurement, method, grid=grid(sde, nfe // cost),
-            particles=times * num, islands=1, progress=False, **options,
-        )  # fmt: skip
+        with warnings.catch_warnings():  # of few particles, whose error the figures show
+            warnings.simplefilter("ignore", UserWarning)
+            out = twisted_smc(
+                key, sde, score, measurement, method, grid=grid(sde, nfe // cost),
+                particles=times * num, islands=1, progress=False, **options,
+            )  # fmt: skip
         x = np.stack([one.draw(num, seed=i) for i, one in enumerate(out.found)])
         evidence = np.array([one.log_evidence for one in out.found])
         return Drawn(x, float(nfe * times), out.seconds, evidence)
@@ -258,6 +261,9 @@ def compare_draws(posed: Posed, drawn: Drawn, *, seed: int = 0) -> Comparison:
     kept = [i for i in range(r) if fine[i].all()]
     rows = [_figures(posed, i, x[i]) for i in kept]
     figures = {name: _mean([row[name] for row in rows]) for name in (rows[0] if rows else ())}
+    if drawn.log_evidence is not None and isinstance(posed.problem.operator, LinearOperator):
+        away = drawn.log_evidence - log_evidence(posed.problem.prior, posed.measurement)
+        figures["evidence"] = _mean(list(np.exp(away)))
     ranks, levels = np.zeros((0, _PROJECTIONS + 1)), np.zeros(0)
     if len(kept) > 1:
         rng = np.random.default_rng(seed)

@@ -10,11 +10,13 @@ Where few particles carry the weight, they are drawn again (systematic resamplin
 mean weights is an unbiased estimate of p(y) under the chain of the grid. Any guess gives the right
 answer in the limit of many particles; a good one needs fewer. arXiv:2306.17775 (TDS). psi and the moves
 are those of `score_jax.inverse.twisting`, for a p(x0 | x) of one variance in every direction or of the
-covariance that follows from the derivative of the score.
+covariance that follows from the derivative of the score. How well p(y) is known follows from the
+ancestors of the particles and from several systems (`score_jax.inverse.ancestry`).
 """
 
 import dataclasses
 import math
+import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
@@ -28,12 +30,22 @@ from score_jax._batched import AXIS, in_chunks
 from score_jax._check import check as require
 from score_jax._check import check_count, check_key, check_score
 from score_jax.analytic import Weighted
+from score_jax.inverse.ancestry import (
+    Families,
+    evidence_error,
+    first_families,
+    relative_variance,
+    resampled,
+)
 from score_jax.inverse.combining import example_of, own_operators, shared
 from score_jax.inverse.measurement import check_measurement
 from score_jax.inverse.methods import Conditional, check_stds
 from score_jax.inverse.twisting import Guess, covariances, isotropic, move, whole_logp
 from score_jax.samplers import check_grid
 from score_jax.types import SDE, GridLike, check_sde
+
+# The relative error of p(y) above which its estimate is mostly too low.
+_KNOWN = 0.5
 
 
 class _Problem(NamedTuple):
@@ -56,7 +68,7 @@ class _Problem(NamedTuple):
 class _State(NamedTuple):
     """A system: x (k, *d), log-weights (k,), what the next weight has already, log p(y) so far.
 
-    k are the particles of one device: all of them, or a piece.
+    k are the particles of one device: all of them, or a piece. The families are those of all.
     """
 
     x: Any
@@ -64,17 +76,20 @@ class _State(NamedTuple):
     pending: Any
     evidence: Any
     resampled: Any
+    families: Families
 
 
 class Systems(NamedTuple):
     """The result of `twisted_smc`.
 
     found: the weighted particles of each of the b measurements, all islands together; resamplings
-    (b, islands): how often each system was drawn again; seconds and compile_seconds as in `Samples`.
+    (b, islands): how often each system was drawn again; ancestors (b, islands): the effective number of
+    the first particles from which the last ones descend; seconds and compile_seconds as in `Samples`.
     """
 
     found: list[Weighted]
     resamplings: np.ndarray
+    ancestors: np.ndarray
     seconds: float
     compile_seconds: float
 
@@ -103,9 +118,10 @@ def _guess(problem: _Problem, measurement: Any, x: Any, t: Any) -> Guess:
     return isotropic(sde, score, measurement, guided, problem.stds, x, t)
 
 
-def _system(problem: _Problem, part: Any) -> tuple[Any, Any, Any, Any]:
-    """One system or this device's piece: x (k, *d), log-weights (k,), log p(y), resamplings.
+def _system(problem: _Problem, part: Any) -> tuple[Any, ...]:
+    """One system or this device's piece: x (k, *d), log-weights (k,), and numbers of the whole system.
 
+    These are log p(y), its resamplings, the relative variance of p(y), and the ancestors that are left.
     `part` is the number of the system, y (*out) and its operator, None where all systems share that of
     the problem. Each piece takes its own of the random numbers of all, so that the draws do not depend
     on the division; weights and particles are gathered for resampling.
@@ -128,20 +144,24 @@ def _system(problem: _Problem, part: Any) -> tuple[Any, Any, Any, Any]:
         guess = _guess(problem, measurement, state.x, t)
         logs = whole(_alive(state.logs + state.pending + guess.logs))
         level = jax.nn.logsumexp(logs) - math.log(p)
-        index, logs, few = _resampled(resample_key, logs, problem.threshold)
-        index, logs = mine(index), mine(logs)
+        index, after, few = _resampled(resample_key, logs, problem.threshold)
+        families = resampled(state.families, logs, index, few)
+        index, logs = mine(index), mine(after)
         x, guess = jax.tree.map(lambda v: whole(v)[index], (state.x, guess))
         z = mine(jax.random.normal(noise_key, (p, *problem.shape), x.dtype))
         new, ratio = move(sde, guess, x, t, t_next, z)
         pending = ratio - guess.logs
-        return _State(new, logs, pending, state.evidence + level, state.resampled + few), None
+        done = state.resampled + few
+        return _State(new, logs, pending, state.evidence + level, done, families), None
 
     zeros = jnp.zeros(k, x.dtype)
-    start = _State(x, zeros, zeros, jnp.zeros((), x.dtype), jnp.zeros((), jnp.int32))
+    nothing, none = jnp.zeros((), x.dtype), jnp.zeros((), jnp.int32)
+    start = _State(x, zeros, zeros, nothing, none, first_families(p, x.dtype))
     times = (jnp.arange(len(problem.times) - 1), problem.times[:-1], problem.times[1:])
     end, _ = jax.lax.scan(body, start, times)
     logs = _alive(end.logs + end.pending + whole_logp(measurement, end.x))
-    return end.x, logs, end.evidence, end.resampled
+    variance, ancestors = relative_variance(end.families, whole(logs))
+    return end.x, logs, end.evidence, end.resampled, variance, ancestors
 
 
 def _alive(logs: Any) -> Any:
@@ -156,9 +176,9 @@ def _run(problem: _Problem, index: Any, part: Any) -> Any:
 
 def _together(out: Any, pieces: int, chunk: int) -> list[np.ndarray]:
     """Pieces of systems, device by device in each chunk, as whole systems."""
-    x, logs, evidence, resampled = (v.reshape(-1, pieces, chunk, *v.shape[1:]) for v in out)
+    x, logs, *numbers = (v.reshape(-1, pieces, chunk, *v.shape[1:]) for v in out)
     joined = lambda v: np.moveaxis(v, 1, 2).reshape(-1, pieces * v.shape[3], *v.shape[4:])
-    return [joined(x), joined(logs), evidence[:, 0].ravel(), resampled[:, 0].ravel()]
+    return [joined(x), joined(logs), *(v[:, 0].ravel() for v in numbers)]
 
 
 def twisted_smc(
@@ -182,7 +202,8 @@ def twisted_smc(
     """Draw x0 given each of the b measurements by twisted sequential Monte Carlo: `Systems`.
 
     `islands` systems of `particles` are run for each y, independent of each other: their mean evidence
-    is unbiased for the chain of the grid, and its error is known from their spread. The particles
+    is unbiased for the chain of the grid, and its error follows from their spread and from the
+    ancestors that are left in each (`evidence_error`). The particles
     move by the gradient of psi (TDS), or by the score of a `method` with `options`, such as `mmps`; one
     that acts on the steps is not possible. A system is resampled when its effective number falls
     below `threshold` times the particles: 0 never, 1 at every step. `data_std` as in `pigdm`; with None
@@ -249,8 +270,7 @@ def twisted_smc(
     )  # fmt: skip
     out = _together(done.out, pieces, chunk) if divided else done.out
     parts = [v[:num].reshape(-1, islands, *v.shape[1:]) for v in out]
-    found = [_joined(*part) for part in zip(*parts[:3], strict=True)]
-    return Systems(found, parts[3], done.seconds, done.compile_seconds)
+    return _systems(parts, done.seconds, done.compile_seconds)
 
 
 def _check_method(sde: Any, score: Any, measurement: Any, method: Any, options: Any) -> None:
@@ -264,8 +284,16 @@ def _check_method(sde: Any, score: Any, measurement: Any, method: Any, options: 
         )
 
 
-def _joined(x: np.ndarray, logs: np.ndarray, evidence: np.ndarray) -> Weighted:
-    """The systems of one y, x (i, p, *d), logs (i, p), evidence (i,), as one set of particles."""
+def _systems(parts: Sequence[np.ndarray], seconds: float, compile_seconds: float) -> Systems:
+    """The result of what `_system` returns for each of the b measurements and islands."""
+    x, logs, evidence, resamplings, variances, ancestors = parts
+    found = [_joined(*part) for part in zip(x, logs, evidence, variances, strict=True)]
+    _warn(found, ancestors)
+    return Systems(found, resamplings, ancestors, seconds, compile_seconds)
+
+
+def _joined(x: np.ndarray, logs: np.ndarray, evidence: np.ndarray, variances: Any) -> Weighted:
+    """The systems of one y, x (i, p, *d), logs (i, p), evidence and variances (i,), as one set."""
     logs = logs.astype(np.float64) + evidence[:, None]
     if not np.isfinite(logs).any():
         raise FloatingPointError(
@@ -273,9 +301,24 @@ def _joined(x: np.ndarray, logs: np.ndarray, evidence: np.ndarray) -> Weighted:
             "a larger noise_std, or a data_std nearer to that of the data"
         )
     each = np.logaddexp.reduce(logs, axis=1) - math.log(logs.shape[1])
-    top = each.max()
-    share = np.exp(each - top)
-    error = share.std(ddof=1) / share.mean() / math.sqrt(len(share)) if len(share) > 1 else math.nan
-    return Weighted(
-        x.reshape(-1, *x.shape[2:]), logs.reshape(-1), float(top + np.log(share.mean())), float(error)
-    )  # fmt: skip
+    total = float(np.logaddexp.reduce(each) - math.log(len(each)))
+    error = evidence_error(each, variances)
+    return Weighted(x.reshape(-1, *x.shape[2:]), logs.reshape(-1), total, error)
+
+
+def _warn(found: list[Weighted], ancestors: np.ndarray) -> None:
+    """Warn of measurements whose particles are too few."""
+    errors = np.array([one.error for one in found])
+    unsure = np.flatnonzero(~(errors <= _KNOWN))
+    if not len(unsure):
+        return
+    worst = int(unsure[np.argmax(errors[unsure])])
+    one = found[worst]
+    warnings.warn(
+        f"too few particles: for {len(unsure)} of {len(found)} measurements the relative error of p(y) "
+        f"is above {_KNOWN:g}. Number {worst} has an error of {one.error:.2g}, an effective sample size "
+        f"of {one.ess:.0f} of {len(one.x)}, and {ancestors[worst].mean():.1f} ancestors a system. p(y) "
+        "is then mostly too low and the draws are alike. Use more particles, data_std=None, or a method "
+        "such as mmps, which moves the particles",
+        stacklevel=4,
+    )

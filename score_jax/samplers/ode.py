@@ -352,8 +352,8 @@ def probability_flow(
       function of a scaled error. With `per_sample` it is that of each sample alone, which is slower,
       but no sample depends on its neighbours.
     - `dt0`, the first step or, with a constant step size, all of them (default half a unit of
-      log(s/m), within 1 to 10 % of the way); `max_steps`. The solver's own time runs from 0 to
-      |u_to - u_from|, u the coordinate's clock, and so do the places of `diffrax.StepTo`.
+      log(s/m), within 1 to 10 % of the way); `max_steps`. The solver's own time, and with it
+      the places of `diffrax.StepTo`, runs from 0 to |u_to - u_from|, where u is the coordinate's clock.
     - `adjoint`, any of diffrax's: by default reverse mode goes through the steps as they were taken
       (`RecursiveCheckpointAdjoint`), with respect to x, to what the score closes over, and to the two
       times. `diffrax.ForwardMode()` is for `jax.jvp`.
@@ -362,8 +362,8 @@ def probability_flow(
     though all wait for the slowest.
 
     Raises ValueError for bad options, times outside [0, t1] (or without noise, except for IN_TIME)
-    and data that are not floating point. A solve that needs more than `max_steps` raises at run time
-    with their number, and so does one whose score is not finite, since none of its steps is accepted.
+    and data that are not floating point. A solve that needs more than `max_steps` steps raises at run
+    time with their number. A solve whose score is not finite raises too: none of its steps is accepted.
 
     >>> out = probability_flow(sde, score, z, t_from=sde.t1, t_to=1e-3)
     """

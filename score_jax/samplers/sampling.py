@@ -276,7 +276,7 @@ def _labels(y: Any, num: int) -> Any:
 
 
 def latent(key: Key[Array, ""], sde: SDE, shape: Sequence[int]) -> Any:
-    """The latent (*d) from which a sample starts whose own key, `fold_in(key, i)`, this is."""
+    """The latent (*d) from which a sample starts; key is the own key of the sample, `fold_in(key, i)`."""
     return sde.prior_sample(jax.random.split(key)[0], (1, *shape))[0]
 
 

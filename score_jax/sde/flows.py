@@ -8,8 +8,8 @@ flow is dx/dt = v, the mean of the velocity z - x0 given x. As an SDE it has
     a = -1 / (1 - t),  g^2 = 2 t / (1 - t),  log-SNR = 2 log((1 - t) / t)
 
 which are infinite at t = 1, while the velocity, x0 = x - t v and z = x + (1 - t) v are finite at both
-ends. So all that is made of x0 and z starts at pure noise, t1 = 1, exactly; what needs a, g or the
-log-SNR at its first time needs t1 < 1 (see `RectifiedFlow`).
+ends. Everything that is made of x0 and z therefore starts at pure noise, t1 = 1, exactly; what needs a,
+g or the log-SNR at its first time needs t1 < 1 (see `RectifiedFlow`).
 """
 
 import dataclasses

@@ -243,6 +243,18 @@ def test_the_repository_passes_its_own_checks(monkeypatch):
     assert checks.check(tracked()) == []
 
 
+def test_released_weights_may_be_large(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    path = pathlib.Path("pretrained/a.npz")
+    path.parent.mkdir()
+    for size, count in ((checks.LARGEST_WEIGHTS, 0), (checks.LARGEST_WEIGHTS + 1, 1)):
+        with path.open("wb") as file:
+            file.truncate(size)
+        assert len(checks.check([path])) == count
+    path.rename("pretrained/a.png")
+    assert len(checks.check([pathlib.Path("pretrained/a.png")])) == 1
+
+
 def test_what_notebooks_lack_and_large_files_are_found(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     cell = lambda count, *outputs: {

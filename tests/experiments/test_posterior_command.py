@@ -5,6 +5,7 @@ import json
 import pytest
 
 from tests.experiments.test_experiments import call
+from tests.helpers import ROOT
 
 MINE = """
 from score_jax import inverse
@@ -44,6 +45,13 @@ def test_methods_of_ours_and_of_the_users_stand_in_one_card(tmp_path, monkeypatc
     call("posterior", "--problems", "--join", out / "posterior.json", "--out", again, check=0)
     text = (again / "posterior.md").read_text()
     assert text == (out / "posterior.md").read_text() and "3 measurements, 16 draws each" in text
+    table = ROOT / "docs" / "posterior-table.json"
+    short = ("--join", table, "--brief", "--card-noise", 0.1, "--out", tmp_path / "short")
+    call("posterior", "--problems", *short, check=0)
+    page = (ROOT / "docs" / "posterior-table.md").read_text()
+    assert page.endswith((tmp_path / "short" / "posterior.md").read_text())
+    rows = json.loads((tmp_path / "short" / "posterior.json").read_text())["rows"]
+    assert rows == json.loads(table.read_text())["rows"] and "ranks" not in rows[0]
     assert "holds no results" in call("posterior", "--join", out / "posterior.md", check=2).stderr
     checked = ("posterior", "--shape", 8, 8, 1, "--check-adjoint")
     assert "its adjoint is one" in call(*checked, "my_methods:blur", check=0).stdout
@@ -70,8 +78,9 @@ def test_methods_of_ours_and_of_the_users_stand_in_one_card(tmp_path, monkeypatc
         (["--num", 1], "--num must be at least 2"),
         (["--noise", -1], "--noise must be"),
         (["--nfe", 1], "--nfe must be"),
+        (["--card-noise", 0.3], "--card-noise must be some of [0.1]"),
     ],
-    ids=["problem", "method", "none", "no_shape", "shape", "num", "noise", "nfe"],
+    ids=["problem", "method", "none", "no_shape", "shape", "num", "noise", "nfe", "card"],
 )
 def test_wrong_flags_end_in_one_line(flags, said):
     assert said in call("posterior", *flags, check=2).stderr

@@ -51,6 +51,31 @@ def test_the_evidence_of_white_data_is_exact_on_a_short_grid():
 
 
 @pytest.mark.slow
+def test_the_evidence_itself_is_unbiased_and_its_error_right_from_one_run():
+    """96 single systems of 24 particles: the mean of Z, the spread that each estimates, log Z too low."""
+    many = dataclasses.replace(Y, y=jnp.broadcast_to(Y.y[:1], (96, 1)))
+    out = smc(
+        WHITE.score(SDE), many, particles=24, islands=1, data_std=TAU, chunk=96, threshold=0.9
+    )
+    logs = np.array([found.log_evidence for found in out.found])
+    z = np.exp(logs - log_evidence(WHITE, dataclasses.replace(Y, y=Y.y[:1]))[0])
+    assert abs(z.mean() - 1) < 3 * z.std(ddof=1) / 96**0.5
+    estimated = np.sqrt(np.mean([np.square(found.error) for found in out.found]))
+    assert 0.6 < estimated / (z.std(ddof=1) / z.mean()) < 1.6
+    assert np.log(z).mean() == pytest.approx(np.log(z.mean()) - 0.5 * np.log(z).var(), abs=0.02)
+    assert (out.ancestors >= 0.999).all() and (out.ancestors < 24).all() and out.resamplings.any()
+
+
+@pytest.mark.slow
+def test_too_few_particles_are_warned_of():
+    """The message has what a reader can act on: error, effective sample size, ancestors."""
+    y = dataclasses.replace(Y, noise_std=0.02)
+    with pytest.warns(UserWarning, match=r"too few particles.*sample size of.*ancestors a system"):
+        found = smc(WHITE.score(SDE), y, particles=4, islands=2, data_std=5.0).found
+    assert max(one.error for one in found) > 0.5
+
+
+@pytest.mark.slow
 def test_more_particles_come_closer_and_more_steps_take_the_bias_away():
     """Two modes: the error of Z falls as one over the root of their number, the bias by the steps."""
     want, truth = log_evidence(TWO, SEEN)[0], exact_posterior(TWO, SEEN)
