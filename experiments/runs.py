@@ -136,8 +136,11 @@ class Run:
         given = self.source.given(batch)
         if self.config.data.low_res_factor:
             given["low_res"] = self.source.reduced(x)
-        params = jax.jit(self.net.init)(key, x, jnp.ones((1,)), **given)
-        return params | losses.Uncertainty().init() if self.config.loss.uncertainty else params
+        return self.with_uncertainty(jax.jit(self.net.init)(key, x, jnp.ones((1,)), **given))
+
+    def with_uncertainty(self, params: Params) -> Params:
+        """The parameters with those of a learned weight of the loss, untrained unless they have them."""
+        return losses.Uncertainty().init() | params if self.config.loss.uncertainty else params
 
     def score(self, params: Params, y: Any = None, low_res: Any = None) -> NetworkScore:
         """The score of the parameters and what the network is given: labels or vectors y, fields."""
@@ -581,7 +584,7 @@ def write(
 
     `notes`: JSON values by the names of the files that they go to.
     """
-    state = make_state(run, jax.random.key(run.config.seed), params)
+    state = make_state(run, jax.random.key(run.config.seed), run.with_uncertainty(params))
     with replacing(workdir) as part:
         save(part, run)
         for name, value in notes.items():

@@ -17,6 +17,7 @@ from score_jax import checkpoints, training
 from score_jax._files import write_json
 from score_jax.convert import load_pretrained
 from score_jax.convert.assemble import leaves, listed
+from score_jax.losses.uncertainty import COLLECTION
 from score_jax.types import Params
 
 from .. import runs
@@ -87,7 +88,8 @@ def _show(shape: Any) -> str:
 def fitted(drawn: Params, given: Params, start: Start) -> tuple[Params, dict[str, list[str]]]:
     """Replace drawn parameters by the given ones: (parameters, what did not fit).
 
-    Raises ValueError that names the leaves unless all fit, or `start.anew` and some do.
+    A learned weight of the loss is no part of the network: it may be missing on either side. Raises
+    ValueError that names the leaves unless all others fit, or `start.anew` and some do.
     """
     own, theirs = leaves(drawn), leaves(given)
     name = lambda path: "/".join(path).removeprefix("params/")
@@ -107,7 +109,10 @@ def fitted(drawn: Params, given: Params, start: Start) -> tuple[Params, dict[str
     how = f"; its own config is --config {config}" if config.is_file() else ""
     if not fit:
         raise ValueError(f"--init {start.path}: no leaf fits, it is another network{how}")
-    if wrong and not start.anew:
+    of_network = [
+        n for names in wrong.values() for n in names if not n.startswith(f"{COLLECTION}/")
+    ]
+    if of_network and not start.anew:
         texts = [f"{len(names)} {why} ({listed(names)})" for why, names in wrong.items()]
         raise ValueError(
             f"--init {start.path}: {len(fit)} of {len(own)} leaves fit; {'; '.join(texts)}: "

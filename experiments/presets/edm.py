@@ -8,8 +8,8 @@ EDM2 (arXiv:2312.02696 and the presets of its program): configuration G, size S,
 averages are power functions, of which `average` makes one of any length; the published FID of 1.58 is at
 a relative width of 0.075. Sizes XS, M, L and XL differ in `net.channels` (128, 256, 320, 384),
 `net.dropout` (0.1 from M on), `optim.lr` (0.012, 0.009, 0.008, 0.007) and `train.steps`. They were
-trained in float16 with float32 parameters; `--net.dtype bfloat16` is the like here. Its learned weight
-of the noise levels is `--loss.uncertainty`.
+trained in float16 with float32 parameters; `--net.dtype bfloat16` is the like here. The weight of the
+noise levels is learned with the network, as in the paper (`loss.uncertainty`).
 
 `cifar10_consistency` is improved consistency training (arXiv:2310.14189) on the network of the published
 consistency models. The paper trains with RAdam and dropout (`--net.dropout 0.3`), and its best network
@@ -61,7 +61,7 @@ _IMAGENET64 = _replace(
 
 _EDM2_64 = _replace(
     _IMAGENET64,
-    loss=_replace(_LOSS, log_sigma_mean=-0.8, log_sigma_std=1.6),
+    loss=_replace(_LOSS, log_sigma_mean=-0.8, log_sigma_std=1.6, uncertainty=True),
     optim=OptimConfig(
         lr=0.01, warmup=4_882, grad_clip=None, beta2=0.99, schedule="inverse_sqrt",
         decay_after=35_000, ema_decay=0.9999, power_averages=(0.05, 0.1),
@@ -84,7 +84,8 @@ PRESETS: dict[str, Config] = {
             channels=32, channel_mult=(1, 2), num_blocks=1, attention_factors=(2,),
             num_head_channels=32,
         ),
-        sde=LinearVE(), noise_input=LogSigmaInput(), parametrization=edm(0.75), loss=_LOSS,
+        sde=LinearVE(), noise_input=LogSigmaInput(), parametrization=edm(0.75),
+        loss=_replace(_LOSS, uncertainty=True),
         optim=OptimConfig(
             lr=0.01, grad_clip=None, beta2=0.99, schedule="inverse_sqrt", decay_after=500,
             power_averages=(0.05, 0.1),

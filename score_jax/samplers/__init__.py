@@ -18,6 +18,9 @@ from score_jax.samplers.dpm import dpmpp_2m as dpmpp_2m
 from score_jax.samplers.dpm import dpmpp_2s as dpmpp_2s
 from score_jax.samplers.dpm import dpmpp_3m as dpmpp_3m
 from score_jax.samplers.dpm import sde_dpmpp_2m as sde_dpmpp_2m
+from score_jax.samplers.dpm_v3 import ModelStatistics as ModelStatistics
+from score_jax.samplers.dpm_v3 import dpm_solver_v3 as dpm_solver_v3
+from score_jax.samplers.dpm_v3 import model_statistics as model_statistics
 from score_jax.samplers.er_sde import er_noise as er_noise
 from score_jax.samplers.er_sde import er_sde as er_sde
 from score_jax.samplers.er_sde import no_noise as no_noise

@@ -48,8 +48,8 @@ class StepCosts(NamedTuple):
     second: np.ndarray
 
 
-class _Path(NamedTuple):
-    """What all samples have in common."""
+class FinePath(NamedTuple):
+    """What the samples of a fine solution have in common."""
 
     key: Any
     grid: Any
@@ -59,8 +59,8 @@ class _Path(NamedTuple):
     conditional: bool
 
 
-def _path(shared: _Path, index: Any, y: Any) -> Any:
-    """The fine solution and its predictions of x0 for samples `index` (n,): (n, times, *d) each."""
+def fine_states(shared: FinePath, index: Any, y: Any) -> tuple[Any, Any]:
+    """(the score, the states of the fine solution (times, n, *d)) for samples `index` (n,)."""
     sde, grid = shared.sde, shared.grid
     score = shared.score(y) if shared.conditional else shared.score
     keys = jax.vmap(lambda i: jax.random.fold_in(shared.key, i))(index)
@@ -73,8 +73,13 @@ def _path(shared: _Path, index: Any, y: Any) -> Any:
         return (out.x, state), out.x
 
     _, later = jax.lax.scan(body, (x, step.init(x, grid)), (grid[:-1], grid[1:]))
-    states = jnp.concatenate([x[None], later])
-    clean = jax.lax.map(lambda this: denoise(sde, score, *this), (states, grid))
+    return score, jnp.concatenate([x[None], later])
+
+
+def _path(shared: FinePath, index: Any, y: Any) -> Any:
+    """The fine solution and its predictions of x0 for samples `index` (n,): (n, times, *d) each."""
+    score, states = fine_states(shared, index, y)
+    clean = jax.lax.map(lambda this: denoise(shared.sde, score, *this), (states, shared.grid))
     return jax.tree.map(lambda v: jnp.swapaxes(v, 0, 1), (states, clean))
 
 
@@ -106,7 +111,7 @@ def step_costs(
     check("grid", times.shape[0], times.shape[0] > 2, "at least three times")
     num = int(shape[0])
     check_count(num=num)
-    shared = _Path(key, times, score, sde, tuple(shape[1:]), y is not None)
+    shared = FinePath(key, times, score, sde, tuple(shape[1:]), y is not None)
     take = lambda index: jax.tree.map(lambda v: np.asarray(v)[index % num], y)
     done = in_chunks(_path, shared, take, num, chunk=chunk, progress=progress, desc="step costs")
     states, clean = (np.asarray(v, np.float64).swapaxes(0, 1) for v in done.out)

@@ -5,8 +5,6 @@ last time. The number of steps belongs here, never to an SDE.
 """
 
 import math
-from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -87,18 +85,21 @@ def quadratic_grid(sde: SDE, n: int, *, t0: float = 1e-3) -> Float[Array, " m"]:
     return power_grid(sde, n, t0=t0, power=2.0)
 
 
-def _at_log_snr(sde: SDE, t0: float, values: Callable[[float, float], Any]) -> Float[Array, " m"]:
-    """The times with log-SNR values(log_snr(t1), log_snr(t0)), the ends exactly t1 and t0.
-
-    Of an SDE that ends in pure noise, where log_snr(t1) is -infinity, noise 1,000 times the data counts
-    as the end.
-    """
+def times_at(sde: SDE, log_snr: np.ndarray, ends: tuple[float, float]) -> Float[Array, " m"]:
+    """The times with these log-SNRs (n + 1,), the first and the last exactly `ends`: a grid (n + 1,)."""
     with jax.ensure_compile_time_eval():
-        # From pure noise the first step is infinitely long: it ends where the next begins.
-        wanted = np.asarray(values(*log_snr_ends(sde, t0)))
-        times = np.array(sde.time_of_log_snr(jnp.asarray(wanted, jnp.zeros(0).dtype)))
-        times[0], times[-1] = sde.t1, t0
+        times = np.array(sde.time_of_log_snr(jnp.asarray(log_snr, jnp.zeros(0).dtype)))
+        times[0], times[-1] = ends
         return check_grid(times, sde.t1)
+
+
+def karras_levels(high: float, low: float, n: int, *, rho: float = 7.0) -> np.ndarray:
+    """n steps equal in (s/m)^(1/rho) between two levels s/m: (n + 1,), arXiv:2206.00364 eq. 5.
+
+    >>> karras_levels(80, 0.002, 2)
+    array([8.00000000e+01, 2.51521898e+00, 2.00000000e-03])
+    """
+    return np.linspace(high ** (1 / rho), low ** (1 / rho), n + 1) ** rho
 
 
 def log_snr_grid(sde: SDE, n: int, *, t0: float = 1e-3) -> Float[Array, " m"]:
@@ -110,7 +111,7 @@ def log_snr_grid(sde: SDE, n: int, *, t0: float = 1e-3) -> Float[Array, " m"]:
     Array([80.  ,  8.  ,  0.8 ,  0.08], dtype=float32)
     """
     _check(sde, n, t0)
-    return _at_log_snr(sde, t0, lambda first, last: np.linspace(first, last, n + 1))
+    return times_at(sde, np.linspace(*log_snr_ends(sde, t0), n + 1), (sde.t1, t0))
 
 
 def karras_grid(sde: SDE, n: int, *, t0: float = 1e-3, rho: float = 7.0) -> Float[Array, " m"]:
@@ -126,9 +127,5 @@ def karras_grid(sde: SDE, n: int, *, t0: float = 1e-3, rho: float = 7.0) -> Floa
     if not (math.isfinite(rho) and rho > 0):
         raise ValueError(f"rho must be finite and > 0, got {rho}")
 
-    def values(first: float, last: float) -> Any:
-        # sigma = s/m is exp(-log_snr / 2).
-        ends = math.exp(-0.5 * first / rho), math.exp(-0.5 * last / rho)
-        return -2 * rho * np.log(np.linspace(*ends, n + 1))
-
-    return _at_log_snr(sde, t0, values)
+    high, low = (math.exp(-0.5 * end) for end in log_snr_ends(sde, t0))
+    return times_at(sde, -2 * np.log(karras_levels(high, low, n, rho=rho)), (sde.t1, t0))

@@ -19,7 +19,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from score_jax._check import check, check_count, check_interval
-from score_jax.samplers.grids import check_grid
+from score_jax.samplers.grids import check_grid, karras_levels, times_at
 from score_jax.types import SDE, GridLike, check_sde
 
 
@@ -96,11 +96,8 @@ def restart_grid(
             top > times[at],
             f"above {levels[at]:.3g}, the level of the grid nearest to low",
         )
-        # The levels of Karras' grid between the two, in place of those from t1.
-        ramp = np.linspace(high ** (1 / rho), levels[at] ** (1 / rho), steps + 1) ** rho
-        down = np.array(sde.time_of_log_snr(jnp.asarray(-2 * np.log(ramp), times.dtype)))
-        down[0], down[-1] = top, times[at]
-        check_grid(down, sde.t1)
+        ramp = karras_levels(high, levels[at], steps, rho=rho)
+        down = np.asarray(times_at(sde, -2 * np.log(ramp), (top, float(times[at]))), times.dtype)
         whole = np.concatenate([times[: at + 1], *[down] * repeats, times[at + 1 :]])
         rising = np.diff(whole) > 0
         ends = jnp.asarray(whole[1:]), jnp.asarray(whole[:-1])

@@ -50,6 +50,8 @@ GROUPS = one_of_each()
 def test_presets_have_the_size_of_the_originals(name):
     exp, _ = network(name)
     shapes = jax.eval_shape(exp.init_params, jax.random.key(0))
+    assert ("uncertainty" in shapes) == ("edm2" in name)
+    shapes.pop("uncertainty", None)  # of the loss and not of the network
     assert {v.dtype for v in jax.tree.leaves(shapes)} == {jnp.dtype("float32")}
     count = sum(math.prod(v.shape) for v in jax.tree.leaves(shapes))
     assert {SIZES.get(other, count) for other in GROUPS[name]} == {count}

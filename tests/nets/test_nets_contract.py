@@ -53,15 +53,13 @@ def inputs(shape):
 
 
 def traced(net, x, label, *y):
-    """(shapes of the parameters, shape of the output, program of a gradient in training)."""
-    params = jax.eval_shape(net.init, jax.random.key(0), x, label, *y)
+    """(shapes of the parameters, shape of the output, program in training), by one trace."""
 
-    def loss(params):
-        key = {"dropout": jax.random.key(1)}
-        out = net.apply(params, x, label, *y, train=True, rngs=key)
-        return jnp.square(out).sum(), out
+    def start(key):
+        keys = {"params": key, "dropout": jax.random.fold_in(key, 1)}
+        return net.init_with_output(keys, x, label, *y, train=True)
 
-    program, (_, out) = jax.make_jaxpr(jax.grad(loss, has_aux=True), return_shape=True)(params)
+    program, (out, params) = jax.make_jaxpr(start, return_shape=True)(jax.random.key(0))
     shapes = jax.tree.map(lambda v: (v.shape, str(v.dtype)), params)
     return shapes, (out.shape, str(out.dtype)), str(program)
 

@@ -25,7 +25,7 @@ CORRECTORS = {"langevin", "annealed_langevin"}
 # Without noise of their own: the state at the end is a function of the latent.
 EXACT = {
     name for name in EXPORTED
-    if name in {"ddim", "heun", "edm", "unipc"} or name.startswith("dpmpp")
+    if name in {"ddim", "heun", "edm", "unipc"} or name.startswith(("dpmpp", "dpm_solver"))
 }  # fmt: skip
 
 
