@@ -107,6 +107,7 @@ def exact_flow(data, sde):
     return stateless(update, 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["ve", "vp", "flow"])
 def test_the_exact_function_has_no_loss_and_a_solver_that_of_its_order(name):
     """With an exact step for any length of interval; with Heun's, errors h^3 fall by 64 in squares."""
@@ -153,6 +154,7 @@ def gradient(n, teacher):
     return float(jax.grad(lambda w: loss(w, jax.random.key(0), batch)[0])(jnp.asarray(0.3)))
 
 
+@pytest.mark.slow
 def test_the_gradient_of_training_tends_to_that_of_distillation():
     """Its closed form at every n, and the difference falls with the length of the interval."""
     sde, zero = LinearVE(10.0), jnp.zeros(1)
