@@ -3,13 +3,20 @@
 import dataclasses
 
 from score_jax.nets import MLP, DiT, NCSNpp
-from score_jax.parametrization import SCORE, VELOCITY, StdInput, edm
-from score_jax.sde import VE, VP, RectifiedFlow, SubVP
+from score_jax.parametrization import (
+    SCORE,
+    VELOCITY,
+    LogSigmaInput,
+    StdInput,
+    consistency,
+    edm,
+)
+from score_jax.sde import VE, VP, LinearVE, RectifiedFlow, SubVP
 from score_jax.types import SDE
 
 from ..config import DataConfig, LossConfig, OptimConfig, SampleConfig, TrainConfig
 from ..run_config import Config
-from .shared import FLOW_SAMPLE
+from .shared import CONSISTENCY_LOSS, CONSISTENCY_SAMPLE, FLOW_SAMPLE
 
 _digits = Config()
 
@@ -57,6 +64,17 @@ PRESETS: dict[str, Config] = {
         _digits,
         class_conditional=True,
         loss=LossConfig(label_dropout=0.1),
+    ),
+    # Samples in one or two evaluations; --loss.teacher distils a run of digits_edm.
+    "digits_consistency": dataclasses.replace(
+        _digits,
+        # The standard deviation of the digits, scaled to [-1, 1], is 0.75.
+        sde=LinearVE(),
+        noise_input=LogSigmaInput(),
+        parametrization=consistency(0.75),
+        loss=dataclasses.replace(CONSISTENCY_LOSS, intervals=(10, 80)),
+        optim=OptimConfig(lr=1e-3),
+        sample=CONSISTENCY_SAMPLE,
     ),
     # A transformer of 16 patches.
     "digits_dit": dataclasses.replace(

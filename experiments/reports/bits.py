@@ -25,6 +25,7 @@ with late():
     from score_jax.sde import schedule_grid, spaced_indices
     from score_jax.types import Params, PRNGKey
 
+    from ..parts.sampling import check_diffusion
     from ..runs import Run
     from . import curves, pictures
     from .gaussian import densities, gaussian
@@ -122,6 +123,7 @@ def _bound(run: Run, args: Options, key: Any, params: Any, x: Any, y: Any) -> An
 
 
 def _over(run: Run, estimate: Any, params: Any, key: Any, args: Options) -> dict[str, Any]:
+    check_diffusion(run, "a likelihood")
     try:
         out = likelihood.over_dataset(
             key,
