@@ -18,7 +18,7 @@ def source(name: str) -> str:
         if name.startswith(f"{folder}_"):
             rest = name.removeprefix(f"{folder}_")
             return f"score_sde: `{folder.replace('_', '/')}/{rest}.py`"
-    if name == "cifar10_consistency":
+    if name in ("cifar10_edm_jcm", "cifar10_consistency"):
         return "openai/consistency_models_cifar10: `configs/`"
     if "_edm2_" in name:
         return "edm2: `train_edm2.py`"

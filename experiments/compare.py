@@ -50,8 +50,9 @@ TOLERANCES = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5)
 FINE = 1e-6
 # Of the fitted grid: samples, and steps of the fine solution whose times it may have.
 FIT_SAMPLES, FINE_STEPS = 64, 64
-# Not for few evaluations: Langevin dynamics alone, and the authors' tables, which have no short ones.
-LEFT_OUT = ("langevin", "song")
+# Not for few evaluations: Langevin dynamics alone, and the authors' tables, which have no short ones. Not
+# for diffusion models: "consistency", which is the only one for consistency models.
+LEFT_OUT = ("langevin", "song", "consistency")
 # Distances as the card calls them.
 NAMES = {"frechet": "Fréchet", "sliced_wasserstein": "sliced Wasserstein"}
 
@@ -66,7 +67,8 @@ class Args:
     num: int = 300
     # Draws whose distances are averaged; two or more give a spread.
     repeats: int = 2
-    # Which samplers (default: all but "langevin" and "song", which need hundreds).
+    # Which samplers (default: all but "langevin" and "song", which need hundreds; "consistency" alone for
+    # a consistency model).
     samplers: tuple[str, ...] = ()
     # Fit a grid to the network, compare it too, and write it to WORKDIR for --grid fitted of sample.
     fit_grid: bool = False
@@ -89,6 +91,7 @@ def candidates(
     found = {}
     choice: Any = name
     named = dataclasses.replace(base, sampler=choice, grid=grid)
+    sampling.check_times(run, named)
     if samplers.SAMPLERS[name].adaptive:
         configs = {
             f"tol {tol:g}": dataclasses.replace(named, rtol=tol, atol=tol) for tol in TOLERANCES
@@ -142,28 +145,33 @@ def distances(run: Run, space: FeatureSpace) -> dict[str, Callable[[Any], float]
 
 def compare(workdir: pathlib.Path, args: Args) -> dict[str, Any]:
     """Compare the samplers on a run folder: what compare.json holds."""
-    names = args.samplers or tuple(n for n in samplers.SAMPLERS if n not in LEFT_OUT)
     run, params, step = runs.load(workdir)
+    usual = (n for n in samplers.SAMPLERS if n not in LEFT_OUT)
+    diffuses = run.model.parametrization.t0 is None
+    names = args.samplers or (tuple(usual) if diffuses else ("consistency",))
     base = dataclasses.replace(run.config.sample, grid="usual")
     sampling.check_times(run, base)
     key, shape = jax.random.key(args.seed), (args.num, *run.shape)
     score = sampling.make_score(run, params, base)
     options: dict[str, Any] = {"y": sampling.labels(run, args.num), "chunk": args.chunk}
     if args.fit_grid:
+        sampling.check_diffusion(run, "--fit-grid")
         run = fitted(run, score, base, workdir, args)
     ends = [run.sde.t1, base.t0]
     final = samplers.final_denoising(base.final_denoising)
-    exact = sample(
-        key, run.sde, score, shape,
-        sampler=flow(rtol=FINE, atol=FINE, final_denoising=final), grid=ends, **options,
-    )  # fmt: skip
+    exact = None
+    if diffuses:
+        exact = sample(
+            key, run.sde, score, shape,
+            sampler=flow(rtol=FINE, atol=FINE, final_denoising=final), grid=ends, **options,
+        )  # fmt: skip
     space = feature_space(run)
     far = distances(run, space)
     rows = []
     for name, grid in on_grids(names, args):
         found = compare_samplers(
             key, run.sde, score, shape, candidates(run, base, name, args, grid),
-            exact=exact.x, distances=far, repeats=args.repeats, **options,
+            exact=None if exact is None else exact.x, distances=far, repeats=args.repeats, **options,
         )  # fmt: skip
         for row in found:
             label = name if grid == "usual" else f"{name}, {grid}"
@@ -178,7 +186,7 @@ def compare(workdir: pathlib.Path, args: Args) -> dict[str, Any]:
         "repeats": args.repeats,
         "seed": args.seed,
         "space": space.name,
-        "fine": {"tolerance": FINE, "nfe": float(exact.nfe.mean())},
+        "fine": None if exact is None else {"tolerance": FINE, "nfe": float(exact.nfe.mean())},
         "train_split": {k: f(real) for k, f in far.items()},
         "rows": rows,
     }
@@ -266,8 +274,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Entry point of `python -m experiments.compare`."""
     args = cli.parse(Args, "experiments.compare", argv)
     rules.check_flags(args, num=2, repeats=1, chunk=1)
-    if not args.nfe or min(args.nfe) < 2:
-        raise ValueError(f"--nfe must be numbers of at least 2, got {args.nfe}")
+    if not args.nfe or min(args.nfe) < 1:
+        raise ValueError(f"--nfe must be numbers of at least 1, got {args.nfe}")
     samplers.check_names(args.samplers)
     workdir = pathlib.Path(args.workdir)
     out = workdir if args.out is None else pathlib.Path(args.out)

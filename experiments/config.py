@@ -23,8 +23,9 @@ class LossConfig:
     """What is minimised."""
 
     # Denoising score matching; or, on a noise schedule, the losses of Improved DDPM: mean squared
-    # error, that and a small part of the variational bound for the variance, or the bound.
-    objective: Literal["dsm", "simple", "hybrid", "variational"] = "dsm"
+    # error, that and a small part of the variational bound for the variance, or the bound; or, for
+    # parametrization "consistency", consistency training, or distillation with a teacher.
+    objective: Literal["dsm", "simple", "hybrid", "variational", "consistency"] = "dsm"
     # For "dsm": equal weight in units of the noise; g(t)^2, which bounds the likelihood; EDM's, equal in
     # units of the output of parametrization "edm"; equal in units of the velocity (flow matching); or
     # min-SNR, P2 or SiD2's sigmoid, functions of the log-SNR.
@@ -37,8 +38,17 @@ class LossConfig:
     bias: float = 0.0
     # Learn a further weight of each noise level with the network, as EDM2 does.
     uncertainty: bool = False
-    # For "dsm": mean over the entries, or half their sum.
-    reduction: Literal["mean", "half_sum"] = "mean"
+    # For "dsm" and "consistency": mean of the squares over the entries, half their sum, or, for
+    # "consistency", the pseudo-Huber metric.
+    reduction: Literal["mean", "half_sum", "pseudo_huber"] = "mean"
+    # For "consistency": the first and the last number of intervals from the smallest time to the largest;
+    # it doubles over train.steps.
+    intervals: tuple[int, int] = (10, 1280)
+    # For "consistency": folder of a run, or a file of published weights, whose probability flow is
+    # distilled; none: consistency training.
+    teacher: str | None = None
+    # For a teacher in a file of published weights: the preset of its network.
+    teacher_preset: str | None = None
     # Times of a batch: one in each n-th of the interval, independent, or drawn by importance for
     # the likelihood weighting, or with a log-normal sigma, or a normal logit. With an index or a level
     # as noise input: one of the timesteps.
@@ -67,10 +77,15 @@ class LossConfig:
 
     def __post_init__(self) -> None:
         weighted = self.times != "importance" or self.weighting == "likelihood"
+        huber = self.reduction != "pseudo_huber" or self.objective == "consistency"
+        first, last = self.intervals
         require(
             "loss", self,
             ("times", weighted, "importance only with loss.weighting likelihood"),
             ("weight", self.weight > 0, "> 0"),
+            ("reduction", huber, "mean or half_sum unless loss.objective is consistency"),
+            ("intervals", 1 <= first <= last, "two numbers from 1 in increasing order"),
+            ("teacher_preset", self.teacher_preset is None or self.teacher is not None, "for a teacher"),
             ("log_sigma_mean", math.isfinite(self.log_sigma_mean), "finite"),
             ("log_sigma_std", self.log_sigma_std > 0, "> 0"),
             ("gamma", self.gamma is None or self.gamma > 0, "> 0"),

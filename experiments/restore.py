@@ -237,6 +237,7 @@ class Drawing(NamedTuple):
 
 def drawing(args: Args, run: Run, params: Any, problem: Problem) -> Drawing:
     """How the flags draw."""
+    sampling.check_diffusion(run, "a posterior")
     sampling.check_times(run, args.sample)
     label = sampling.one_class(run, args.label, args.workdir)
     method, options = make_method(args, run, problem)

@@ -93,6 +93,17 @@ class Config:
         if loss.objective == "hybrid" and not self.learns_variance:
             given = self.variance and self.variance.name
             raise ValueError(f"loss.objective='hybrid' needs a learned variance, got {given!r}")
+        boundary = self.parametrization.t0
+        if (loss.objective == "consistency") != (boundary is not None):
+            raise ValueError(
+                "loss.objective 'consistency' and parametrization 'consistency' belong together, got "
+                f"{loss.objective!r} and {self.parametrization.name!r}"
+            )
+        if boundary is not None and loss.t0 < boundary:
+            raise ValueError(
+                f"loss.t0 must be at least {boundary}, the first time of parametrization "
+                f"{self.parametrization.name!r}, got {loss.t0}"
+            )
         if self.sample.t0 < loss.t0:
             # Checked before training rather than at its first picture.
             raise ValueError(
@@ -112,8 +123,8 @@ class Config:
 
 
 # Fields that may differ when a run resumes: they change how long it is and what is written, not what
-# is computed at a step, or only its rounding (a learning-rate schedule that depends on the last step is
-# the exception, checked in `differences`).
+# is computed at a step, or only its rounding (a learning-rate schedule and the intervals of consistency
+# training, which depend on the last step, are the exception, checked in `differences`).
 RESUMABLE = (
     "train.steps", "train.log_every", "train.sample_every", "train.checkpoint_every", "train.keep",
     "train.checkpoint_metric", "train.microbatches", "train.remat", "train.matmul_precision",
@@ -170,7 +181,8 @@ def flatten(config: Config) -> dict[str, Any]:
 
 def differences(old: Config, new: Config) -> list[str]:
     """Changes with which a run of `old` cannot resume as `new`: lines "optim.lr: 0.001 -> 0.0001"."""
-    free = set(RESUMABLE) - ({"train.steps"} if new.optim.schedule != "constant" else set())
+    lasting = new.optim.schedule == "constant" and new.loss.objective != "consistency"
+    free = set(RESUMABLE) - (set() if lasting else {"train.steps"})
     a, b = flatten(old), flatten(new)
     names = [*b, *(name for name in a if name not in b)]
     show = lambda flat, name: repr(flat[name]) if name in flat else "absent"

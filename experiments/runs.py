@@ -29,7 +29,7 @@ from score_jax.parametrization import SIGMA_DATA, LevelInput
 from score_jax.score import NetworkScore
 from score_jax.types import IndexSampler, Loss, Params, PRNGKey
 
-from .parts import datasets, describe, fitting, run_folder, upgrade
+from .parts import datasets, describe, fitting, run_folder, teachers, upgrade
 from .run_config import Config, differences, flatten, from_json, to_json, to_record
 
 CONFIG_FILE = run_folder.CONFIG_FILE
@@ -115,6 +115,12 @@ class Run:
     def test_loss(self) -> Loss:
         """The loss on held-out data."""
         return _make_loss(self, self.model, train=False)
+
+    @functools.cached_property
+    def teacher(self) -> losses.Teacher | None:
+        """The probability flow that is distilled in training, or None."""
+        c = self.config.loss
+        return None if c.teacher is None else teachers.read(c.teacher, c.teacher_preset, self.model)
 
     @functools.cached_property
     def shapes(self) -> training.TrainState:
@@ -294,7 +300,11 @@ def _make_loss(run: Run, model: Model, *, train: bool) -> Loss:
         "min_snr": losses.min_snr_weighting(c.gamma or 5.0),
         "p2": losses.p2_weighting(c.gamma or 1.0), "sigmoid": losses.sigmoid_weighting(c.bias),
     }  # fmt: skip
-    reductions = {"mean": losses.mean_reduction, "half_sum": losses.half_sum_reduction}
+    reductions = {
+        "mean": losses.mean_reduction, "half_sum": losses.half_sum_reduction,
+        "pseudo_huber": losses.pseudo_huber_reduction(),
+    }  # fmt: skip
+    reduction: losses.Reduction = reductions[c.reduction]
     weighting: losses.Weighting = weightings[c.weighting]
     times = None
     if c.times == "importance":
@@ -309,10 +319,15 @@ def _make_loss(run: Run, model: Model, *, train: bool) -> Loss:
         n = model.noise_input.n
         times = losses.timesteps(np.arange(n) / (n - 1))
     objectives = {
-        "dsm": lambda: losses.dsm(weighting=weighting, reduction=reductions[c.reduction]),
+        "dsm": lambda: losses.dsm(weighting=weighting, reduction=reduction),
         "simple": losses.simple,
         "hybrid": lambda: losses.hybrid(weight=c.weight, decoder=run.decoder),
         "variational": lambda: losses.variational(decoder=run.decoder),
+        "consistency": lambda: losses.consistency_matching(
+            intervals=losses.doubling_intervals(*c.intervals, steps=run.config.train.steps),
+            teacher=run.teacher,
+            reduction=reduction,
+        ),
     }
     return model.loss(
         objectives[c.objective](),

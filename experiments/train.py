@@ -12,6 +12,8 @@ import sys
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from tqdm import tqdm
+
 from . import cli
 from .late import late
 from .parts.extras import of_weights
@@ -259,8 +261,8 @@ def _draw_pictures(run: runs.Run, workdir: pathlib.Path, step: int, state: Any) 
         if training.is_first():
             print(f"no picture {path}: {error}", file=sys.stderr)
         return
-    if training.is_first():
-        pictures.save_samples(run, drawn.x, path)
+    if training.is_first() and pictures.save_samples(run, drawn.x, path):
+        tqdm.write(f"wrote {path}", file=sys.stderr)  # above the bar, if there is one
 
 
 def _check_there(workdir: pathlib.Path) -> None:

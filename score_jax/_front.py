@@ -13,6 +13,7 @@ from score_jax.parametrization import LevelInput as LevelInput
 from score_jax.parametrization import LogSigmaInput as LogSigmaInput
 from score_jax.parametrization import StdInput as StdInput
 from score_jax.parametrization import TimeInput as TimeInput
+from score_jax.parametrization import consistency as consistency
 from score_jax.parametrization import edm as edm
 from score_jax.samplers import adaptive_multistep as adaptive_multistep
 from score_jax.samplers import ancestral as ancestral

@@ -11,6 +11,7 @@ With x = m x0 + s z (m = mean_coeff(t), s = std(t), z unit noise) a network may 
     PREVIOUS      the mean of q(x(t - 1/n) | x, x0), for a noise schedule (arXiv:2006.11239 section 3.2)
     TIMESTEP_NOISE  (s_i / s) z for a noise schedule, s_i the std of the last timestep not after t
     edm(sigma_data)   F of the preconditioned denoiser of EDM (arXiv:2206.00364 eq. 7), below
+    consistency(sigma_data, t0)   F of the preconditioned consistency function (arXiv:2303.01469), below
 
 Each is a linear function of z given x and t, so any two are joined by way of the noise. The noise
 input of a network is a function of the SDE and the time: `TimeInput`, `StdInput`, `LogSigmaInput`,
@@ -23,6 +24,14 @@ x, it has a form on any SDE that divides by neither m nor s:
     (1)  F is given x / r        z = (s/r) (x/r) - (m d/r) F        F = (s x0 - m d^2 z) / (d r)
 
 For data N(0, d^2) the best F is 0, and the target has unit variance at every noise level.
+
+A consistency function f maps x at any time of a path of the probability flow to x(t0)/m(t0), the state
+at the first time t0 in units of the data; it takes the place of x0 = E[x0 | x]. With sigma0 = s/m at t0,
+p = s - m sigma0 and q = p^2 + m^2 d^2 the coefficients of arXiv:2303.01469 (appendix C) are on any SDE
+
+    (2)  F is given x / r        f = (m d^2/q) x + (d p/r) F
+
+so that f is x/m at t0, where p = 0, whatever F is.
 """
 
 import dataclasses
@@ -50,7 +59,8 @@ class Parametrization(NamedTuple):
     to_noise(sde, value, x, t) -> the unit noise z of an output; target(sde, x0, z, x, t) -> the output
     for known data and noise; to_input(sde, x, t) -> what the network is given of x; to_x0(sde, value, x,
     t) -> the data x0 of an output, where that is finite at pure noise (m = 0), or None. value, x0, z and
-    x are (b, *d), t is () or (b,).
+    x are (b, *d), t is () or (b,). t0: the first time of `consistency`, whose x0 is a consistency
+    function and no mean, or None.
 
     >>> x0_hat = DENOISED.from_noise(sde, NOISE.to_noise(sde, value, x, t), x, t)
     """
@@ -59,8 +69,9 @@ class Parametrization(NamedTuple):
     to_noise: Callable[[SDE, Data, Data, TimeLike], Data]
     target: Callable[[SDE, Data, Data, Data, TimeLike], Data]
     to_input: Callable[[SDE, Data, TimeLike], Data] = lambda sde, x, t: x
-    sigma_data: float | None = None  # of `edm`
+    sigma_data: float | None = None  # of `edm` and `consistency`
     to_x0: Callable[[SDE, Data, Data, TimeLike], Data] | None = None
+    t0: float | None = None  # of `consistency`
 
     def noise_per_value(self, sde: SDE, t: TimeLike) -> Array:
         """dz / d(output) at t, the factor between errors of the output and of the noise: shape of t."""
@@ -216,19 +227,66 @@ def _edm(d: float) -> Parametrization:
     return Parametrization(name, to_noise, target, to_input, d, to_x0)
 
 
+def consistency(sigma_data: float = SIGMA_DATA, t0: float = 0.002) -> Parametrization:
+    """A consistency function from the time t0, eq. (2), for data of standard deviation `sigma_data`.
+
+    The x0 of such a model is the consistency function, `Model.denoiser(params)(x, t)`, and its score is
+    that of this x0, (m f - x) / s^2: only the step `samplers.consistency` makes samples of it. The
+    target, for known x0 and z, is infinite at t0. The same object for the same numbers. Its name is
+    "consistency", or "consistency(0.7, 0.01)" for other numbers than 0.5 and 0.002.
+
+    Raises ValueError unless both are > 0.
+
+    >>> model = Model(LinearVE(), net.apply, LogSigmaInput(), consistency())
+    >>> f = model.denoiser(params)
+    """
+    check_positive(sigma_data=sigma_data, t0=t0)
+    return _consistency(float(sigma_data), float(t0))
+
+
+@functools.cache
+def _consistency(d: float, t0: float) -> Parametrization:
+    def coefficients(sde: SDE, x: Data, t: TimeLike) -> tuple[Array, Array, Array, Array, Array]:
+        m, s = _coefficients(sde, x, t)
+        first = as_time(t0)
+        p = s - m * (sde.std(first) / sde.mean_coeff(first)).astype(x.dtype)
+        return m, s, p, p * p + m * m * d * d, jnp.sqrt(s * s + m * m * d * d)
+
+    def to_noise(sde: SDE, value: Data, x: Data, t: TimeLike) -> Data:
+        # (x - m f) / s, without the difference of nearly equal numbers near t0.
+        m, s, p, q, r = coefficients(sde, x, t)
+        return p * p / (s * q) * x - m * d * p / (r * s) * value
+
+    def target(sde: SDE, x0: Data, z: Data, x: Data, t: TimeLike) -> Data:
+        m, s, p, q, r = coefficients(sde, x, t)
+        return r / (d * q) * (p * x0 - d * d * m * s / p * z)
+
+    def to_input(sde: SDE, x: Data, t: TimeLike) -> Data:
+        return x / coefficients(sde, x, t)[4]
+
+    def to_x0(sde: SDE, value: Data, x: Data, t: TimeLike) -> Data:
+        m, _, p, q, r = coefficients(sde, x, t)
+        return m * d * d / q * x + d * p / r * value
+
+    usual = (d, t0) == (SIGMA_DATA, 0.002)
+    name = "consistency" if usual else f"consistency({d!r}, {t0!r})"
+    return Parametrization(name, to_noise, target, to_input, d, to_x0, t0)
+
+
 def parametrization_of(name: str) -> Parametrization | None:
     """The parametrization of a name, "edm(0.7)" too; None if there is none."""
-    found = re.fullmatch(r"edm\((.{1,30})\)", name)
+    found = re.fullmatch(r"(edm|consistency)\((.{1,60})\)", name)
     if found is None:
         return next((p for p in PARAMETRIZATIONS if p.name == name), None)
+    make: Callable[..., Parametrization] = {"edm": edm, "consistency": consistency}[found[1]]
     try:
-        return edm(float(found[1]))
-    except ValueError:
+        return make(*map(float, found[2].split(",")))
+    except (ValueError, TypeError):
         return None
 
 
 PARAMETRIZATIONS = (
-    NOISE, SCORE, SCALED_SCORE, DENOISED, V, VELOCITY, PREVIOUS, TIMESTEP_NOISE, edm()
+    NOISE, SCORE, SCALED_SCORE, DENOISED, V, VELOCITY, PREVIOUS, TIMESTEP_NOISE, edm(), consistency()
 )  # fmt: skip
 
 

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from score_jax._check import check_array
+from score_jax._check import check_array, check_function
 from score_jax._math import as_time, bcast
 from score_jax._renamed import renamed
 from score_jax.parametrization import (
@@ -196,6 +196,26 @@ def x0_of(
     if out.score is out.clean.score:
         return out.clean.x0
     return out.clean.x0 + tweedie_at(sde, x, t).moved(out.score - out.clean.score)
+
+
+def from_denoiser(
+    sde: SDE, denoiser: Callable[[Data, Float[Array, "..."]], Float[Array, "b *d"]]
+) -> ScoreFn:
+    """The score of a denoiser (x: (b, *d), t) -> x0: (m x0 - x) / s^2, with that x0 of its own.
+
+    Also of a consistency function, for `samplers.consistency`.
+
+    >>> score = from_denoiser(sde, data.consistency(sde, t0=0.002))
+    """
+    check_function("denoiser", denoiser, "a function (x, t) -> x0")
+
+    def score(x: Float[Array, "b *d"], t: float | Float[Array, "..."]) -> ScoreOut:
+        t = as_time(t)
+        x0, at = denoiser(x, t), tweedie_at(sde, x, t)
+        value = (at.m * x0 - x) / at.s2
+        return ScoreOut(value, None, Clean(x0, value))
+
+    return score
 
 
 class Reverse(NamedTuple):

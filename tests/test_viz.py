@@ -39,6 +39,8 @@ def test_titles_and_colours():
     grid = viz.image_grid(red, scale=4)
     both = viz.side_by_side([grid, grid], ["one", "two"])
     assert both.width > 2 * grid.width and both.height > grid.height
+    stacked = viz.side_by_side([grid] * 3, ["a", "b", "c"], columns=2)
+    assert stacked.height == 2 * both.height and stacked.width <= both.width
     assert (np.asarray(grid)[4, 4] == [255, 0, 0]).all()
 
 

@@ -327,7 +327,9 @@ def _declared(c: DataConfig) -> Description | None:
 
     Data sets of tensorflow-datasets are declared: they are large, and every published run names one.
     """
-    known = {"digits": ((8, 8, 1), 17, 10), "two_moons": ((2,), None, 2)}
+    known = {
+        "digits": ((8, 8, 1), 17, 10), "mnist5k": ((28, 28, 1), 256, 10), "two_moons": ((2,), None, 2),
+    }  # fmt: skip
     if c.name in known:
         shape, levels, classes = known[c.name]
         return Description(shape, "uint8" if levels else "float32", levels, classes)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 EXTRAS: dict[str, tuple[str, ...]] = {
     "plots": ("matplotlib",),
     "metrics": ("sklearn",),
-    "data": ("sklearn", "array_record", "pyarrow", "zarr", "h5py"),
+    "data": ("sklearn", "mlxtend", "array_record", "pyarrow", "zarr", "h5py"),
     "weights": ("safetensors",),
     "video": ("imageio_ffmpeg",),
     "hub": ("huggingface_hub",),

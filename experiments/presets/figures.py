@@ -85,7 +85,7 @@ _SIZES: dict[int, tuple[str, ...]] = {
     279_792_390: ("iddpm_upsample_64_256",),
     113_676_678: ("iddpm_lsun_bedroom",),
     55_732_739: ("cifar10_edm_vp",),
-    56_395_651: ("cifar10_edm_ve", "cifar10_consistency"),
+    56_395_651: ("cifar10_edm_ve", "cifar10_edm_jcm", "cifar10_consistency"),
     295_899_267: ("imagenet64_edm_adm",),
     280_209_637: ("imagenet64_edm2_s",),
 }  # fmt: skip

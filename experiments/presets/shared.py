@@ -5,11 +5,18 @@ from typing import Any
 
 from score_jax.convert.published import PUBLISHED
 
-from ..config import SampleConfig
+from ..config import LossConfig, SampleConfig
 from ..run_config import DERIVED
 
 # Of rectified flow, whose paths are nearly straight.
 FLOW_SAMPLE = SampleConfig(sampler="dpmpp_2m", grid="uniform", steps=30)
+
+# Improved consistency training (arXiv:2310.14189).
+CONSISTENCY_LOSS = LossConfig(
+    objective="consistency", reduction="pseudo_huber", times="log_normal", log_sigma_mean=-1.1,
+    log_sigma_std=2.0, t0=0.002,
+)  # fmt: skip
+CONSISTENCY_SAMPLE = SampleConfig(sampler="consistency", steps=2, t0=0.002)
 
 
 def published(name: str) -> dict[str, Any]:

@@ -25,6 +25,7 @@ with late():
     from score_jax.sde import schedule_grid, spaced_indices
     from score_jax.types import Params, PRNGKey
 
+    from ..parts.sampling import check_diffusion
     from ..runs import Run
     from . import curves, pictures
     from .gaussian import densities, gaussian
@@ -39,6 +40,8 @@ class Options:
 
     # The split of the data.
     split: Split = "test"
+    # The number of its examples that are used, from the first on (default: all).
+    examples: int | None = None
     # Dequantisation draws per example (0: no likelihood).
     draws: int = 1
     # Join the draws by the tighter, importance-weighted bound.
@@ -62,10 +65,19 @@ class Options:
     def check(self) -> None:
         """Raise ValueError naming the first flag with an invalid value."""
         rules.check_flags(self, draws=0, chunk=1, probes=1, bound=0)
+        if self.examples is not None and self.examples < 1:
+            raise ValueError(f"--examples must be at least 1, got {self.examples}")
         if not (math.isfinite(self.tol) and self.tol > 0):
             raise ValueError(f"--tol must be finite and > 0, got {self.tol}")
         if self.bound_steps is not None and self.bound_steps < 1:
             raise ValueError(f"--bound-steps must be at least 1, got {self.bound_steps}")
+
+
+def examples_of(run: Run, args: Options) -> Any:
+    """The examples of the split that are measured."""
+    found = run.source.split(args.split)
+    few = args.examples is not None and args.examples < len(found)
+    return data.Subset(found, np.arange(args.examples)) if few else found
 
 
 # Flags of the flow's likelihood, which the bound of a noise schedule does not use.
@@ -111,11 +123,12 @@ def _bound(run: Run, args: Options, key: Any, params: Any, x: Any, y: Any) -> An
 
 
 def _over(run: Run, estimate: Any, params: Any, key: Any, args: Options) -> dict[str, Any]:
+    check_diffusion(run, "a likelihood")
     try:
         out = likelihood.over_dataset(
             key,
             functools.partial(estimate, run, args),
-            run.source.split(args.split),
+            examples_of(run, args),
             y=run.source.given,
             prepare=run.source.from_data,
             params=params,
@@ -144,7 +157,7 @@ def schedule_terms(
     indices (steps,), increasing; parts: total and prior (n,), terms, x0_mse and noise_mse (n, steps),
     means over the draws.
     """
-    examples, model, source = run.source.split(args.split), run.model, run.source
+    examples, model, source = examples_of(run, args), run.model, run.source
     steps = min(args.bound_steps or run.sde.n, run.sde.n)
     indices = np.array(spaced_indices(run.sde.n, steps))
     clean = None if source.levels is None else static(*run.config.data.range)
@@ -244,7 +257,7 @@ def _gaussian(run: Run, key: Any, args: Options) -> dict[str, Any] | None:
     plain = gaussian(run, fit_key)
     if plain is None:
         return None
-    examples = run.source.split(args.split)
+    examples = examples_of(run, args)
     draws = [
         np.concatenate([plain.logp(x) for x in densities(run, k, examples)])
         for k in jax.random.split(plain_key, args.draws)
@@ -304,7 +317,7 @@ def measure(run: Run, params: Any, key: Any, args: Options, folder: pathlib.Path
     model_key, bound_key = jax.random.split(key)
     result: dict[str, Any] = {
         "split": args.split,
-        "examples": len(run.source.split(args.split)),
+        "examples": len(examples_of(run, args)),
         "draws": args.draws,
         "levels": run.source.levels,
         "t0": run.config.loss.t0,

@@ -62,13 +62,18 @@ def save_samples(run: Run, x: Any, path: pathlib.Path) -> bool:
     return written(path, draw)
 
 
-def save_comparison(run: Run, panels: dict[str, Any], path: pathlib.Path) -> bool:
-    """Draw data of several kinds side by side with their titles: whether it was written."""
+def save_comparison(
+    run: Run, panels: dict[str, Any], path: pathlib.Path, *, columns: int = 8
+) -> bool:
+    """Draw data of several kinds side by side with their titles: whether it was written.
+
+    columns: of each picture; of more than three pictures two stand in a row.
+    """
 
     def draw() -> Image.Image:
         pairs = [shown(run, x) for x in panels.values()]
-        images = [viz.picture(x, range=limits, columns=8) for x, limits in pairs]
-        return viz.side_by_side(images, list(panels))
+        images = [viz.picture(x, range=limits, columns=columns) for x, limits in pairs]
+        return viz.side_by_side(images, list(panels), columns=2 if len(images) > 3 else None)
 
     return written(path, draw)
 

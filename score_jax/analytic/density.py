@@ -6,6 +6,9 @@ For x = m x0 + s z, in the axes of component k with variances v_k and coordinate
     score = -sum_k p(k | x) V_k c_k / u_k,     u_k = m^2 v_k + s^2
     E[x0 | x] = sum_k p(k | x) (mu_k + m V_k (v_k / u_k) c_k)
 
+The probability flow of one Gaussian scales each coordinate with sqrt(u), so that its consistency function
+from t0, the end of the path over m0, is mu + V sqrt(v + (s0/m0)^2) c / sqrt(u).
+
 with a the number of directions that a coordinate stands for, mostly 1.
 """
 
@@ -55,3 +58,10 @@ def mean_of(covariance: Covariance, found: Parts, means: Any, x: Any, m: Any) ->
     shrunk = m * jnp.asarray(covariance.values, x.dtype)[None] / found.variance * found.along
     centre = (share * means).sum(axis=1)
     return centre.reshape(x.shape) + covariance.together(share * shrunk).reshape(x.shape)
+
+
+def end_of_path(covariance: Covariance, found: Parts, means: Any, x: Any, sigma0: Any) -> Any:
+    """x(t0)/m0 of the flow of one Gaussian, means (1, 1, n), sigma0 = s0/m0: shape of x."""
+    variance = jnp.asarray(covariance.values, x.dtype)[None] + jnp.square(sigma0).astype(x.dtype)
+    moved = covariance.together(found.along * jnp.sqrt(variance / found.variance))
+    return means[:, 0].reshape(1, *x.shape[1:]) + moved.reshape(x.shape)

@@ -15,10 +15,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key
 
+from score_jax._check import check
 from score_jax._math import as_time
 from score_jax.analytic.conditioning import Conditioner
 from score_jax.analytic.covariance import Covariance, Dense
-from score_jax.analytic.density import Parts, mean_of, parts, score_of
+from score_jax.analytic.density import Parts, end_of_path, mean_of, parts, score_of
 from score_jax.types import (
     SDE,
     Clean,
@@ -143,6 +144,24 @@ class Mixture:
             return ScoreOut(value, None, Clean(self._mean(found, x, m), value))
 
         return score
+
+    def consistency(self, sde: SDE, t0: float) -> Callable[[Data, Time], Data]:
+        """The exact consistency function of one Gaussian from t0: (x: (b, *d), t) -> (b, *d).
+
+        It maps x to the end x(t0)/m(t0) of its path of the probability flow. Raises ValueError for a
+        mixture of several, whose paths have no closed form, and unless 0 < t0 < t1.
+
+        >>> f = gaussian([0.5, 0.0], np.eye(2)).consistency(LinearVE(), t0=0.002)
+        """
+        check("the number of components", len(self.weights), len(self.weights) == 1, "1")
+        check("t0", t0, 0 < t0 < sde.t1, f"in (0, t1={sde.t1})")
+
+        def f(x: Data, t: Time) -> Data:
+            found, first = self._parts(sde, x, t), jnp.asarray(t0, x.dtype)
+            sigma0 = sde.std(first) / sde.mean_coeff(first)
+            return end_of_path(self.covariance, found, self._flat_means(x), x, sigma0)
+
+        return f
 
     def _mean(self, found: Parts, x: Data, m: Time) -> Data:
         return mean_of(self.covariance, found, self._flat_means(x), x, m)

@@ -99,7 +99,7 @@ _EDM2 = (
 )
 # README of github.com/openai/consistency_models_cifar10. All have the name of a checkpoint only.
 _JCM = (
-    "edm_cifar10_ema", "cd-l1/checkpoints/checkpoint_80", "cd-l2/checkpoints/checkpoint_80",
+    "cd-l1/checkpoints/checkpoint_80", "cd-l2/checkpoints/checkpoint_80",
     "cd-lpips/checkpoints/checkpoint_80", "ct-lpips/checkpoints/checkpoint_74",
     "cifar10-continuous-cd-l2/checkpoints/checkpoint_40",
     "cifar10-continuous-cd-l2-stopgrad/checkpoints/checkpoint_40",
@@ -143,6 +143,7 @@ PUBLISHED_FILES: dict[str, PublishedFile] = {
         name.split("/")[0]: PublishedFile(f"{_CONSISTENCY}{name}", "cifar10_consistency")
         for name in _JCM
     },
+    "edm_cifar10_ema": PublishedFile(f"{_CONSISTENCY}edm_cifar10_ema", "cifar10_edm_jcm"),
     **{
         f"score_flow {name}": PublishedFile(f"{_FLOW}{name}", preset)
         for name, preset in _SCORE_FLOW.items()

@@ -23,6 +23,7 @@ from score_jax.parametrization import (
     LogSigmaInput,
     StdInput,
     TimeInput,
+    consistency,
     edm,
 )
 from score_jax.sde import VE, VP, CosineBetas, LinearBetas, LinearVE, SubVP
@@ -116,8 +117,9 @@ _EDM_ADM = UNet(
     channels=192, channel_mult=(1.0, 2.0, 3.0, 4.0), attention_factors=(2, 4, 8), dropout=0.1,
     num_head_channels=64, resblock_updown=True, num_classes=1000, out_channels=3,
 )  # fmt: skip
-# The consistency models of OpenAI's JAX program, which start from EDM's NCSN++ (arXiv:2303.01469).
-_CONSISTENCY = _EDM_VE.clone(condition_first=False, dropout=0.0)
+# The consistency models of OpenAI's JAX program, and the EDM network that they start from
+# (arXiv:2303.01469).
+_JCM = _edm(_EDM_VE.clone(condition_first=False, dropout=0.0))
 _EDM2_S = EDM2(num_classes=1000, out_channels=3)
 
 PUBLISHED: dict[str, Ingredients] = {
@@ -171,7 +173,8 @@ PUBLISHED: dict[str, Ingredients] = {
     "cifar10_edm_ve": _edm(_EDM_VE),
     "imagenet64_edm_adm": _edm(_EDM_ADM),
     "imagenet64_edm2_s": _edm(_EDM2_S),
-    "cifar10_consistency": _edm(_CONSISTENCY),
+    "cifar10_edm_jcm": _JCM,
+    "cifar10_consistency": dataclasses.replace(_JCM, parametrization=consistency()),
 }
 
 # The paper's names of the runs that its tables are made of.

@@ -55,7 +55,7 @@ NAMED: dict[Any, dict[str, Any]] = {
     forms.Parametrization: {p.name: p for p in forms.PARAMETRIZATIONS},
     forms.Variance: {v.name: v for v in forms.VARIANCES},
 }
-NUMBERED = ("edm",)  # names that may have a number, "edm(0.7)"
+NUMBERED = ("edm", "consistency")  # names that may have a number, "edm(0.7)"
 
 
 @dataclasses.dataclass(frozen=True)

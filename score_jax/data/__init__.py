@@ -36,6 +36,7 @@ from score_jax.data.idx import read_idx as read_idx
 from score_jax.data.images import ImageOptions as ImageOptions
 from score_jax.data.images import center_crop as center_crop
 from score_jax.data.images import stretch as stretch
+from score_jax.data.mnist import load_mnist5k as load_mnist5k
 from score_jax.data.paired import Paired as Paired
 from score_jax.data.parquet import from_datasets as from_datasets
 from score_jax.data.parquet import read_parquet as read_parquet

@@ -6,6 +6,12 @@ from score_jax.losses.bound import mean_and_error as mean_and_error
 from score_jax.losses.bound import prior_bits as prior_bits
 from score_jax.losses.bound import schedule_bound as schedule_bound
 from score_jax.losses.classifier import classifier_loss as classifier_loss
+from score_jax.losses.consistency import Intervals as Intervals
+from score_jax.losses.consistency import Teacher as Teacher
+from score_jax.losses.consistency import consistency_matching as consistency_matching
+from score_jax.losses.consistency import doubling_intervals as doubling_intervals
+from score_jax.losses.consistency import gap_weighting as gap_weighting
+from score_jax.losses.consistency import pair_of as pair_of
 from score_jax.losses.decoders import Decoder as Decoder
 from score_jax.losses.decoders import LogMass as LogMass
 from score_jax.losses.decoders import density_decoder as density_decoder
@@ -34,6 +40,7 @@ from score_jax.losses.times import shifted_times as shifted_times
 from score_jax.losses.times import timesteps as timesteps
 from score_jax.losses.times import uniform_times as uniform_times
 from score_jax.losses.training import Objective as Objective
+from score_jax.losses.training import Reduction as Reduction
 from score_jax.losses.training import Sample as Sample
 from score_jax.losses.training import drop_labels as drop_labels
 from score_jax.losses.training import dsm as dsm
@@ -41,6 +48,7 @@ from score_jax.losses.training import dsm_loss as dsm_loss
 from score_jax.losses.training import dsm_per_example as dsm_per_example
 from score_jax.losses.training import half_sum_reduction as half_sum_reduction
 from score_jax.losses.training import mean_reduction as mean_reduction
+from score_jax.losses.training import pseudo_huber_reduction as pseudo_huber_reduction
 from score_jax.losses.training import training_loss as training_loss
 from score_jax.losses.uncertainty import Uncertainty as Uncertainty
 from score_jax.losses.weightings import Weighting as Weighting

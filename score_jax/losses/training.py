@@ -12,14 +12,16 @@ w = g(t)^2 / s(t)^2 is lambda(t) = g(t)^2, with which (1) bounds the negative lo
 `score_jax.losses.schedule` the objectives of a noise schedule.
 """
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from score_jax._check import check, check_float, check_function, check_key
+from score_jax._check import check, check_float, check_function, check_key, check_positive
 from score_jax._math import batch_mean, batch_sum, bcast
 from score_jax.draws import Draw, draw_of
 from score_jax.losses.levels import by_level
@@ -53,7 +55,9 @@ class Sample(NamedTuple):
     """The arguments of an objective: a network's output `value` at x, and the data and noise of x.
 
     value (b, *d), with twice the channels for a learned variance; x0, x, z (b, *d) and t (b,); mask
-    (b, *d), True where x0 was observed, or None where all of it was.
+    (b, *d), True where x0 was observed, or None where all of it was. network(x, t): its value elsewhere,
+    with the same parameters, `given` (labels and the like, as keyword arguments) and dropout; step (b,):
+    the number of the training step, the same for all, or None outside training.
     """
 
     sde: SDE
@@ -65,10 +69,28 @@ class Sample(NamedTuple):
     z: Data
     t: PerExample
     mask: Bool[Array, "..."] | None = None
+    network: Callable[[Data, PerExample], Float[Array, "..."]] | None = None
+    given: Mapping[str, Any] = MappingProxyType({})
+    step: Int[Array, " b"] | None = None
 
     def prediction(self) -> tuple[Data, Data | None]:
         """(the prediction, the values of the variance or None), both (b, *d)."""
         return split_output(self.value, self.x, self.variance is not None and self.variance.learned)
+
+    def clean(self) -> Data:
+        """x0 of the prediction, (b, *d); ValueError for a parametrization without `to_x0`."""
+        form = self.parametrization
+        if form.to_x0 is None:
+            raise ValueError(
+                f"parametrization must have to_x0 for this objective, got {form.name!r}"
+            )
+        return form.to_x0(self.sde, self.prediction()[0], self.x, self.t)
+
+    def at(self, x: Data, t: PerExample) -> "Sample":
+        """The sample with x (b, *d) at t (b,), by one more evaluation of the network."""
+        if self.network is None:
+            raise ValueError("network must be given to evaluate it elsewhere, got None")
+        return self._replace(value=self.network(x, t), x=x, t=t)
 
 
 Objective = Callable[
@@ -92,6 +114,24 @@ def half_sum_reduction(
 ) -> Float[Array, " b"]:
     """One half of the sum over the (observed) entries of an example, as in the likelihood bound."""
     return 0.5 * batch_sum(squares if mask is None else jnp.where(mask, squares, 0))
+
+
+def pseudo_huber_reduction(scale: float = 0.00054) -> Reduction:
+    """sqrt(sum + c^2) - c of the (observed) entries of an example, with c = scale sqrt(entries).
+
+    The metric of improved consistency training (arXiv:2310.14189 section 3.3): the squared error of
+    small errors, the norm of large ones. Raises ValueError unless scale > 0.
+    """
+    check_positive(scale=scale)
+
+    def reduction(
+        squares: Float[Array, "b *d"], mask: Bool[Array, "b *d"] | None = None
+    ) -> Float[Array, " b"]:
+        c = scale * math.sqrt(math.prod(squares.shape[1:]))
+        total = batch_sum(squares if mask is None else jnp.where(mask, squares, 0))
+        return total / (jnp.sqrt(total + c * c) + c)
+
+    return reduction
 
 
 def dsm(
@@ -185,6 +225,18 @@ def dropout_of(draw: Draw, train: bool) -> dict[str, Any]:
     return {"train": True, "rngs": {"dropout": jax.random.fold_in(draw.key[0], DROPOUT)}}
 
 
+def _first_time(sde: SDE, parametrization: Parametrization, t0: float | None) -> float:
+    """The smallest time of a loss; ValueError for one before that of a consistency function."""
+    least = parametrization.t0
+    if t0 is None:
+        t0 = 1e-5 if least is None else least
+    check_t0(sde, t0)
+    check(
+        "t0", t0, least is None or t0 >= least, f"at least {least}, that of {parametrization.name}"
+    )
+    return t0
+
+
 def training_loss(
     sde: SDE,
     apply: Apply,
@@ -195,7 +247,7 @@ def training_loss(
     variance: Variance | None = None,
     times: Times | None = None,
     stratified: bool = True,
-    t0: float = 1e-5,
+    t0: float | None = None,
     label_dropout: float = 0.0,
     null_class: int | None = None,
     train: bool = True,
@@ -210,16 +262,18 @@ def training_loss(
     small image, or the field of the size of x, of a network with `super_resolution`; "augment" (b, 9),
     how x was moved (`score_jax.data.augment`), of a network with `augment_size`; "mask" (b, *d), False
     where x is missing (and any finite number), which `dsm` and `simple` leave out; "draw", a `Draw`
-    (`score_jax.draws`), without which one is made from the key; and for a noise schedule "index" (b,) and
-    "weight" (b,) from an `IndexSampler`, with which the metrics have "per_example", losses (b,) before
-    weighting. Metrics: "loss" and the parts of the objective.
+    (`score_jax.draws`), without which one is made from the key; "step" (b,), the number of the training
+    step, of which `consistency_matching` makes use; and for a noise schedule "index" (b,) and "weight"
+    (b,) from an `IndexSampler`, with which the metrics have "per_example", losses (b,) before weighting.
+    Metrics: "loss" and the parts of the objective.
 
     times: a rule `times(u, t0, t1)` (`score_jax.losses.times`), by default the timesteps of a noise
     schedule and uniform times of any other SDE; stratified: over the whole batch, or independent;
-    t0: the smallest time; train: the network gets train=True and a key for dropout; noise_levels: the
-    number n of intervals of the log-SNR for which the metrics have "loss_by_level" (2, n), sums and
-    counts (`by_level`), 0 for none; uncertainty: a learned weight of the noise levels, whose parameters
-    lie in params: the metrics then also have "unweighted", the mean loss before it.
+    t0: the smallest time, by default 1e-5, or that of `consistency`; train: the network gets train=True
+    and a key for dropout; noise_levels: the number n of intervals of the log-SNR for which the metrics
+    have "loss_by_level" (2, n), sums and counts (`by_level`), 0 for none; uncertainty: a learned weight
+    of the noise levels, whose parameters lie in params: the metrics then also have "unweighted", the mean
+    loss before it.
 
     Raises ValueError for an argument of another kind, unless 0 < t0 < t1, for label dropout without a
     null class and, when traced, for integer data.
@@ -229,7 +283,7 @@ def training_loss(
     >>> value, metrics = loss(params, jax.random.key(0), {"x": x0})
     """
     check_model(sde, apply, noise_input, parametrization, variance)
-    check_t0(sde, t0)
+    first = _first_time(sde, parametrization, t0)
     _check_dropout(label_dropout, null_class)
     objective = dsm() if objective is None else objective
     check_function("objective", objective, "a function of a Sample, such as hybrid()")
@@ -237,19 +291,21 @@ def training_loss(
         check_function("times", times, "a function (u, t0, t1), such as uniform_times")
 
     def loss(params: Params, key: Key[Array, ""], batch: Batch) -> tuple[Float[Array, ""], Metrics]:
-        drawn, draw = draw_noised(sde, key, batch, times=times, t0=t0, stratified=stratified)
-        kwargs = {k: batch[k] for k in ("y", "low_res", "augment") if k in batch} | dropout_of(
-            draw, train
-        )
+        drawn, draw = draw_noised(sde, key, batch, times=times, t0=first, stratified=stratified)
+        given = {k: batch[k] for k in GIVEN if k in batch}
         if train and label_dropout and "y" in batch:
             null = int(null_class or 0)
             drop = lambda key, y: drop_labels(key, y, rate=label_dropout, null_class=null)
-            kwargs["y"] = draw.fold(LABELS).each(drop, batch["y"])
-        inner = parametrization.to_input(sde, drawn.x, drawn.t)
-        value = apply(params, inner, noise_input(sde, drawn.t), **kwargs)
+            given["y"] = draw.fold(LABELS).each(drop, batch["y"])
+        kwargs = given | dropout_of(draw, train)
+
+        def network(x: Data, t: PerExample) -> Float[Array, "..."]:
+            inner = parametrization.to_input(sde, x, t)
+            return apply(params, inner, noise_input(sde, t), **kwargs)
+
         sample = Sample(
-            sde, parametrization, variance, value, drawn.x0, drawn.x, drawn.z, drawn.t,
-            batch.get("mask"),
+            sde, parametrization, variance, network(drawn.x, drawn.t), drawn.x0, drawn.x, drawn.z,
+            drawn.t, batch.get("mask"), network, given, batch.get("step"),
         )  # fmt: skip
         per_example, parts = objective(sample)
         plain = per_example
@@ -260,7 +316,7 @@ def training_loss(
         total = (weight * per_example).mean()
         metrics = {"loss": total} | {name: (weight * part).mean() for name, part in parts.items()}
         if noise_levels:
-            found = by_level(sde, drawn.t, plain, t0=t0, n=noise_levels)
+            found = by_level(sde, drawn.t, plain, t0=first, n=noise_levels)
             metrics["loss_by_level"] = jax.lax.stop_gradient(found)
         if "index" in batch:
             metrics["per_example"] = jax.lax.stop_gradient(per_example)

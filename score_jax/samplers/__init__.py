@@ -9,6 +9,7 @@ from score_jax.samplers.adaptive import adaptive_multistep as adaptive_multistep
 from score_jax.samplers.chain import chain as chain
 from score_jax.samplers.compare import Candidate as Candidate
 from score_jax.samplers.compare import compare_samplers as compare_samplers
+from score_jax.samplers.consistency import consistency as consistency
 from score_jax.samplers.ddim import EncodeOut as EncodeOut
 from score_jax.samplers.ddim import ddim as ddim
 from score_jax.samplers.ddim import ddim_encode as ddim_encode

@@ -63,7 +63,8 @@ def make_train_step(
 
     `prepare` and the loss receive the batch with batch["draw"], a `score_jax.draws.Draw`. What is
     drawn from it (`draw_of(key, batch)`) does not depend on the number of devices, hosts and
-    microbatches. The plain key is the same on all devices: it is for what the whole batch shares.
+    microbatches. The plain key is the same on all devices: it is for what the whole batch shares. The
+    loss also receives batch["step"] (b,), the number of the step.
 
     With `index_sampler` the loss also receives "index" and "weight" (b,), drawn for the whole batch,
     and returns "per_example" (b,) among its metrics, from which the sampler learns. `averages` are
@@ -89,6 +90,7 @@ def make_train_step(
         first, b, total = _share(batch, axis_name)
         draw_key = jax.random.fold_in(key, _DRAW)
         drawn: dict[str, Any] = {"draw": draws.number(draw_key, b, first=first, total=total)}
+        drawn["step"] = jnp.full((b,), state.step)
         if index_sampler is not None:
             index_key = jax.random.fold_in(key, _INDEX)
             whole = index_sampler.draw(state.index_sampler, index_key, total)

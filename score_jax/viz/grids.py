@@ -263,10 +263,27 @@ def in_range(frames: ArrayLike, range: tuple[float, float]) -> np.ndarray:
     return middle + (frames - middle) / np.maximum(spread, 1.0)
 
 
-def side_by_side(images: Sequence[Image.Image], titles: Sequence[str]) -> Image.Image:
-    """Set pictures beside each other, each under its title."""
+def side_by_side(
+    images: Sequence[Image.Image], titles: Sequence[str], *, columns: int | None = None
+) -> Image.Image:
+    """Set pictures beside each other, each under its title, `columns` in a row (None: all in one).
+
+    Raises ValueError unless there are as many titles as pictures, and columns >= 1.
+    """
     if len(images) != len(titles) or not images:
         raise ValueError(f"as many titles as images, got {len(titles)} and {len(images)}")
+    check("columns", columns, columns is None or columns >= 1, "None or at least 1")
+    n = columns or len(images)
+    rows = [_row(images[i : i + n], titles[i : i + n]) for i in range(0, len(images), n)]
+    size = (max(row.width for row in rows), sum(row.height for row in rows))
+    canvas, top = Image.new("RGB", size, PAPER), 0
+    for row in rows:
+        canvas.paste(row, (0, top))
+        top += row.height
+    return canvas
+
+
+def _row(images: Sequence[Image.Image], titles: Sequence[str]) -> Image.Image:
     margin, head = 16, 28
     font = ImageFont.load_default(14)
     wide = [max(i.width, _width(t, font)) for i, t in zip(images, titles, strict=True)]

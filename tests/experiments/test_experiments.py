@@ -191,7 +191,7 @@ BAD = [
     (["sample", "--workdir", "no_such_run", "--num", "-4"], "--num must be at least 1"),
     (["sample", "--workdir", "no_such_run", "--sampler", "dpm"], "dpmpp_2m"),
     (["compare", "--workdir", "no_such_run", "--samplers", "dpm"], "known: pc, song, em"),
-    (["compare", "--workdir", "no_such_run", "--nfe", "1"], "--nfe must be numbers of at least 2"),
+    (["compare", "--workdir", "no_such_run", "--nfe", "0"], "--nfe must be numbers of at least 1"),
     (["evaluate", "--workdir", "no_such_run", "--num", "1"], "--num must be 0 or at least 2"),
     (["evaluate", "--workdir", "no_such_run", "--sampler", "dpm"], "known: pc, song, em"),
     (["evaluate", "--workdir", "no_such_run", "--bpd"], "holds no run"),

@@ -59,7 +59,8 @@ CASES = [
     ("convert --from edm --file a.npy --config digits_edm --workdir o", ()),
     ("push --workdir {digits} --repo me/run", ("huggingface_hub",)),
     ("push --workdir {digits} --to o", ()),
-    ("demo", (*DIGITS, "matplotlib")),
+    ("demo", ("mlxtend", "sklearn", "matplotlib")),
+    ("demo --config digits_vp", (*DIGITS, "matplotlib")),
     ("prepare --from x.zarr --out o", ("zarr", "array_record")),
     ("prepare --check o", ("array_record",)),
 ]

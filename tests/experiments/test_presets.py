@@ -12,7 +12,8 @@ from score_jax.convert.published import ALIASES
 
 # Of our own: pinned, to notice a change.
 OURS = {
-    748_737: ["digits_vp", "digits_subvp", "digits_edm", "digits_flow"],
+    748_737: ["digits_vp", "digits_subvp", "digits_edm", "digits_flow", "digits_consistency"],
+    718_340: ["mnist5k_vp"],
     752_865: ["digits_ve"],
     750_145: ["digits_vp_conditional"],
     215_298: ["two_moons_vp"],
