@@ -47,6 +47,8 @@ LEFT_OUT = {
     r"\.pth|runs/(ncsnpp|ddpmpp|my_ddpm)": "published weights, which the reader has",
     r"--from (cifar|imagenet64|/usr/share|photos/train)|--data.path tfds": "data of others",
     r"^train --config vp_cifar10\S* --workdir \S+ --net.dtype": "data of others",
+    r"runs/(ct|cd|edm)\b": "a run of another process, which a test of its own trains and samples",
+    r"--workdir runs/fashion_vp --task superres": "sides that 4 does not divide",
     r"^average|--guidance-worse-step": "the snapshots of a long run",
 }
 LATER = {  # only with --full

@@ -76,8 +76,9 @@ class Options:
 def examples_of(run: Run, args: Options) -> Any:
     """The examples of the split that are measured."""
     found = run.source.split(args.split)
-    few = args.examples is not None and args.examples < len(found)
-    return data.Subset(found, np.arange(args.examples)) if few else found
+    if args.examples is None or args.examples >= len(found):
+        return found
+    return data.Subset(found, np.arange(args.examples))
 
 
 # Flags of the flow's likelihood, which the bound of a noise schedule does not use.

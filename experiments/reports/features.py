@@ -61,7 +61,7 @@ def feature_space(run: Run, folder: pathlib.Path | None = None) -> FeatureSpace:
     small = (source.shape, source.levels, source.num_classes) == _DIGITS
     if not small and source.config.name != MNIST:
         check_dimensions(run)
-        top = 1 if source.levels is None else source.levels - 1
+        top = float((source.levels or 2) - 1)
         flat = lambda x: np.asarray(x, np.float64).reshape(len(x), -1) / top
         name = "the data themselves" + ("" if source.levels is None else ", levels from 0 to 1")
         return FeatureSpace(flat, None, None, name)

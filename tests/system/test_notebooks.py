@@ -22,6 +22,7 @@ def code_cells(path):
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:too few particles")  # the short forms have few
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
 def test_notebook_runs(path, tmp_path, monkeypatch):
     import jax
