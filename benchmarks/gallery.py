@@ -20,8 +20,7 @@ from experiments.evaluate import distances
 from experiments.parts import guiding, sampling
 from experiments.reports import bits
 from experiments.reports.features import feature_space
-from experiments.runs import Run
-from score_jax import likelihood, metrics, viz
+from score_jax import metrics, viz
 from score_jax._files import write_json
 
 NAMES = (
@@ -62,23 +61,6 @@ class Args:
 def with_error(values: Sequence[float]) -> dict[str, Any]:
     """Mean over seeds, and its standard error."""
     return bits.mean_stderr(np.asarray(values))
-
-
-def bits_per_dim(run: Run, params: Any, num: int) -> dict[str, Any]:
-    """Bits per dimension of the first test images, given their labels, by the probability flow."""
-    examples = run.source.examples(num)
-    options = bits.Options(tol=1e-3)
-    out = likelihood.over_dataset(
-        jax.random.key(3),
-        jax.tree_util.Partial(lambda *given: bits._estimate(run, options, *given)),
-        examples["x"],
-        y=run.source.given(examples),
-        prepare=run.source.from_data,
-        params=params,
-        chunk=num,
-    )
-    values = bits.in_bits(run, out.logp.mean(axis=0))
-    return bits.mean_stderr(values) | {"examples": num, "nfe": float(out.nfe.mean())}
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -133,7 +115,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     shown = dict(sorted(shown.items()))
     note("guidance", {f"{s:g}": measured(x[: args.guided]) for s, x in shown.items()})
     draw(out / "guidance.png", [x[:10] for x in shown.values()], [f"{s:g}" for s in shown], NAMES)
-    note("bits_per_dim", bits_per_dim(run, params, args.bits))
+    options = bits.Options(examples=args.bits, chunk=args.bits, tol=1e-3)
+    note("bits_per_dim", bits.by_flow(run, params, jax.random.key(3), options))
 
 
 def draw(

@@ -16,9 +16,7 @@ Writes objectives.json and objectives.md: mean and standard error over the train
 """
 
 import dataclasses
-import functools
 import json
-import math
 import os
 import pathlib
 import platform
@@ -27,7 +25,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from experiments import cli, presets, runs, train
@@ -36,7 +33,7 @@ from experiments.parts import sampling
 from experiments.reports import bits, tables
 from experiments.reports.features import feature_space
 from experiments.run_config import Config
-from score_jax import data, likelihood, metrics
+from score_jax import metrics
 from score_jax._files import write_json
 from score_jax.nets import NCSNpp
 from score_jax.samplers import dpmpp_2m, sample
@@ -122,27 +119,11 @@ def distances(run: Any, params: Any, args: Args) -> dict[str, float]:
     return found
 
 
-def _log_density(run: Any, tol: float, key: Any, params: Any, x: Any, y: Any) -> Any:
-    return likelihood.log_likelihood(
-        key, run.sde, run.score(params, **y), x, t0=run.config.loss.t0,
-        divergence=likelihood.hutchinson(1), rtol=tol, atol=tol,
-    )  # fmt: skip
-
-
 def bits_of(run: Any, params: Any, args: Args) -> dict[str, float]:
     """Bits per dimension of the first test examples, and the evaluations of the flow."""
-    out = likelihood.over_dataset(
-        jax.random.key(0),
-        functools.partial(_log_density, run, args.tol),
-        data.take(run.source.split("test"), np.arange(args.examples))["x"],
-        prepare=run.source.from_data,
-        y={},
-        params=params,
-        chunk=args.examples,
-        progress=False,
-    )
-    joined = likelihood.mean_over_draws(jnp.asarray(out.logp))
-    return {"bits": float(bits.in_bits(run, joined).mean()), "nfe": float(out.nfe.mean())}
+    options = bits.Options(examples=args.examples, chunk=args.examples, tol=args.tol)
+    found = bits.by_flow(run, params, jax.random.key(0), options)
+    return {"bits": found["mean"], "nfe": found["nfe"]}
 
 
 def measured(name: str, config: Config, out: pathlib.Path, args: Args) -> dict[str, Any]:
@@ -178,10 +159,9 @@ def baseline(config: Config, args: Args) -> float:
 
 def shown(values: Sequence[float]) -> str:
     """Mean and standard error over the training seeds."""
-    if len(values) < 2:
-        return f"{values[0]:.3f}"
-    error = np.std(values, ddof=1) / math.sqrt(len(values))
-    return f"{np.mean(values):.3f} ± {error:.3f}"
+    found = bits.mean_stderr(np.asarray(values))
+    error = "" if found["stderr"] is None else f" ± {found['stderr']:.3f}"
+    return f"{found['mean']:.3f}{error}"
 
 
 def report(result: dict[str, Any]) -> str:

@@ -24,7 +24,8 @@ from .parts.flags import SUFFIXES
 
 with late():
     from score_jax import checkpoints, convert, parametrization
-    from score_jax.convert import assemble, release
+    from score_jax._files import sha256_of
+    from score_jax.convert import assemble
     from score_jax.convert.pretrained import located
     from score_jax.data import Description
     from score_jax.sde import NoiseSchedule
@@ -115,7 +116,7 @@ def export_run(args: Args) -> None:
             named(run.source.description, args.class_names), step=step,
             notes={"config": to_record(run.config), "data": run.source.to_record()},
         )  # fmt: skip
-        print(f"sha256 {release.sha256_of(path)}")
+        print(f"sha256 {sha256_of(path)}")
     else:
         convert.to_score_sde_pytorch(
             path, run.ingredients, last(), averages=params, step=step,
@@ -252,7 +253,7 @@ def note(args: Args, path: pathlib.Path) -> dict[str, Any]:
     """Where the weights are from."""
     made: dict[str, Any] = {"from": args.source, "file": str(path), "raw": args.raw}
     if path.is_file():
-        made["sha256"] = release.sha256_of(path)
+        made["sha256"] = sha256_of(path)
     return made
 
 

@@ -1,4 +1,4 @@
-"""Train on digits, sample with two methods and evaluate: `make demo`."""
+"""Draw by released weights, train on digits, sample in several ways and evaluate: `make demo`."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ STEPS = 60  # of the predictor-corrector at least
 
 @dataclasses.dataclass(frozen=True)
 class Args:
-    """Train on digits on this machine, sample by predictor-corrector and by the ODE, evaluate."""
+    """Train on digits on this machine, sample by the predictor-corrector and the ODE, and evaluate."""
 
     # Folder of the run; a second call resumes it.
     workdir: str = "runs/demo"

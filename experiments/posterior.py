@@ -140,8 +140,8 @@ def in_brief(row: dict[str, Any]) -> dict[str, Any]:
         name: {key: float(f"{number:.4g}") for key, number in figure.items()}
         for name, figure in row["figures"].items()
     }
-    kept = {key: row[key] for key in row if key not in ("ranks", "levels")}
-    return kept | {"seconds": 0.0, "figures": figures}
+    kept = {key: row[key] for key in row if key not in ("ranks", "levels", "seconds")}
+    return kept | {"figures": figures}
 
 
 def as_row(found: benchmark.Comparison, draws: int) -> dict[str, Any]:
@@ -203,7 +203,7 @@ def cells(row: dict[str, Any]) -> list[str]:
         found = row["figures"].get(name)
         shown.append("" if found is None else as_text(name, found))
     nfe = f"{row['nfe']:.0f}" if row["nfe"] else ""
-    seconds = f"{row['seconds']:.2f}" if row["seconds"] else ""
+    seconds = f"{row['seconds']:.2f}" if row.get("seconds") else ""
     if row["nonfinite"]:
         seconds += f" ({100 * row['nonfinite']:.0f} % not finite)"
     return [row["method"], nfe, *shown, seconds]

@@ -3,6 +3,7 @@
 import errno
 import fcntl
 import functools
+import hashlib
 import json
 import logging
 import os
@@ -120,6 +121,12 @@ def replacing(path: PathLike) -> Iterator[Path]:
         os.replace(part, path)
     finally:
         _remove(part)
+
+
+def sha256_of(path: PathLike) -> str:
+    """The SHA-256 of a file, in hexadecimal digits."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def write_text(path: PathLike, text: str) -> None:

@@ -9,8 +9,8 @@ import pytest
 
 from docs import checks
 from experiments import presets
+from score_jax._files import sha256_of
 from score_jax.convert import PUBLISHED_FILES, from_release
-from score_jax.convert.release import sha256_of
 
 ROOT = pathlib.Path(__file__).parents[1]
 RELEASES = sorted((ROOT / "pretrained").glob("*.npz"))

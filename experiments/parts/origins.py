@@ -5,7 +5,6 @@ start anew. A run that has trained never reads them again: it resumes from its o
 """
 
 import dataclasses
-import hashlib
 import json
 import pathlib
 from typing import Any
@@ -14,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from score_jax import checkpoints, training
-from score_jax._files import write_json
+from score_jax._files import sha256_of, write_json
 from score_jax.convert import load_pretrained
 from score_jax.convert.assemble import leaves, listed
 from score_jax.losses.uncertainty import COLLECTION
@@ -88,7 +87,7 @@ def _show(shape: Any) -> str:
 def fitted(drawn: Params, given: Params, start: Start) -> tuple[Params, dict[str, list[str]]]:
     """Replace drawn parameters by the given ones: (parameters, what did not fit).
 
-    A learned weight of the loss is no part of the network: it may be missing on either side. Raises
+    A learned weight of the loss is not part of the network and may be missing on either side. Raises
     ValueError that names the leaves unless all others fit, or `start.anew` and some do.
     """
     own, theirs = leaves(drawn), leaves(given)
@@ -133,8 +132,7 @@ def _facts_of(path: pathlib.Path) -> dict[str, Any]:
         with checkpoints.open_checkpoints(path / runs.CHECKPOINTS, read_only=True) as store:
             return {"step": store.latest_step()}
     if path.is_file():
-        with path.open("rb") as file:
-            return {"sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+        return {"sha256": sha256_of(path)}
     return {}
 
 

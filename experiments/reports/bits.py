@@ -107,6 +107,11 @@ def mean_stderr(values: np.ndarray) -> dict[str, Any]:
     return {"mean": float(values.mean()), "stderr": spread}
 
 
+def by_flow(run: Run, params: Params, key: PRNGKey, args: Options) -> dict[str, Any]:
+    """Bits per dimension by the probability flow: mean, standard error and cost."""
+    return _over(run, _estimate, params, key, args)
+
+
 def _estimate(run: Run, args: Options, key: Any, params: Any, x: Any, y: Any) -> Any:
     small = math.prod(run.shape) <= likelihood.EXACT_UP_TO
     divergence = None if small else likelihood.hutchinson(args.probes)
@@ -326,7 +331,7 @@ def measure(run: Run, params: Any, key: Any, args: Options, folder: pathlib.Path
         "tol": args.tol,
         "probes": args.probes,
         "importance_weighted": args.importance,
-        "model": _over(run, _estimate, params, model_key, args),
+        "model": by_flow(run, params, model_key, args),
     }
     if args.bound:
         result["bound"] = _over(run, _bound, params, bound_key, args)

@@ -59,15 +59,13 @@ def feature_space(run: Run, folder: pathlib.Path | None = None) -> FeatureSpace:
     """
     source = run.source
     small = (source.shape, source.levels, source.num_classes) == _DIGITS
-    if not small and source.config.name != MNIST:
-        check_dimensions(run)
-        top = float((source.levels or 2) - 1)
-        flat = lambda x: np.asarray(x, np.float64).reshape(len(x), -1) / top
-        name = "the data themselves" + ("" if source.levels is None else ", levels from 0 to 1")
-        return FeatureSpace(flat, None, None, name)
-    train, test = (source.examples(MOST_EXAMPLES, split) for split in ("train", "test"))
     top = float((source.levels or 2) - 1)
     scaled = lambda x: np.asarray(x, np.float64).reshape(len(x), -1) / top
+    if not small and source.config.name != MNIST:
+        check_dimensions(run)
+        name = "the data themselves" + ("" if source.levels is None else ", levels from 0 to 1")
+        return FeatureSpace(scaled, None, None, name)
+    train, test = (source.examples(MOST_EXAMPLES, split) for split in ("train", "test"))
     parts = (RECIPE.encode(), train["x"].tobytes(), train["y"].tobytes())
     name = f"digits-{hashlib.sha256(b''.join(parts)).hexdigest()[:16]}.npz"
     path = (runtime.cache_folder() / "features" if folder is None else folder) / name

@@ -125,12 +125,14 @@ _RELEASES: dict[str, str | None] = {
     "fashion_vp": "f1172fc0b52d56e777f7aa20638b26376c3b3c26624a34fd8e6f965f207ae4e3",
 }
 _OURS = "https://github.com/score-jax/score_jax/raw/main/"
+
+
+def _release(place: str, sha256: str | None) -> PublishedFile:
+    return PublishedFile(f"{_OURS}{place}", place=place, sha256=sha256)
+
+
 PUBLISHED_FILES: dict[str, PublishedFile] = {
-    **{
-        name: PublishedFile(f"{_OURS}{place}", place=place, sha256=sha256)
-        for name, sha256 in _RELEASES.items()
-        for place in (f"pretrained/{name}.npz",)
-    },
+    **{name: _release(f"pretrained/{name}.npz", sha256) for name, sha256 in _RELEASES.items()},
     **{preset: PublishedFile(f"{_DRIVE}{place}", preset) for preset, place in _SONG.items()},
     **{name: PublishedFile(f"{_OPENAI}{name}", preset) for name, preset in _IMPROVED.items()},
     **{f"{name.split('/')[-1]}.pkl": PublishedFile(f"{_NVIDIA}{name}.pkl") for name in _EDM},

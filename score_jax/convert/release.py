@@ -5,7 +5,6 @@ text of JSON: what the `Model` is made of, what the data look like, the step, an
 file holds no pickle.
 """
 
-import hashlib
 import json
 import zipfile
 from collections.abc import Mapping
@@ -16,7 +15,7 @@ import numpy as np
 
 import score_jax
 from score_jax._check import brief, check
-from score_jax._files import reading, write_npz
+from score_jax._files import reading, sha256_of, write_npz
 from score_jax.convert.assemble import Slot, assemble, leaves, same, template
 from score_jax.convert.files import PUBLISHED_FILES
 from score_jax.convert.records import Ingredients, from_record, to_record
@@ -29,12 +28,6 @@ FOLDER = "pretrained"  # of the releases, in the current folder or beside the pa
 ABOUT, FORMAT = "about", 1
 # Fields of networks that are conditioned on more than class labels.
 FURTHER = ("cond_size", "super_resolution", "augment_size")
-
-
-def sha256_of(path: str | Path) -> str:
-    """The sha256 of a file, in hexadecimal digits."""
-    with Path(path).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def find_release(name: str) -> Path | None:
@@ -110,8 +103,8 @@ def from_release(path: str | Path) -> Loaded:
     `score_jax.data.Description` with the names of the classes and the scaling, and the "notes". A network
     that was trained with hidden labels has one class more than the data: the last, for no label.
 
-    Raises ValueError, naming the file, if it cannot be read, is no release, or its arrays do not fit its
-    network; OSError if it cannot be opened.
+    Raises ValueError, naming the file, if it cannot be read, is not a release, or its arrays do not fit
+    its network; OSError if it cannot be opened.
 
     >>> model, params, info = from_release("pretrained/fashion_vp.npz")
     >>> info["data"].class_names[9]

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from score_jax._check import check, check_count
-from score_jax._files import locked, replacing, write_json
+from score_jax._files import locked, replacing, sha256_of, write_json
 from score_jax.data.records import (
     DESCRIPTION_FILE,
     FORMAT,
@@ -30,7 +30,6 @@ from score_jax.data.records import (
     Shard,
     encode,
     leaves_of,
-    sha256_of,
 )
 from score_jax.data.sources import Description, describe
 from score_jax.types import Source

@@ -6,7 +6,6 @@ each split its shards: file, number of records, bytes and sha256.
 """
 
 import functools
-import hashlib
 import itertools
 import json
 import os
@@ -18,6 +17,7 @@ from typing import Any, NamedTuple, SupportsIndex
 import numpy as np
 
 from score_jax._check import check
+from score_jax._files import sha256_of
 from score_jax.data._handles import Handle
 from score_jax.data.sources import Description, Examples
 
@@ -75,12 +75,6 @@ def decode(records: Sequence[bytes], leaves: Mapping[str, Leaf]) -> Examples:
         examples[name] = part.view(leaf.dtype).reshape(len(records), *leaf.shape)
         start += leaf.size
     return examples
-
-
-def sha256_of(path: PathLike) -> str:
-    """The sha256 of a file."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _open_shard(path: str) -> Any:

@@ -234,7 +234,7 @@ def by_particles(
     def draw(key: Any, sde: SDE, score: Any, measurement: Measurement, num: int) -> Drawn:
         cost = 1 if method is None else 2
         with warnings.catch_warnings():  # of few particles, whose error the figures show
-            warnings.simplefilter("ignore", UserWarning)
+            warnings.filterwarnings("ignore", "too few particles", UserWarning)
             out = twisted_smc(
                 key, sde, score, measurement, method, grid=grid(sde, nfe // cost),
                 particles=times * num, islands=1, progress=False, **options,

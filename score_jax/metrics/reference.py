@@ -21,13 +21,13 @@ from typing import Any
 import numpy as np
 
 from score_jax._check import check
-from score_jax._files import PathLike, write_npz
+from score_jax._files import PathLike, sha256_of, write_npz
 from score_jax._pickled_arrays import PickledArray, arrays_table
 from score_jax._pickles import read_pickle
 from score_jax.metrics.dinov2 import CLASS_TOKEN
 from score_jax.metrics.inception import POOL, SPATIAL
 from score_jax.metrics.statistics import Moments, Summary, check_points, moments_of
-from score_jax.metrics.weights import PICKLES, file_sha256
+from score_jax.metrics.weights import PICKLES
 
 # Our names of features, and the endings of `mu` and `sigma` for them in a file.
 ENDINGS = {POOL: "", SPATIAL: "_s", CLASS_TOKEN: "_dinov2"}
@@ -78,7 +78,7 @@ def _read_pickled(path: Path) -> Reference:
             moments[name] = _gaussian(path, name, mu, sigma, n if isinstance(n, int) else None)
     if not moments:
         raise ValueError(f"{path} has no statistics: expected are fid or fd_dinov2 of mu and sigma")
-    return Reference(file_sha256(path), moments)
+    return Reference(sha256_of(path), moments)
 
 
 def _open(path: PathLike) -> Any:
@@ -130,7 +130,7 @@ def read_reference(path: PathLike, *, resizing: str | None = None) -> Reference:
             f"{path} was made with resizing {made}, not {resizing}: the distance compares resizings",
             stacklevel=2,
         )
-    return Reference(file_sha256(path), moments, features, IMAGES in names, protocol)
+    return Reference(sha256_of(path), moments, features, IMAGES in names, protocol)
 
 
 def read_samples(path: PathLike) -> np.ndarray:

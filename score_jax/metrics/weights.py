@@ -1,6 +1,5 @@
 """Weights of the feature networks, read from published files without executing anything in them."""
 
-import hashlib
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -8,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from score_jax._files import PathLike
+from score_jax._files import PathLike, sha256_of
 from score_jax.convert.torch_file import read_torch
 
 NORM_EPSILON = 1e-3
@@ -67,12 +66,6 @@ class Weights(NamedTuple):
     sha256: str
 
 
-def file_sha256(path: PathLike) -> str:
-    """The SHA-256 of a file, in hexadecimal digits."""
-    with Path(path).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def _state(path: PathLike, wanted: WeightFile, any_file: bool) -> tuple[dict[str, np.ndarray], str]:
     """The state dict of the file and its SHA-256, after the checks."""
     path = Path(path)
@@ -89,7 +82,7 @@ def _state(path: PathLike, wanted: WeightFile, any_file: bool) -> tuple[dict[str
         raise ValueError(
             f"{path} has {size:,} bytes: it is another file, or not complete; wanted is {wanted}"
         )
-    digest = file_sha256(path)
+    digest = sha256_of(path)
     if not any_file and wanted.sha256 not in {None, digest}:
         raise ValueError(f"{path} has sha256 {digest}: it is another file; wanted is {wanted}")
     try:

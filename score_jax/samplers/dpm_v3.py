@@ -28,12 +28,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
-from score_jax._batched import in_chunks
-from score_jax._check import check, check_count, check_key
+from score_jax._check import check, check_key
 from score_jax._math import as_time, bcast
 from score_jax.samplers import exponential as ex
-from score_jax.samplers.fitted import FinePath, fine_states
-from score_jax.samplers.grids import check_grid, log_snr_grid
+from score_jax.samplers.fitted import FinePath, along_fine_path, fine_states
 from score_jax.samplers.quadrature import (
     MASSES,
     PLACES,
@@ -227,7 +225,7 @@ def dpm_solver_v3(
         values = form.values(here, nodes, past.values[: order - 1])
         moved = x / bcast(safe, x) - _over(whole, x) * f - _over(shift, x)
         moved = _over(decay, x) * (moved - _sum(weights, values, f))
-        # At pure noise y is infinite, and f is no value for later steps.
+        # At pure noise y is infinite, and f is of no use to later steps.
         first = ex.exponential_step(x, ex.interval(sde, t, t_next), clean, 0.0)
         x = jnp.where(noisy, bcast(sde.mean_coeff(t_next), x) * moved, first)
         later = remembered(past, f, here)
@@ -293,18 +291,11 @@ def model_statistics(
     not fit.
     """
     check_key(key, "model_statistics(key, sde, score, shape)")
-    check_process(sde, score)
-    times = check_grid(log_snr_grid(sde, 64) if grid is None else grid, sde.t1)
-    check("grid", times.shape[0], times.shape[0] > 2, "at least three times")
-    num = int(shape[0])
-    check_count(num=num)
-    check("num", num, num > 1, "at least 2")
-    shared = FinePath(key, times, score, sde, tuple(shape[1:]), y is not None)
-    take = lambda index: jax.tree.map(lambda v: np.asarray(v)[index % num], y)
-    done = in_chunks(_slopes, shared, take, num, chunk=chunk, progress=progress, desc="statistics")
-    x, clean, slope = (np.asarray(v, np.float64).swapaxes(0, 1) for v in done.out)
-    with jax.ensure_compile_time_eval():
-        m, s = (np.asarray(f(times), np.float64) for f in (sde.mean_coeff, sde.std))
+    check("num", shape[0], shape[0] > 1, "at least 2")
+    _, m, s, (x, clean, slope) = along_fine_path(
+        _slopes, key, sde, score, shape, grid=grid, y=y, chunk=chunk, progress=progress,
+        desc="statistics",
+    )  # fmt: skip
     return _fit(*(v[m > 0] for v in (m, s, x, clean, slope)))
 
 

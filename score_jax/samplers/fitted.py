@@ -83,6 +83,36 @@ def _path(shared: FinePath, index: Any, y: Any) -> Any:
     return jax.tree.map(lambda v: jnp.swapaxes(v, 0, 1), (states, clean))
 
 
+def along_fine_path(
+    walk: Callable[[FinePath, Any, Any], Any],
+    key: Key[Array, ""],
+    sde: SDE,
+    score: Callable[..., Any],
+    shape: Sequence[int],
+    *,
+    grid: GridLike | None,
+    y: Any,
+    **options: Any,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[np.ndarray]]:
+    """(times, m, s, what `walk` returns) of a fine solution: the last as arrays (times, num, *d).
+
+    walk(shared, index, y) returns arrays (n, times, *d) for the samples `index` (n,). The arguments are
+    those of `step_costs`, and so are the errors; options: chunk, progress and desc of `in_chunks`.
+    """
+    check_process(sde, score)
+    times = check_grid(log_snr_grid(sde, 64) if grid is None else grid, sde.t1)
+    check("grid", times.shape[0], times.shape[0] > 2, "at least three times")
+    num = int(shape[0])
+    check_count(num=num)
+    shared = FinePath(key, times, score, sde, tuple(shape[1:]), y is not None)
+    take = lambda index: jax.tree.map(lambda v: np.asarray(v)[index % num], y)
+    done = in_chunks(walk, shared, take, num, **options)
+    found = [np.asarray(v, np.float64).swapaxes(0, 1) for v in done.out]
+    with jax.ensure_compile_time_eval():
+        m, s = (np.asarray(f(times), np.float64) for f in (sde.mean_coeff, sde.std))
+    return np.asarray(times), m, s, found
+
+
 def step_costs(
     key: Key[Array, ""],
     sde: SDE,
@@ -106,19 +136,12 @@ def step_costs(
     >>> grid = fitted_grid(costs, 10)
     """
     check_key(key, "step_costs(key, sde, score, shape)")
-    check_process(sde, score)
-    times = check_grid(log_snr_grid(sde, 64) if grid is None else grid, sde.t1)
-    check("grid", times.shape[0], times.shape[0] > 2, "at least three times")
-    num = int(shape[0])
-    check_count(num=num)
-    shared = FinePath(key, times, score, sde, tuple(shape[1:]), y is not None)
-    take = lambda index: jax.tree.map(lambda v: np.asarray(v)[index % num], y)
-    done = in_chunks(_path, shared, take, num, chunk=chunk, progress=progress, desc="step costs")
-    states, clean = (np.asarray(v, np.float64).swapaxes(0, 1) for v in done.out)
-    with jax.ensure_compile_time_eval():
-        m, s = (np.asarray(f(times), np.float64) for f in (sde.mean_coeff, sde.std))
+    times, m, s, (states, clean) = along_fine_path(
+        _path, key, sde, score, shape, grid=grid, y=y, chunk=chunk, progress=progress,
+        desc="step costs",
+    )  # fmt: skip
     flat = (len(m), -1)
-    return _costs(np.asarray(times), m, s, states.reshape(flat), clean.reshape(flat))
+    return _costs(times, m, s, states.reshape(flat), clean.reshape(flat))
 
 
 def _costs(

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from score_jax._files import sha256_of
 from score_jax.convert import (
     PUBLISHED_FILES,
     Ingredients,
@@ -53,7 +54,7 @@ def published(path, tmp_path, monkeypatch):
 
 
 def sha(path):
-    return release.sha256_of(path)
+    return sha256_of(path)
 
 
 def test_the_model_computes_what_it_did_to_the_precision_of_float16(path, params):

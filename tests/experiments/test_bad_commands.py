@@ -186,7 +186,7 @@ CASES = [
     ("compare --workdir {out}", "holds no run"),
     ("compare --workdir {plain} --num 1", "--num must be at least 2"),
     ("compare --workdir {plain} --repeats 0", "--repeats must be at least 1"),
-    ("compare --workdir {plain} --nfe 0", "--nfe must be"),
+    ("compare --workdir {plain} --nfe 0", "--nfe must be numbers of at least 1"),
     ("compare --workdir {plain} --samplers em heunn", "heunn"),
     # the others
     ("average --workdir {plain} --std 0.1", "has no snapshots"),

@@ -10,13 +10,13 @@ import pytest
 from experiments import cli, convert, runs
 from experiments.config import DataConfig, LossConfig, SampleConfig
 from experiments.run_config import Config, to_json
+from score_jax._files import sha256_of
 from score_jax.convert import (
     from_diffusers,
     from_score_sde_pytorch,
     load_pretrained,
     to_release,
 )
-from score_jax.convert.release import sha256_of
 from score_jax.nets import DDPM, MLP, NCSNpp, UNet
 from score_jax.parametrization import NOISE, SCORE, SMALL, IndexInput, StdInput, TimeInput
 from score_jax.sde import VE, VP, CosineBetas, LinearBetas
