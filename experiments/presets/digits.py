@@ -96,7 +96,7 @@ PRESETS: dict[str, Config] = {
         ),
         optim=OptimConfig(warmup=100, beta2=0.99, schedule="cosine", ema_decay=0.995),
         train=TrainConfig(
-            steps=2_400, batch_size=32, sample_every=800, checkpoint_every=800
+            steps=2_000, batch_size=32, sample_every=500, checkpoint_every=500
         ),
         sample=SampleConfig(sampler="dpmpp_2m", steps=20),
     ),
