@@ -177,7 +177,8 @@ def run(args: Args) -> dict[str, Any]:
     """
     methods = posteriors.chosen(args.methods, args.method)
     sde, rows = VP(), joined(args.join)
-    compared, left_out = 0, []
+    compared = 0
+    left_out: list[str] = []
     key = jax.random.key(args.seed)
     for name in args.problems:
         for noise in args.noise:
