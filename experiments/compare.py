@@ -172,6 +172,11 @@ def compare(workdir: pathlib.Path, args: Args) -> dict[str, Any]:
     options: dict[str, Any] = {"y": sampling.labels(run, args.num), "chunk": args.chunk}
     run = fit(run, score, base, workdir, args)
     names = args.samplers or (usual(run) if diffuses else ("consistency",))
+    # Before all work, because a sampler may be refused.
+    made = [
+        (name if grid == "usual" else f"{name}, {grid}", candidates(run, base, name, args, grid))
+        for name, grid in on_grids(names, args)
+    ]
     ends = [run.sde.t1, base.t0]
     final = samplers.final_denoising(base.final_denoising)
     exact = None
@@ -183,13 +188,12 @@ def compare(workdir: pathlib.Path, args: Args) -> dict[str, Any]:
     space = feature_space(run)
     far = distances(run, space)
     rows = []
-    for name, grid in on_grids(names, args):
+    for label, tried in made:
         found = compare_samplers(
-            key, run.sde, score, shape, candidates(run, base, name, args, grid),
+            key, run.sde, score, shape, tried,
             exact=None if exact is None else exact.x, distances=far, repeats=args.repeats, **options,
         )  # fmt: skip
         for row in found:
-            label = name if grid == "usual" else f"{name}, {grid}"
             rows.append({"sampler": label, "how": row.name, **as_dict(row)})
             print(" ".join(cells(rows[-1], list(far))), flush=True)
     train = run.source.split("train")

@@ -95,8 +95,8 @@ def level_decoder(levels: int = 256, *, low: float = -1.0, high: float = 1.0) ->
     """A decoder for data on `levels` equal levels from low to high: a Gaussian's density, summing to one.
 
     log p(k) = -(k - mean)^2 / (2 variance) less its log-sum over the levels k. With the mean x/m and the
-    variance (s/m)^2 at t0 it is the decoder of VDM (arXiv:2107.00630), whose 256 levels are the centres of
-    the cells: low = -255/256, high = 255/256.
+    variance (s/m)^2 at t0 it is the decoder of VDM (arXiv:2107.00630), whose 256 levels are the centres
+    of the cells: low = -255/256, high = 255/256.
 
     Raises ValueError unless levels >= 2 and low < high.
 

@@ -86,8 +86,8 @@ def sigmoid_weighting(bias: float = 0.0) -> Weighting:
 
     A sigmoid as the density of the log-SNR, for times drawn uniformly (arXiv:2303.00848; SiD2:
     arXiv:2410.19324). For the error of x0 it is -lambda'(t) e^bias sigmoid(lambda - bias), the form in
-    which programs that follow SiD2 have it, up to the constant 1/2. A smaller bias moves the weight to more
-    noise. Raises ValueError unless bias is finite.
+    which programs that follow SiD2 have it, up to the constant 1/2. A smaller bias moves the weight to
+    more noise. Raises ValueError unless bias is finite.
     """
     check("bias", bias, is_number(bias), "a finite number")
 
