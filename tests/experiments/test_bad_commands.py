@@ -74,6 +74,7 @@ CASES = [
     ("restore --workdir {plain} --task denoise", "task"),
     (INPAINT, "exactly one of --images, --truth and --test"),
     (f"{INPAINT} --images {{grey}} --test 2", "exactly one of"),
+    (f"{INPAINT} --test 0", "--test must be at least 1, got 0"),
     (f"{INPAINT} --images nowhere.png", "image 'nowhere.png' does not exist"),
     (f"{INPAINT} --images {{broken}}", "image '.*broken.png' cannot be read as a picture"),
     (f"{INPAINT} --images {{tall}}", "must have 8 x 8 pixels .*got 9 x 8: --resize"),
@@ -127,6 +128,7 @@ CASES = [
     ("restore --workdir {points} --task inpaint --images {grey}", "must be a .npy or .zarr file"),
     # encode and interpolate
     ("encode --workdir {plain}", "exactly one of --images and --test"),
+    ("encode --workdir {plain} --test 0", "--test must be at least 1, got 0"),
     ("encode --workdir {plain} --test 2 --tol 0", "--tol must be finite and > 0"),
     ("encode --workdir {plain} --test 2 --steps 0 --by ddim", "--steps must be at least 1"),
     ("encode --workdir {plain} --test 2 --steps 9", "--steps is not used by --by 'ode'"),
