@@ -1,7 +1,7 @@
 """Bad input to the commands: one line that names the option, exit code 2, and nothing written.
 
 To add a case: one line of CASES, (command and options, pattern of the line). {plain}, {classes}, {points}
-are runs without training, {grey}, {colour}, {tall}, {broken}, {x} files, {out} is no path yet.
+are runs without training, {grey}, {colour}, {tall}, {broken}, {x}, {holes} files, {out} is no path yet.
 """
 
 import contextlib
@@ -88,6 +88,10 @@ CASES = [
     (f"{INPAINT} --test 1 --mask {{grey}}", "all of its pixels are missing"),
     (f"{INPAINT} --test 1 --mask {{broken}}", "--mask '.*broken.png' cannot be read"),
     (f"{INPAINT} --test 1 --mask nan", "--mask nan: nothing is missing in example 0"),
+    (
+        f"{INPAINT} --images {{holes}}",
+        "3 known entries of example 0 are NaN or infinite; --mask nan",
+    ),
     (f"{INPAINT} --test 3 --mask left right", "--mask must be one, or one for each of"),
     (f"{INPAINT} --test 1 --num 0", "--num must be at least 1"),
     (f"{INPAINT} --test 1 --draws 1", "--draws must be 0 or at least 2"),
@@ -228,6 +232,7 @@ def places(tmp_path_factory):
     save("colour.png", np.zeros((8, 8, 3)))
     (home / "broken.png").write_bytes((home / "grey.png").read_bytes()[:40])
     np.save(home / "x.npy", np.zeros((3, 5)))
+    np.save(home / "holes.npy", np.where(np.arange(64) < 3, np.nan, 0.0).reshape(1, 8, 8, 1))
     for name in ("there.npz", "there.png"):
         (home / name).touch()
     (home / "reports").mkdir()
@@ -241,7 +246,7 @@ def places(tmp_path_factory):
         "classes": write_run(home / "classes", tiny(class_conditional=True, loss=hidden)),
         "points": write_run(home / "points", tiny("two_moons_vp")),
     }
-    names = ("grey.png", "white.png", "tall.png", "colour.png", "broken.png", "x.npy")
+    names = ("grey.png", "white.png", "tall.png", "colour.png", "broken.png", "x.npy", "holes.npy")
     return (
         found
         | {"home": home, "out": home / "out", "there": home / "there", "reports": home / "reports"}
