@@ -32,7 +32,7 @@ _VP = Config(
         weighting="edm", times="log_normal", log_sigma_std=1.4, label_dropout=0.1
     ),
     optim=OptimConfig(lr=2e-3, warmup=300, beta2=0.99, schedule="cosine"),
-    train=TrainConfig(steps=2_800, sample_every=700, checkpoint_every=200),
+    train=TrainConfig(steps=10_000, sample_every=2_500, checkpoint_every=500),
     sample=SampleConfig(sampler="dpmpp_2m", steps=30),
 )  # fmt: skip
 

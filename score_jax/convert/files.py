@@ -122,7 +122,7 @@ _FOLDERS = (
 )  # fmt: skip
 # Releases of this library, by name: the sha256 of pretrained/NAME.npz.
 _RELEASES: dict[str, str | None] = {
-    "fashion_vp": "f1172fc0b52d56e777f7aa20638b26376c3b3c26624a34fd8e6f965f207ae4e3",
+    "fashion_vp": "09a0be61fbc35838aa59484ce90548528e2bb5b725ce316042f52f86e6622bcd",
 }
 _OURS = "https://github.com/score-jax/score_jax/raw/main/"
 
