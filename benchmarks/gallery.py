@@ -159,7 +159,7 @@ def measure(args: Args) -> None:
     shown = dict(sorted(shown.items()))
     note("guidance", {f"{s:g}": measured(x[: args.guided]) for s, x in shown.items()})
     draw(out / "guidance.png", [x[:10] for x in shown.values()], [f"{s:g}" for s in shown], NAMES)
-    options = bits.Options(examples=args.bits, chunk=args.bits, tol=1e-3)
+    options = bits.Options(examples=args.bits, chunk=args.bits)
     note("bits_per_dim", bits.by_flow(run, params, jax.random.key(3), options))
 
 
