@@ -16,7 +16,7 @@ import jax
 import numpy as np
 
 from experiments import cli, runs
-from experiments.compare import LEFT_OUT
+from experiments.compare import usual
 from experiments.config import GuidanceConfig
 from experiments.evaluate import distances
 from experiments.parts import guiding, samplers, sampling
@@ -86,9 +86,7 @@ def by_sampler(args: Args) -> None:
     num = run.num_classes or len(NAMES)
     rows: dict[str, np.ndarray] = {}
     evaluations: dict[str, float] = {}
-    for name in samplers.SAMPLERS:
-        if name in LEFT_OUT:
-            continue
+    for name in usual(run):
         choice: Any = name
         named = dataclasses.replace(
             run.config.sample, sampler=choice, grid="usual", rtol=args.tol, atol=args.tol
