@@ -122,7 +122,7 @@ _FOLDERS = (
 )  # fmt: skip
 # Releases of this library, by name: the sha256 of pretrained/NAME.npz.
 _RELEASES: dict[str, str | None] = {
-    "fashion_vp": "09a0be61fbc35838aa59484ce90548528e2bb5b725ce316042f52f86e6622bcd",
+    "fashion_vp": "afa1b299384c9ea0da12dbe2e4dc859baa0beefae5d4e3485ce742a2fa62bf65",
 }
 _OURS = "https://github.com/score-jax/score_jax/raw/main/"
 
