@@ -27,6 +27,11 @@ def plain(x: Rows, weight: float = 1.0, *more: Rows, **named: str) -> "Rows":
 
 
 @checked
+def loose(x, y: Any = None, **named: str) -> None:
+    pass
+
+
+@checked
 def closure(size: int) -> Any:
     @checked
     def inner(x: Rows) -> Rows:
@@ -75,6 +80,7 @@ def numbers(n: int) -> Iterator[int]:
 def test_what_is_right_passes():
     assert plain(X, 2) is not None  # an int is a float
     assert plain(X, note="a").shape == (2, 3)
+    assert loose(x=1, y=2, note="a") is None
     assert Record(3, Pair(1, 2)).width == Child(4).width - 1 == 3
     assert Methods.of(3) == "3" and Methods.pick(X, index=1) == 0 and list(numbers(2)) == [0, 1]
 
@@ -88,6 +94,7 @@ def test_what_is_right_passes():
         (lambda: plain(X, 1.0, np.zeros((3, 3), np.float32)), r"argument \*args"),
         (lambda: plain(X, 1.0, X), "result"),
         (lambda: plain(X, note=3), "argument note"),
+        (lambda: loose(x=1, note=3), "argument note"),
         (lambda: Record("3"), "argument width"),
         (lambda: Child(3, pair=(1, 2)), "argument pair"),
         (lambda: Methods().size, "result"),

@@ -64,7 +64,8 @@ def _function(fn):
     if not types:
         return fn
     names, rest, others = [], None, None
-    for name, parameter in inspect.signature(fn).parameters.items():
+    parameters = inspect.signature(fn).parameters
+    for name, parameter in parameters.items():
         if parameter.kind in (P.POSITIONAL_ONLY, P.POSITIONAL_OR_KEYWORD):
             names.append(name)
         elif parameter.kind == P.VAR_POSITIONAL:
@@ -84,7 +85,7 @@ def _function(fn):
                 if expected is not None:
                     _check(fn, name, value, expected)
             for name, value in kwargs.items():
-                expected = types.get(name, others)
+                expected = types.get(name) if name in parameters else others
                 if expected is not None:
                     _check(fn, name, value, expected)
             if rest is not None:
