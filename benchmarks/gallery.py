@@ -1,23 +1,25 @@
 """The figures of docs/gallery.md: `python -m benchmarks.gallery --workdir runs/fashion_vp`.
 
-Distances of samples to the test split for several seeds, bits per dimension of some test images, guidance
-by scale, and the training images nearest to samples. The label of a sample is taken to be that of the
-nearest training image. Writes gallery.json, guidance.png and nearest.png.
+samplers    samples of every sampler from the same noise: samplers.png and samplers.json
+measured    distances of samples to the test split for several seeds, guidance by scale, the training
+            images nearest to samples, and bits per dimension: gallery.json, guidance.png and nearest.png;
+            the label of a sample is taken to be that of the nearest training image
 """
 
 import dataclasses
 import json
 import pathlib
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import numpy as np
 
 from experiments import cli, runs
+from experiments.compare import LEFT_OUT
 from experiments.config import GuidanceConfig
 from experiments.evaluate import distances
-from experiments.parts import guiding, sampling
+from experiments.parts import guiding, samplers, sampling
 from experiments.reports import bits
 from experiments.reports.features import feature_space
 from score_jax import metrics, viz
@@ -45,6 +47,11 @@ class Args:
     workdir: str
     # Where to write.
     out: str = "build/gallery"
+    # What to make.
+    parts: tuple[Literal["samplers", "measured"], ...] = ("samplers", "measured")
+    # Evaluations of each sampler that has a number of steps, and the tolerance of the adaptive ones.
+    nfe: int = 30
+    tol: float = 1e-2
     # Samples a seed, the seeds, and the steps of the run's sampler.
     num: int = 300
     seeds: int = 3
@@ -64,10 +71,47 @@ def with_error(values: Sequence[float]) -> dict[str, Any]:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Measure a run, and print and write what was found."""
+    """Draw and measure a run, and print and write what was found."""
     args = cli.parse(Args, "benchmarks.gallery", argv)
+    pathlib.Path(args.out).mkdir(parents=True, exist_ok=True)
+    if "samplers" in args.parts:
+        by_sampler(args)
+    if "measured" in args.parts:
+        measure(args)
+
+
+def by_sampler(args: Args) -> None:
+    """Draw a sample of every class from the same noise by every sampler."""
+    out = pathlib.Path(args.out)
+    run, params, step = runs.load(pathlib.Path(args.workdir))
+    num = run.num_classes or len(NAMES)
+    rows: dict[str, np.ndarray] = {}
+    evaluations: dict[str, float] = {}
+    for name in samplers.SAMPLERS:
+        if name in LEFT_OUT:
+            continue
+        choice: Any = name
+        named = dataclasses.replace(
+            run.config.sample, sampler=choice, grid="usual", rtol=args.tol, atol=args.tol
+        )
+        if not samplers.known(named).adaptive:
+            steps = samplers.steps_within(named, run.sde, args.nfe)
+            named = dataclasses.replace(named, steps=steps)
+        found = sampling.draw(run, params, jax.random.key(0), num, named, progress=False)
+        rows[f"{name}, {found.nfe:.0f}"] = run.source.to_data(found.x)
+        evaluations[name] = found.nfe
+        print(
+            f"{name}: {found.nfe:.1f} evaluations, {found.compile_seconds:.0f} s to compile",
+            flush=True,
+        )
+        columns = NAMES if num == len(NAMES) else ()
+        draw(out / "samplers.png", list(rows.values()), list(rows), columns)
+        write_json(out / "samplers.json", {"step": step, "evaluations": evaluations})
+
+
+def measure(args: Args) -> None:
+    """Measure the samples of a run."""
     workdir, out = pathlib.Path(args.workdir), pathlib.Path(args.out)
-    out.mkdir(parents=True, exist_ok=True)
     run, params, step = runs.load(workdir)
     config = dataclasses.replace(run.config.sample, steps=args.steps)
     space, test = feature_space(run), run.source.examples(args.test)

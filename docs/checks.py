@@ -13,17 +13,23 @@ LARGEST = 500_000  # bytes
 LARGEST_NOTEBOOK = 300_000
 # Reference numbers: tests/golden is kept under 16 MB as a whole (docs/adr/0018).
 LARGE_ALLOWED = ("tests/golden/",)
+# What a reader needs who opens a notebook in Colab: a link, and the package.
+COLAB = "colab.research.google.com/github/score-jax/score_jax/blob/main/notebooks/"
+INSTALLS = '%pip install -q "score_jax[notebooks] @ git+https://github.com/score-jax/score_jax"'
+HERE = ("/work/", "/root/", "/home/", "/usr/share/")  # folders of one machine
 LARGEST_WEIGHTS = 8_500_000  # of a release in pretrained/ (docs/adr/0030)
 
 
 def notebook_faults(path: pathlib.Path) -> list[str]:
-    """Name what a notebook lacks: outputs of one run in order, without errors, with a picture."""
+    """Name what a notebook lacks: outputs of one run in order, with a picture, and a start in Colab."""
     try:
         cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
         code = [cell for cell in cells if cell["cell_type"] == "code"]
         counts = [cell.get("execution_count") for cell in code]
         outputs = [output for cell in code for output in cell.get("outputs", [])]
         pictures = [output for output in outputs if "image/png" in output.get("data", {})]
+        text = "\n".join("".join(cell.get("source", "")) for cell in cells)
+        first = "".join(code[0].get("source", "")) if code else ""
     except (ValueError, KeyError, TypeError) as error:
         return [f"{path}: not a notebook ({type(error).__name__})"]
     faults = []
@@ -33,6 +39,10 @@ def notebook_faults(path: pathlib.Path) -> list[str]:
         faults.append(f"{path}: a cell ended with an error")
     if not pictures:
         faults.append(f"{path}: no output is a picture")
+    if f"{COLAB}{path.name}" not in text or INSTALLS not in first:
+        faults.append(f"{path}: no link to Colab, or its first cell does not install the package")
+    if found := [folder for folder in HERE if folder in text]:
+        faults.append(f"{path}: it names {found[0]}, which other machines do not have")
     if path.stat().st_size > LARGEST_NOTEBOOK:
         faults.append(f"{path}: more than {LARGEST_NOTEBOOK:,} bytes: make its pictures smaller")
     return faults

@@ -95,6 +95,11 @@ def cell(text: str) -> str:
     return "".join(code(p.strip("`")) if i % 2 else escaped(p) for i, p in enumerate(parts))
 
 
+def stacking(rows: list[str]) -> str:
+    """A table of options, whose rows become short lists on a phone (docs/site.css)."""
+    return "\n".join(['<div class="options" markdown>', "", *rows, "", "</div>"])
+
+
 def command_page(name: str) -> str:
     """The page of a command: its purpose, its usage, and a table for each group of options."""
     command = commands()[name]
@@ -111,7 +116,7 @@ def command_page(name: str) -> str:
         rows = ["| option | values | default | meaning |", "|---|---|---|---|"]
         for names, values, said, default in group.options:
             rows.append(f"| {code(names)} | {code(values)} | {code(default)} | {cell(said)} |")
-        parts.append("\n".join(rows))
+        parts.append(stacking(rows))
     return "\n\n".join(parts) + "\n"
 
 
@@ -141,7 +146,7 @@ def kinds_page() -> str:
                 flag = f"--{name}.{field}".replace("_", "-")
                 default = "required" if "default" not in said else shown(said["default"])
                 rows.append(f"| {code(flag)} | {code(default)} | {cell(said['help'])} |")
-            parts.append("\n".join(rows) if entry["fields"] else "It has no options.")
+            parts.append(stacking(rows) if entry["fields"] else "It has no options.")
     return "\n\n".join(parts) + "\n"
 
 

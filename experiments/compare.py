@@ -21,7 +21,7 @@ import numpy as np
 from . import cli
 from .config import SampleConfig
 from .late import late
-from .parts import rules, samplers
+from .parts import fitted, rules, samplers
 from .reports import tables
 
 with late():
@@ -33,6 +33,7 @@ with late():
         compare_samplers,
         flow,
         log_snr_grid,
+        model_statistics,
         sample,
         step_costs,
     )
@@ -48,7 +49,7 @@ with late():
 TOLERANCES = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5)
 # Of the fine solution that errors are measured against.
 FINE = 1e-6
-# Of the fitted grid: samples, and steps of the fine solution whose times it may have.
+# Samples of the fitted grid, and steps of the fine solution whose times it and the statistics have.
 FIT_SAMPLES, FINE_STEPS = 64, 64
 # Not for few evaluations: Langevin dynamics alone, and the authors' tables, which have no short ones. Not
 # for diffusion models: "consistency", which is the only one for consistency models.
@@ -68,10 +69,13 @@ class Args:
     # Draws whose distances are averaged; two or more give a spread.
     repeats: int = 2
     # Which samplers (default: all but "langevin" and "song", which need hundreds; "consistency" alone for
-    # a consistency model).
+    # a consistency model; "dpm_solver_v3" where the run has model statistics).
     samplers: tuple[str, ...] = ()
     # Fit a grid to the network, compare it too, and write it to WORKDIR for --grid fitted of sample.
     fit_grid: bool = False
+    # Measure the statistics of the model on so many samples, such as 1024, and write them to WORKDIR for
+    # --sampler dpm_solver_v3 (default: do not).
+    fit_statistics: int | None = None
     # Network evaluations a sample.
     nfe: tuple[int, ...] = (10, 20, 50, 100)
     # Samples drawn at once.
@@ -103,11 +107,18 @@ def candidates(
             configs[f"{steps} steps"] = dataclasses.replace(named, steps=steps)
     for how, c in configs.items():
         made, grid = (
-            samplers.make(c, run.model.variance),
+            samplers.make(c, run.model.variance, run.fitted),
             samplers.make_grid(c, run.sde, run.fitted),
         )
         found[how] = Candidate(made, grid, samplers.deterministic(c))
     return found
+
+
+def usual(run: Run) -> tuple[str, ...]:
+    """The samplers that are compared by default on a diffusion model."""
+    known = samplers.SAMPLERS.items()
+    ready = [name for name, k in known if not k.statistics or run.fitted.statistics]
+    return tuple(name for name in ready if name not in LEFT_OUT)
 
 
 def on_grids(names: Sequence[str], args: Args) -> list[tuple[str, str]]:
@@ -118,16 +129,23 @@ def on_grids(names: Sequence[str], args: Args) -> list[tuple[str, str]]:
     return found
 
 
-def fitted(run: Run, score: Any, base: SampleConfig, workdir: pathlib.Path, args: Args) -> Run:
-    """Fit a grid to the network and write it to the run folder: the run with it."""
-    num = min(args.num, FIT_SAMPLES)
-    costs = step_costs(
-        # Other latents than those of the comparison.
-        jax.random.fold_in(jax.random.key(args.seed), 1), run.sde, score, (num, *run.shape),
-        grid=log_snr_grid(run.sde, FINE_STEPS, t0=base.t0), y=sampling.labels(run, num), chunk=args.chunk,
-    )  # fmt: skip
-    samplers.save_costs(workdir / runs.FITTED, costs)
-    return dataclasses.replace(run, fitted=workdir / runs.FITTED)
+def fit(run: Run, score: Any, base: SampleConfig, workdir: pathlib.Path, args: Args) -> Run:
+    """Fit what the flags ask for to the network and write it to the run folder: the run with it."""
+    # Other latents than those of the comparison.
+    key = jax.random.fold_in(jax.random.key(args.seed), 1)
+    grid = log_snr_grid(run.sde, FINE_STEPS, t0=base.t0)
+
+    def measured(measure: Callable[..., Any], num: int) -> Any:
+        given = {"y": sampling.labels(run, num), "grid": grid, "chunk": args.chunk}
+        return measure(key, run.sde, score, (num, *run.shape), **given)
+
+    if args.fit_grid:
+        sampling.check_diffusion(run, "--fit-grid")
+        fitted.save_costs(workdir, measured(step_costs, min(args.num, FIT_SAMPLES)))
+    if args.fit_statistics is not None:
+        sampling.check_diffusion(run, "--fit-statistics")
+        fitted.save_statistics(workdir, measured(model_statistics, args.fit_statistics))
+    return dataclasses.replace(run, fitted=fitted.found_in(workdir))
 
 
 def distances(run: Run, space: FeatureSpace) -> dict[str, Callable[[Any], float]]:
@@ -146,17 +164,19 @@ def distances(run: Run, space: FeatureSpace) -> dict[str, Callable[[Any], float]
 def compare(workdir: pathlib.Path, args: Args) -> dict[str, Any]:
     """Compare the samplers on a run folder: what compare.json holds."""
     run, params, step = runs.load(workdir)
-    usual = (n for n in samplers.SAMPLERS if n not in LEFT_OUT)
     diffuses = run.model.parametrization.t0 is None
-    names = args.samplers or (tuple(usual) if diffuses else ("consistency",))
     base = dataclasses.replace(run.config.sample, grid="usual")
     sampling.check_times(run, base)
     key, shape = jax.random.key(args.seed), (args.num, *run.shape)
     score = sampling.make_score(run, params, base)
     options: dict[str, Any] = {"y": sampling.labels(run, args.num), "chunk": args.chunk}
-    if args.fit_grid:
-        sampling.check_diffusion(run, "--fit-grid")
-        run = fitted(run, score, base, workdir, args)
+    run = fit(run, score, base, workdir, args)
+    names = args.samplers or (usual(run) if diffuses else ("consistency",))
+    # Before all work, because a sampler may be refused.
+    made = [
+        (name if grid == "usual" else f"{name}, {grid}", candidates(run, base, name, args, grid))
+        for name, grid in on_grids(names, args)
+    ]
     ends = [run.sde.t1, base.t0]
     final = samplers.final_denoising(base.final_denoising)
     exact = None
@@ -168,13 +188,12 @@ def compare(workdir: pathlib.Path, args: Args) -> dict[str, Any]:
     space = feature_space(run)
     far = distances(run, space)
     rows = []
-    for name, grid in on_grids(names, args):
+    for label, tried in made:
         found = compare_samplers(
-            key, run.sde, score, shape, candidates(run, base, name, args, grid),
+            key, run.sde, score, shape, tried,
             exact=None if exact is None else exact.x, distances=far, repeats=args.repeats, **options,
         )  # fmt: skip
         for row in found:
-            label = name if grid == "usual" else f"{name}, {grid}"
             rows.append({"sampler": label, "how": row.name, **as_dict(row)})
             print(" ".join(cells(rows[-1], list(far))), flush=True)
     train = run.source.split("train")
@@ -273,7 +292,7 @@ def _plain_ticks(axis: Any) -> None:
 def main(argv: Sequence[str] | None = None) -> None:
     """Entry point of `python -m experiments.compare`."""
     args = cli.parse(Args, "experiments.compare", argv)
-    rules.check_flags(args, num=2, repeats=1, chunk=1)
+    rules.check_flags(args, num=2, repeats=1, chunk=1, fit_statistics=2)
     if not args.nfe or min(args.nfe) < 1:
         raise ValueError(f"--nfe must be numbers of at least 1, got {args.nfe}")
     samplers.check_names(args.samplers)

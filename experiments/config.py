@@ -295,7 +295,7 @@ class SampleConfig:
     threshold: Literal["none", "static", "dynamic"] = "none"
     # For "ddim": 0 draws no noise, 1 as much as ancestral sampling.
     eta: float = 0.0
-    # For "unipc": its order.
+    # For "unipc" and "dpm_solver_v3": its order.
     order: int = 2
     # For "edm": S_churn of the paper, how much noise is added.
     churn: float = 40.0

@@ -55,7 +55,7 @@ def check(args: Args, argv: Sequence[str] | None = None) -> None:
 
 def examples(args: coding.Options, run: Run) -> np.ndarray:
     """The data that the flags name, in the network's range: (n, *d)."""
-    if args.images:
+    if args.test is None:
         return problems.read_examples(run, args.images, run.shape, "image", resize=args.resize)
     if args.test > len(run.source.test):
         raise ValueError(f"--test must be at most {len(run.source.test)}, got {args.test}")

@@ -15,9 +15,10 @@ from __future__ import annotations
 import dataclasses
 import json
 import pathlib
+import sys
 import warnings
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from . import cli
 from .config import DataConfig
@@ -159,31 +160,51 @@ def as_row(found: benchmark.Comparison, draws: int) -> dict[str, Any]:
     }
 
 
+class Label(NamedTuple):
+    """A line of the comparison."""
+
+    method: str
+    nfe: int
+
+    def __str__(self) -> str:
+        return f"{self.method} with {self.nfe} evaluations"
+
+
 def run(args: Args) -> dict[str, Any]:
-    """Compare the methods on the problems: what posterior.json holds."""
+    """Compare the methods on the problems: what posterior.json holds.
+
+    Methods that are not for a problem are named on stderr; ValueError if none is for any.
+    """
     methods = posteriors.chosen(args.methods, args.method)
     sde, rows = VP(), joined(args.join)
+    compared = 0
+    left_out: list[str] = []
     key = jax.random.key(args.seed)
     for name in args.problems:
         for noise in args.noise:
             problem = posteriors.problem(name, noise)
             posed = benchmark.pose(key, problem, repeats=args.repeats, num=args.num)
             drawers = {
-                (method, nfe): make(problem, nfe)
+                Label(method, nfe): make(problem, nfe)
                 for method, make in methods.items()
                 for nfe in args.nfe
             }
-            with warnings.catch_warnings():  # of methods that are not for this operator
-                warnings.simplefilter("ignore", UserWarning)
+            with warnings.catch_warnings(record=True) as warned:  # of what is left out
+                warnings.simplefilter("always", UserWarning)
                 found = benchmark.compare(
                     jax.random.fold_in(key, 1), sde, posed, drawers, num=args.num
                 )
+            left_out += [f"{name}, noise {noise:g}: {one.message}" for one in warned]
+            compared += len(found) - 1
             error = max(reference.error for reference in posed.references)
             for label, comparison in found.items():
-                method = label[0] if isinstance(label, tuple) else label
+                method = label.method if isinstance(label, Label) else label
                 head = {"problem": name, "noise_std": noise, "method": method}
                 rows.append(head | as_row(comparison, args.num) | {"reference_error": error})
                 print("  ".join(cells(rows[-1])), flush=True)
+    if args.problems and not compared:
+        raise ValueError(f"no method is for these problems: {'; '.join(left_out)}")
+    print(*left_out, sep="\n", end="\n" if left_out else "", file=sys.stderr)
     if args.brief:
         return {"rows": [in_brief(row) for row in rows]}
     return {"settings": dataclasses.asdict(args), "rows": rows}

@@ -47,7 +47,7 @@ class Args:
     # Clean data, to be damaged here.
     truth: tuple[str, ...] = ()
     # Number of examples of the run's test split to use as clean data.
-    test: int = 0
+    test: int | None = None
     # For inpaint, what is missing: the middle (center), all but the middle (border), a half (left,
     # right, top, bottom), half of the places at random, the NaN of .npy files (nan), or the transparent
     # or else black part of a picture of the same size. One for all, or one for each example.
@@ -144,7 +144,7 @@ TASKS = {"inpaint": ("mask",), "colorize": (), "superres": ("factor",), "deblur"
 
 def check(args: Args, argv: Sequence[str] | None = None) -> None:
     """Raise ValueError for flags out of range, and for those that are not used."""
-    rules.check_flags(args, num=1, chunk=1, factor=1, test=0)
+    rules.check_flags(args, num=1, chunk=1, factor=1, test=1)
     if not 0 < args.blur < float("inf"):
         raise ValueError(f"--blur must be finite and > 0, got {args.blur}")
     if not 0 <= args.noise_std < float("inf"):
@@ -243,7 +243,7 @@ def drawing(args: Args, run: Run, params: Any, problem: Problem) -> Drawing:
     method, options = make_method(args, run, problem)
     score = sampling.make_score(run, params, args.sample)
     common = {
-        "sampler": samplers.make(args.sample, run.model.variance),
+        "sampler": samplers.make(args.sample, run.model.variance, run.fitted),
         "grid": samplers.make_grid(args.sample, run.sde, run.fitted),
         "options": options,
         "chunk": args.chunk,

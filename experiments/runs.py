@@ -29,14 +29,14 @@ from score_jax.parametrization import SIGMA_DATA, LevelInput
 from score_jax.score import NetworkScore
 from score_jax.types import IndexSampler, Loss, Params, PRNGKey
 
-from .parts import datasets, describe, fitting, run_folder, teachers, upgrade
+from .parts import datasets, describe, fitted, fitting, run_folder, teachers, upgrade
+from .parts.fitted import NOTHING, Fitted
 from .run_config import Config, differences, flatten, from_json, to_json, to_record
 
 CONFIG_FILE = run_folder.CONFIG_FILE
 DATA_FILE = run_folder.DATA_FILE
 ORIGIN_FILE = "origin.json"  # of the weights that a run started from
 CONDITIONS = "conditions.npz"  # some conditions of the test split, for samples without the data
-FITTED = "fitted_grid.npz"  # of experiments.compare --fit-grid
 SNAPSHOTS = "averages"
 METRICS = "metrics.jsonl"
 # Fields that each host may have of its own.
@@ -52,8 +52,8 @@ class Run:
     source: datasets.RunData
     ingredients: Ingredients
     optimizer: optax.GradientTransformation
-    # The file of the grid that was fitted to this run by experiments.compare, if there is one.
-    fitted: pathlib.Path | None = None
+    # The files of what experiments.compare fitted to this run.
+    fitted: Fitted = NOTHING
 
     @functools.cached_property
     def model(self) -> Model:
@@ -120,7 +120,9 @@ class Run:
     def teacher(self) -> losses.Teacher | None:
         """The probability flow that is distilled in training, or None."""
         c = self.config.loss
-        return None if c.teacher is None else teachers.read(c.teacher, c.teacher_preset, self.model)
+        if c.teacher is None:
+            return None
+        return teachers.read(c.teacher, c.teacher_preset, self.ingredients)
 
     @functools.cached_property
     def shapes(self) -> training.TrainState:
@@ -558,8 +560,7 @@ def load(workdir: pathlib.Path, step: int | None = None) -> tuple[Run, Params, i
         with np.load(workdir / CONDITIONS, allow_pickle=False) as file:
             kept = dataclasses.replace(run.source, kept=file["cond"])
         run = dataclasses.replace(run, source=kept)
-    if (workdir / FITTED).is_file():
-        run = dataclasses.replace(run, fitted=workdir / FITTED)
+    run = dataclasses.replace(run, fitted=fitted.found_in(workdir))
     template = jax.eval_shape(run.init_params, jax.random.key(0))
     with checkpoints.open_checkpoints(workdir / CHECKPOINTS, read_only=True) as store:
         note = _edited(workdir, config, _newest_config(store))

@@ -37,6 +37,8 @@ GridLike = ArrayLike | Sequence[ArrayLike]  # the same as given by a user
 ScoreFn = Callable[[Any, Any], Any]
 Apply = Callable[..., Any]  # module.apply: (params, x, noise_input, ...) -> (b, *d)
 Loss = Callable[[Params, Any, Batch], tuple[Any, Metrics]]
+# (x0, mean, log_variance) -> log p(x0) in nats, all of the shape of x0.
+Decoder = Callable[[Any, Any, Any], Any]
 
 
 class Clean(NamedTuple):

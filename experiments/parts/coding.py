@@ -18,7 +18,7 @@ class Options:
     # Pictures, or .npy files of examples in the data's own units.
     images: tuple[str, ...] = ()
     # Number of examples of the run's test split to take instead.
-    test: int = 0
+    test: int | None = None
     # How latents are found: by an ODE solver of the probability flow, exact to --tol (ode), or by
     # DDIM backwards (ddim).
     by: Literal["ode", "ddim"] = "ode"
@@ -37,6 +37,6 @@ class Options:
 
     def check(self) -> None:
         """Raise ValueError naming the first option with an invalid value."""
-        rules.check_flags(self, test=0, steps=1, chunk=1)
+        rules.check_flags(self, test=1, steps=1, chunk=1)
         if not (math.isfinite(self.tol) and self.tol > 0):
             raise ValueError(f"--tol must be finite and > 0, got {self.tol}")

@@ -229,7 +229,8 @@ def make_noise(kind: str, run: Run, *, noise_std: float, photons: float, step: f
 def masks_of(names: Sequence[str], y: np.ndarray, seed: int) -> list[np.ndarray]:
     """One mask for each of the examples y (n, *d): of one name for all, or of as many.
 
-    Raises ValueError for another number of names, and for "nan" without NaN.
+    Raises ValueError for another number of names, for masks that hide everything or nothing, and for
+    known entries that are not finite.
     """
     if len(names) not in (1, len(y)):
         raise ValueError(
@@ -242,4 +243,9 @@ def masks_of(names: Sequence[str], y: np.ndarray, seed: int) -> list[np.ndarray]
         if mask.all() or not mask.any():
             state = "nothing is missing" if mask.all() else "nothing is known"
             raise ValueError(f"--mask {every[i]}: {state} in example {i}")
+        if bad := np.sum(~np.isfinite(y[i][mask])):
+            raise ValueError(
+                f"--mask {every[i]}: {bad} known entries of example {i} are NaN or infinite; --mask nan "
+                "hides all of them"
+            )
     return found

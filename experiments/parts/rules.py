@@ -17,8 +17,8 @@ def at_least(record: Any, least: int, *names: str) -> list[tuple[str, bool, str]
 
 
 def check_flags(args: Any, **least: int) -> None:
-    """Raise ValueError for the first flag whose value is below its least one."""
+    """Raise ValueError for the first flag whose value, if it has one, is below its least one."""
     for name, bound in least.items():
         value = getattr(args, name)
-        if value < bound:
-            raise ValueError(f"--{name} must be at least {bound}, got {value}")
+        if value is not None and value < bound:
+            raise ValueError(f"--{name.replace('_', '-')} must be at least {bound}, got {value}")

@@ -6,19 +6,17 @@ To add a sampler: one entry in `SAMPLERS`. Functions here take the `SampleConfig
 from __future__ import annotations
 
 import dataclasses
-import pathlib
 from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
-from score_jax._files import write_npz
 from score_jax._names import choose
 
 from ..late import Late, late, real
+from . import fitted
+from .fitted import NOTHING, Fitted
 
 with late():
-    import numpy as np
-
     from score_jax import parametrization, samplers
     from score_jax import sde as processes
     from score_jax.types import ends_in_noise
@@ -43,8 +41,8 @@ class Known(NamedTuple):
     `From` a field of the config; rates: whether a step evaluates drift or diffusion at its first time, or
     a function of the config; learned: whether `make` takes the variance of the model; tweedie: the
     cheapest form of the final denoising "tweedie"; together: whether it computes anything over all
-    samples drawn at once; fitted: the order of the costs of its fitted grid; consistency:
-    whether it is for consistency models alone.
+    samples drawn at once; fitted: the order of the costs of its fitted grid; statistics: whether `make`
+    takes the statistics of the model; consistency: whether it is for consistency models alone.
     """
 
     make: Callable[..., Any]
@@ -58,6 +56,7 @@ class Known(NamedTuple):
     tweedie: Any = None
     together: bool = False
     fitted: int = 1
+    statistics: bool = False
     consistency: bool = False
 
     def uses(self) -> set[str]:
@@ -138,28 +137,13 @@ def _restart_times(sde: SDE, n: int, *, t0: float) -> Any:
     return samplers.restart_grid(sde, grid, low=0.1, high=0.5, steps=each, repeats=2)
 
 
-def _fitted_times(
-    sde: SDE, n: int, *, t0: float, file: pathlib.Path | None = None, order: int = 1
-) -> Any:
+def _fitted_times(sde: SDE, n: int, *, t0: float, file: Any = None, order: int = 1) -> Any:
     """The n steps that lose least, by the costs that experiments.compare wrote to a file."""
-    if file is None:
-        raise ValueError(
-            "grid fitted needs a run with a fitted grid: python -m experiments.compare --fit-grid"
-        )
-    try:
-        with np.load(file, allow_pickle=False) as found:
-            costs = samplers.StepCosts(*(found[name] for name in samplers.StepCosts._fields))
-    except (KeyError, ValueError) as error:
-        raise ValueError(f"{str(file)!r} holds no fitted grid: {error}") from None
+    costs = fitted.costs(file)
     end = float(costs.times[-1])
     if abs(end / t0 - 1) > 1e-4:
         raise ValueError(f"the grid of {str(file)!r} was fitted to t0={end:.6g}, got t0={t0}")
     return samplers.fitted_grid(costs, n, order=order)
-
-
-def save_costs(file: pathlib.Path, costs: samplers.StepCosts) -> None:
-    """Write the costs of a fitted grid, from which the grid of any number of steps is made."""
-    write_npz(file, **{k: np.asarray(v, np.float32) for k, v in costs._asdict().items()})
 
 
 GRIDS: dict[str, Callable[..., Any]] = {
@@ -249,6 +233,10 @@ SAMPLERS: dict[str, Known] = {
     "unipc": Known(
         _library("unipc"), "log_snr", deterministic=True, options=_fields("order"), fitted=2
     ),
+    "dpm_solver_v3": Known(
+        _library("dpm_solver_v3"), "log_snr", deterministic=True, options=_fields("order"), fitted=2,
+        statistics=True,
+    ),
     # No noise is left after its last step.
     "consistency": Known(
         _library("consistency"), "karras", tweedie=_library("last_mean"), consistency=True
@@ -271,17 +259,27 @@ def known(c: Any) -> Known:
     return found
 
 
-def make(c: Any, variance: Variance | None = None) -> Sampler:
-    """The sampler of a config; `variance` is that of the model, for ancestral sampling."""
-    entry = known(c)
-    read = lambda v: getattr(c, v.field) if isinstance(v, From) else v
-    options = {name: read(value) for name, value in entry.options.items()}
+def make(c: Any, variance: Variance | None = None, of_run: Fitted = NOTHING) -> Sampler:
+    """The sampler of a config.
+
+    variance: of the model, for ancestral sampling; of_run: what was fitted to the run. Raises ValueError
+    for a sampler that needs statistics of the model, which the run does not have.
+    """
+    entry, options = known(c), _options(c)
     if entry.learned:
         options["variance"] = parametrization.SMALL if variance is None else variance
+    if entry.statistics:
+        options["statistics"] = fitted.statistics(of_run.statistics)
     cheapest = {} if entry.tweedie is None else {"tweedie": entry.tweedie}
     final = final_denoising(c.final_denoising, FINAL_DENOISING | cheapest)
     wrap: Any = samplers.flow if entry.adaptive else samplers.stepwise
     return wrap(real(entry.make), final_denoising=final, **options)
+
+
+def _options(c: Any) -> dict[str, Any]:
+    """The arguments of the sampler of a config that are values or fields of it."""
+    read = lambda v: getattr(c, v.field) if isinstance(v, From) else v
+    return {name: read(value) for name, value in known(c).options.items()}
 
 
 def final_denoising(name: str, known: Mapping[str, Any] = FINAL_DENOISING) -> Any:
@@ -297,8 +295,8 @@ def grid_name(c: Any, sde: SDE) -> str:
     return str(usual if c.grid == "usual" else c.grid)
 
 
-def make_grid(c: Any, sde: SDE, fitted: pathlib.Path | None = None) -> Any:
-    """The grid of a config; an adaptive sampler uses only its ends. `fitted`: the file of a run.
+def make_grid(c: Any, sde: SDE, of_run: Fitted = NOTHING) -> Any:
+    """The grid of a config; an adaptive sampler uses only its ends. of_run: what was fitted to the run.
 
     A process that ends in pure noise has no finite drift there: a sampler that needs it starts earlier.
     """
@@ -306,7 +304,7 @@ def make_grid(c: Any, sde: SDE, fitted: pathlib.Path | None = None) -> Any:
     if (rates(c) if callable(rates) else rates) and ends_in_noise(sde):
         sde = dataclasses.replace(cast(Any, sde), t1=START * sde.t1)
     make_times = choose(grid_name(c, sde), GRIDS, "grid")
-    costs = {"file": fitted, "order": known(c).fitted} if make_times is _fitted_times else {}
+    costs = {"file": of_run.grid, "order": known(c).fitted} if make_times is _fitted_times else {}
     return make_times(sde, c.steps, t0=c.t0, **costs)
 
 
@@ -324,9 +322,8 @@ def threshold_rule(c: Any, low: float, high: float) -> Callable[[Any], Any] | No
 
 def evaluations(c: Any, sde: SDE) -> tuple[int, int]:
     """(evaluations of a step, those of a run besides: negative where n times make n - 1 steps)."""
-    made: Any = make(c)
     # The score is never called, because a step states its evaluations without it.
-    step = made.make(sde, lambda x, t: x, **dict(made.options))
+    step = real(known(c).make)(sde, lambda x, t: x, **_options(c))
     extra = step.nfe_extra + (c.final_denoising == "tweedie" and known(c).tweedie is None)
     on_schedule = isinstance(sde, processes.NoiseSchedule) and grid_name(c, sde) == "schedule"
     return step.nfe, extra - on_schedule * step.nfe

@@ -199,7 +199,7 @@ def draw(
     if num < 1:
         raise ValueError(f"num must be at least 1, got {num}")
     check_times(run, c)
-    sampler = samplers.make(c, run.model.variance)
+    sampler = samplers.make(c, run.model.variance, run.fitted)
     out = sample(
         key,
         run.sde,

@@ -3,18 +3,17 @@
 from typing import Any
 
 from score_jax import losses
-from score_jax.convert import load_pretrained
-from score_jax.model import Model
+from score_jax.convert import Ingredients, load_network
 from score_jax.samplers import heun
 
 
-def read(path: str, preset: str | None, student: Model) -> losses.Teacher:
+def read(path: str, preset: str | None, student: Ingredients) -> losses.Teacher:
     """The steps of Heun's method on the probability flow of a run folder or a file.
 
     Raises ValueError for a teacher on another process or with other classes than the student, for one
     that is a consistency model itself, and what `load_pretrained` raises.
     """
-    model, params = load_pretrained(path, preset)
+    net, model, params = load_network(path, preset)
     if model.parametrization.t0 is not None:
         raise ValueError(
             f"loss.teacher {path!r} must be a diffusion model, not a consistency model"
@@ -23,7 +22,8 @@ def read(path: str, preset: str | None, student: Model) -> losses.Teacher:
         raise ValueError(
             f"loss.teacher {path!r} must have the process of the run, {student.sde}, got {model.sde}"
         )
-    own, theirs = _classes(student), _classes(model)
+    # With that of hidden labels; None where a network is given none.
+    own, theirs = (getattr(n, "num_classes", None) for n in (student.net, net))
     if own != theirs:
         raise ValueError(
             f"loss.teacher {path!r} must have the classes of the run, {own}, got {theirs}"
@@ -33,8 +33,3 @@ def read(path: str, preset: str | None, student: Model) -> losses.Teacher:
         return heun(model.sde, model.score(params, **given))
 
     return teacher
-
-
-def _classes(model: Model) -> int | None:
-    """Classes of the network, with that of hidden labels; None where it is given none."""
-    return getattr(getattr(model.apply, "__self__", None), "num_classes", None)

@@ -25,7 +25,7 @@ class Weighted:
     """Draws x (n, *d) with the logarithms of their weights (n,), and the evidence.
 
     log_evidence: the logarithm of an unbiased estimate of p(y); error: the relative standard error of
-    that estimate, which is about that of its logarithm.
+    that estimate, which is about that of its logarithm; infinite where it is not known.
     """
 
     x: np.ndarray

@@ -8,6 +8,7 @@ from score_jax.convert.files import PublishedFile as PublishedFile
 from score_jax.convert.flax_file import read_flax_msgpack as read_flax_msgpack
 from score_jax.convert.openai import from_guided_diffusion as from_guided_diffusion
 from score_jax.convert.openai import from_improved_diffusion as from_improved_diffusion
+from score_jax.convert.pretrained import load_network as load_network
 from score_jax.convert.pretrained import load_pretrained as load_pretrained
 from score_jax.convert.published import PUBLISHED as PUBLISHED
 from score_jax.convert.records import Ingredients as Ingredients

@@ -3,6 +3,8 @@
 import re
 from pathlib import Path
 
+import flax.linen as nn
+
 from score_jax import checkpoints
 from score_jax.convert.diffusers import from_diffusers
 from score_jax.convert.edm import from_edm
@@ -12,7 +14,7 @@ from score_jax.convert.openai import from_improved_diffusion
 from score_jax.convert.published import PUBLISHED, lookup
 from score_jax.convert.records import Ingredients, read_json
 from score_jax.convert.release import ENDING, find_release, from_release
-from score_jax.convert.score_sde import from_score_sde_jax, from_score_sde_pytorch
+from score_jax.convert.score_sde import Loaded, from_score_sde_jax, from_score_sde_pytorch
 from score_jax.convert.vdm import from_vdm
 from score_jax.model import Model
 from score_jax.nets import UNet
@@ -54,6 +56,19 @@ def load_pretrained(
     >>> model, params = load_pretrained("runs/digits_vp")
     >>> out = sample(key, model.sde, model.score(params), (16, 8, 8, 1), sampler=heun, grid=grid)
     """
+    return load_network(path, preset, ema=ema)[1:]
+
+
+def load_network(
+    path: str | Path, preset: str | None = None, *, ema: bool = True
+) -> tuple[nn.Module, Model, Params]:
+    """The network itself beside what `load_pretrained` gives: (network, model, params).
+
+    A `Model` knows the function of its network alone; the module also knows, for one, its classes.
+    Arguments and errors are those of `load_pretrained`.
+
+    >>> net, model, params = load_network("runs/digits_vp")
+    """
     path = located(path)
     if not path.exists():
         known = published_file(path, preset)
@@ -61,18 +76,14 @@ def load_pretrained(
         if not known and HUB_LIKE.fullmatch(str(path)):
             how = f"; on the Hugging Face hub it is {SCHEME}{path}"
         raise FileNotFoundError(f"there is no file or folder {str(path)!r}{how}")
-    if path.is_dir():
+    if path.is_dir() or path.suffix in (NVIDIA, VDM, ENDING):
         if preset is not None:
-            raise ValueError(f"preset must be None for the folder {str(path)!r}, got {preset!r}")
-        return _of_run(path, ema) if (path / CHECKPOINTS).is_dir() else from_diffusers(path)[:2]
-    if path.suffix in (NVIDIA, VDM, ENDING):
-        if preset is not None:
-            raise ValueError(f"preset must be None for the file {str(path)!r}, got {preset!r}")
-        if path.suffix == ENDING:
-            if not ema:
-                raise ValueError(f"ema must be True for the release {str(path)!r}, got {ema!r}")
-            return from_release(path)[:2]
-        return from_edm(path)[:2] if path.suffix == NVIDIA else from_vdm(path, ema=ema)[:2]
+            kind = "folder" if path.is_dir() else "file"
+            raise ValueError(f"preset must be None for the {kind} {str(path)!r}, got {preset!r}")
+        if (path / CHECKPOINTS).is_dir():
+            return _of_run(path, ema)
+        model, params, info = _described(path, ema)
+        return info["module"], model, params
     if preset is None:
         raise ValueError(f"preset must name the network of the file {str(path)!r}, got None")
     ingredients = lookup(preset, PUBLISHED)
@@ -81,7 +92,18 @@ def load_pretrained(
     else:
         read = SCORE_SDE.get(path.suffix, from_score_sde_jax)
         params = read(path, ingredients.net, ingredients.sde, ema=ema)[1]
-    return ingredients.model(), params
+    return ingredients.net, ingredients.model(), params
+
+
+def _described(path: Path, ema: bool) -> Loaded:
+    """What a reader makes of a folder or file that describes its network."""
+    if path.is_dir():
+        return from_diffusers(path)
+    if path.suffix == ENDING:
+        if not ema:
+            raise ValueError(f"ema must be True for the release {str(path)!r}, got {ema!r}")
+        return from_release(path)
+    return from_edm(path) if path.suffix == NVIDIA else from_vdm(path, ema=ema)
 
 
 def located(path: str | Path) -> Path:
@@ -95,7 +117,7 @@ def located(path: str | Path) -> Path:
     return Path(path) if found is None else found
 
 
-def _of_run(path: Path, ema: bool) -> tuple[Model, Params]:
+def _of_run(path: Path, ema: bool) -> tuple[nn.Module, Model, Params]:
     file = path / MODEL_FILE
     if not file.is_file():
         raise ValueError(
@@ -104,4 +126,4 @@ def _of_run(path: Path, ema: bool) -> tuple[Model, Params]:
         )
     ingredients: Ingredients = read_json(Ingredients, file.read_text(encoding="utf-8"), str(file))
     params = checkpoints.restore_params(path / CHECKPOINTS, field=FIELDS[ema])
-    return ingredients.model(), params
+    return ingredients.net, ingredients.model(), params

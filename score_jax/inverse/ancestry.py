@@ -17,6 +17,15 @@ mostly low as well, with a spread that is too small, because the rare large valu
 missing from both. The spread of the logarithms is not affected, and gives
 
     var(mean of n Z) / p(y)^2 = (exp(s^2) - 1) / n                                                (2)
+
+V is itself an estimate from as many numbers as there are families of some size: with a families left,
+a = 1 / sum_e (sum_{E(i) = e} W(i))^2, of p particles, it is too small too often. The error therefore
+contains the variance of the families' weights, which is what p independent weights would leave a of,
+
+    1 / a - 1 / p                                                                                 (3)
+
+and is infinite below `FAMILIES` families a system. Both are from simulations of normal data, where the
+mean of Z is known (docs/adr/0032).
 """
 
 from typing import Any, NamedTuple
@@ -24,6 +33,8 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 from jax.nn import softmax
+
+FAMILIES = 6.0  # effective ancestors a system, below which nothing is known of p(y)
 
 
 class Families(NamedTuple):
@@ -54,23 +65,27 @@ def relative_variance(families: Families, logs: Any) -> tuple[Any, Any]:
     return jnp.square(away).sum() / (p * (p - 1)), 1 / jnp.square(share).sum()
 
 
-def evidence_error(logs: Any, variances: Any) -> float:
-    """The relative standard error of the mean of Z over n systems, of their log Z (n,).
+def evidence_error(logs: Any, variances: Any, ancestors: Any, particles: int) -> float:
+    """The relative standard error of the mean of Z over n systems of particles, of their log Z (n,).
 
     The largest of three: equation (2) with the variance of `logs`; the spread of the Z; and what follows
     from the `variances` (n,) of the systems, equation (1), which is infinite where one ancestor is left.
-    A system without weight has log Z = -inf.
+    Equation (3) is added for the `ancestors` (n,) that are left, and their mean below `FAMILIES` makes
+    the error infinite. A system without weight has log Z = -inf.
 
-    >>> evidence_error([-4.1, -4.3, -3.9, -4.2], [0.05, 0.04, 0.06, 0.05])
+    >>> evidence_error([-4.1, -4.3, -3.9, -4.2], [0.05, 0.04, 0.06, 0.05], [20, 22, 17, 19], 100)
     """
-    logs, variances = np.asarray(logs, np.float64), np.asarray(variances, np.float64)
+    logs, variances, left = (np.asarray(v, np.float64) for v in (logs, variances, ancestors))
     n, alive = len(logs), np.isfinite(logs)
+    if left[alive].mean() < FAMILIES:
+        return np.inf
     z = np.exp(logs - logs[alive].max())
-    inside = np.where(alive, np.square(z) * variances, 0.0).sum() / z.sum() ** 2
-    found = [float(np.sqrt(inside / (1 - inside))) if inside < 1 else np.inf]
+    of_mean = lambda v: np.where(alive, np.square(z) * v, 0.0).sum() / z.sum() ** 2
+    inside = of_mean(variances)
+    found = [float(inside / (1 - inside)) if inside < 1 else np.inf]
     if n > 1:
-        found.append(float(z.std(ddof=1) / z.mean() / np.sqrt(n)))
+        found.append(float(z.var(ddof=1) / z.mean() ** 2 / n))
     if alive.sum() > 1:
         # Beyond exp(100) nothing is known in any case.
-        found.append(float(np.sqrt(np.expm1(min(logs[alive].var(ddof=1), 100.0)) / n)))
-    return max(found)
+        found.append(float(np.expm1(min(logs[alive].var(ddof=1), 100.0)) / n))
+    return float(np.sqrt(max(found) + max(of_mean(1 / left - 1 / particles), 0.0)))

@@ -359,7 +359,8 @@ def compare(
     """Compare drawers on a posed problem: their figures by name, after those of exact draws.
 
     `score` is the exact one of the prior unless given. A drawer that raises ValueError for this problem,
-    such as one for linear operators only, is left out.
+    such as one for linear operators only, or FloatingPointError, as when all particles died, is left
+    out with a warning.
 
     >>> posed = pose(key, Problem(data, Mask(mask), 0.1))
     >>> compare(key, sde, posed, {"pigdm": by_steps(pigdm), "exact": by_exact_score(data)})
@@ -369,7 +370,7 @@ def compare(
     for name, drawer in drawers.items():
         try:
             drawn = drawer(key, sde, score, posed.measurement, num)
-        except ValueError as error:
+        except (ValueError, FloatingPointError) as error:
             warnings.warn(f"{name} is left out: {error}", stacklevel=2)
             continue
         found[name] = compare_draws(posed, drawn)

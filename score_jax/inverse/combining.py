@@ -370,7 +370,13 @@ def check_adjoint(operator: Any, shape: Shape, *, tolerance: float = 1e-4, seed:
     number = operator.count if isinstance(operator, _Each) else 1
     x, u = (jax.random.normal(key, (number, *shape)) for key in keys[:2])
     v = jax.random.normal(keys[2], (number, *out))
-    there, back = operator.forward(x), operator.adjoint(v)
+    name = type(operator).__name__
+    try:
+        there, back = operator.forward(x), operator.adjoint(v)
+    except (TypeError, ValueError, IndexError, AttributeError) as error:
+        raise ValueError(
+            f"the adjoint of {name} does not take measurements of shape {out}: {error}"
+        ) from error
     if back.shape != x.shape:
         raise ValueError(
             f"adjoint must return the shape of an example, {shape}, got {back.shape[1:]}"
@@ -380,7 +386,6 @@ def check_adjoint(operator: Any, shape: Shape, *, tolerance: float = 1e-4, seed:
     apart = abs(float((there * v).sum() - (x * back).sum())) / size
     both = operator.forward(x + 2 * u) - there - 2 * operator.forward(u)
     bent = float(jnp.linalg.norm(both.ravel()) / max(float(jnp.linalg.norm(there.ravel())), 1e-30))
-    name = type(operator).__name__
     if not bent <= tolerance:
         raise ValueError(f"{name} is not linear: A(x + 2 u) differs from A x + 2 A u by {bent:.2g}")
     if not apart <= tolerance:

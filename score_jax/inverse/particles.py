@@ -31,6 +31,7 @@ from score_jax._check import check as require
 from score_jax._check import check_count, check_key, check_score
 from score_jax.analytic import Weighted
 from score_jax.inverse.ancestry import (
+    FAMILIES,
     Families,
     evidence_error,
     first_families,
@@ -203,14 +204,14 @@ def twisted_smc(
 
     `islands` systems of `particles` are run for each y, independent of each other: their mean evidence
     is unbiased for the chain of the grid, and its error follows from their spread and from the
-    ancestors that are left in each (`evidence_error`). The particles
-    move by the gradient of psi (TDS), or by the score of a `method` with `options`, such as `mmps`; one
-    that acts on the steps is not possible. A system is resampled when its effective number falls
-    below `threshold` times the particles: 0 never, 1 at every step. `data_std` as in `pigdm`; with None
-    the covariance of x0 given x is taken from the derivative of the score, so that the weights vary
-    far less: for an accurate score of up to some hundred entries. Systems are spread over the
-    `devices`, `chunk` at a time. With `divided` the particles of every system are, which must be a
-    multiple of the devices: for more of them than one device can evaluate, with the same draws up to
+    ancestors that are left in each (`evidence_error`). It is infinite, with a warning, where too few
+    are left. The particles move by the gradient of psi (TDS), or by the score of a `method` with
+    `options`, such as `mmps`; one that acts on the steps is not possible. A system is resampled when its
+    effective number falls below `threshold` times the particles: 0 never, 1 at every step. `data_std` as
+    in `pigdm`; with None the covariance of x0 given x is taken from the derivative of the score, so that
+    the weights vary far less: for an accurate score of up to some hundred entries. Systems are spread
+    over the `devices`, `chunk` at a time. With `divided` the particles of every system are, which must be
+    a multiple of the devices: for more of them than one device can evaluate, with the same draws up to
     rounding.
 
     Costs an evaluation and a backward pass a step and particle, an evaluation more with a method;
@@ -287,13 +288,16 @@ def _check_method(sde: Any, score: Any, measurement: Any, method: Any, options: 
 def _systems(parts: Sequence[np.ndarray], seconds: float, compile_seconds: float) -> Systems:
     """The result of what `_system` returns for each of the b measurements and islands."""
     x, logs, evidence, resamplings, variances, ancestors = parts
-    found = [_joined(*part) for part in zip(x, logs, evidence, variances, strict=True)]
+    every = zip(x, logs, evidence, variances, ancestors, strict=True)
+    found = [_joined(*part) for part in every]
     _warn(found, ancestors)
     return Systems(found, resamplings, ancestors, seconds, compile_seconds)
 
 
-def _joined(x: np.ndarray, logs: np.ndarray, evidence: np.ndarray, variances: Any) -> Weighted:
-    """The systems of one y, x (i, p, *d), logs (i, p), evidence and variances (i,), as one set."""
+def _joined(
+    x: np.ndarray, logs: np.ndarray, evidence: np.ndarray, variances: Any, ancestors: Any
+) -> Weighted:
+    """The systems of one y, x (i, p, *d), logs (i, p), evidence and the others (i,), as one set."""
     logs = logs.astype(np.float64) + evidence[:, None]
     if not np.isfinite(logs).any():
         raise FloatingPointError(
@@ -302,7 +306,7 @@ def _joined(x: np.ndarray, logs: np.ndarray, evidence: np.ndarray, variances: An
         )
     each = np.logaddexp.reduce(logs, axis=1) - math.log(logs.shape[1])
     total = float(np.logaddexp.reduce(each) - math.log(len(each)))
-    error = evidence_error(each, variances)
+    error = evidence_error(each, variances, ancestors, logs.shape[1])
     return Weighted(x.reshape(-1, *x.shape[2:]), logs.reshape(-1), total, error)
 
 
@@ -314,11 +318,13 @@ def _warn(found: list[Weighted], ancestors: np.ndarray) -> None:
         return
     worst = int(unsure[np.argmax(errors[unsure])])
     one = found[worst]
+    error = f"an error of {one.error:.2g}" if np.isfinite(one.error) else "no known error"
     warnings.warn(
         f"too few particles: for {len(unsure)} of {len(found)} measurements the relative error of p(y) "
-        f"is above {_KNOWN:g}. Number {worst} has an error of {one.error:.2g}, an effective sample size "
-        f"of {one.ess:.0f} of {len(one.x)}, and {ancestors[worst].mean():.1f} ancestors a system. p(y) "
-        "is then mostly too low and the draws are alike. Use more particles, data_std=None, or a method "
-        "such as mmps, which moves the particles",
+        f"is above {_KNOWN:g}, or not known with fewer than {FAMILIES:g} ancestors. Number {worst} has "
+        f"{error}, an effective sample size of {one.ess:.0f} of {len(one.x)}, and "
+        f"{ancestors[worst].mean():.1f} ancestors a system. p(y) is then mostly too low and the draws "
+        "are alike. Use more particles, data_std=None, or a method such as mmps, which moves the "
+        "particles",
         stacklevel=4,
     )

@@ -9,7 +9,8 @@ the same as arXiv:2101.09258 theorem 3, rearranged)
 
 and -lambda' = g^2 / s^2: likelihood-weighted score matching. Times are uniform in lambda, for any SDE,
 so the integrand is bounded; that of uniform times grows without bound near t = 0. p(x0 | x(t0)) is the
-Gaussian around Tweedie's formula of `gap.TWEEDIE`.
+Gaussian around Tweedie's formula of `gap.TWEEDIE`, or a decoder: for data on levels one over these, with
+which (1) bounds the probability of integers, without dequantisation.
 """
 
 import math
@@ -22,14 +23,15 @@ from jaxtyping import Array, Float, Key
 from score_jax._check import check, check_count, check_float, check_key
 from score_jax._math import as_time, batch_sum, bcast
 from score_jax._precision import exact_products
-from score_jax.types import SDE, ScoreFn, check_process, score_at
+from score_jax.types import SDE, Decoder, ScoreFn, check_process, score_at
 
 
 class Bound(NamedTuple):
     """A lower bound of log p_0(x0) in nats (b,), its standard error (b,), its parts, evaluations.
 
-    stderr is over the draws of time and noise (NaN for one draw). prior, diffusion and reconstruction
-    (b,) are the three terms of eq. (1); their sum is -logp.
+    With a decoder of levels logp bounds a log probability. stderr is over the draws of time and noise
+    (NaN for one draw). prior, diffusion and reconstruction (b,) are the three terms of eq. (1); their sum
+    is -logp.
     """
 
     logp: Float[Array, " b"]
@@ -58,15 +60,20 @@ def variational_bound(
     *,
     t0: float = 1e-5,
     draws: int = 16,
+    decoder: Decoder | None = None,
 ) -> Bound:
     """A lower bound of log p_0 of x0 (b, *d) in nats, eq. (1) of this module: `Bound`.
 
-    `draws` stratified times for every example, one evaluation each, and one more at t0.
+    `draws` stratified times for every example, one evaluation each, and one more at t0 without a
+    `decoder`. That is log p(x0 | x(t0)) as a function of x0, x(t0)/m and log (s/m)^2 at t0, all of the
+    shape of x0, such as `losses.level_decoder(256)`: x0 then lies on the levels.
 
     Raises ValueError unless 0 < t0 < t1, draws >= 1 and x0 is floating point.
 
     >>> bound = variational_bound(key, sde, score, x0, draws=32)
     >>> bpd = bits_per_dim(bound.logp, x0.shape[1:], levels=256)
+    >>> bound = variational_bound(key, sde, score, x0, draws=32, decoder=level_decoder(256))
+    >>> bpd = -bound.logp / (math.log(2) * math.prod(x0.shape[1:]))
     """
     check_key(key, "variational_bound(key, sde, score, x0)")
     check_process(sde, score)
@@ -98,11 +105,16 @@ def variational_bound(
     spread = jnp.maximum(squared / draws - jnp.square(diffusion), 0) / max(draws - 1, 1)
     stderr = jnp.sqrt(spread) if draws > 1 else jnp.full_like(zero, jnp.nan)
 
-    error = squares(last_key, jnp.full(x0.shape[:1], t0, x0.dtype))
-    dim = math.prod(x0.shape[1:])
-    # x0 - E[x0 | x] = -(s / m) (z + s score), measured in units of the decoder's s / m.
     scale = jnp.log(sde.std(as_time(t0)) / sde.mean_coeff(as_time(t0))).astype(x0.dtype)
-    reconstruction = dim * (0.5 * math.log(2 * math.pi) + scale) + 0.5 * error
+    if decoder is None:
+        error = squares(last_key, jnp.full(x0.shape[:1], t0, x0.dtype))
+        dim = math.prod(x0.shape[1:])
+        # x0 - E[x0 | x] = -(s / m) (z + s score), measured in units of the decoder's s / m.
+        reconstruction = dim * (0.5 * math.log(2 * math.pi) + scale) + 0.5 * error
+    else:
+        z = jax.random.normal(last_key, x0.shape, x0.dtype)
+        mean, log_variance = x0 + jnp.exp(scale) * z, jnp.full_like(x0, 2 * scale)
+        reconstruction = -batch_sum(decoder(x0, mean, log_variance))
     prior = _prior_term(sde, x0)
     logp = -(prior + diffusion + reconstruction)
-    return Bound(logp, stderr, prior, diffusion, reconstruction, draws + 1)
+    return Bound(logp, stderr, prior, diffusion, reconstruction, draws + (decoder is None))

@@ -12,11 +12,11 @@ from score_jax.losses.consistency import consistency_matching as consistency_mat
 from score_jax.losses.consistency import doubling_intervals as doubling_intervals
 from score_jax.losses.consistency import gap_weighting as gap_weighting
 from score_jax.losses.consistency import pair_of as pair_of
-from score_jax.losses.decoders import Decoder as Decoder
 from score_jax.losses.decoders import LogMass as LogMass
 from score_jax.losses.decoders import density_decoder as density_decoder
 from score_jax.losses.decoders import discretized_gaussian as discretized_gaussian
 from score_jax.losses.decoders import gaussian_kl as gaussian_kl
+from score_jax.losses.decoders import level_decoder as level_decoder
 from score_jax.losses.decoders import normal_log_mass as normal_log_mass
 from score_jax.losses.decoders import tanh_log_mass as tanh_log_mass
 from score_jax.losses.indices import LossHistory as LossHistory
@@ -59,6 +59,7 @@ from score_jax.losses.weightings import noise_weighting as noise_weighting
 from score_jax.losses.weightings import p2_weighting as p2_weighting
 from score_jax.losses.weightings import sigmoid_weighting as sigmoid_weighting
 from score_jax.losses.weightings import velocity_weighting as velocity_weighting
+from score_jax.types import Decoder as Decoder
 from score_jax.types import IndexSampler as IndexSampler
 
 __getattr__ = _renamed(__name__)

@@ -12,12 +12,12 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Integer, Key
 
 from score_jax._math import as_time, batch_mean, bcast
-from score_jax.losses.decoders import Decoder, discretized_gaussian, gaussian_kl
+from score_jax.losses.decoders import discretized_gaussian, gaussian_kl
 from score_jax.losses.schedule import bound_term
 from score_jax.parametrization import SMALL, Variance
 from score_jax.score import reverse_fn
 from score_jax.sde import NoiseSchedule, schedule_grid
-from score_jax.types import SDE, Data, PRNGKey, ScoreFn
+from score_jax.types import SDE, Data, Decoder, PRNGKey, ScoreFn
 
 
 class ScheduleBound(NamedTuple):

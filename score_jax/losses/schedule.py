@@ -23,13 +23,13 @@ from jaxtyping import Array, ArrayLike, Float
 
 from score_jax._check import check_positive
 from score_jax._math import as_time, batch_mean
-from score_jax.losses.decoders import Decoder, discretized_gaussian, gaussian_kl
+from score_jax.losses.decoders import discretized_gaussian, gaussian_kl
 from score_jax.losses.training import Objective, Sample, mean_reduction
 from score_jax.losses.weightings import Weighting
 from score_jax.parametrization import DENOISED, SMALL
 from score_jax.score import Reverse, reverse_moments
 from score_jax.sde import NoiseSchedule, posterior
-from score_jax.types import SDE, PerExample
+from score_jax.types import SDE, Decoder, PerExample
 
 _DECODER = discretized_gaussian()
 

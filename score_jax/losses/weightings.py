@@ -82,10 +82,12 @@ def p2_weighting(gamma: float = 1.0, k: float = 1.0) -> Weighting:
 
 
 def sigmoid_weighting(bias: float = 0.0) -> Weighting:
-    """w(t) = -lambda'(t) sigmoid(bias - lambda): that of SiD2, arXiv:2410.19324.
+    """w(t) = -lambda'(t) sigmoid(bias - lambda): the sigmoid weight that SiD2 trains with.
 
-    A sigmoid as the density of the log-SNR (arXiv:2303.00848), for times drawn uniformly. Larger images
-    want a smaller bias. Raises ValueError unless bias is finite.
+    A sigmoid as the density of the log-SNR, for times drawn uniformly (arXiv:2303.00848; SiD2:
+    arXiv:2410.19324). For the error of x0 it is -lambda'(t) e^bias sigmoid(lambda - bias), the form in
+    which programs that follow SiD2 have it, up to the constant 1/2. A smaller bias moves the weight to
+    more noise. Raises ValueError unless bias is finite.
     """
     check("bias", bias, is_number(bias), "a finite number")
 

@@ -24,13 +24,8 @@ from jaxtyping import Array, Float
 from score_jax._check import check
 from score_jax._math import as_time, bcast
 from score_jax.samplers.exponential import weighted
-from score_jax.samplers.quadrature import (
-    History,
-    log_level,
-    no_history,
-    node_integrals,
-    remembered,
-)
+from score_jax.samplers.history import History, no_history, remembered
+from score_jax.samplers.quadrature import log_level, node_integrals
 from score_jax.score import x0_of
 from score_jax.types import (
     SDE,
@@ -81,7 +76,7 @@ def _adams(sde: SDE, score: ScoreFn, order: int, variable: Variable) -> Step:
             lambda u: variable(sde, u),
             ends,
             variable(sde, ends[0]),
-            [variable(sde, place) for place in past.places],
+            [variable(sde, place) for place in past.marks],
             now,
         )
         # Euler's step in s/m is m' D + s' n, finite at pure noise too.

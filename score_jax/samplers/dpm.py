@@ -25,6 +25,7 @@ import jax.numpy as jnp
 
 from score_jax._math import as_time, bcast
 from score_jax.samplers import exponential as ex
+from score_jax.samplers.history import History, no_history, remembered
 from score_jax.score import denoise
 from score_jax.types import (
     SDE,
@@ -44,21 +45,21 @@ from score_jax.types import (
 def _multistep(
     sde: SDE, score: ScoreFn, order: int, lower_at_end: bool, *, halved: bool = False
 ) -> Step:
-    def init(x: Data, grid: Grid) -> ex.Past:
-        return ex.no_past(x, grid, order - 1)
+    def init(x: Data, grid: Grid) -> History:
+        return no_history(x, grid, order - 1)
 
-    def update(key: PRNGKey, x: Data, t: Time, t_next: Time, past: ex.Past) -> Moved:
+    def update(key: PRNGKey, x: Data, t: Time, t_next: Time, past: History) -> Moved:
         clean = denoise(sde, score, x, t)
         move = ex.interval(sde, t, t_next)
-        now = ex.order_at(past.i, past.n, order, lower_at_end, (move.h, *past.lengths))
-        weights = ex.predictor_weights(move.h, past.lengths, now, ex.first_weight)
+        now = ex.order_at(past.i, past.n, order, lower_at_end, (move.h, *past.marks))
+        weights = ex.predictor_weights(move.h, past.marks, now, ex.first_weight)
         if halved:
             half = jnp.where(now == 3, 0.5, 0) * ex.moments(move.h, 2)[2]
-            second = ex.second_differences(ex.nodes_of(move.h, past.lengths))
+            second = ex.second_differences(ex.nodes_of(move.h, past.marks))
             weights = [w - half * b for w, b in zip(weights, second, strict=True)]
-        extra = ex.weighted(weights, past.clean, clean, move.m)
+        extra = ex.weighted(weights, past.values, clean, move.m)
         x = ex.exponential_step(x, move, clean, extra)
-        return StepOut(x, x), ex.advanced(past, clean, move.h)
+        return StepOut(x, x), remembered(past, clean, move.h)
 
     return Step(init, update, 1)
 
@@ -120,19 +121,19 @@ def sde_dpmpp_2m(sde: SDE, score: ScoreFn, *, order: int = 2, lower_at_end: bool
     if order not in (1, 2):
         raise ValueError(f"order must be 1 or 2, got {order}")
 
-    def init(x: Data, grid: Grid) -> ex.Past:
-        return ex.no_past(x, grid, order - 1)
+    def init(x: Data, grid: Grid) -> History:
+        return no_history(x, grid, order - 1)
 
-    def update(key: PRNGKey, x: Data, t: Time, t_next: Time, past: ex.Past) -> Moved:
+    def update(key: PRNGKey, x: Data, t: Time, t_next: Time, past: History) -> Moved:
         clean = denoise(sde, score, x, t)
         move = ex.interval(sde, t, t_next)
-        now = ex.order_at(past.i, past.n, order, lower_at_end, (move.h, *past.lengths))
+        now = ex.order_at(past.i, past.n, order, lower_at_end, (move.h, *past.marks))
         fresh = -jnp.expm1(-2 * move.h)
-        weights = ex.predictor_weights(move.h, past.lengths, now, lambda h: -jnp.expm1(-2 * h))
+        weights = ex.predictor_weights(move.h, past.marks, now, lambda h: -jnp.expm1(-2 * h))
         x_mean = bcast(move.keep * move.ratio, x) * x + bcast(move.m * fresh, x) * clean
-        x_mean = x_mean + ex.weighted(weights, past.clean, clean, move.m)
+        x_mean = x_mean + ex.weighted(weights, past.values, clean, move.m)
         z = jax.random.normal(key, x.shape, x.dtype)
         x = x_mean + bcast(move.s * jnp.sqrt(fresh), x) * z
-        return StepOut(x, x_mean), ex.advanced(past, clean, move.h)
+        return StepOut(x, x_mean), remembered(past, clean, move.h)
 
     return Step(init, update, 1)

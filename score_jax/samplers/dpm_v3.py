@@ -32,15 +32,8 @@ from score_jax._check import check, check_key
 from score_jax._math import as_time, bcast
 from score_jax.samplers import exponential as ex
 from score_jax.samplers.fitted import FinePath, along_fine_path, fine_states
-from score_jax.samplers.quadrature import (
-    MASSES,
-    PLACES,
-    History,
-    lagrange,
-    log_level,
-    no_history,
-    remembered,
-)
+from score_jax.samplers.history import History, no_history, remembered
+from score_jax.samplers.quadrature import MASSES, PLACES, lagrange, log_level
 from score_jax.score import denoise
 from score_jax.types import (
     SDE,
@@ -206,7 +199,7 @@ def dpm_solver_v3(
 
     def update(key: PRNGKey, x: Data, t: Time, t_next: Time, past: History) -> Moved:
         t, t_next = as_time(t), as_time(t_next)
-        form = _Form(statistics, past.places[0].dtype)
+        form = _Form(statistics, past.marks[0].dtype)
         here, there = -log_level(sde, t), -log_level(sde, t_next)
         m = sde.mean_coeff(t)
         clean, noisy = denoise(sde, score, x, t), m > 0
@@ -216,9 +209,9 @@ def dpm_solver_v3(
         if corrector:
             change = _correction(form, here, f, past, order)
             x = x + bcast(jnp.where(past.i > 0, m, 0), x) * change
-        lengths = there - here, here - past.places[0]
+        lengths = there - here, here - past.marks[0]
         now = ex.order_at(past.i, past.i + 1, order, False, lengths)
-        nodes = past.places[: order - 1]
+        nodes = past.marks[: order - 1]
         decay, shift, (whole, *weights) = form.integrals(
             here, there, lambda u: lagrange(u, here, nodes, now)
         )
@@ -236,8 +229,8 @@ def dpm_solver_v3(
 
 def _correction(form: _Form, end: Scalar, f: Data, past: History, order: int) -> Data | float:
     """The change of y by the polynomial that has f at the end of the last step too."""
-    start, base = past.places[0], past.values[0]
-    earlier, fields = past.places[1:], past.values[1:]
+    start, base = past.marks[0], past.values[0]
+    earlier, fields = past.marks[1:], past.values[1:]
     lengths = end - start, start - (earlier[0] if earlier else start)
     last: Int[Array, ""] = jnp.maximum(past.i - 1, 0)
     now = ex.order_at(last, past.i, order, False, lengths)

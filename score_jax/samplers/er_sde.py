@@ -25,13 +25,8 @@ from jaxtyping import Array, Float
 from score_jax._check import check, check_function
 from score_jax._math import as_time, bcast, elementwise_grad
 from score_jax.samplers.exponential import weighted
-from score_jax.samplers.quadrature import (
-    History,
-    log_level,
-    no_history,
-    node_integrals,
-    remembered,
-)
+from score_jax.samplers.history import History, no_history, remembered
+from score_jax.samplers.quadrature import log_level, node_integrals
 from score_jax.score import x0_of
 from score_jax.types import (
     SDE,
@@ -94,7 +89,7 @@ def er_sde(
             return low / value * (elementwise_grad(lambda v: phi(jnp.exp(v)))(u) / value)
 
         now = jnp.minimum(past.i + 1, order)
-        weights = node_integrals(density, jnp.exp, (u_next, u), sigma, past.places, now)
+        weights = node_integrals(density, jnp.exp, (u_next, u), sigma, past.marks, now)
         # The share of the noise that stays: 1 to the bit for phi = sigma.
         kept = (sigma * low) / (sigma_next * high)
         fresh = jnp.maximum((1 - kept) * (1 + kept), 0)

@@ -26,7 +26,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from score_jax._math import bcast
-from score_jax.types import SDE, Data, Grid, Scalar, Time
+from score_jax.types import SDE, Data, Scalar, Time
 
 # Terms of the series of I_k: at h = 1 the first one left out is below 1e-17.
 _TERMS = 18
@@ -125,33 +125,6 @@ def second_differences(nodes: Sequence[Scalar]) -> list[Scalar]:
 def first_weight(h: Scalar) -> Scalar:
     """1 - e^-h: twice the weight of the first difference in the paper's second-order methods."""
     return -jnp.expm1(-h)
-
-
-class Past(NamedTuple):
-    """The state of a multistep method.
-
-    i, n: steps done and steps of the whole run; clean: earlier predictions of x0, shape of x, the
-    newest first; lengths: h of the intervals that began there.
-    """
-
-    i: Int[Array, ""]
-    n: Int[Array, ""]
-    clean: tuple[Data, ...]
-    lengths: tuple[Scalar, ...]
-
-
-def no_past(x: Data, grid: Grid, count: int) -> Past:
-    """The state before the first step of a method that needs `count` earlier predictions."""
-    one = jnp.ones((), grid.dtype)  # of an interval before the first; its weight is zero
-    n = jnp.asarray(grid.shape[0] - 1, jnp.int32)
-    return Past(jnp.zeros((), jnp.int32), n, (jnp.zeros_like(x),) * count, (one,) * count)
-
-
-def advanced(past: Past, clean: Data, h: Scalar) -> Past:
-    """The state after a step over an interval h that began with the prediction `clean`."""
-    if not past.clean:
-        return past._replace(i=past.i + 1)
-    return Past(past.i + 1, past.n, (clean, *past.clean[:-1]), (h, *past.lengths[:-1]))
 
 
 def order_at(

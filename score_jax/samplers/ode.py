@@ -28,6 +28,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PyTree
 
 from score_jax._check import check, check_count, check_float, check_positive, known
+from score_jax._hoisted import hoisted
 from score_jax._math import as_time, batch_sum, bcast
 from score_jax._precision import exact_products
 from score_jax.score import x0_of
@@ -249,8 +250,7 @@ def _solve(
         first = 0.01 * span
 
     solution = diffrax.diffeqsolve(
-        # diffrax keeps its program and all that is static in it, which must not be a closure's arrays.
-        diffrax.ODETerm(eqx.filter_closure_convert(forward, jnp.zeros_like(t_from), start, None)),
+        diffrax.ODETerm(hoisted(forward, jnp.zeros_like(t_from), start, None)),
         solver,
         t0=jnp.zeros_like(t_from),
         t1=span,

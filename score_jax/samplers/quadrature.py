@@ -2,13 +2,12 @@
 
 import math
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from score_jax.types import SDE, Data, Grid, Scalar, Time
+from score_jax.types import SDE, Scalar, Time
 
 # A Gauss-Legendre rule on [0, 1]: exact to rounding for exp(h u) times low powers with |h| <= 8.
 PLACES, MASSES = (
@@ -18,26 +17,6 @@ PLACES, MASSES = (
 
 
 _HIGHEST = 1e6  # the level s/m that stands for that of pure noise
-
-
-class History(NamedTuple):
-    """Steps done, earlier values of the shape of x, the newest first, and the place of each."""
-
-    i: Int[Array, ""]
-    values: tuple[Data, ...]
-    places: tuple[Scalar, ...]
-
-
-def no_history(x: Data, grid: Grid, count: int) -> History:
-    """The history before the first step, with room for `count` values."""
-    zero = jnp.zeros((), grid.dtype)
-    return History(jnp.zeros((), jnp.int32), (jnp.zeros_like(x),) * count, (zero,) * count)
-
-
-def remembered(past: History, value: Data, place: Scalar) -> History:
-    """The history with one more step, whose value replaces the oldest."""
-    count = len(past.values)
-    return History(past.i + 1, (value, *past.values)[:count], (place, *past.places)[:count])
 
 
 def log_level(sde: SDE, t: Time) -> Time:

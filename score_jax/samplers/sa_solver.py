@@ -20,6 +20,7 @@ import jax.numpy as jnp
 from score_jax._check import check, is_number
 from score_jax._math import as_time, bcast
 from score_jax.samplers import exponential as ex
+from score_jax.samplers.history import History, no_history, remembered
 from score_jax.samplers.unipc import bh1, correction
 from score_jax.score import denoise
 from score_jax.types import (
@@ -36,7 +37,7 @@ from score_jax.types import (
     check_process,
 )
 
-_State = tuple[ex.Past, Scalar]  # with K of the interval that ended last
+_State = tuple[History, Scalar]  # with K of the interval that ended last
 
 
 def sa_solver(
@@ -66,7 +67,7 @@ def sa_solver(
     check("order", order, order in (1, 2, 3), "1, 2 or 3")
 
     def init(x: Data, grid: Grid) -> _State:
-        return ex.no_past(x, grid, order), jnp.ones((), grid.dtype)
+        return no_history(x, grid, order), jnp.ones((), grid.dtype)
 
     def update(key: PRNGKey, x: Data, t: Time, t_next: Time, state: _State) -> Moved:
         past, stretch = state
@@ -74,19 +75,19 @@ def sa_solver(
         clean = denoise(sde, score, x, t)
         # The order of the interval that ended here, which the corrector has too.
         last = jnp.maximum(past.i - 1, 0)
-        before = ex.order_at(last, past.n, order, lower_at_end, past.lengths)
+        before = ex.order_at(last, past.n, order, lower_at_end, past.marks)
         x = x + correction(sde, t, past, clean, before, bh1, stretch)
         move = ex.interval(sde, t, t_next)
         sigma = sde.std(t) / sde.mean_coeff(t)
         noise = jnp.where((s_min <= sigma) & (sigma <= s_max), jnp.asarray(tau**2, move.h.dtype), 0)
         stretch = 1 + noise
-        now = ex.order_at(past.i, past.n, order, lower_at_end, (move.h, *past.lengths))
-        weights = ex.predictor_weights(move.h, past.lengths[:-1], now, bh1, stretch)
+        now = ex.order_at(past.i, past.n, order, lower_at_end, (move.h, *past.marks))
+        weights = ex.predictor_weights(move.h, past.marks[:-1], now, bh1, stretch)
         x_mean = bcast(move.keep * jnp.exp(-noise * move.h), x) * x
         x_mean = x_mean + bcast(-move.m * jnp.expm1(-stretch * move.h), x) * clean
-        x_mean = x_mean + ex.weighted(weights, past.clean[:-1], clean, move.m)
+        x_mean = x_mean + ex.weighted(weights, past.values[:-1], clean, move.m)
         z = jax.random.normal(key, x.shape, x.dtype)
         x = x_mean + bcast(move.s * jnp.sqrt(-jnp.expm1(-2 * noise * move.h)), x) * z
-        return StepOut(x, x_mean), (ex.advanced(past, clean, move.h), stretch)
+        return StepOut(x, x_mean), (remembered(past, clean, move.h), stretch)
 
     return Step(init, update, 1)

@@ -21,6 +21,7 @@ import lineax  # type: ignore[import-untyped]
 from jaxtyping import Array, Float, Int, Key
 
 from score_jax._check import check_count, check_float
+from score_jax._hoisted import hoisted
 from score_jax._math import as_time
 from score_jax.samplers.grids import check_grid
 from score_jax.sde import reverse_drift
@@ -114,14 +115,17 @@ def diffrax_sde(
         key=_raw(key),
         levy_area=diffrax.SpaceTimeLevyArea,
     )
-    steps = grid.shape[0] - 1
+    steps, start = grid.shape[0] - 1, (jnp.zeros((), dtype), x.astype(dtype).reshape(-1))
     solution = diffrax.diffeqsolve(
-        diffrax.MultiTerm(diffrax.ODETerm(drift), diffrax.ControlTerm(diffusion, path)),
+        diffrax.MultiTerm(
+            diffrax.ODETerm(hoisted(drift, *start, None)),
+            diffrax.ControlTerm(hoisted(diffusion, *start, None), path),
+        ),
         solver,
-        t0=jnp.zeros((), dtype),
+        t0=start[0],
         t1=tau[-1],
         dt0=None if controller is None else smallest,
-        y0=x.astype(dtype).reshape(-1),
+        y0=start[1],
         stepsize_controller=diffrax.StepTo(tau) if controller is None else controller,
         saveat=diffrax.SaveAt(t1=True),
         max_steps=max_steps or (steps if controller is None else 4096),

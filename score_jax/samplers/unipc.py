@@ -22,6 +22,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Int
 
 from score_jax.samplers import exponential as ex
+from score_jax.samplers.history import History, no_history, remembered
 from score_jax.score import denoise
 from score_jax.types import (
     SDE,
@@ -51,7 +52,7 @@ def bh2(h: Scalar) -> Scalar:
 def correction(
     sde: SDE,
     t: Time,
-    past: ex.Past,
+    past: History,
     clean: Data,
     now: Int[Array, ""],
     b: Callable[[Scalar], Scalar],
@@ -61,10 +62,10 @@ def correction(
 
     `stretch` as in `exponential.predictor_weights`.
     """
-    h, base, earlier = past.lengths[0], past.clean[0], past.clean[1:]
-    predicted = ex.predictor_weights(h, past.lengths[1:], now, b, stretch)
+    h, base, earlier = past.marks[0], past.values[0], past.values[1:]
+    predicted = ex.predictor_weights(h, past.marks[1:], now, b, stretch)
     one = jnp.ones_like(h)
-    nodes = ex.nodes_of(h, past.lengths[1:])
+    nodes = ex.nodes_of(h, past.marks[1:])
     # The newest node first, so that a row of lower order lacks only its tail.
     rows = [ex.node_weights(stretch * h, [one, *nodes[:k]], b) for k in range(len(nodes) + 1)]
     corrected = ex.pick(now, rows, h)
@@ -96,20 +97,20 @@ def unipc(
     if order not in (1, 2, 3):
         raise ValueError(f"order must be 1, 2 or 3, got {order}")
 
-    def init(x: Data, grid: Grid) -> ex.Past:
-        return ex.no_past(x, grid, order)
+    def init(x: Data, grid: Grid) -> History:
+        return no_history(x, grid, order)
 
-    def update(key: PRNGKey, x: Data, t: Time, t_next: Time, past: ex.Past) -> Moved:
+    def update(key: PRNGKey, x: Data, t: Time, t_next: Time, past: History) -> Moved:
         clean = denoise(sde, score, x, t)
         # The order of the interval that ended here, which the corrector has too.
         last = jnp.maximum(past.i - 1, 0)
-        before = ex.order_at(last, past.n, order, lower_at_end, past.lengths)
+        before = ex.order_at(last, past.n, order, lower_at_end, past.marks)
         x = x + correction(sde, t, past, clean, before, b)
         move = ex.interval(sde, t, t_next)
-        now = ex.order_at(past.i, past.n, order, lower_at_end, (move.h, *past.lengths))
-        weights = ex.predictor_weights(move.h, past.lengths[:-1], now, b)
-        extra = ex.weighted(weights, past.clean[:-1], clean, move.m)
+        now = ex.order_at(past.i, past.n, order, lower_at_end, (move.h, *past.marks))
+        weights = ex.predictor_weights(move.h, past.marks[:-1], now, b)
+        extra = ex.weighted(weights, past.values[:-1], clean, move.m)
         x = ex.exponential_step(x, move, clean, extra)
-        return StepOut(x, x), ex.advanced(past, clean, move.h)
+        return StepOut(x, x), remembered(past, clean, move.h)
 
     return Step(init, update, 1)

@@ -257,9 +257,10 @@ def test_released_weights_may_be_large(tmp_path, monkeypatch):
 
 def test_what_notebooks_lack_and_large_files_are_found(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    cell = lambda count, *outputs: {
-        "cell_type": "code", "outputs": list(outputs), "execution_count": count
+    cell = lambda count, *outputs, source=checks.INSTALLS: {
+        "cell_type": "code", "outputs": list(outputs), "execution_count": count, "source": source
     }  # fmt: skip
+    link = lambda name: {"cell_type": "markdown", "source": [f"({checks.COLAB}{name})"]}
     picture, error = {"data": {"image/png": "x"}}, {"output_type": "error"}
     books = {
         "clear.ipynb": [cell(None)],
@@ -267,15 +268,17 @@ def test_what_notebooks_lack_and_large_files_are_found(tmp_path, monkeypatch):
         "order.ipynb": [cell(2, picture), cell(1)],
         "wrong.ipynb": [cell(1, picture, error)],
         "blind.ipynb": [cell(1, {"data": {"text/plain": "1"}})],
+        "alone.ipynb": [cell(1, picture, source=["import score_jax"])],
+        "local.ipynb": [cell(1, picture), cell(2, source=["open('/work/x')"])],
     }
     for name, cells in books.items():
-        pathlib.Path(name).write_text(json.dumps({"cells": cells}))
+        pathlib.Path(name).write_text(json.dumps({"cells": [link(name), *cells]}))
     pathlib.Path("broken.ipynb").write_text("{")
     pathlib.Path("large.bin").write_bytes(bytes(checks.LARGEST + 1))
     found = checks.check([pathlib.Path(n) for n in sorted([*books, "broken.ipynb", "large.bin"])])
     assert [f.split(":")[0] for f in found] == [
-        "blind.ipynb", "broken.ipynb", "clear.ipynb", "clear.ipynb", "large.bin", "order.ipynb",
-        "wrong.ipynb",
+        "alone.ipynb", "blind.ipynb", "broken.ipynb", "clear.ipynb", "clear.ipynb", "large.bin",
+        "local.ipynb", "order.ipynb", "wrong.ipynb",
     ]  # fmt: skip
 
 

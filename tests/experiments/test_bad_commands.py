@@ -1,7 +1,7 @@
 """Bad input to the commands: one line that names the option, exit code 2, and nothing written.
 
 To add a case: one line of CASES, (command and options, pattern of the line). {plain}, {classes}, {points}
-are runs without training, {grey}, {colour}, {tall}, {broken}, {x} files, {out} is no path yet.
+are runs without training, {grey}, {colour}, {tall}, {broken}, {x}, {holes} files, {out} is no path yet.
 """
 
 import contextlib
@@ -74,19 +74,24 @@ CASES = [
     ("restore --workdir {plain} --task denoise", "task"),
     (INPAINT, "exactly one of --images, --truth and --test"),
     (f"{INPAINT} --images {{grey}} --test 2", "exactly one of"),
+    (f"{INPAINT} --test 0", "--test must be at least 1, got 0"),
+    (f"{INPAINT} --test -1", "--test must be at least 1, got -1"),
     (f"{INPAINT} --images nowhere.png", "image 'nowhere.png' does not exist"),
     (f"{INPAINT} --images {{broken}}", "image '.*broken.png' cannot be read as a picture"),
     (f"{INPAINT} --images {{tall}}", "must have 8 x 8 pixels .*got 9 x 8: --resize"),
     (f"{INPAINT} --images {{colour}}", "must be grey, got mode RGB"),
     (f"{INPAINT} --images {{x}}", "must have examples of shape"),
     (f"{INPAINT} --test 100000", "--test must be at most"),
-    (f"{INPAINT} --test -1", "--test must be at least 0"),
     (f"{INPAINT} --test 1 --mask middle", "--mask must be one of center"),
     (f"{INPAINT} --test 1 --mask {{tall}}", "--mask .*must have 8 x 8 pixels"),
     (f"{INPAINT} --test 1 --mask {{white}}", "all of its pixels are known"),
     (f"{INPAINT} --test 1 --mask {{grey}}", "all of its pixels are missing"),
     (f"{INPAINT} --test 1 --mask {{broken}}", "--mask '.*broken.png' cannot be read"),
     (f"{INPAINT} --test 1 --mask nan", "--mask nan: nothing is missing in example 0"),
+    (
+        f"{INPAINT} --images {{holes}}",
+        "3 known entries of example 0 are NaN or infinite; --mask nan",
+    ),
     (f"{INPAINT} --test 3 --mask left right", "--mask must be one, or one for each of"),
     (f"{INPAINT} --test 1 --num 0", "--num must be at least 1"),
     (f"{INPAINT} --test 1 --draws 1", "--draws must be 0 or at least 2"),
@@ -127,6 +132,7 @@ CASES = [
     ("restore --workdir {points} --task inpaint --images {grey}", "must be a .npy or .zarr file"),
     # encode and interpolate
     ("encode --workdir {plain}", "exactly one of --images and --test"),
+    ("encode --workdir {plain} --test 0", "--test must be at least 1, got 0"),
     ("encode --workdir {plain} --test 2 --tol 0", "--tol must be finite and > 0"),
     ("encode --workdir {plain} --test 2 --steps 0 --by ddim", "--steps must be at least 1"),
     ("encode --workdir {plain} --test 2 --steps 9", "--steps is not used by --by 'ode'"),
@@ -226,6 +232,7 @@ def places(tmp_path_factory):
     save("colour.png", np.zeros((8, 8, 3)))
     (home / "broken.png").write_bytes((home / "grey.png").read_bytes()[:40])
     np.save(home / "x.npy", np.zeros((3, 5)))
+    np.save(home / "holes.npy", np.where(np.arange(64) < 3, np.nan, 0.0).reshape(1, 8, 8, 1))
     for name in ("there.npz", "there.png"):
         (home / name).touch()
     (home / "reports").mkdir()
@@ -239,7 +246,7 @@ def places(tmp_path_factory):
         "classes": write_run(home / "classes", tiny(class_conditional=True, loss=hidden)),
         "points": write_run(home / "points", tiny("two_moons_vp")),
     }
-    names = ("grey.png", "white.png", "tall.png", "colour.png", "broken.png", "x.npy")
+    names = ("grey.png", "white.png", "tall.png", "colour.png", "broken.png", "x.npy", "holes.npy")
     return (
         found
         | {"home": home, "out": home / "out", "there": home / "there", "reports": home / "reports"}

@@ -23,6 +23,10 @@ class Wrong(inverse.LinearOperator):
 
 
 wrong = Wrong()
+
+
+def dying(sde, score, measurement):
+    raise FloatingPointError("all particles died")
 """
 SMALL = ["--problems", "two_modes", "--num", 16, "--repeats", 3, "--nfe", 10]
 
@@ -57,6 +61,23 @@ def test_methods_of_ours_and_of_the_users_stand_in_one_card(tmp_path, monkeypatc
     assert "its adjoint is one" in call(*checked, "my_methods:blur", check=0).stdout
     assert "adjoint of Wrong is not one" in call(*checked, "my_methods:wrong", check=2).stderr
     assert "must be a LinearOperator" in call(*checked, "my_methods:number", check=2).stderr
+    tiny = (
+        "--problems",
+        "two_modes",
+        "--num",
+        4,
+        "--repeats",
+        2,
+        "--nfe",
+        4,
+        "--out",
+        tmp_path / "x",
+    )
+    none = call("posterior", *tiny, "--methods", "smc", "--noise", 0, check=2).stderr
+    assert "no method is for these problems: two_modes, noise 0: smc with 4 evaluations" in none
+    assert "noise_std must be > 0" in none and not (tmp_path / "x").exists()
+    dying = call("posterior", *tiny, "--methods", "exact", "--method", "my_methods:dying", check=0)
+    assert "my_methods:dying with 4 evaluations is left out: all particles died" in dying.stderr
     wrong = {
         "my_methods": "package.module:function",
         "my_methods:none": "cannot be imported",

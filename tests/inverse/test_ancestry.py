@@ -6,6 +6,8 @@ import pytest
 
 from score_jax.inverse.ancestry import evidence_error, first_families, relative_variance, resampled
 
+FULL = np.full(4, 50.0)  # all of 50 ancestors in each of four systems
+
 
 def test_without_resampling_the_variance_is_that_of_the_weights():
     logs = np.random.default_rng(0).normal(size=50).astype(np.float32)
@@ -38,13 +40,21 @@ def test_the_error_of_a_few_skewed_repeats_covers_the_truth(s):
     held = plainly = 0
     for logs in rng.normal(-0.5 * s**2, s, size=(400, 4)):
         z = np.exp(logs)
-        held += abs(z.mean() - 1) < 2 * evidence_error(logs, np.zeros(4)) * z.mean()
+        held += abs(z.mean() - 1) < 2 * evidence_error(logs, np.zeros(4), FULL, 50) * z.mean()
         plainly += abs(z.mean() - 1) < z.std(ddof=1)
     assert held > 0.68 * 400 and held >= plainly + (s >= 1) * 15
 
 
 def test_systems_without_weight_count_as_nothing():
-    assert evidence_error([-1.0], [0.04]) == pytest.approx((0.04 / 0.96) ** 0.5)
-    assert evidence_error([-1.0, -1.0], [0.04, 0.04]) == pytest.approx((0.02 / 0.98) ** 0.5)
-    assert evidence_error([-1.0], [1.01]) == np.inf
-    assert evidence_error([-1.0, -np.inf], [0.0, np.nan]) == pytest.approx(1.0)
+    error = lambda logs, variances: evidence_error(logs, variances, FULL[: len(logs)], 50)
+    assert error([-1.0], [0.04]) == pytest.approx((0.04 / 0.96) ** 0.5)
+    assert error([-1.0, -1.0], [0.04, 0.04]) == pytest.approx((0.02 / 0.98) ** 0.5)
+    assert error([-1.0], [1.01]) == np.inf
+    assert error([-1.0, -np.inf], [0.0, np.nan]) == pytest.approx(1.0)
+
+
+def test_lost_ancestors_widen_the_error_and_few_that_are_left_refuse_it():
+    error = lambda *left: evidence_error([-1.0] * len(left), [0.0] * len(left), left, 50)
+    assert error(50, 50) == 0 and error(10) == pytest.approx(np.sqrt(1 / 10 - 1 / 50))
+    assert error(10, 10) == pytest.approx(error(10) / 2**0.5)
+    assert error(5.9) == np.inf and error(2, 11) > error(10, 10)

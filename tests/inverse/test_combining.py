@@ -228,10 +228,18 @@ class Bent(LinearOperator):
         return v
 
 
+class Flat(Wrong):
+    """An adjoint that does not take what the operator measures."""
+
+    def adjoint(self, v):
+        return v.reshape(-1, 2)
+
+
 @pytest.mark.parametrize(
     ("call", "named"),
     [
         (lambda: check_adjoint(Wrong(), (3,)), "adjoint of Wrong is not one"),
+        (lambda: check_adjoint(Flat(), (3,)), "adjoint of Flat does not take measurements"),
         (lambda: check_adjoint(Bent(), (3,)), "Bent is not linear"),
         (lambda: check_adjoint(Nonlinear(jnp.square, (3,)), (3,)), "must be a LinearOperator"),
         (lambda: compose(BLUR, "blur"), "inner must be an Operator"),
@@ -253,9 +261,9 @@ class Bent(LinearOperator):
         (lambda: exact_posterior(WHITE, HEAVY), "noise must be normal"),
     ],
     ids=[
-        "adjoint", "bent", "square", "text", "no_parts", "part", "no_arrays", "empty_mask", "real",
-        "coil_shape", "source", "phase", "blocks", "quality", "gain", "scale", "rounded", "zero", "noise",
-        "exact_noise",
+        "adjoint", "flat", "bent", "square", "text", "no_parts", "part", "no_arrays", "empty_mask",
+        "real", "coil_shape", "source", "phase", "blocks", "quality", "gain", "scale", "rounded", "zero",
+        "noise", "exact_noise",
     ],
 )  # fmt: skip
 def test_wrong_use_is_named(call, named):

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from score_jax import likelihood as lk
+from score_jax.losses import level_decoder
 from score_jax.sde import VE, VP, SubVP
 from tests.helpers.closed_form import random_gaussian
 
@@ -63,6 +64,28 @@ def test_a_wrong_score_lowers_it_by_what_the_weights_say():
     snr = lambda t: 2 * float(jnp.log(sde.mean_coeff(t) / sde.std(t)))
     want = 0.5 * 3 * c**2 * (snr(t0) - snr(jnp.float32(1.0)) + 1)
     assert drop == pytest.approx(want, rel=0.05)
+
+
+def test_with_a_decoder_of_levels_its_mean_is_the_entropy():
+    """Two levels, -1 and 1, of probability 0.7 and 0.3, by their exact score; nothing is dequantised."""
+    sde, p = VP(), 0.3
+
+    def score(x, t):
+        m, s = (jnp.reshape(f(t), (-1, 1)) for f in (sde.mean_coeff, sde.std))
+        clean = jnp.tanh(m * x / jnp.square(s) + 0.5 * np.log(p / (1 - p)))
+        return (m * clean - x) / jnp.square(s)
+
+    x0 = jnp.where(jnp.arange(8_000)[:, None] < 4_000, 1.0, jnp.asarray([[-1.0, -1.0]]))
+    run = jax.jit(
+        lambda key: lk.variational_bound(
+            key, sde, score, x0, t0=1e-3, draws=32, decoder=level_decoder(2)
+        )
+    )
+    bound = run(jax.random.key(0))
+    nats = -bound.logp.reshape(2, 4_000).mean(axis=1) / 2
+    # Of each level its own share, as the prior of the levels follows from the score alone.
+    np.testing.assert_allclose(nats, -np.log([p, 1 - p]), atol=0.04)
+    assert bound.nfe == 32 and float(jnp.abs(bound.reconstruction).max()) < 1e-6
 
 
 def test_wrong_use_is_named():

@@ -180,11 +180,19 @@ def test_the_bound_of_a_grid_is_that_of_the_cut_schedule():
         np.testing.assert_allclose(a, b, rtol=2e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("log_mass", [losses.tanh_log_mass, losses.normal_log_mass])
+def _masses(log_mass):
+    return functools.partial(losses.discretized_gaussian, log_mass=log_mass)
+
+
 @pytest.mark.parametrize("levels", [2, 17, 256])
-def test_masses_of_all_levels_sum_to_one(log_mass, levels, x64):
+@pytest.mark.parametrize(
+    "make",
+    [_masses(losses.tanh_log_mass), _masses(losses.normal_log_mass), losses.level_decoder],
+    ids=["tanh", "normal", "levels"],
+)
+def test_masses_of_all_levels_sum_to_one(make, levels, x64):
     low, high = -0.5, 2.0
-    decoder = losses.discretized_gaussian(levels, low=low, high=high, log_mass=log_mass)
+    decoder = make(levels, low=low, high=high)
     x0 = jnp.linspace(low, high, levels)[:, None]
     for mean, std in ((0.3, 0.5), (2.4, 0.3), (-9.0, 2.0)):
         logp = decoder(x0, jnp.full_like(x0, mean), jnp.full_like(x0, 2 * math.log(std)))

@@ -1,6 +1,7 @@
 """Samplers by name: every name means something, and costs what is said."""
 
 import dataclasses
+import os
 import typing
 
 import jax
@@ -10,13 +11,17 @@ import pytest
 from experiments import compare, presets, runs
 from experiments import sample as command
 from experiments.config import SampleConfig
-from experiments.parts import samplers
-from score_jax.samplers import StepCosts, sample, threshold
+from experiments.parts import fitted, samplers
+from score_jax.samplers import ModelStatistics, StepCosts, sample, threshold
 from score_jax.sde import VP
 from tests.helpers.closed_form import isotropic
 
 SDE = VP()
 SCORE = isotropic(SDE, 0.3, 0.2)
+# Of N(0.3, 0.2^2) in each of two entries: l is the share of the noise in the variance of x/m.
+LEVELS = np.linspace(-4.0, 4.0, 33)
+SHARE = np.repeat(1 / (1 + np.exp(2 * LEVELS) * 0.2**2), 2).reshape(33, 2)
+STATISTICS = ModelStatistics(LEVELS, SHARE, 0 * SHARE, -0.3 * np.gradient(SHARE, LEVELS, axis=0))
 TABLES = {
     "sampler": samplers.SAMPLERS,
     "predictor": samplers.PREDICTORS,
@@ -42,12 +47,15 @@ def test_an_unknown_name_is_answered_with_the_known_ones():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", samplers.SAMPLERS)
-def test_every_named_sampler_draws_and_costs_what_is_said(name):
+def test_every_named_sampler_draws_and_costs_what_is_said(name, tmp_path):
     """On its usual grid it finds the Gaussian, at the number of evaluations stated in advance."""
+    if samplers.SAMPLERS[name].statistics:
+        fitted.save_statistics(tmp_path, STATISTICS)
     steps = {"song": 30, "langevin": 20}.get(name, 12)
     c = SampleConfig(sampler=name, steps=steps, epsilon=1e-3, t0=1e-2)
+    made = samplers.make(c, of_run=fitted.found_in(tmp_path))
     out = sample(
-        jax.random.key(0), SDE, SCORE, (64, 2), sampler=samplers.make(c), grid=samplers.make_grid(c, SDE),
+        jax.random.key(0), SDE, SCORE, (64, 2), sampler=made, grid=samplers.make_grid(c, SDE),
         progress=False, chunk=64, devices=jax.devices()[:1],
     )  # fmt: skip
     assert out.x.mean() == pytest.approx(0.3, abs=0.2)
@@ -69,19 +77,44 @@ def test_a_fitted_grid_is_that_of_its_file(tmp_path):
     second = (
         np.broadcast_to(first[None], (7, 7, 7)) + np.where(first < np.inf, 0, first)[:, :, None]
     )
-    file = tmp_path / "fitted_grid.npz"
-    samplers.save_costs(file, StepCosts(times, first, second))
+    fitted.save_costs(tmp_path, StepCosts(times, first, second))
+    of_run = fitted.found_in(tmp_path)
+    assert of_run.statistics is None
     c = SampleConfig(sampler="dpmpp_2m", grid="fitted", steps=3, t0=0.01)
     for sampler in ("dpmpp_2m", "ddim"):
-        found = samplers.make_grid(dataclasses.replace(c, sampler=sampler), SDE, file)
+        found = samplers.make_grid(dataclasses.replace(c, sampler=sampler), SDE, of_run)
         np.testing.assert_array_equal(found, times[::2])  # equal steps, whose squares sum to least
     with pytest.raises(ValueError, match="needs a run with a fitted grid"):
         samplers.make_grid(c, SDE)
     with pytest.raises(ValueError, match=r"was fitted to t0=0\.01, got t0=0\.001"):
-        samplers.make_grid(dataclasses.replace(c, t0=1e-3), SDE, file)
-    np.savez(file, times=times)
-    with pytest.raises(ValueError, match="holds no fitted grid"):
-        samplers.make_grid(c, SDE, file)
+        samplers.make_grid(dataclasses.replace(c, t0=1e-3), SDE, of_run)
+    np.savez(of_run.grid, times=times)
+    with pytest.raises(ValueError, match=r"fitted_grid\.npz cannot be read as a fitted grid"):
+        samplers.make_grid(c, SDE, of_run)
+
+
+def test_statistics_are_those_of_their_file(tmp_path):
+    """The same object for the same file, as programs are kept by it; a new one for a new file."""
+    c = SampleConfig(sampler="dpm_solver_v3", order=3, t0=0.01)
+    with pytest.raises(ValueError, match=r"needs a run with model statistics: .*--fit-statistics"):
+        samplers.make(c)
+    assert samplers.evaluations(c, SDE) == (1, 1)  # known before there are any
+    fitted.save_statistics(tmp_path, STATISTICS)
+    of_run = fitted.found_in(tmp_path)
+    assert samplers.make(c, of_run=of_run) == samplers.make(c, of_run=of_run)
+    options = dict(samplers.make(c, of_run=of_run).options)
+    assert options["order"] == 3
+    for name in fitted.STATISTICS:
+        np.testing.assert_allclose(
+            getattr(options["statistics"], name), getattr(STATISTICS, name), rtol=1e-6
+        )
+    np.savez(of_run.statistics, levels=STATISTICS.levels[::-1], linear=[1], growth=[0], shift=[0])
+    os.utime(of_run.statistics, ns=(0, 0))
+    with pytest.raises(ValueError, match=r"cannot be read as model statistics: levels must be"):
+        samplers.make(c, of_run=of_run)
+    of_run.statistics.write_bytes(b"PK\3\4")
+    with pytest.raises(ValueError, match=r"model_statistics\.npz cannot be read as model"):
+        samplers.make(c, of_run=of_run)
 
 
 def test_thresholds_keep_what_is_said_of_the_data_in_its_range():

@@ -3,6 +3,7 @@
 import gc
 import weakref
 
+import diffrax
 import jax
 import jax.numpy as jnp
 import pytest
@@ -21,6 +22,9 @@ RUNS = {
         SDE, score, X, t_from=1.0, t_to=1e-3, **LOOSE
     ),
     "log_likelihood": lambda score: sj.log_likelihood(jax.random.key(0), SDE, score, X, **LOOSE),
+    "diffrax_sde": lambda score: sj.samplers.diffrax_sde(
+        jax.random.key(0), SDE, score, X, [1.0, 0.5, 0.1], solver=diffrax.Euler()
+    ),
     "sample": lambda score: sj.sample(
         jax.random.key(0), SDE, score, (4, 2), sampler=sj.flow(**LOOSE), grid=[1.0, 1e-3],
         progress=False,
