@@ -1,7 +1,7 @@
 """Devices of clusters that are not there, for which JAX compiles: used by `benchmarks.scale` and tests.
 
-TPUs need libtpu, which `make libtpu` puts into .cache/libtpu. H100s need JAX's plugin for CUDA and NVIDIA's
-compiler and libraries, which `make cuda` puts into .cache/cuda.
+TPUs need libtpu, which `make libtpu` puts into .cache/libtpu. H100s need JAX's plugin for CUDA and
+NVIDIA's compiler and libraries, which `make cuda` puts into .cache/cuda.
 """
 
 import dataclasses
@@ -47,8 +47,8 @@ SIZES = {
     "v6e": ["2x2", "4x4", "8x8", "16x16"],
     GPU: ["1x1x4", "1x2x8", "1x8x8", "1x32x8"],
 }
-# What XLA asks for about an H100 SXM: limits of compute capability 9.0 from the CUDA C++ Programming Guide,
-# sizes and rates from NVIDIA's data sheet.
+# What XLA asks for about an H100 SXM: limits of compute capability 9.0 from the CUDA C++ Programming
+# Guide, sizes and rates from NVIDIA's data sheet.
 H100 = """
 gpu_device_info {
   cuda_compute_capability { major: 9 minor: 0 }

@@ -9,9 +9,9 @@
 The training step is that of `experiments.train`; `--program sample` compiles the sampler's scan and
 `likelihood` the solve of the flow, each with the batch divided over the chips. JAX cannot compile pmap
 for absent devices: it is compiled as shard_map of the same body. Nothing here ran: times are the least
-that arithmetic, main memory or the links allow, by the chip's data sheet. Needs libtpu (`make libtpu`), or
-for H100s the plugin and libraries of CUDA (`make cuda`), and, for large networks, 5 to 10 GB of memory and
-many minutes.
+that arithmetic, main memory or the links allow, by the chip's data sheet. Needs libtpu (`make libtpu`),
+or for H100s the plugin and libraries of CUDA (`make cuda`), and, for large networks, 5 to 10 GB of memory
+and many minutes.
 
 XLA's cost model counts the body of a loop once, counts accesses to the chip's own memory as others, and
 adds -1 second for some custom calls. Accesses to main memory are therefore counted from the compiled
@@ -285,7 +285,8 @@ def parsed(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--config", default="vp_cifar10_ddpmpp_continuous")
     parser.add_argument(
-        "--topology", default="v5e:4x4",
+        "--topology",
+        default="v5e:4x4",
         help="such as v5e:16x16, v5p:4x4x4, or h100:1x4x8, slices x hosts x GPUs of a host",
     )
     parser.add_argument("--mapping", choices=list(MAPPINGS), default="fsdp")

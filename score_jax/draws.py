@@ -106,7 +106,9 @@ def _bits(data: UInt32[Array, " w"], width: int, shape: tuple[int, ...]) -> Arra
     count = lambda axis: jax.lax.broadcasted_iota(jnp.uint32, pairs, axis)
     example = data[2] + data[3] * count(0)
     places = [math.prod(pairs[axis + 1 :]) for axis in range(1, len(pairs))]
-    place = sum((count(i) * jnp.uint32(n) for i, n in enumerate(places, 1)), jnp.zeros_like(example))
+    place = sum(
+        (count(i) * jnp.uint32(n) for i, n in enumerate(places, 1)), jnp.zeros_like(example)
+    )
     blocks = extended.threefry2x32_p.bind(data[0], data[1], example, place)
     words = jnp.concatenate(blocks, axis=-1)[..., :last].reshape(shape)
     return words.astype({8: jnp.uint8, 16: jnp.uint16, 32: jnp.uint32}[width])

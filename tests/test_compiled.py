@@ -38,7 +38,7 @@ def test_products_of_nvidias_libraries_are_counted():
 
 @pytest.mark.parametrize("name", ["h100:4x8", "h100", "v9:2x2", "v5e:"])
 def test_unknown_topologies_are_answered_with_known_ones(name):
-    with pytest.raises(ValueError, match="v5e:4x4.*h100:1x2x8"):
+    with pytest.raises(ValueError, match=r"v5e:4x4.*h100:1x2x8"):
         clusters.chip_of(name)
 
 

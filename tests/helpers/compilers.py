@@ -1,4 +1,4 @@
-"""Install a compiler for chips that are not there into .cache: `python -m tests.helpers.compilers libtpu`.
+"""Install a compiler for absent chips into .cache: `python -m tests.helpers.compilers libtpu`.
 
 | name | for | used by |
 |---|---|---|

@@ -385,7 +385,7 @@ def test_on_a_tpu_wide_fir_is_a_grouped_convolution(name):
 
 @pytest.mark.parametrize("axes", [1, 2, 3])
 def test_slices_and_a_grouped_convolution_filter_alike(axes):
-    x = np.random.default_rng(0).normal(size=(2, 4, 6, 4)[: axes + 1] + (3,)).astype(np.float32)
+    x = np.random.default_rng(0).normal(size=(2, *(4, 6, 4)[:axes], 3)).astype(np.float32)
     for taps, pads, step, up in (
         ([0.1, 0.2, 0.3, 0.4], (2, 2), 1, True),
         ([0.5, 0.3, 0.2], (2, 1), 1, True),
