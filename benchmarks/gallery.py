@@ -16,7 +16,7 @@ import jax
 import numpy as np
 
 from experiments import cli, runs
-from experiments.compare import LEFT_OUT
+from experiments.compare import usual
 from experiments.config import GuidanceConfig
 from experiments.evaluate import distances
 from experiments.parts import guiding, samplers, sampling
@@ -52,10 +52,9 @@ class Args:
     # Evaluations of each sampler that has a number of steps, and the tolerance of the adaptive ones.
     nfe: int = 30
     tol: float = 1e-2
-    # Samples a seed, the seeds, and the steps of the run's sampler.
+    # Samples a seed, and the seeds.
     num: int = 300
     seeds: int = 3
-    steps: int = 20
     # Samples a scale of guidance; 0 draws without labels.
     guided: int = 200
     scales: tuple[float, ...] = (0.0, 2.0, 4.0)
@@ -87,9 +86,7 @@ def by_sampler(args: Args) -> None:
     num = run.num_classes or len(NAMES)
     rows: dict[str, np.ndarray] = {}
     evaluations: dict[str, float] = {}
-    for name in samplers.SAMPLERS:
-        if name in LEFT_OUT:
-            continue
+    for name in usual(run):
         choice: Any = name
         named = dataclasses.replace(
             run.config.sample, sampler=choice, grid="usual", rtol=args.tol, atol=args.tol
@@ -113,7 +110,7 @@ def measure(args: Args) -> None:
     """Measure the samples of a run."""
     workdir, out = pathlib.Path(args.workdir), pathlib.Path(args.out)
     run, params, step = runs.load(workdir)
-    config = dataclasses.replace(run.config.sample, steps=args.steps)
+    config = run.config.sample
     space, test = feature_space(run), run.source.examples(args.test)
     train = run.source.examples(len(run.source.split("train")), "train")
     flat = space.features(train["x"])
@@ -159,7 +156,7 @@ def measure(args: Args) -> None:
     shown = dict(sorted(shown.items()))
     note("guidance", {f"{s:g}": measured(x[: args.guided]) for s, x in shown.items()})
     draw(out / "guidance.png", [x[:10] for x in shown.values()], [f"{s:g}" for s in shown], NAMES)
-    options = bits.Options(examples=args.bits, chunk=args.bits, tol=1e-3)
+    options = bits.Options(examples=args.bits, chunk=args.bits)
     note("bits_per_dim", bits.by_flow(run, params, jax.random.key(3), options))
 
 

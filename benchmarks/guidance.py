@@ -159,7 +159,7 @@ def completed(workdir: pathlib.Path, args: Args, out: pathlib.Path) -> dict[str,
         ).x  # fmt: skip
         print(name, _judge(run, space, images[name], truth, y), flush=True)
     if args.smc_halves:
-        images["smc"] = by_particles(run, score, truth, mask, args)
+        images["smc"] = by_particles(run, score({}), truth, mask, args)
         print("smc", _judge(run, space, images["smc"], truth, y), flush=True)
     rows = np.stack([x[:12] for x in images.values()])
     grid = viz.image_grid(rows.reshape(-1, *run.shape), columns=12, scale=max(1, 48 // len(mask)))

@@ -120,8 +120,8 @@ def draw_release(workdir: pathlib.Path) -> None:
     score = jax.tree_util.Partial(lambda params, y: model.score(params, y), params)
     y = np.arange(30, dtype=np.int32) % info["data"].num_classes
     out = samplers.sample(
-        jax.random.key(0), model.sde, score, (len(y), *info["shape"]), sampler=samplers.dpmpp_2m,
-        grid=samplers.log_snr_grid(model.sde, 20), y=y,
+        jax.random.key(0), model.sde, score, (len(y), *info["shape"]), sampler=samplers.ancestral,
+        grid=samplers.uniform_grid(model.sde, 40), y=y,
     )  # fmt: skip
     path = workdir / "clothes.png"
     if pictures.written(path, lambda: viz.picture(out.x, range=(-1, 1), columns=10)):

@@ -266,12 +266,13 @@ def _filled(lines: list[list[str]]) -> list[list[str]]:
 def card(result: dict[str, Any], noise_stds: Sequence[float] = ()) -> Any:
     """Draw the posterior card, of these noise levels: a row a problem, a column a figure."""
     groups = {k: v for k, v in _groups(result).items() if not noise_stds or k[1] in noise_stds}
-    names = list(dict.fromkeys(row["method"] for row in result["rows"]))
+    named = [list(dict.fromkeys(row["method"] for row in rows)) for rows in groups.values()]
     budgets = sorted({float(f"{row['nfe']:.1g}") for row in result["rows"] if row["nfe"]})
-    tall = 0.6 + 0.21 * len(names)
-    figure = viz.new_figure(13, tall * len(groups) + 0.5, dpi=100)
-    axes = figure.subplots(len(groups), len(SHOWN), squeeze=False)
-    for i, ((problem, noise), rows) in enumerate(groups.items()):
+    tall = [0.6 + 0.21 * len(names) for names in named]
+    figure = viz.new_figure(13, sum(tall) + 0.5, dpi=100)
+    ratios = {"height_ratios": tall}
+    axes = figure.subplots(len(groups), len(SHOWN), squeeze=False, gridspec_kw=ratios)
+    for i, (((problem, noise), rows), names) in enumerate(zip(groups.items(), named, strict=True)):
         for panel, (name, ideal) in zip(axes[i], SHOWN.items(), strict=True):
             for row in rows:
                 _mark(panel, row, name, names.index(row["method"]), budgets)
@@ -287,6 +288,7 @@ def card(result: dict[str, Any], noise_stds: Sequence[float] = ()) -> Any:
                 for which in ("major", "minor"):
                     getattr(panel.xaxis, f"set_{which}_formatter")("{x:g}")
             panel.tick_params(axis="x", which="both", labelsize=7)
+            panel.set_visible(any(name in row["figures"] for row in rows))
             if i == 0:
                 panel.set_title(LONG[name], fontsize=9)
         axes[i][0].set_ylabel(f"{problem}, noise {noise:g}", fontsize=9)

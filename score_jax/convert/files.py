@@ -122,7 +122,7 @@ _FOLDERS = (
 )  # fmt: skip
 # Releases of this library, by name: the sha256 of pretrained/NAME.npz.
 _RELEASES: dict[str, str | None] = {
-    "fashion_vp": "f1172fc0b52d56e777f7aa20638b26376c3b3c26624a34fd8e6f965f207ae4e3",
+    "fashion_vp": "afa1b299384c9ea0da12dbe2e4dc859baa0beefae5d4e3485ce742a2fa62bf65",
 }
 _OURS = "https://github.com/score-jax/score_jax/raw/main/"
 

@@ -1,6 +1,7 @@
 """Log-likelihoods against densities known in closed form."""
 
 import json
+import math
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +12,7 @@ import scipy.integrate
 from score_jax import likelihood as lk
 from score_jax.parametrization import NOISE, SCORE, StdInput, TimeInput
 from score_jax.samplers import IN_ANGLE, IN_LOG_NOISE, IN_TIME
-from score_jax.samplers.ode import worst_sample
+from score_jax.samplers.ode import batch_rms, worst_sample
 from score_jax.score import score_fn
 from score_jax.sde import VE, VP, SubVP, reverse_drift
 from tests.helpers.closed_form import Mixture, random_normal
@@ -163,7 +164,7 @@ def test_the_worst_sample_can_rule_the_error():
     x, score = data.sample(64), data.score_fn(sde)
     t0, t1 = jnp.float32(1e-3), jnp.float32(1.0)
     errors, costs = [], []
-    for norm in (None, worst_sample):
+    for norm in (batch_rms, worst_sample):
         options = {"t0": 1e-3, "rtol": 1e-3, "atol": 1e-3, "norm": norm}
         run = lambda x, o=options: lk.log_likelihood(jax.random.key(0), sde, score, x, **o)
         out = jax.jit(run)(x)
@@ -171,6 +172,19 @@ def test_the_worst_sample_can_rule_the_error():
         errors.append(float(jnp.abs(out.logp - want).max()))
         costs.append(int(out.nfe))
     assert costs[1] > costs[0] and errors[1] < errors[0]
+
+
+def test_in_many_dimensions_the_density_is_as_exact_as_the_data():
+    """The density is one number beside 256: where it counts as one of 257, it is 0.035 off here."""
+    sde, std, d = SDES["vp"], 0.01, 256
+    score = lambda x, t: -x / (sde.mean_coeff(t) ** 2 * std**2 + sde.std(t) ** 2)
+    x = std * jax.random.normal(jax.random.key(1), (4, d))
+    run = jax.jit(
+        lambda x: lk.log_likelihood(jax.random.key(0), sde, score, x, rtol=1e-4, atol=1e-4)
+    )
+    variance = float(sde.mean_coeff(1e-5) ** 2 * std**2 + sde.std(1e-5) ** 2)
+    want = -0.5 * (x**2).sum(axis=1) / variance - 0.5 * d * math.log(2 * math.pi * variance)
+    assert float(jnp.abs(run(x).logp - want).max()) / d < 2e-3
 
 
 def test_one_network_evaluation_gives_drift_and_divergence():
