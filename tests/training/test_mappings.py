@@ -119,7 +119,7 @@ def test_keys_of_rows_are_folded_and_split_as_others_are(key, reuse):
     u = jax.random.uniform(rows, (8, 20_000))
     assert np.abs(np.corrcoef(u) - np.eye(8)).max() < 5 / np.sqrt(20_000)
     assert float(u.mean()) == pytest.approx(0.5, abs=5 / np.sqrt(12 * u.size))
-    others = [*jax.random.split(rows, 2), jax.random.fold_in(rows, 1), rows]
+    others = [*jax.random.split(rows, 2), jax.random.fold_in(rows, 9), rows]
     assert len(np.unique([jax.random.bits(k, (8, 3)) for k in others])) == 4 * 24
 
 
