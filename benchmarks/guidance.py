@@ -7,7 +7,8 @@
 (`experiments.train_classifier`). Judged by the classifier of `reports.features`, which sees no noise
 and none of the networks. Writes results.json, guidance.png and completed.png.
 
-Other images than digits are completed, too, and compared by their error alone, as with released weights:
+Other images than digits are completed, too, and compared by their error alone, as with released weights;
+networks with classes are given none:
 
     python -m experiments.convert --from score_jax --file fashion_vp --workdir runs/fashion_vp
     python -m benchmarks.guidance --plain runs/fashion_vp --scales --halves 32
@@ -84,6 +85,12 @@ def methods(run: Run, operator: Any) -> dict[str, tuple[Any, dict[str, Any]]]:
     }
 
 
+def unlabelled(run: Run, num: int, workdir: pathlib.Path) -> dict[str, Any]:
+    """What the network is given for `num` images of unknown class."""
+    label = sampling.one_class(run, None, workdir)
+    return sampling.labels(run, num, None if label is None else np.full(num, label))
+
+
 def by_particles(run: Run, score: Any, truth: Any, mask: Any, args: Args) -> Any:
     """One draw of each of the first digits by twisted SMC, of measurements with noise."""
     noisy = inverse.measure(
@@ -141,25 +148,27 @@ def completed(workdir: pathlib.Path, args: Args, out: pathlib.Path) -> dict[str,
     """Accuracy and error of digits whose lower half was completed, beside a fill by the mean."""
     run, params, _ = runs.load(workdir)
     space = feature_space(run)
-    given = run.source.examples(args.halves)
-    truth, y = np.asarray(run.source.on_levels(given["x"]), np.float32), given.get("y")
+    test = run.source.examples(args.halves)
+    truth, y = np.asarray(run.source.on_levels(test["x"]), np.float32), test.get("y")
     mask = np.indices(run.shape)[0] < run.shape[0] // 2
     measurement = inverse.measure(jax.random.key(5), inverse.Mask(mask), truth)
     mean = np.asarray(run.source.on_levels(run.source.examples(1_000, "train")["x"])).mean(axis=0)
     images = {"truth": truth, "filled by the mean": np.where(mask, truth, mean)}
     score = sampling.make_score(run, params, SampleConfig())
     chosen = methods(run, measurement.operator)
+    given = unlabelled(run, len(truth), workdir)
     for name, (method, options) in chosen.items():
         if args.methods and name not in args.methods:
             continue
         images[name] = inverse.posterior_sample(
-            jax.random.key(6), run.sde, score, measurement, method, options=options, y={},
+            jax.random.key(6), run.sde, score, measurement, method, options=options, y=given,
             grid=log_snr_grid(run.sde, args.half_steps), sampler=ancestral, chunk=args.halves,
             progress=False,
         ).x  # fmt: skip
         print(name, _judge(run, space, images[name], truth, y), flush=True)
     if args.smc_halves:
-        images["smc"] = by_particles(run, score({}), truth, mask, args)
+        each = score(unlabelled(run, args.particles, workdir))
+        images["smc"] = by_particles(run, each, truth, mask, args)
         print("smc", _judge(run, space, images["smc"], truth, y), flush=True)
     rows = np.stack([x[:12] for x in images.values()])
     grid = viz.image_grid(rows.reshape(-1, *run.shape), columns=12, scale=max(1, 48 // len(mask)))
