@@ -28,7 +28,10 @@ demo: $(STAMP)
 PYTEST := $(BIN)/python -m pytest -n logical --maxprocesses 8 --dist worksteal
 
 # The compiler for TPUs, in a folder of its own, for tests/test_tpu.py and benchmarks/scale.py.
-libtpu cuda: $(STAMP)
+libtpu: $(STAMP)
+	@$(BIN)/python -m tests.helpers.compilers $@
+
+cuda: $(STAMP)
 	@$(BIN)/python -m tests.helpers.compilers $@
 
 test: $(STAMP) libtpu
