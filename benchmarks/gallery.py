@@ -1,4 +1,4 @@
-"""The figures of docs/gallery.md: `python -m benchmarks.gallery --workdir runs/fashion_vp`.
+"""The figures of docs/gallery.md: `python -m benchmarks.gallery --workdir RUN [--parts samplers]`.
 
 samplers    samples of every sampler from the same noise: samplers.png and samplers.json
 measured    distances of samples to the test split for several seeds, guidance by scale, the training

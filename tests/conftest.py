@@ -10,13 +10,9 @@ from tests.helpers.environment import set_environment
 
 FAST = set_environment()
 
-from jaxtyping import install_import_hook
+from tests.helpers import typecheck
 
-# For the whole run: modules imported later by the tests are checked as well.
-# An int where a float is asked for is right, as in the rest of Python.
-install_import_hook(
-    "score_jax", "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))"
-)
+typecheck.install("score_jax")  # for the whole run: modules that the tests import later, too
 
 import jax
 import numpy as np

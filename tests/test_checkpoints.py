@@ -1,5 +1,6 @@
 """Checkpoints: what comes back is what was saved, or an error that says why; never other values."""
 
+import functools
 import json
 import logging
 import resource
@@ -16,6 +17,7 @@ from score_jax.checkpoints import CheckpointError, open_checkpoints, restore_par
 from score_jax.training import TrainState, init_state
 
 
+@functools.cache
 def make_state(seed, width=5):
     keys = jax.random.split(jax.random.key(seed), 3)
     optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(1e-3))

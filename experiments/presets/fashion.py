@@ -33,7 +33,7 @@ _VP = Config(
     ),
     optim=OptimConfig(lr=2e-3, warmup=300, beta2=0.99, schedule="cosine"),
     train=TrainConfig(steps=10_000, sample_every=2_500, checkpoint_every=500),
-    # Steps that add noise mend what deterministic ones tear with a network of this size (docs/gallery.md).
+    # Steps that add noise mend what deterministic ones tear with so small a network (docs/gallery.md).
     sample=SampleConfig(sampler="ancestral", steps=40),
 )  # fmt: skip
 

@@ -293,7 +293,17 @@ def read_safetensors(path: str | Path) -> dict[str, np.ndarray]:
         raise FileNotFoundError(f"{path} is not a file")
     package = safetensors_of(path)
     with reading(path), package.safe_open(path, framework="numpy") as file:
-        return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        return {name: _tensor(file, name) for name in file.keys()}  # noqa: SIM118
+
+
+def _tensor(file: Any, name: str) -> np.ndarray:
+    try:
+        return np.asarray(file.get_tensor(name))
+    except AttributeError:  # of NumPy, which has no such type
+        kind = file.get_slice(name).get_dtype()
+        raise ValueError(
+            f"its tensor {brief(name)} has the type {kind}, which NumPy does not know"
+        ) from None
 
 
 READERS = {".safetensors": read_safetensors, ".bin": read_torch}

@@ -190,7 +190,8 @@ def safetensors_of(**tensors):
 def test_safetensors_of_other_types_and_places(tmp_path, raw):
     path = tmp_path / "x.safetensors"
     path.write_bytes(raw)
-    refused(read_safetensors, path, r"x\.safetensors cannot be read")
+    type_of = ".*the type F8_E4M3, which NumPy does not know" if b"F8" in raw else ""
+    refused(read_safetensors, path, r"x\.safetensors cannot be read" + type_of)
 
 
 HUGE = 10**12
