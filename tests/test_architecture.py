@@ -16,7 +16,7 @@ EXPERIMENTS = sorted((ROOT / "experiments").rglob("*.py"))
 # What each part may import of the others. A part is a file of score_jax or a folder of it.
 BASE = {
     "types", "_math", "_check", "_files", "_hosts", "_names", "_renamed", "_pickles",
-    "_pickled_arrays", "draws", "runtime", "_batched", "_failures", "_precision",
+    "_pickled_arrays", "draws", "runtime", "_batched", "_failures", "_hoisted", "_precision",
 }  # fmt: skip
 MODELS = {
     "analytic",

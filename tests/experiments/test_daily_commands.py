@@ -114,7 +114,7 @@ def test_what_was_drawn_is_kept_after_an_interrupt(folders, tmp_path, monkeypatc
 @pytest.mark.slow
 def test_latents_and_log_densities(folders, tmp_path):
     np.save(tmp_path / "x.npy", np.asarray([[0.5, 0.2], [-1.0, 0.3]]))
-    args = ["--workdir", folders["points"], "--images", tmp_path / "x.npy", "--tol", 1e-3]
+    args = ["--workdir", folders["points"], "--images", tmp_path / "x.npy", "--tol", 1e-5]
     out, _ = call(encode, *args, "--logp", "--out", tmp_path / "a")
     found = np.load(tmp_path / "a.npz")
     assert found["z"].shape == (2, 2) and found["logp"].shape == (2,)
