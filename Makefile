@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: demo test check docs transcripts clean env libtpu
+.PHONY: demo test check docs transcripts clean env libtpu cuda
 .DEFAULT_GOAL := demo
 
 # Use uv if it is installed (faster), otherwise venv and pip. The stamp is touched last, so that an
@@ -29,7 +29,10 @@ PYTEST := $(BIN)/python -m pytest -n logical --maxprocesses 8 --dist worksteal
 
 # The compiler for TPUs, in a folder of its own, for tests/test_tpu.py and benchmarks/scale.py.
 libtpu: $(STAMP)
-	@$(BIN)/python -m tests.helpers.libtpu
+	@$(BIN)/python -m tests.helpers.compilers $@
+
+cuda: $(STAMP)
+	@$(BIN)/python -m tests.helpers.compilers $@
 
 test: $(STAMP) libtpu
 	$(PYTEST)

@@ -110,6 +110,39 @@ def _results(one: Instruction) -> list[Array]:
     return given
 
 
+def _sizes(text: str) -> list[int]:
+    """The lengths in {0,1} or ["0","1"]."""
+    return [int(n) for n in re.findall(r"\d+", text)]
+
+
+def _flops(one: Instruction, given: list[Array], made: list[Array]) -> float:
+    """Two for each multiplication of a product: a dot, a convolution, or a call of NVIDIA's libraries."""
+    target = re.search(r'custom_call_target="(__cu[^"]*)"', one.attributes)
+    labels = re.search(r"dim_labels=\w+_(\w+)->", one.attributes)
+    if len(given) < 2 or not made:
+        return 0.0
+    if one.operation == "dot":
+        contracted = re.search(r"lhs_contracting_dims=\{([^}]*)\}", one.attributes)
+        lengths = [given[0].shape[i] for i in _sizes(contracted[1] if contracted else "")]
+        return 2.0 * math.prod(made[0].shape) * math.prod(lengths)
+    if labels is not None:
+        # The data of each kind of call: <g, conv(x, w)> takes |g| |w| / o multiplications.
+        kind = target[1] if target else ""
+        g, w = made[0], given[1]
+        if "BackwardInput" in kind:
+            g = given[0]
+        elif "BackwardFilter" in kind:
+            g, w = given[1], made[0]
+        return 2.0 * math.prod(g.shape) * math.prod(w.shape) / w.shape[labels[1].index("o")]
+    if target is not None and "__cublas" in target[1]:
+        batch = re.search(r'"lhs_batch_dimensions":\[([^\]]*)\]', one.attributes)
+        times = math.prod(given[0].shape[i] for i in _sizes(batch[1] if batch else ""))
+        return 2.0 * math.sqrt(
+            math.prod(given[0].shape) * math.prod(given[1].shape) * math.prod(made[0].shape) / times
+        )
+    return 0.0
+
+
 class Program:
     """A compiled program by its computations."""
 
@@ -198,6 +231,17 @@ class Program:
                 widest = max(floats, key=lambda name: (name[0] == "f", name))
                 found[widest][one.source] += 1
         return found
+
+    def flops(self) -> float:
+        """FLOP of its products, with loops as often as they run."""
+        repeats, total = self.repeats(), 0.0
+        for name, instructions in self.computations.items():
+            types = {one.name: one.type for one in instructions}
+            for one in instructions:
+                if one.operation in ("dot", "convolution", "custom-call"):
+                    given = [a for n in one.operands for a in arrays(types.get(n, ""))]
+                    total += repeats.get(name, (1, False))[0] * _flops(one, given, arrays(one.type))
+        return total
 
     def moved(self) -> Counter[str]:
         """{operation: bytes read from and written to main memory}, with loops as often as they run."""

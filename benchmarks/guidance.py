@@ -170,8 +170,9 @@ def completed(workdir: pathlib.Path, args: Args, out: pathlib.Path) -> dict[str,
         each = score(unlabelled(run, args.particles, workdir))
         images["smc"] = by_particles(run, each, truth, mask, args)
         print("smc", _judge(run, space, images["smc"], truth, y), flush=True)
-    rows = np.stack([x[:12] for x in images.values()])
-    grid = viz.image_grid(rows.reshape(-1, *run.shape), columns=12, scale=max(1, 48 // len(mask)))
+    few = min(12, *map(len, images.values()))
+    rows = np.stack([x[:few] for x in images.values()])
+    grid = viz.image_grid(rows.reshape(-1, *run.shape), columns=few, scale=max(1, 48 // len(mask)))
     viz.save_image(viz.labelled(grid, rows=list(images)), out / "completed.png")
     return {name: _judge(run, space, x, truth, y) for name, x in images.items()}
 

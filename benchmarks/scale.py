@@ -3,17 +3,21 @@
     python -m benchmarks.scale --config vp_cifar10_ddpmpp_continuous --topology v5e:16x16 --mapping fsdp
     python -m benchmarks.scale --config digits_vp --topology v5e:4x4 --program sample
     python -m benchmarks.scale --config digits_vp --topology v5e:2x2 --table
+    python -m benchmarks.scale --config digits_vp --topology h100:1x4x8 --mapping jit
     python -m benchmarks.scale --shares [PRESET ...]
 
 The training step is that of `experiments.train`; `--program sample` compiles the sampler's scan and
 `likelihood` the solve of the flow, each with the batch divided over the chips. JAX cannot compile pmap
 for absent devices: it is compiled as shard_map of the same body. Nothing here ran: times are the least
-that arithmetic, main memory or the links allow, by the chip's data sheet. Needs libtpu (`make libtpu`)
-and, for large networks, 5 to 10 GB of memory and many minutes.
+that arithmetic, main memory or the links allow, by the chip's data sheet. Needs libtpu (`make libtpu`),
+or for H100s the plugin and libraries of CUDA (`make cuda`), and, for large networks, 5 to 10 GB of memory
+and many minutes.
 
 XLA's cost model counts the body of a loop once, counts accesses to the chip's own memory as others, and
 adds -1 second for some custom calls. Accesses to main memory are therefore counted from the compiled
-text, with loops as often as they run.
+text, with loops as often as they run. For GPUs it counts nothing, as the products are in NVIDIA's
+libraries: they are counted from the text too. The memory that those libraries take beside is in the
+temporaries.
 """
 
 import argparse
@@ -116,7 +120,8 @@ def inference(run: Any, devices: list[Any], program: str) -> tuple[Any, Any, Any
     key = at(jax.eval_shape(lambda: jax.random.key(0)), lies(None))
     x = jax.ShapeDtypeStruct((n, *run.shape), jnp.float32, sharding=rows)
     given = jax.tree.map(lambda s: at(s, rows), _given(run, n))
-    return jax.jit(solve).lower(placed, key, x, given), params, lies
+    args = (placed, key, x, given)
+    return clusters.lower(jax.jit(solve), args, devices[0]), params, lies
 
 
 def compile_for(args: argparse.Namespace, topology: str) -> Case:
@@ -161,11 +166,16 @@ def on_links(sent: Counter[tuple[str, str, bool]], pieces: int) -> float:
 def bounds(case: Case, program: Program, chip: clusters.Chip, pieces: int) -> Bounds:
     """The roofline of a program."""
     cost = case.compiled.cost_analysis() or {}
-    flops, accessed = cost.get("flops", math.nan), cost.get("bytes accessed", math.nan)
+    flops, accessed = cost.get("flops"), cost.get("bytes accessed", math.nan)
+    flops = program.flops() if flops is None else flops
     moved = sum(program.moved().values())
     sent = on_links(program.collectives(), pieces)
+    links = sent / chip.links
+    if chip.network is not None and case.hosts > 1:
+        # The devices of a host share what it sends to others.
+        links = max(links, sent / (case.chips / case.hosts) / chip.network)
     return Bounds(
-        flops / chip.tflops / 1e9, moved / chip.bandwidth / 1e6, sent / chip.links / 1e6,
+        flops / chip.tflops / 1e9, moved / chip.bandwidth / 1e6, links / 1e6,
         accessed / chip.bandwidth / 1e6, flops / 1e9, moved / 1e9, sent / 1e6,
     )  # fmt: skip
 
@@ -218,6 +228,8 @@ def report(args: argparse.Namespace, topology: str, case: Case) -> None:
     print(f"least ms: arithmetic {found.arithmetic:.2f} ({found.gflop:.1f} GFLOP, loops once), "
           f"main memory {found.memory:.2f} ({found.gigabytes:.2f} GB), links {found.links:.2f} "
           f"({found.megabytes:.0f} MB); {max(limits, key=limits.__getitem__)} binds")  # fmt: skip
+    if not cost:
+        return
     own = cost.get("optimal_seconds", math.nan)
     own += math.ceil(max(-own, 0)) if math.isfinite(own) else 0  # -1 for some of the custom calls
     print(f"XLA counts {found.accessed * chip.bandwidth / 1e3:.2f} GB of accesses, those to the chip's "
@@ -272,7 +284,11 @@ def parsed(argv: list[str] | None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--config", default="vp_cifar10_ddpmpp_continuous")
-    parser.add_argument("--topology", default="v5e:4x4", help="such as v5e:16x16, v5p:4x4x4")
+    parser.add_argument(
+        "--topology",
+        default="v5e:4x4",
+        help="such as v5e:16x16, v5p:4x4x4, or h100:1x4x8, slices x hosts x GPUs of a host",
+    )
     parser.add_argument("--mapping", choices=list(MAPPINGS), default="fsdp")
     parser.add_argument("--program", choices=["train", "sample", "likelihood"], default="train")
     parser.add_argument("--per-chip", type=int, default=8, help="examples for each chip")
@@ -298,7 +314,7 @@ def main(argv: list[str] | None = None) -> None:
     args = parsed(argv)
     # The error checks of adaptive solvers are callbacks of the host, which cannot be compiled ahead.
     os.environ.setdefault("EQX_ON_ERROR", "nan")
-    clusters.prepare()
+    clusters.prepare(args.topology)
     if args.shares is not None:
         shares(args.shares)
         return

@@ -34,7 +34,7 @@ def classifier_loss(
 
     def loss(params: Params, key: Key[Array, ""], batch: Batch) -> tuple[Float[Array, ""], Metrics]:
         drawn, draw = draw_noised(sde, key, batch, times=times, t0=t0, stratified=stratified)
-        logits = apply(params, drawn.x, noise_input(sde, drawn.t), **dropout_of(draw, train))
+        logits = apply(params, drawn.x, noise_input(sde, drawn.t), **dropout_of(key, draw, train))
         y = batch["y"]
         chosen = jnp.take_along_axis(jax.nn.log_softmax(logits, axis=1), y[:, None], axis=1)
         value = -chosen.mean()

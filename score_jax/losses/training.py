@@ -23,7 +23,7 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 from score_jax._check import check, check_float, check_function, check_key, check_positive
 from score_jax._math import batch_mean, batch_sum, bcast
-from score_jax.draws import Draw, draw_of
+from score_jax.draws import Draw, draw_of, row_key
 from score_jax.losses.levels import by_level
 from score_jax.losses.times import (
     DROPOUT,
@@ -218,11 +218,14 @@ def draw_noised(
     return noised(sde, draw, batch["x"], t, batch.get("z")), draw
 
 
-def dropout_of(draw: Draw, train: bool) -> dict[str, Any]:
-    """The keyword arguments of a network in training: train=True and a key for dropout."""
+def dropout_of(key: Key[Array, ""], draw: Draw, train: bool) -> dict[str, Any]:
+    """The keyword arguments of a network in training: train=True and a key for dropout.
+
+    Its masks belong to the examples (`row_key`): they do not depend on devices or microbatches.
+    """
     if not train:
         return {}
-    return {"train": True, "rngs": {"dropout": jax.random.fold_in(draw.key[0], DROPOUT)}}
+    return {"train": True, "rngs": {"dropout": row_key(jax.random.fold_in(key, DROPOUT), draw)}}
 
 
 def _first_time(sde: SDE, parametrization: Parametrization, t0: float | None) -> float:
@@ -297,7 +300,7 @@ def training_loss(
             null = int(null_class or 0)
             drop = lambda key, y: drop_labels(key, y, rate=label_dropout, null_class=null)
             given["y"] = draw.fold(LABELS).each(drop, batch["y"])
-        kwargs = given | dropout_of(draw, train)
+        kwargs = given | dropout_of(key, draw, train)
 
         def network(x: Data, t: PerExample) -> Float[Array, "..."]:
             inner = parametrization.to_input(sde, x, t)

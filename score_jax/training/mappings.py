@@ -341,7 +341,7 @@ def global_step(
     The state is replicated, and XLA divides the work and adds the communication, unless `sharding_of`
     (`divided`, `replicated`) gives the sharding of each leaf. Each device then holds and updates its part
     of the state, gathers the parameters in every step and computes the gradient of its part of the
-    batch, with dropout masks of its own; the devices are those of its mesh, which may divide images too.
+    batch; the devices are those of its mesh, which may divide images too.
 
     Raises ValueError if the step has a mapped axis.
 

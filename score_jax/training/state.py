@@ -46,11 +46,18 @@ class TrainState:
         return cls(**dict(zip(names, children, strict=True)))
 
     def where(self, finite: Bool[Array, ""], old: "TrainState") -> "TrainState":
-        """This state if `finite`, else the old one with the number and the key of this one."""
-        kept = jax.tree.map(
-            lambda new, old: new if _is_key(new) else jnp.where(finite, new, old), self, old
-        )
-        return replace(kept, step=self.step)
+        """This state if `finite`, else the old one with the number and the key of this one.
+
+        An entry of this state that is not finite is taken from the old one in any case.
+        """
+
+        def keep(new: Array, old: Array) -> Array:
+            if _is_key(new):
+                return new
+            floats = jnp.issubdtype(new.dtype, jnp.floating)
+            return jnp.where(finite & jnp.isfinite(new) if floats else finite, new, old)
+
+        return replace(jax.tree.map(keep, self, old), step=self.step)
 
 
 def _is_key(leaf: Any) -> bool:

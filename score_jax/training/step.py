@@ -59,7 +59,9 @@ def make_train_step(
     flip, scale), so that integers travel to the device. With `axis_name` the step must be mapped over
     that axis (`pmap_step`, `shard_map_step`); gradients and metrics are averaged over it, in float32.
     Metrics: those of the loss, "loss", "grad_norm" (before clipping) and "finite" (loss, gradients and
-    update are all finite). A step that is not finite changes only the number of the step.
+    update are all finite). A step whose loss or gradient is not finite changes only the number of the
+    step. If these are finite and the update is not, the entries that it would make infinite or NaN keep
+    their values.
 
     `prepare` and the loss receive the batch with batch["draw"], a `score_jax.draws.Draw`. What is
     drawn from it (`draw_of(key, batch)`) does not depend on the number of devices, hosts and
@@ -113,9 +115,11 @@ def make_train_step(
         ema_params = mean(state.ema_params, exponential(ema_decay))
         more = state.averages and {n: mean(state.averages[n], d) for n, d in decays.items()}
         grad_norm = _global_norm(grads)
-        finite = jnp.isfinite(metrics["loss"] + grad_norm + _global_norm(updates))
-        metrics |= {"grad_norm": grad_norm, "finite": finite}
+        # The state does not wait for a sum over all updates, which would be a second pass over it.
+        finite = jnp.isfinite(metrics["loss"] + grad_norm)
         new = TrainState(step, params, ema_params, opt_state, state.key, learned, more)
+        whole = finite & jnp.isfinite(_global_norm(updates))
+        metrics |= {"grad_norm": grad_norm, "finite": whole}
         return new.where(finite, state), metrics
 
     return TrainStep(train_step, axis_name, microbatches=microbatches)

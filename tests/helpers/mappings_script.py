@@ -2,8 +2,7 @@
 
     python tests/helpers/mappings_script.py FOLDER pmap/1/1 fsdp/4/1 pmap/4/1+jit/8/1 ...
 
-(mapping, devices, microbatches), where "dropout" is jit with dropout; with a + the second half
-resumes the first from its checkpoint.
+(mapping, devices, microbatches); with a + the second half resumes the first from its checkpoint.
 A script of its own because the number of devices is fixed when JAX starts. Writes FOLDER/out.npz.
 """
 
@@ -30,9 +29,9 @@ from score_jax.sde import VP
 STEPS, BATCH = 4, 16
 
 
-def problem(dropout):
-    """(loss, prepare, params): a conditional MLP, stratified times, noise on the data."""
-    net = MLP(width=16, num_blocks=1, dropout=dropout)
+def problem():
+    """(loss, prepare, params): a conditional MLP with dropout, stratified times, noise on the data."""
+    net = MLP(width=16, num_blocks=1, dropout=0.3)
     x = jnp.zeros((1, 3))
     params = jax.jit(net.init)(jax.random.key(0), x, jnp.ones(1))
     leaves, tree = jax.tree.flatten(params)
@@ -55,9 +54,9 @@ def batches():
 
 
 @functools.cache
-def start(dropout=0.0):
+def start():
     """(loss, prepare, optimiser, state before the first step)."""
-    loss, prepare, params = problem(dropout)
+    loss, prepare, params = problem()
     # With the usual eps Adam would magnify the rounding of gradients that are nearly zero.
     optimizer = training.make_optimizer(learning_rate=1e-2, grad_clip=0.5, eps=1e-3)
     state = training.init_state(jax.random.key(1), params, optimizer, averages=("0.1",))
@@ -67,11 +66,11 @@ def start(dropout=0.0):
 @functools.cache
 def mapped(mapping, n_devices, microbatches):
     """Two steps a call, mapped onto this number of devices."""
-    loss, prepare, optimizer, _ = start(0.3 if mapping == "dropout" else 0.0)
+    loss, prepare, optimizer, _ = start()
     devices = jax.local_devices()[:n_devices]
     step = training.make_train_step(
         loss, optimizer, prepare=prepare,
-        axis_name=None if mapping in ("jit", "fsdp", "dropout") else "devices",
+        axis_name=None if mapping in ("jit", "fsdp") else "devices",
         microbatches=microbatches, averages={"0.1": training.power(0.1)},
     )  # fmt: skip
     step = training.scan_steps(step, 2)
@@ -80,7 +79,6 @@ def mapped(mapping, n_devices, microbatches):
         "pmap": lambda: training.pmap_step(step, devices=devices),
         "shard_map": lambda: training.shard_map_step(step, devices=devices),
         "jit": lambda: training.global_step(step, devices=devices),
-        "dropout": lambda: training.global_step(step, devices=devices),
         "fsdp": lambda: training.global_step(step, sharding_of=training.divided(mesh, smallest=16)),
     }[mapping]()
 

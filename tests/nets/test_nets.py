@@ -368,3 +368,33 @@ def test_wrong_use_is_named(fields, shape, named):
     # Not through a call: there the tests' own checks of shapes may be the first to refuse.
     with pytest.raises(ValueError, match=named):
         forced(TINY, **fields)._check(jnp.ones(shape), jnp.ones(1), None)
+
+
+@pytest.mark.parametrize("name", ["fir_up", "fir_down"])
+def test_on_a_tpu_wide_fir_is_a_grouped_convolution(name):
+    """Chosen by platform and channels, with all derivatives; both forms are one function."""
+    move = getattr(resample, name)
+    both = lambda x: jax.jvp(jax.grad(lambda x: jnp.sin(move(x)).sum()), (x,), (x,))
+    for channels in (resample.LANES, resample.LANES // 2):
+        x = jax.ShapeDtypeStruct((1, 4, 4, channels), jnp.bfloat16)
+        for platform in ("cpu", "tpu"):
+            text = jax.export.export(jax.jit(both), platforms=[platform])(x).mlir_module()
+            wide = channels == resample.LANES and platform == "tpu"
+            assert ("stablehlo.convolution" in text) == wide
+
+
+@pytest.mark.parametrize("axes", [1, 2, 3])
+def test_slices_and_a_grouped_convolution_filter_alike(axes):
+    x = np.random.default_rng(0).normal(size=(2, *(4, 6, 4)[:axes], 3)).astype(np.float32)
+    for taps, pads, step, up in (
+        ([0.1, 0.2, 0.3, 0.4], (2, 2), 1, True),
+        ([0.5, 0.3, 0.2], (2, 1), 1, True),
+        ([0.1, 0.2, 0.3, 0.4], (1, 1), 2, False),
+        ([0.5, 0.3, 0.2], (1, 0), 2, False),
+        ([0.1, 0.2, 0.3, 0.4], (2, 1), 1, False),
+    ):
+        slices, grouped = (
+            jax.jit(functools.partial(form, taps=taps, pads=pads, step=step, up=up))(x)
+            for form in (resample._slices, resample._grouped)
+        )
+        np.testing.assert_allclose(grouped, slices, atol=1e-6)

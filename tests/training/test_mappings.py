@@ -11,7 +11,7 @@ import numpy as np
 import optax
 import pytest
 
-from score_jax.draws import draw_of, number
+from score_jax.draws import Draw, draw_of, number, row_key
 from score_jax.nets.layers import Conv, Dense, Dropout
 from score_jax.training import (
     divided,
@@ -25,7 +25,6 @@ from score_jax.training import (
 from tests.helpers import ROOT
 
 SHORT = ["pmap/1/1", "pmap/8/1", "shard_map/4/1", "jit/8/1", "fsdp/8/1", "pmap/2/4"]
-DROPOUT = [f"dropout/{n}/1" for n in (1, 2, 8)]
 RESUMED = [f"shard_map/4/1+{second}" for second in ("pmap/1/1", "pmap/2/4", "fsdp/8/1")]
 RESUMED += [f"fsdp/8/1+fsdp/{n}/1" for n in (4, 16)]  # each part is read onto the other mesh
 LONG = [f"{m}/{n}/1" for m in ("pmap", "shard_map", "jit") for n in (1, 2, 4, 8)]
@@ -56,19 +55,13 @@ def assert_one_run(found, names):
 
 @pytest.fixture(scope="module")
 def short(tmp_path_factory):
-    return outcomes(tmp_path_factory.mktemp("mappings"), [*SHORT, *DROPOUT, *RESUMED])
+    return outcomes(tmp_path_factory.mktemp("mappings"), [*SHORT, *RESUMED])
 
 
 @pytest.mark.slow
 def test_mappings_and_device_counts_agree(short):
-    """Losses and parameters of four steps with stratified times and noise on the data."""
+    """Losses and parameters of four steps with stratified times, noise on the data, and dropout."""
     assert_one_run(short, SHORT)
-
-
-@pytest.mark.slow
-def test_under_jit_dropout_does_not_depend_on_the_number_of_devices(short):
-    assert_one_run(short, DROPOUT)
-    assert not np.allclose(short[f"{DROPOUT[0]}/loss"], short[f"{SHORT[0]}/loss"], rtol=1e-3)
 
 
 @pytest.mark.slow
@@ -107,6 +100,27 @@ def test_examples_draw_by_their_place_in_the_whole_batch(key, reuse):
     assert len(np.unique([whole.fold(i).each(normal) for i in range(2)])) == 48
     carried = {"x": jnp.zeros((2, 3)), "draw": part}
     assert draw_of(jax.random.key(5), carried) is part
+
+
+@pytest.mark.parametrize("shape", [(), (5, 7), (4, 6)], ids=str)
+def test_rows_are_drawn_by_their_place_in_the_whole_batch(key, reuse, shape):
+    whole = number(key, 8)
+    bits = lambda draw, kind: jax.random.bits(row_key(key, draw), (len(draw.index), *shape), kind)
+    for kind in (jnp.uint8, jnp.uint32):
+        expected = bits(whole, kind)
+        np.testing.assert_array_equal(bits(number(key, 3, first=2, total=8), kind), expected[2:5])
+        odd = Draw(*(leaf[1::2] for leaf in whole))
+        np.testing.assert_array_equal(bits(odd, kind), expected[1::2])
+    assert len(np.unique(expected)) == expected.size
+
+
+def test_keys_of_rows_are_folded_and_split_as_others_are(key, reuse):
+    rows = row_key(key, number(key, 8))
+    u = jax.random.uniform(rows, (8, 20_000))
+    assert np.abs(np.corrcoef(u) - np.eye(8)).max() < 5 / np.sqrt(20_000)
+    assert float(u.mean()) == pytest.approx(0.5, abs=5 / np.sqrt(12 * u.size))
+    others = [*jax.random.split(rows, 2), jax.random.fold_in(rows, 9), rows]
+    assert len(np.unique([jax.random.bits(k, (8, 3)) for k in others])) == 4 * 24
 
 
 def test_dropout_keeps_the_mean(key):
