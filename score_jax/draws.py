@@ -28,13 +28,13 @@ class Draw(NamedTuple):
     """The randomness of a batch of b examples, all leaves.
 
     key: typed keys (b,), one an example; place: float32 (b,), the place of the example in the whole
-    batch of n, i / n in [0, 1), by which times are stratified over the batch; index: int32 (b,), the
+    batch of n, i / n in [0, 1), by which times are stratified over the batch; row: int32 (b,), the
     number i itself.
     """
 
     key: Key[Array, " b"]
     place: Float[Array, " b"]
-    index: Int[Array, " b"]
+    row: Int[Array, " b"]
 
     def fold(self, purpose: int) -> "Draw":
         """The draw for another purpose: independent keys at the same places."""
@@ -115,7 +115,8 @@ def _bits(data: UInt32[Array, " w"], width: int, shape: tuple[int, ...]) -> Arra
 
 
 _ROWS = extended.define_prng_impl(
-    key_shape=(_WORDS,), seed=_seed, split=_split, random_bits=_bits, fold_in=_fold,
+    key_shape=(_WORDS,), seed=_seed, split=_split, random_bits=_bits,
+    fold_in=_fold,  # type: ignore[arg-type]  # JAX gives it an array, too
     name="rows", tag="rows",
 )  # fmt: skip
 
@@ -123,14 +124,14 @@ _ROWS = extended.define_prng_impl(
 def row_key(key: Key[Array, ""], draw: Draw) -> Key[Array, ""]:
     """A key with which an array (b, ...) of a whole batch is drawn, whichever part of it is here.
 
-    Row j of what is drawn belongs to the example of draw.index[j] and does not depend on the other rows.
-    The indices must be evenly spaced, as those of `number` and of microbatches are. `key` must be the
+    Row j of what is drawn belongs to the example of draw.row[j] and does not depend on the other rows.
+    The rows must be evenly spaced, as those of `number` and of microbatches are. `key` must be the
     same for the whole batch.
 
     >>> mask = jax.random.bernoulli(row_key(key, draw_of(key, batch)), 0.9, batch["x"].shape)
     """
-    first = draw.index[:1].astype(jnp.uint32)
-    second = draw.index[1:2].astype(jnp.uint32)
-    apart = second - first if len(draw.index) > 1 else jnp.ones((1,), jnp.uint32)
+    first = draw.row[:1].astype(jnp.uint32)
+    second = draw.row[1:2].astype(jnp.uint32)
+    apart = second - first if len(draw.row) > 1 else jnp.ones((1,), jnp.uint32)
     words = jnp.concatenate([jax.random.bits(key, (2,), jnp.uint32), first, apart])
     return jax.random.wrap_key_data(words, impl=_ROWS)

@@ -102,10 +102,10 @@ def _fir(
     x: Volume, taps: list[float], pads: tuple[int, int], step: int = 1, up: bool = False
 ) -> Volume:
     """FIR along the axes whose length changes, in the form that suits the platform compiled for."""
-    given = {"taps": taps, "pads": pads, "step": step, "up": up}
-    slices, grouped = (functools.partial(form, **given) for form in (_slices, _grouped))
+    slices = lambda v: _slices(v, taps, pads, step, up)
     if x.shape[-1] < LANES:
         return slices(x)
+    grouped = lambda v: _grouped(v, taps, pads, step, up)
     return lax.platform_dependent(x, tpu=grouped, default=slices)
 
 

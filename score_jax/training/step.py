@@ -118,8 +118,8 @@ def make_train_step(
         # The state does not wait for a sum over all updates, which would be a second pass over it.
         finite = jnp.isfinite(metrics["loss"] + grad_norm)
         new = TrainState(step, params, ema_params, opt_state, state.key, learned, more)
-        whole = finite & jnp.isfinite(_global_norm(updates))
-        metrics |= {"grad_norm": grad_norm, "finite": whole}
+        all_finite = finite & jnp.isfinite(_global_norm(updates))
+        metrics |= {"grad_norm": grad_norm, "finite": all_finite}
         return new.where(finite, state), metrics
 
     return TrainStep(train_step, axis_name, microbatches=microbatches)

@@ -105,7 +105,7 @@ def test_examples_draw_by_their_place_in_the_whole_batch(key, reuse):
 @pytest.mark.parametrize("shape", [(), (5, 7), (4, 6)], ids=str)
 def test_rows_are_drawn_by_their_place_in_the_whole_batch(key, reuse, shape):
     whole = number(key, 8)
-    bits = lambda draw, kind: jax.random.bits(row_key(key, draw), (len(draw.index), *shape), kind)
+    bits = lambda draw, kind: jax.random.bits(row_key(key, draw), (len(draw.row), *shape), kind)
     for kind in (jnp.uint8, jnp.uint32):
         expected = bits(whole, kind)
         np.testing.assert_array_equal(bits(number(key, 3, first=2, total=8), kind), expected[2:5])
