@@ -68,7 +68,7 @@ class Args:
     num: int = 1_000
     # Test examples of the bits per dimension (0: none), and the tolerance of the flow.
     examples: int = 100
-    tol: float = 1e-3
+    tol: float = 1e-4
 
 
 def objectives(args: Args) -> dict[str, Config]:
