@@ -11,7 +11,7 @@ Other images than digits are completed, too, and compared by their error alone, 
 networks with classes are given none:
 
     python -m experiments.convert --from score_jax --file fashion_vp --workdir runs/fashion_vp
-    python -m benchmarks.guidance --plain runs/fashion_vp --scales --halves 32
+    python -m benchmarks.guidance --plain runs/fashion_vp --scales --halves 32 --smc-halves 0
 """
 
 import dataclasses
