@@ -112,7 +112,7 @@ def inference(run: Any, devices: list[Any], program: str) -> tuple[Any, Any, Any
         score = sampling.make_score(run, params, c)(given)
         if program == "likelihood":
             return likelihood.log_likelihood(key, run.sde, score, x, t0=c.t0).logp
-        sampler = samplers.make(c, run.model.variance, run.fitted)
+        sampler = sampling.make_sampler(run, c)
         return sampler.run(key, run.sde, score, x, jnp.asarray(samplers.make_grid(c, run.sde))).x
 
     params = run.shapes.params

@@ -73,8 +73,8 @@ class Args:
     samplers: tuple[str, ...] = ()
     # Fit a grid to the network, compare it too, and write it to WORKDIR for --grid fitted of sample.
     fit_grid: bool = False
-    # Measure the statistics of the model on so many samples, such as 1024, and write them to WORKDIR for
-    # --sampler dpm_solver_v3 (default: do not).
+    # Number of samples, such as 1024, on which to measure the statistics of the model, which are written
+    # to WORKDIR for --sampler dpm_solver_v3 (default: do not measure them).
     fit_statistics: int | None = None
     # Network evaluations a sample.
     nfe: tuple[int, ...] = (10, 20, 50, 100)
@@ -107,7 +107,7 @@ def candidates(
             configs[f"{steps} steps"] = dataclasses.replace(named, steps=steps)
     for how, c in configs.items():
         made, grid = (
-            samplers.make(c, run.model.variance, run.fitted),
+            sampling.make_sampler(run, c),
             samplers.make_grid(c, run.sde, run.fitted),
         )
         found[how] = Candidate(made, grid, samplers.deterministic(c))

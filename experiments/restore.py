@@ -243,7 +243,7 @@ def drawing(args: Args, run: Run, params: Any, problem: Problem) -> Drawing:
     method, options = make_method(args, run, problem)
     score = sampling.make_score(run, params, args.sample)
     common = {
-        "sampler": samplers.make(args.sample, run.model.variance, run.fitted),
+        "sampler": sampling.make_sampler(run, args.sample),
         "grid": samplers.make_grid(args.sample, run.sde, run.fitted),
         "options": options,
         "chunk": args.chunk,

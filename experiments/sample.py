@@ -141,9 +141,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     y, guide, own = labels(args, run), None, params
     if args.guide.guidance is not None:
         guide, params = guiding.make_guide(run, params, workdir, args.guide)
-        guide.sampler(
-            samplers.make(args.sample, run.model.variance, run.fitted)
-        )  # an error before all work
+        guide.sampler(sampling.make_sampler(run, args.sample))  # an error before all work
     plan = drawing.Plan(
         run, params, jax.random.key(args.seed), args.num, args.sample,
         sampling.classes(run, args.num, y, guide), guide, args.chunk, conditions(args),

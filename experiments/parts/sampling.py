@@ -9,7 +9,7 @@ import numpy as np
 
 from score_jax._check import check_classes
 from score_jax.data import take
-from score_jax.samplers import sample, threshold
+from score_jax.samplers import Sampler, sample, threshold
 from score_jax.types import Params, PRNGKey, ScoreFn
 
 from ..config import SampleConfig
@@ -38,6 +38,11 @@ def _score(
     continuous = run.source.levels is None
     rule = None if continuous else samplers.threshold_rule(c, *run.config.data.range)
     return score if rule is None else threshold(run.sde, score, rule)
+
+
+def make_sampler(run: Run, c: SampleConfig) -> Sampler:
+    """The sampler of a config, with the variance of the run's model and what was fitted to the run."""
+    return samplers.make(c, run.model.variance, run.fitted)
 
 
 def make_score(run: Run, params: Any, c: SampleConfig, guide: Guide | None = None) -> Any:
@@ -199,7 +204,7 @@ def draw(
     if num < 1:
         raise ValueError(f"num must be at least 1, got {num}")
     check_times(run, c)
-    sampler = samplers.make(c, run.model.variance, run.fitted)
+    sampler = make_sampler(run, c)
     out = sample(
         key,
         run.sde,

@@ -109,9 +109,8 @@ def log_likelihood(
     `OFFSET` or `TWEEDIE` (a bound, with noise). `per_sample` controls the error of every sample on its
     own. Options (`solver`, `controller`, `rtol`, `atol`, `norm`, `max_steps`) as for `probability_flow`;
     the tolerances hold for the data and for the density divided by the number of dimensions
-    (`largest_part`). nfe
-    counts network evaluations, each with its forward derivatives. z is the latent, stderr the error of
-    the divergence alone.
+    (`largest_part`). nfe counts network evaluations, each with its forward derivatives. z is the latent,
+    stderr the error of the divergence alone.
 
     The result is a log density only if the score is the gradient of one density at every t. A guided
     score is not: its result is the density of its own flow.
@@ -173,8 +172,8 @@ def log_likelihood(
 def largest_part(error: PyTree[Float[Array, "..."]]) -> Scalar:
     """The larger of the errors of data and density, each its `batch_rms`.
 
-    The density is one number for each example. As one entry beside a thousand pixels its error would
-    hardly count: at a tolerance of 1e-3 an image model was 2.6 bits/dim off, unnoticed.
+    The density is one number for each example. As one entry beside a thousand pixels, its error would
+    hardly count.
     """
     return jnp.max(jnp.stack([batch_rms(leaf) for leaf in jax.tree.leaves(error)]))
 

@@ -1,7 +1,8 @@
 """Bad input to the commands: one line that names the option, exit code 2, and nothing written.
 
 To add a case: one line of CASES, (command and options, pattern of the line). {plain}, {classes}, {points}
-are runs without training, {grey}, {colour}, {tall}, {broken}, {x}, {holes} files, {out} is no path yet.
+are runs without training. {grey}, {colour}, {tall}, {broken}, {x} and {holes} are files. {out} is a path
+that does not exist.
 """
 
 import contextlib
