@@ -299,6 +299,8 @@ def compare(name, net, args):
         print(line, flush=True)
     if args.profile:
         step, theirs = sides["jax"]["step"], sides["eager"]["step"]
+        step()  # compiles, where only other work was measured
+        theirs()
         both = [
             (kinds.spent_jax(step, step.text()), kinds.spent_torch(theirs))
             for _ in range(args.rounds)
