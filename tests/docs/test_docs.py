@@ -78,6 +78,8 @@ def test_the_site_builds_without_faults(tmp_path):
     assert "### VP.std\n" in page
     assert "### VP.prior_sample\n" in page  # inherited from a private base
     assert "bcast" not in page  # imported, not offered
+    page = (tmp_path / "api" / "score_jax.samplers.md").read_text()
+    assert "Sequence[ArrayLike]" in page and "ndarray, bool" not in page
     assert "## fit\n" in (tmp_path / "api" / "score_jax.training.md").read_text()
     assert build.broken_links([tmp_path / "index.md"], tmp_path) == []
 
