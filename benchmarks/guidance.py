@@ -110,7 +110,7 @@ def by_particles(run: Run, score: Any, truth: Any, mask: Any, args: Args) -> Any
     except inverse.ParticlesDied as error:
         out, dead = error.systems, error.dead
     x = np.full(np.shape(noisy.y), np.nan, np.float32)
-    for i, found in zip(np.setdiff1d(np.arange(len(x)), dead), out.found, strict=True):
+    for i, found in zip((i for i in range(len(x)) if i not in dead), out.found, strict=True):
         x[i] = found.draw(1, seed=i)[0]
     return x
 

@@ -243,7 +243,7 @@ def by_particles(
                 dead: tuple[int, ...] = ()
             except ParticlesDied as error:
                 out, dead = error.systems, error.dead
-        alive = np.setdiff1d(np.arange(len(measurement.y)), dead)
+        alive = [i for i in range(len(measurement.y)) if i not in dead]
         x = np.full((len(measurement.y), num, *measurement.shape), np.nan)
         evidence = np.full(len(measurement.y), -np.inf)
         for i, one in zip(alive, out.found, strict=True):
