@@ -238,7 +238,7 @@ def twisted_smc(
     in `pigdm`; with None the covariance of x0 given x is taken from the derivative of the score, so that
     the weights vary far less: for an accurate score of up to some hundred entries. `limit` as in
     `pigdm`, for moves by the gradient: it changes how many particles are needed, and not what their
-    draws converge to; the default does not touch moves by an exact score. Systems are spread over the
+    draws converge to; the default hardly touches moves by an exact score. Systems are spread over the
     `devices`, `chunk` at a time. With `divided` the particles of every system are, which must be a
     multiple of the devices: for more of them than one device can evaluate, with the same draws up to
     rounding.
