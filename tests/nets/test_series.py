@@ -11,6 +11,7 @@ from score_jax.losses import dsm_loss
 from score_jax.nets import MLP, SeriesUNet
 from score_jax.parametrization import TimeInput
 from score_jax.sde import VP
+from tests.helpers.nets import filled
 
 FAST = {"xla_backend_optimization_level": 0}
 
@@ -38,13 +39,6 @@ def test_series_network_learns_the_moons():
     (_, _), losses = train(params, jax.random.key(1))
     assert abs(losses[0] - 1) < 0.25  # four standard deviations of the mean of 512 squares
     assert losses[-20:].mean() < 0.75
-
-
-def filled(net, *inputs):
-    """Variables of the network with nothing at zero."""
-    shapes = jax.eval_shape(net.init, jax.random.key(0), *inputs)
-    rng = np.random.default_rng(2)
-    return jax.tree.map(lambda v: jnp.asarray(0.3 * rng.normal(size=v.shape), v.dtype), shapes)
 
 
 def test_vectors_are_series_of_one_channel():
