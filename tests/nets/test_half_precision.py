@@ -48,13 +48,13 @@ LAYERS["moved"] = (Moved(), IMAGE)
 
 def norm(tree):
     """The Euclidean norm of every leaf."""
-    return jax.tree.map(lambda a: float(jnp.linalg.norm(jnp.ravel(a.astype(jnp.float32)))), tree)
+    return jax.tree.map(lambda a: float(np.linalg.norm(np.ravel(a).astype(np.float32))), tree)
 
 
 def distances(grads, exact):
     """Path -> |g - exact| / |exact| of every leaf with a gradient."""
     paths = [jax.tree_util.keystr(path) for path, _ in jax.tree.leaves_with_path(exact)]
-    off = jax.tree.leaves(norm(jax.tree.map(jnp.subtract, grads, exact)))
+    off = jax.tree.leaves(norm(jax.tree.map(np.subtract, *jax.device_get((grads, exact)))))
     sizes = jax.tree.leaves(norm(exact))
     return {p: a / b for p, a, b in zip(paths, off, sizes, strict=True) if b > 0}
 
@@ -122,7 +122,7 @@ def test_gradients_of_networks_are_as_near_as_rounding_allows(name):
     x = x + jax.random.normal(jax.random.key(1), x.shape)
     shapes = jax.eval_shape(net.init, jax.random.key(0), x, label)
     rng = np.random.default_rng(0)
-    params = jax.tree.map(lambda v: jnp.asarray(0.3 * rng.normal(size=v.shape), v.dtype), shapes)
+    params = jax.tree.map(lambda v: (0.3 * rng.normal(size=v.shape)).astype(v.dtype), shapes)
 
     @jax.jit
     def every(params, x):

@@ -20,7 +20,7 @@ FAST = {"xla_backend_optimization_level": 0}
 def test_series_network_learns_the_moons():
     """Predicting no noise costs 1; a network that has learned costs less."""
     net = SeriesUNet(channels=16, num_blocks=1)
-    x = two_moons(256).x
+    x = two_moons(128).x
     x = jnp.asarray(x, jnp.float32)
     params = jax.jit(net.init, compiler_options=FAST)(jax.random.key(0), x[:1], jnp.zeros(1))
     loss = dsm_loss(VP(), net.apply, noise_input=TimeInput())
@@ -37,7 +37,7 @@ def test_series_network_learns_the_moons():
         return jax.lax.scan(step, (params, optimiser.init(params)), jax.random.split(key, 60))
 
     (_, _), losses = train(params, jax.random.key(1))
-    assert abs(losses[0] - 1) < 0.25  # four standard deviations of the mean of 512 squares
+    assert abs(losses[0] - 1) < 0.36  # four standard deviations of the mean of 256 squares
     assert losses[-20:].mean() < 0.75
 
 
