@@ -195,14 +195,13 @@ class Program:
                         waiting.append(called)
         return found
 
-    def collectives(self) -> Counter[tuple[str, str, bool]]:
-        """{(kind, type, whether in a loop): bytes that are gathered or reduced on a device}.
+    def communicated(self) -> Iterator[tuple[str, Array, int, bool]]:
+        """(kind, array that is gathered or reduced on a device, how often, whether in a loop).
 
         A TPU's asynchronous operation is listed in the fusion that starts it, in those beside which it
         runs, and in the one that ends it.
         """
         repeats = self.repeats()
-        found: Counter[tuple[str, str, bool]] = Counter()
         starts = {name for name, one in self if "AsyncCollectiveStart" in one.attributes}
         for name, one in self:
             kind = one.operation.removesuffix("-start")
@@ -210,9 +209,14 @@ class Program:
                 continue
             if "async_collective_fusion_config" in one.attributes and name not in starts:
                 continue
-            times, inside = repeats.get(name, (1, False))
             for array in _results(one):
-                found[kind, array.dtype, inside] += times * array.bytes
+                yield kind, array, *repeats.get(name, (1, False))
+
+    def collectives(self) -> Counter[tuple[str, str, bool]]:
+        """{(kind, type, whether in a loop): bytes that are gathered or reduced on a device}."""
+        found: Counter[tuple[str, str, bool]] = Counter()
+        for kind, array, times, inside in self.communicated():
+            found[kind, array.dtype, inside] += times * array.bytes
         return found
 
     def products(self) -> dict[str, Counter[str]]:

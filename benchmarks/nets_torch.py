@@ -8,8 +8,11 @@ convolutions. A training step draws noise and noise inputs, and takes the gradie
 and a step of Adam; ours is one program a step, and one program (a `lax.scan`) for five. Rounds alternate:
 each runs all in turn. Printed are the median over the rounds of the ratio of wall times to PyTorch
 eager and to `torch.compile` (below 1: ours is faster), and the ratio of the least processor times of all
-threads, which alone can be trusted on a busy machine. --profile prints the time of PyTorch's step by
-operator.
+threads, which alone can be trusted on a busy machine. --profile prints the time of a training step of
+both by kind of operation (`benchmarks.kinds`).
+
+For one thread on both sides: taskset -c 1 ... --threads 1, because XLA makes a thread for each core that
+it may use.
 """
 
 import argparse
@@ -17,6 +20,7 @@ import math
 import os
 import time
 
+from benchmarks import kinds
 from score_jax import runtime
 
 SHAPE, SCAN = (16, 32, 32, 3), 5
@@ -220,6 +224,9 @@ def jax_runs(net, params):
             held[name], value = program(held[name], jax.random.key(0))
             return jax.block_until_ready(value)
 
+        given = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), held[name])
+        key = jax.eval_shape(lambda: jax.random.key(0))
+        call.text = lambda: program.lower(given, key).compile().as_text()
         return call
 
     return {
@@ -291,16 +298,14 @@ def compare(name, net, args):
             line += f"   / {side} {ratio:.2f} (least {least:.2f}, processor {processor:.2f})"
         print(line, flush=True)
     if args.profile:
-        profile(sides["eager"]["step"])
-
-
-def profile(step):
-    """Print the time of a step of PyTorch by operator."""
-    import torch
-
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as found:
-        step()
-    print(found.key_averages().table(sort_by="self_cpu_time_total", row_limit=14))
+        step, theirs = sides["jax"]["step"], sides["eager"]["step"]
+        step()  # compiles, where only other work was measured
+        theirs()
+        both = [
+            (kinds.spent_jax(step, step.text()), kinds.spent_torch(theirs))
+            for _ in range(args.rounds)
+        ]
+        print(kinds.table({"jax": [a for a, _ in both], "eager": [b for _, b in both]}), flush=True)
 
 
 def main():

@@ -152,6 +152,22 @@ class Bounds(NamedTuple):
     gflop: float
     gigabytes: float  # of main memory
     megabytes: float  # over the links
+    once: bool  # whether the body of a loop counts once in gflop, as XLA counts it
+
+    def __str__(self) -> str:
+        """The least times, with the largest of them named."""
+        limits = {
+            "arithmetic": (self.arithmetic, f"{self.gflop:.1f} GFLOP, loops {self.loops}"),
+            "main memory": (self.memory, f"{self.gigabytes:.2f} GB"),
+            "links": (self.links, f"{self.megabytes:.0f} MB"),
+        }
+        each = ", ".join(f"{name} {ms:.2f} ({of})" for name, (ms, of) in limits.items())
+        return f"least ms: {each}; {max(limits, key=lambda name: limits[name][0])} binds"
+
+    @property
+    def loops(self) -> str:
+        """How the body of a loop counts in gflop."""
+        return "once" if self.once else "as often as they run"
 
 
 def on_links(sent: Counter[tuple[str, str, bool]], pieces: int) -> float:
@@ -166,8 +182,8 @@ def on_links(sent: Counter[tuple[str, str, bool]], pieces: int) -> float:
 def bounds(case: Case, program: Program, chip: clusters.Chip, pieces: int) -> Bounds:
     """The roofline of a program."""
     cost = case.compiled.cost_analysis() or {}
-    flops, accessed = cost.get("flops"), cost.get("bytes accessed", math.nan)
-    flops = program.flops() if flops is None else flops
+    counted, accessed = cost.get("flops"), cost.get("bytes accessed", math.nan)
+    flops = program.flops() if counted is None else counted
     moved = sum(program.moved().values())
     sent = on_links(program.collectives(), pieces)
     links = sent / chip.links
@@ -176,7 +192,7 @@ def bounds(case: Case, program: Program, chip: clusters.Chip, pieces: int) -> Bo
         links = max(links, sent / (case.chips / case.hosts) / chip.network)
     return Bounds(
         flops / chip.tflops / 1e9, moved / chip.bandwidth / 1e6, links / 1e6,
-        accessed / chip.bandwidth / 1e6, flops / 1e9, moved / 1e9, sent / 1e6,
+        accessed / chip.bandwidth / 1e6, flops / 1e9, moved / 1e9, sent / 1e6, counted is not None,
     )  # fmt: skip
 
 
@@ -224,10 +240,7 @@ def report(args: argparse.Namespace, topology: str, case: Case) -> None:
     operations = Counter(one.operation for _, one in program)
     print(f"copies {operations['copy']}, transposes {operations['transpose']}, "
           f"loops {sorted(map(str, program.loops().values()))}")  # fmt: skip
-    limits = {"arithmetic": found.arithmetic, "main memory": found.memory, "links": found.links}
-    print(f"least ms: arithmetic {found.arithmetic:.2f} ({found.gflop:.1f} GFLOP, loops once), "
-          f"main memory {found.memory:.2f} ({found.gigabytes:.2f} GB), links {found.links:.2f} "
-          f"({found.megabytes:.0f} MB); {max(limits, key=limits.__getitem__)} binds")  # fmt: skip
+    print(found)
     if not cost:
         return
     own = cost.get("optimal_seconds", math.nan)

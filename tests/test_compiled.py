@@ -1,8 +1,10 @@
 """What `benchmarks.compiled` reads in the text of a compiled program."""
 
+from types import SimpleNamespace
+
 import pytest
 
-from benchmarks import clusters
+from benchmarks import clusters, scale
 from benchmarks.compiled import Program
 
 TEXT = """HloModule jit_step, is_scheduled=true
@@ -34,6 +36,41 @@ def test_products_of_nvidias_libraries_are_counted():
     assert program.flops() == pytest.approx(3 * convolution + 2 * product)
     found = {dtype: sum(names.values()) for dtype, names in program.products().items()}
     assert found == {"bf16": 3, "f32": 2}
+
+
+LOOP = """HloModule jit_scan, is_scheduled=true
+%body (t: (s32[], f32[4,5], f32[5,5])) -> (s32[], f32[4,5], f32[5,5]) {
+  %t = (s32[], f32[4,5]{1,0}, f32[5,5]{1,0}) parameter(0)
+  %i = s32[] get-tuple-element(%t), index=0
+  %a = f32[4,5]{1,0} get-tuple-element(%t), index=1
+  %b = f32[5,5]{1,0} get-tuple-element(%t), index=2
+  %dot = f32[4,5]{1,0} dot(%a, %b), lhs_contracting_dims={1}, rhs_contracting_dims={0}
+  ROOT %next = (s32[], f32[4,5]{1,0}, f32[5,5]{1,0}) tuple(%i, %dot, %b)
+}
+
+%goes (t: (s32[], f32[4,5], f32[5,5])) -> pred[] {
+  %t = (s32[], f32[4,5]{1,0}, f32[5,5]{1,0}) parameter(0)
+  ROOT %true = pred[] constant(true)
+}
+
+ENTRY %main (t: (s32[], f32[4,5], f32[5,5])) -> (s32[], f32[4,5], f32[5,5]) {
+  %t = (s32[], f32[4,5]{1,0}, f32[5,5]{1,0}) parameter(0)
+  ROOT %w = (s32[], f32[4,5]{1,0}, f32[5,5]{1,0}) while(%t), condition=%goes, body=%body, backend_config={"known_trip_count":{"n":"7"}}
+}
+"""  # noqa: E501
+
+
+@pytest.mark.parametrize(("cost", "flops", "said"), [
+    ({"flops": 200.0}, 200, "loops once"), ({}, 7 * 200, "loops as often as they run"),
+    (None, 7 * 200, "loops as often as they run"),
+])  # fmt: skip
+def test_what_xla_does_not_count_is_counted_with_loops_as_often_as_they_run(cost, flops, said):
+    """XLA counts the body of a loop once on TPUs, and nothing on GPUs."""
+    compiled = SimpleNamespace(cost_analysis=lambda: cost)
+    case = scale.Case(compiled, None, None, 4, 1, (0.0, 0.0))
+    found = scale.bounds(case, Program(LOOP), clusters.CHIPS["h100"], 4)
+    assert found.gflop * 1e9 == pytest.approx(flops)
+    assert said in str(found)
 
 
 @pytest.mark.parametrize("name", ["h100:4x8", "h100", "v9:2x2", "v5e:"])

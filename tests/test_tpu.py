@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+from collections import Counter
 
 import pytest
 
@@ -57,7 +58,7 @@ def test_a_replicated_state_communicates_gradients_alone_in_float32(compiled, ca
     found.pop(("all-reduce", "s32"), None)  # the wishes of several hosts to stop
     found.pop(("all-reduce", "u32"), None)  # of a key
     assert set(found) == {("all-reduce", "f32")}
-    gradient = 4 * compiled[case]["parameters"]
+    gradient = 4 * sum(compiled[case]["parameters"])
     assert found["all-reduce", "f32"] == pytest.approx(gradient, rel=0.01)
 
 
@@ -69,11 +70,21 @@ def test_a_divided_state_is_gathered_in_bfloat16_and_its_gradients_scattered_in_
     found.pop(("all-reduce", "s32"), None)
     assert facts["ratio"] <= 1.5  # half of this little state is in leaves that are not divided
     # XLA casts before it gathers.
-    assert found.pop(("all-gather", "bf16")) == 2 * facts["divided"]
-    # The compiler writes some scatters as an all-reduce of which each chip keeps its part.
+    assert found.pop(("all-gather", "bf16")) == 2 * sum(facts["divided"])
     assert set(found) <= {("all-reduce", "f32"), ("reduce-scatter", "f32")}
-    chips = 4 if "2x2" in case else 16
-    scattered = chips * found.get(("reduce-scatter", "f32"), 0)
-    gradient = 4 * facts["parameters"]
-    assert scattered + found["all-reduce", "f32"] == pytest.approx(gradient, rel=0.01)
-    assert chips == 16 or scattered > 0
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if case.endswith("fsdp")])
+def test_every_gradient_is_reduced_once_and_scattered_where_the_state_is_divided(compiled, case):
+    """The compiler is asked to scatter them, and writes some as all-reduces, of which a chip keeps its
+    part: on 16 chips all, on 4 chips not all."""
+    facts, chips = compiled[case], 4 if "2x2" in case else 16
+    divided = Counter(facts["divided"])
+    assert facts["asked"] == dict.fromkeys(("all_gather", "reduce_scatter"), divided.total())
+    scattered = Counter(chips * size for kind, size in facts["reduced"] if kind == "reduce-scatter")
+    whole = Counter(size for kind, size in facts["reduced"] if kind == "all-reduce")
+    assert scattered <= divided
+    assert scattered or chips == 16
+    # What else is reduced are scalars: the loss and the norm of the gradients.
+    assert set(whole + scattered - Counter(facts["parameters"])) <= {1}
+    assert not Counter(facts["parameters"]) - whole - scattered

@@ -32,18 +32,20 @@ SILU_RMS = 0.596  # of silu(x) for x of N(0, 1)
 
 def normalised(x: Float[Array, "..."], axes: tuple[int, ...]) -> Float[Array, "..."]:
     """x over its root mean square along the axes, computed in float32 or better."""
-    square = jnp.square(at_least_float32(x)).mean(axis=axes, keepdims=True)
-    return x / (jnp.sqrt(square) + EPSILON).astype(x.dtype)
+    wide = at_least_float32(x)
+    square = jnp.square(wide).mean(axis=axes, keepdims=True)
+    return (wide / (jnp.sqrt(square) + EPSILON)).astype(x.dtype)
 
 
 def mp_silu(x: Float[Array, "..."]) -> Float[Array, "..."]:
-    """SiLU, scaled to unit variance for unit normal x."""
-    return nn.silu(x) / SILU_RMS
+    """SiLU, scaled to unit variance for unit normal x; rounded once, as all sums of this file are."""
+    return (nn.silu(at_least_float32(x)) / SILU_RMS).astype(x.dtype)
 
 
 def mp_sum(a: Float[Array, "..."], b: Float[Array, "..."], t: float) -> Float[Array, "..."]:
     """The sum of (1 - t) a and t b, scaled to unit variance."""
-    return ((1 - t) * a + t * b) / math.hypot(1 - t, t)
+    wide_a, wide_b = at_least_float32(a), at_least_float32(b)
+    return (((1 - t) * wide_a + t * wide_b) / math.hypot(1 - t, t)).astype(a.dtype)
 
 
 def mp_cat(a: Float[Array, "*b c"], b: Float[Array, "*b e"], t: float) -> Float[Array, "*b f"]:

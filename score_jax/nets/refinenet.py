@@ -116,11 +116,15 @@ def bilinear(x: Image, height: int, width: int, aligned: bool) -> Image:
 
 
 def pool(x: Image, levels: int | None) -> Image:
-    """Maxima (NCSNv2) or means (NCSN, zeros around) over 5 x 5 places, one axis after the other."""
+    """Maxima (NCSNv2) or means (NCSN, zeros around) over 5 x 5 places, one axis after the other.
+
+    In float32 or better, because a place has its gradient from all windows that it is in.
+    """
     reduce = nn.max_pool if levels is None else nn.avg_pool
+    y = at_least_float32(x)
     for window in ((5, 1), (1, 5)):
-        x = reduce(x, window, strides=(1, 1), padding="SAME")
-    return x
+        y = reduce(y, window, strides=(1, 1), padding="SAME")
+    return y.astype(x.dtype)
 
 
 class RefineResBlock(nn.Module):

@@ -155,6 +155,7 @@ def test_the_options_of_a_command_are_read_from_its_help():
     found = set(re.findall(r"--[a-z][\w.-]*\w", reference.help_text("sample"))) - {"--help"}
     assert {name for name in found if name not in page} == set()
     assert "| `--num` | `INT` | `64` | How many samples. |" in page
+    assert "| required |" in page and "`required`" not in page
 
 
 def test_presets_are_described_by_what_they_change():

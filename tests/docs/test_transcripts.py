@@ -145,7 +145,7 @@ RUN = [page for page in transcripts.PAGES if "/how-to/" not in page]
 @pytest.mark.parametrize("page", RUN)
 def test_the_commands_of_a_guide_run(page, world, tmp_path, monkeypatch):
     """In their order, with drawing replaced by noise; `python -m docs.transcripts` draws, too."""
-    found = transcripts.steps(page, (ROOT / page).read_text(encoding="utf-8"))
+    found = transcripts.in_order(page, (ROOT / page).read_text(encoding="utf-8"))
     place = tmp_path / "page"
     shutil.copytree(world, place)
     monkeypatch.chdir(place)

@@ -7,6 +7,7 @@ libtpu.
 """
 
 import json
+import math
 import sys
 
 from benchmarks import clusters
@@ -64,17 +65,28 @@ def main(names):
             each = training.make_train_step(loss, optimizer, axis_name="devices")
             step = training.shard_map_step(each, devices=devices)
         batch = {"x": jax.ShapeDtypeStruct((PER_CHIP * n, *x.shape[1:]), jnp.float32)}
-        program = Program(clusters.lowered(step, state, batch, lies).compile().as_text())
-        print(json.dumps(facts(program, state, lies)), flush=True)
+        lowered = clusters.lowered(step, state, batch, lies)
+        print(json.dumps(facts(lowered, state, lies)), flush=True)
 
 
-def facts(program, state, lies):
+def facts(lowered, state, lies):
     """What the test looks at."""
+    program, text = Program(lowered.compile().as_text()), lowered.as_text()
     types = {a.dtype for _, one in program for a in arrays(one.type)}
+    leaves = jax.tree.leaves(state.params)
     return {
+        # What the compiler is asked for, and what it makes of that.
+        "asked": {
+            kind: text.count(f'"stablehlo.{kind}"') for kind in ("all_gather", "reduce_scatter")
+        },
         "collectives": [[*key, size] for key, size in program.collectives().items()],
-        "parameters": sum(leaf.size for leaf in jax.tree.leaves(state.params)),
-        "divided": sum(leaf.size for leaf in jax.tree.leaves(state.params) if any(lies(leaf).spec)),
+        "reduced": [
+            [kind, math.prod(array.shape)]
+            for kind, array, _, _ in program.communicated()
+            if kind in ("all-reduce", "reduce-scatter") and array.dtype == "f32"
+        ],
+        "parameters": [leaf.size for leaf in leaves],
+        "divided": [leaf.size for leaf in leaves if any(lies(leaf).spec)],
         "aliased": program.aliased,
         "leaves": len(jax.tree.leaves(state)),
         "ratio": training.share_of(state, lies).ratio,

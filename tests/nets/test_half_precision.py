@@ -48,13 +48,13 @@ LAYERS["moved"] = (Moved(), IMAGE)
 
 def norm(tree):
     """The Euclidean norm of every leaf."""
-    return jax.tree.map(lambda a: float(np.linalg.norm(np.ravel(a).astype(np.float32))), tree)
+    return jax.tree.map(lambda a: float(jnp.linalg.norm(jnp.ravel(a.astype(jnp.float32)))), tree)
 
 
 def distances(grads, exact):
     """Path -> |g - exact| / |exact| of every leaf with a gradient."""
     paths = [jax.tree_util.keystr(path) for path, _ in jax.tree.leaves_with_path(exact)]
-    off = jax.tree.leaves(norm(jax.tree.map(np.subtract, *jax.device_get((grads, exact)))))
+    off = jax.tree.leaves(norm(jax.tree.map(jnp.subtract, grads, exact)))
     sizes = jax.tree.leaves(norm(exact))
     return {p: a / b for p, a, b in zip(paths, off, sizes, strict=True) if b > 0}
 
@@ -101,10 +101,40 @@ def rounded(x):
 rounded.defvjp(lambda x: (rounded(x), None), lambda _, g: (rounded(g),))
 
 
-def rounding(call, args, kwargs, context):
-    """Round what every layer returns."""
-    out = call(*args, **kwargs)
-    return jax.tree.map(rounded, out) if context.method_name == "__call__" else out
+def raised_type(value):
+    """bfloat16, an array's or a parameter's of an operation, as float32."""
+    return jnp.float32 if value == HALF else value
+
+
+def explained(jaxpr, consts, *args):
+    """What a traced program returns if it computes in float32 and rounds each array of bfloat16.
+
+    Convolutions round their kernels too, but not the gradients of those.
+    """
+    raised = lambda v: v.astype(jnp.float32) if getattr(v, "dtype", None) == HALF else v
+    env = dict(zip([*jaxpr.constvars, *jaxpr.invars], [*map(raised, consts), *args], strict=True))
+    read = lambda v: raised(v.val) if hasattr(v, "val") else env[v]
+    for one in jaxpr.eqns:
+        given = [read(v) for v in one.invars]
+        inner = one.params.get("jaxpr", one.params.get("call_jaxpr"))
+        if inner is not None:
+            consts = getattr(inner, "consts", ())
+            outs = explained(getattr(inner, "jaxpr", inner), consts, *given)
+        else:
+            params = {
+                k: raised_type(v) if k in ("new_dtype", "preferred_element_type", "dtype") else v
+                for k, v in one.params.items()
+            }
+            if one.primitive.name == "score_jax_conv" and one.invars[0].aval.dtype == HALF:
+                given[1] += jax.lax.stop_gradient(rounded(given[1]) - given[1])
+            outs = one.primitive.bind(*given, **params)
+            outs = outs if one.primitive.multiple_results else [outs]
+            outs = [
+                rounded(out) if v.aval.dtype == HALF else out
+                for v, out in zip(one.outvars, outs, strict=True)
+            ]
+        env.update(zip(one.outvars, outs, strict=True))
+    return [read(v) for v in jaxpr.outvars]
 
 
 SHORT = ("series", "mlp")
@@ -116,26 +146,33 @@ LONG = pytest.mark.skipif(
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [n if n in SHORT else pytest.param(n, marks=LONG) for n in CASES])
 def test_gradients_of_networks_are_as_near_as_rounding_allows(name):
-    """Every parameter's gradient within 10 %, or twice as far as float32 with rounded activations."""
+    """Every parameter's gradient within 10 %, or three times as far as rounding takes float32.
+
+    Medians over draws near the initial parameters: with maxima or few places in a norm, a network has
+    draws at which a rounding changes its gradient by its whole length.
+    """
     net, shape = CASES[name]
-    x, label = inputs(shape)
-    x = x + jax.random.normal(jax.random.key(1), x.shape)
-    shapes = jax.eval_shape(net.init, jax.random.key(0), x, label)
+    half, (x, label) = net.clone(dtype=HALF), inputs(shape)
+    start = jax.jit(net.init)(jax.random.key(0), x, label)
+    traced = jax.make_jaxpr(lambda p, x: half.apply(p, x, label))(start, x)
+    outs = {
+        "half": lambda p, x: half.apply(p, x, label),
+        "rounded": lambda p, x: explained(traced.jaxpr, traced.consts, *jax.tree.leaves(p), x)[0],
+        "exact": lambda p, x: net.apply(p, x, label),
+    }
+    gradient = lambda out: jax.grad(lambda p, x: jnp.square(out(p, x) - 1).mean())
+    every = jax.jit(lambda p, x: {name: gradient(out)(p, x) for name, out in outs.items()})
     rng = np.random.default_rng(0)
-    params = jax.tree.map(lambda v: (0.3 * rng.normal(size=v.shape)).astype(v.dtype), shapes)
-
-    @jax.jit
-    def every(params, x):
-        gradient = lambda net: jax.grad(lambda p: jnp.square(net.apply(p, x, label) - 1).mean())(
-            params
-        )
-        with nn.intercept_methods(rounding):
-            explained = gradient(net)
-        return gradient(net.clone(dtype=HALF)), explained, gradient(net)
-
-    half, explained, exact = every(params, x)
-    off, allowed = distances(half, exact), distances(explained, exact)
+    normal = lambda v: jnp.asarray(rng.normal(size=v.shape), v.dtype)
+    draws = [
+        every(jax.tree.map(lambda v: v + 0.1 * normal(v), start), x + normal(x)) for _ in range(5)
+    ]
+    each = lambda name: [distances(found[name], found["exact"]) for found in draws]
+    off, allowed = (
+        {path: np.median([d[path] for d in each(name)]) for path in each(name)[0]}
+        for name in ("half", "rounded")
+    )
     # The bias of an attention's keys cancels in the softmax: its gradient is rounding alone.
     worst = max((p for p in off if allowed[p] < 1), key=lambda p: off[p])
     print(f"{name}: {worst} {off[worst]:.3f} ({allowed[worst]:.3f} by rounding)")
-    assert all(v < max(0.1, 2 * allowed[p]) for p, v in off.items())
+    assert all(v < max(0.1, 3 * allowed[p]) for p, v in off.items())
