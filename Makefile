@@ -46,9 +46,10 @@ check: $(STAMP)
 docs: $(STAMP)
 	$(BIN)/python -m docs.site
 
-# Every command that the README and the guides show, as it stands: about an hour.
+# Every command that the README and the guides show, in a process of its own, with short trainings. Without
+# --steps the commands run as they stand, for most of a day.
 transcripts: $(STAMP)
-	$(BIN)/python -m docs.transcripts --full
+	$(BIN)/python -m docs.transcripts --full --steps 50
 
 clean:
 	rm -rf $(VENV) .cache build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache

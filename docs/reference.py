@@ -18,6 +18,7 @@ from experiments.presets.__main__ import DATA
 from experiments.presets.figures import PARAMETERS
 
 WIDTH = 100  # of the help text: one column of boxes, and the text of an option on lines of its own
+REQUIRED = "required"  # stands in the place of a default
 
 
 class Option(NamedTuple):
@@ -55,7 +56,7 @@ def option(head: str, text: str) -> Option:
     required = text.endswith(" (required)")
     text = text[: default.start()] if default else text.removesuffix(" (required)")
     text = text if text.endswith((".", ")")) else f"{text}."
-    said = "required" if required else default[1] if default else ""
+    said = REQUIRED if required else default[1] if default else ""
     return Option(", ".join(names), values, text, said)
 
 
@@ -88,6 +89,11 @@ def code(text: str) -> str:
     return f"`{text.replace('|', ' or ')}`" if text else ""
 
 
+def default_cell(text: str) -> str:
+    """A default as inline code; "required" is a word of the page (docs/site.css)."""
+    return text if text == REQUIRED else code(text)
+
+
 def cell(text: str) -> str:
     """Text as a cell of a table; options, dotted names and names of files are set as code."""
     names = r"(--[a-z][\w.-]*\w|`[^`]*`|(?<![\w.])[a-z]\w*(?:[./]\w+)*\.[a-z]\w+)"
@@ -115,7 +121,8 @@ def command_page(name: str) -> str:
             parts.append(cell(group.purpose))
         rows = ["| option | values | default | meaning |", "|---|---|---|---|"]
         for names, values, said, default in group.options:
-            rows.append(f"| {code(names)} | {code(values)} | {code(default)} | {cell(said)} |")
+            cells = [code(names), code(values), default_cell(default), cell(said)]
+            rows.append("| " + " | ".join(cells) + " |")
         parts.append(stacking(rows))
     return "\n\n".join(parts) + "\n"
 
@@ -144,8 +151,8 @@ def kinds_page() -> str:
             rows = ["| option | default | meaning |", "|---|---|---|"]
             for field, said in entry["fields"].items():
                 flag = f"--{name}.{field}".replace("_", "-")
-                default = "required" if "default" not in said else shown(said["default"])
-                rows.append(f"| {code(flag)} | {code(default)} | {cell(said['help'])} |")
+                default = shown(said["default"]) if "default" in said else REQUIRED
+                rows.append(f"| {code(flag)} | {default_cell(default)} | {cell(said['help'])} |")
             parts.append(stacking(rows) if entry["fields"] else "It has no options.")
     return "\n\n".join(parts) + "\n"
 

@@ -1,9 +1,11 @@
 """Run every command that the README and the guides show, page by page, in a folder with what they name.
 
-    python -m docs.transcripts [--full] [--only WORD] [PAGES]
+    python -m docs.transcripts [--full [--steps N]] [--only WORD] [PAGES]
 
 By default with few steps and examples and in one process, as the tests run them. --full runs the commands
-as they stand, each in a process of its own, on runs that are trained first (an hour on two processors).
+as they stand, each in a process of its own, on runs that are trained first: most of a day on two
+processors, because many pages train and some draw 50,000 samples. With --steps a training ends after N
+steps and 100 samples stand for 50,000; everything else is as it stands.
 """
 
 import argparse
@@ -20,7 +22,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from types import ModuleType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from unittest import mock
 
 import numpy as np
@@ -46,12 +48,13 @@ LEFT_OUT = {
     r"--hosts\.": "several machines",
     r"\.pth|runs/(ncsnpp|ddpmpp|my_ddpm)": "published weights, which the reader has",
     r"--from (cifar|imagenet64|/usr/share|photos/train)|--data.path tfds": "data of others",
+    r"cifar10-32x32\.zip|--init network\.pkl": "data of others",
     r"^train --config vp_cifar10\S* --workdir \S+ --net.dtype": "data of others",
     r"runs/(ct|cd|edm)\b": "a run of another process, which a test of its own trains and samples",
     r"--workdir runs/fashion_vp --task superres": "sides that 4 does not divide",
     r"^average|--guidance-worse-step": "the snapshots of a long run",
 }
-LATER = {  # only with --full
+LATER = {  # only with --full, without --steps
     r"^demo": "make demo",
     r"^posterior$": "its default takes minutes",
     r"--dry-run": "compiling the published network takes a minute",
@@ -91,6 +94,19 @@ SHORT = (
     (r"^interpolate .*ddim", "--steps 2"),
     (r"^interpolate", "--frames 2"),
 )
+# The same of --full --steps N: only what would take hours is shorter.
+CUT = (
+    (r"^train (?!.*(--help|--dry-run))", "--train.steps {steps}"),
+    (r"^train .*--profile", "--profile 10:20"),
+    # Networks that are large for a processor.
+    (
+        r"^train .*(--data.size 64|records)",
+        "--train.steps 2 --train.steps-per-call 1 --train.batch-size 4",
+    ),
+    (r"^train_classifier", "--steps {steps}"),
+    (r"--num 50000", "--num 100"),
+    (r"^posterior (?!.*(--check-adjoint|--join))", "--repeats 2 --num 16"),
+)
 # Reports that a sentence names more than once: a page is read, and only its blocks are typed in.
 REPORTS = ("compare", "posterior", "evaluate", "bounds")
 
@@ -108,22 +124,30 @@ class Shown(NamedTuple):
         return " ".join(self.words)
 
 
-def shown(page: str, text: str, *, full: bool = False) -> Iterator[Shown]:
+def shortened(line: str, full: bool, steps: int | None) -> list[str]:
+    """The options that make a command shorter: none with `full`, few with `full` and `steps`."""
+    if full and steps is None:
+        return []
+    found = [more for pattern, more in (CUT if full else SHORT) if re.search(pattern, line)]
+    return [more.format(steps=steps) for more in found]
+
+
+def shown(page: str, text: str, *, full: bool = False, steps: int | None = None) -> Iterator[Shown]:
     """The commands of a page in their order, with the words of the reader's own filled in."""
-    text = text.replace("\\\n", " ")
+    text = text.replace("\\\n", " ").replace("--config NAME", "--config digits_vp")
     seen: set[Shown] = set()  # a reader types a command once
     blocks = [m.span() for m in re.finditer(r"^```.*?^```", text, re.M | re.S)]
     for found in re.finditer(r"python3? -m experiments\.(\w+)([^\n`|;&#>\"]*)", text):
         module, given = found.groups()
         words = [WORDS.get(word.strip("'"), word.strip("'")) for word in given.split()]
         line = re.sub(*FEATURES, " ".join([module, *words]).replace("--fid ", ""))
-        reasons = LEFT_OUT if full else LEFT_OUT | LATER
+        reasons = LEFT_OUT if full and steps is None else LEFT_OUT | LATER
         why = next(
             (reason for pattern, reason in reasons.items() if re.search(pattern, line)), None
         )
         if "..." in line or (len(line.split()) == 1 and module not in ("demo", "posterior")):
             continue  # the name of a command
-        short = [] if full else [more for pattern, more in SHORT if re.search(pattern, line)]
+        short = shortened(line, full, steps)
         if module in REPORTS and not any(a < found.start() < b for a, b in blocks):
             short.append("--overwrite")
         command = Shown(page, changed(line.split(), " ".join(short).split()), why)
@@ -140,17 +164,20 @@ class Code(NamedTuple):
     text: str
 
 
-def steps(page: str, text: str, *, full: bool = False) -> Iterator[Shown | Code]:
-    """The commands of a page, and the Python of a tutorial, in the order in which a reader runs them."""
+def in_order(page: str, text: str, **options: Any) -> Iterator[Shown | Code]:
+    """The commands of a page, and the Python of a tutorial, in the order in which a reader runs them.
+
+    The options are those of `shown`.
+    """
     if not page.startswith(TUTORIALS):
-        yield from shown(page, text, full=full)
+        yield from shown(page, text, **options)
         return
     end = 0
     for block in re.finditer(r"^```python *\n(.*?)^``` *$", text, re.M | re.S):
-        yield from shown(page, text[end : block.start()], full=full)
+        yield from shown(page, text[end : block.start()], **options)
         yield Code(page, text.count("\n", 0, block.start(1)), block[1])
         end = block.end()
-    yield from shown(page, text[end:], full=full)
+    yield from shown(page, text[end:], **options)
 
 
 def _options(words: Sequence[str]) -> dict[str, tuple[str, ...]]:
@@ -199,6 +226,8 @@ def world(folder: pathlib.Path) -> None:
     method = "import numpy as np\n\nfrom score_jax.inverse import Mask, pigdm as my_method\n\n"
     method += "operator = Mask(np.indices((64, 64, 1))[0] < 32)\n"
     (folder / "my_package" / "my_module.py").write_text(method)
+    (folder / "docs").mkdir()
+    shutil.copy(ROOT / "docs" / "posterior-table.json", folder / "docs")
     fields = draws.normal(size=(40, 4, 4, 1)).astype(np.float32)
     zarr.open_group(folder / "fields.zarr", mode="w").create_array("x", data=fields)
 
@@ -237,9 +266,17 @@ def runs(folder: pathlib.Path) -> None:
 
 
 def copies(folder: pathlib.Path) -> None:
-    """Give the runs of the tutorials their names."""
+    """Give the runs of the tutorials their names, where they are made."""
     for name, source in COPIES.items():
-        shutil.copytree(folder / "runs" / source, folder / "runs" / name)
+        if (folder / "runs" / source).exists():
+            shutil.copytree(folder / "runs" / source, folder / "runs" / name)
+
+
+def needed(commands: Sequence[Shown]) -> list[str]:
+    """The runs of `RUNS` that commands name, by their own name or by that of a copy."""
+    words = {word for command in commands for word in command.words}
+    named = {name for name in (*RUNS, *COPIES) if f"runs/{name}" in words}
+    return [name for name in RUNS if name in {COPIES.get(name, name) for name in named}]
 
 
 def without_own_runs(folder: pathlib.Path, commands: Sequence[Shown]) -> None:
@@ -280,7 +317,7 @@ def here(command: Shown) -> str | None:
 def apart(command: Shown) -> str | None:
     """The same in a process of its own, with its output on the screen."""
     argv = [sys.executable, "-m", f"experiments.{command.words[0]}", *command.words[1:]]
-    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "WANDB_MODE": "offline"}
     code = subprocess.run(argv, env=env, check=False).returncode
     return f"{command.line}: exit code {code}" if code else None
 
@@ -295,52 +332,77 @@ def run_code(code: Code, space: dict[str, object]) -> str | None:
     return None
 
 
+def walk(
+    order: dict[str, list[Shown | Code]], home: pathlib.Path, *, full: bool, only: str
+) -> Iterator[str | None]:
+    """Run the steps of each page in a copy of `home`: what each says where it fails, or None."""
+    done: set[str] = set()
+    for page, found in order.items():
+        place = home.parent / "page"
+        shutil.copytree(home, place)
+        os.chdir(place)
+        without_own_runs(place, [step for step in found if isinstance(step, Shown)])
+        space: dict[str, object] = {"__name__": "__main__"}
+        for step in found:
+            if isinstance(step, Code):
+                yield run_code(step, space)
+                continue
+            if step.left_out or only not in step.line or step.line in done:
+                continue
+            # What makes files for those after it runs on every page.
+            done |= {step.line} if step.words[0] in REPORTS else set()
+            clock = time.perf_counter()
+            fault = (apart if full else here)(step)
+            yield fault
+            how = "FAILED" if fault else "ran"
+            print(f"{page}: {how} in {time.perf_counter() - clock:.1f} s: {step.line}", flush=True)
+        os.chdir(home)
+        shutil.rmtree(place)
+
+
+def trained(
+    order: dict[str, list[Shown | Code]], only: str, steps: int | None
+) -> Iterator[str | None]:
+    """Train the runs that the steps of the pages name."""
+    named = [
+        step
+        for found in order.values()
+        for step in found
+        if isinstance(step, Shown) and not step.left_out and only in step.line
+    ]
+    for name in needed(named):
+        words = ("train", "--config", *RUNS[name].split(), "--workdir", f"runs/{name}")
+        last = steps or (None if name == "x" else 200)
+        cut = () if last is None else ("--train.steps", str(last))
+        yield apart(Shown("runs", (*words, *cut)))
+
+
 def main() -> None:
     """Run the commands; exit code 1 if one fails."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("pages", nargs="*", default=list(PAGES), help="the pages (default: all)")
     parser.add_argument("--full", action="store_true", help="the commands as they stand")
+    parser.add_argument("--steps", type=int, help="with --full: of every training at most")
     parser.add_argument("--only", default="", help="only commands with this word")
     args = parser.parse_args()
-    faults, done = [], set()
+    if args.steps is not None and not args.full:
+        parser.error("--steps is for --full: without it everything is short")
+    options = {"full": args.full, "steps": args.steps}
+    texts = {page: (ROOT / page).read_text(encoding="utf-8") for page in args.pages}
+    order = {page: list(in_order(page, text, **options)) for page, text in texts.items()}
+    faults: list[str | None] = []
     with tempfile.TemporaryDirectory() as made:
         home = pathlib.Path(made) / "world"
         home.mkdir()
         world(home)
         os.chdir(home)
-        if not args.full:
+        if args.full:
+            faults += trained(order, args.only, args.steps)
+            copies(home)
+        else:
             sys.path.insert(0, str(ROOT))
             runs(home)
-        for name, options in RUNS.items() if args.full else ():
-            words = ("train", "--config", *options.split(), "--workdir", f"runs/{name}")
-            steps = () if name == "x" else ("--train.steps", "200")
-            faults.append(apart(Shown("runs", (*words, *steps))))
-        if args.full:
-            copies(home)
-        for page in args.pages:
-            place = pathlib.Path(made) / "page"
-            shutil.copytree(home, place)
-            os.chdir(place)
-            text = (ROOT / page).read_text(encoding="utf-8")
-            found = list(steps(page, text, full=args.full))
-            without_own_runs(place, [step for step in found if isinstance(step, Shown)])
-            space: dict[str, object] = {"__name__": "__main__"}
-            for command in found:
-                if isinstance(command, Code):
-                    faults.append(run_code(command, space))
-                    continue
-                if command.left_out or args.only not in command.line or command.line in done:
-                    continue
-                # What makes files for those after it runs on every page.
-                done |= {command.line} if command.words[0] in REPORTS else set()
-                clock = time.perf_counter()
-                fault = (apart if args.full else here)(command)
-                faults.append(fault)
-                how = "FAILED" if fault else "ran"
-                seconds = time.perf_counter() - clock
-                print(f"{page}: {how} in {seconds:.1f} s: {command.line}", flush=True)
-            os.chdir(home)
-            shutil.rmtree(place)
+        faults += walk(order, home, full=args.full, only=args.only)
     failed = [fault for fault in faults if fault]
     print("\n".join(["", *failed, f"{len(faults)} commands, {len(failed)} failed"]))
     sys.exit(bool(failed))

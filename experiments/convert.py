@@ -26,6 +26,7 @@ with late():
     from score_jax import checkpoints, convert, parametrization
     from score_jax._files import sha256_of
     from score_jax.convert import assemble
+    from score_jax.convert.files import published_file
     from score_jax.convert.pretrained import located
     from score_jax.data import Description
     from score_jax.sde import NoiseSchedule
@@ -138,8 +139,8 @@ def import_file(args: Args) -> None:
     config = None if args.config is None else read_config(args.config)
     path = located(args.file) if args.source == OURS else pathlib.Path(args.file)
     if not path.exists():
-        known = convert.PUBLISHED_FILES.get(args.file)
-        how = "" if known is None else f": {known.how()}"
+        known = published_file(path, args.config)
+        how = "" if known is None else f": download {known.source}"
         raise ValueError(f"--file {args.file!r} does not exist{how}")
     cli.start(extras={"weights": of_weights("--file", args.file)})
     if config is None:

@@ -494,9 +494,9 @@ def load_record(workdir: pathlib.Path) -> Any:
 
 
 def check_new(name: str, folder: pathlib.Path) -> None:
-    """Raise ValueError naming the argument if there is more than an empty folder at its path."""
+    """Raise ValueError naming the option if there is more than an empty folder at its path."""
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ValueError(f"{name} {str(folder)!r} exists already: choose another")
+        raise ValueError(f"--{name} {str(folder)!r} exists already: choose another name")
 
 
 def newest_config(workdir: pathlib.Path) -> tuple[int, Config] | None:

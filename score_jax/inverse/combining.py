@@ -381,11 +381,12 @@ def check_adjoint(operator: Any, shape: Shape, *, tolerance: float = 1e-4, seed:
         raise ValueError(
             f"adjoint must return the shape of an example, {shape}, got {back.shape[1:]}"
         )
-    size = float(jnp.linalg.norm(there.ravel()) * jnp.linalg.norm(v.ravel()))
-    size = max(size, float(jnp.linalg.norm(back.ravel()) * jnp.linalg.norm(x.ravel())), 1e-30)
-    apart = abs(float((there * v).sum() - (x * back).sum())) / size
-    both = operator.forward(x + 2 * u) - there - 2 * operator.forward(u)
-    bent = float(jnp.linalg.norm(both.ravel()) / max(float(jnp.linalg.norm(there.ravel())), 1e-30))
+    parts = (x, back, v, there, operator.forward(u), operator.forward(x + 2 * u))
+    one, of_v, other, of_one, of_u, of_both = (np.asarray(a, np.float64).ravel() for a in parts)
+    norm = np.linalg.norm
+    size = max(norm(of_one) * norm(other), norm(of_v) * norm(one), 1e-30)
+    apart = abs(float(of_one @ other - one @ of_v) / size)
+    bent = float(norm(of_both - of_one - 2 * of_u) / max(norm(of_one), 1e-30))
     if not bent <= tolerance:
         raise ValueError(f"{name} is not linear: A(x + 2 u) differs from A x + 2 A u by {bent:.2g}")
     if not apart <= tolerance:

@@ -70,27 +70,31 @@ def _state(path: PathLike, wanted: WeightFile, any_file: bool) -> tuple[dict[str
     """The state dict of the file and its SHA-256, after the checks."""
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"{path} is not a file; wanted is {wanted}")
+        raise FileNotFoundError(f"{path} is not a file; the file must be {wanted}")
     if path.suffix in PICKLES:
         raise ValueError(
-            f"{path} is a pickle that runs code, which is not read; wanted is {wanted}"
+            f"{path} is a pickle that runs code, which is not read; the file must be {wanted}"
         )
     if _is_torchscript(path):
-        raise ValueError(f"{path} is a TorchScript program, which is not read; wanted is {wanted}")
+        raise ValueError(
+            f"{path} is a TorchScript program, which is not read; the file must be {wanted}"
+        )
     size = path.stat().st_size
     if not any_file and size != wanted.size:
         raise ValueError(
-            f"{path} has {size:,} bytes: it is another file, or not complete; wanted is {wanted}"
+            f"{path} has {size:,} bytes: it is another file, or not complete; the file must be {wanted}"
         )
     digest = sha256_of(path)
     if not any_file and wanted.sha256 not in {None, digest}:
-        raise ValueError(f"{path} has sha256 {digest}: it is another file; wanted is {wanted}")
+        raise ValueError(
+            f"{path} has sha256 {digest}: it is another file; the file must be {wanted}"
+        )
     try:
         state = read_torch(path)
     except ValueError as error:
-        raise ValueError(f"{error}; wanted is {wanted}") from error
+        raise ValueError(f"{error}; the file must be {wanted}") from error
     if not isinstance(state, Mapping) or not all(isinstance(v, np.ndarray) for v in state.values()):
-        raise ValueError(f"{path} holds no state dict; wanted is {wanted}")
+        raise ValueError(f"{path} holds no state dict; the file must be {wanted}")
     return dict(state), digest
 
 

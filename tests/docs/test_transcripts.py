@@ -145,7 +145,7 @@ RUN = [page for page in transcripts.PAGES if "/how-to/" not in page]
 @pytest.mark.parametrize("page", RUN)
 def test_the_commands_of_a_guide_run(page, world, tmp_path, monkeypatch):
     """In their order, with drawing replaced by noise; `python -m docs.transcripts` draws, too."""
-    found = transcripts.steps(page, (ROOT / page).read_text(encoding="utf-8"))
+    found = transcripts.in_order(page, (ROOT / page).read_text(encoding="utf-8"))
     place = tmp_path / "page"
     shutil.copytree(world, place)
     monkeypatch.chdir(place)
@@ -176,6 +176,15 @@ def test_every_reason_for_leaving_a_command_out_is_needed():
     for pattern, test in ELSEWHERE.items():
         assert any(re.search(pattern, command.line) for command in lines), pattern
         assert (ROOT / test).exists()
+    assert transcripts.needed(lines) == list(transcripts.RUNS)
+    assert transcripts.needed([transcripts.Shown("p", ("info", "runs/digits"))]) == ["x"]
+    long = "python -m experiments.sample --workdir RUN --num 50000"
+    assert [c.line for c in transcripts.shown("p", long, full=True)] == [
+        "sample --workdir runs/x --num 50000"
+    ]
+    assert [c.line for c in transcripts.shown("p", long, full=True, steps=3)] == [
+        "sample --workdir runs/x --num 100"
+    ]
     assert transcripts.changed(["a", "--b", "1", "--c"], ["--b", "2", "3", "--d"]) == (
         "a", "--b", "2", "3", "--c", "--d",
     )  # fmt: skip

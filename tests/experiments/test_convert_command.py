@@ -246,7 +246,11 @@ def test_flags_of_the_two_ways_are_not_mixed(flags, named):
     [
         ({"--config": "cifar10_ddpmp"}, "unknown config 'cifar10_ddpmp'"),
         ({"--config": "nowhere.json"}, "'nowhere.json' is not a file"),
-        ({"--file": "nowhere.pth"}, "'nowhere.pth' does not exist"),
+        ({"--file": "nowhere.pth"}, "'nowhere.pth' does not exist$"),
+        (
+            {"--file": "nowhere.pth", "--config": "cifar10_ncsnpp_continuous"},
+            "'nowhere.pth' does not exist: download a checkpoint_N.pth of https://drive",
+        ),
         ({"--from": "score_sde_jax"}, "cannot be read as a Flax checkpoint"),
         ({"--from": "improved_diffusion"}, "must be a UNet, got NCSNpp"),
         ({"--config": "cifar10_ddpmpp_continuous"}, "lacks tensors that the network needs"),

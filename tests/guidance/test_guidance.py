@@ -45,10 +45,11 @@ def test_the_mixture_is_the_one_of_the_closed_forms():
     other = closed_form.Mixture(
         *(jnp.asarray(v, jnp.float32) for v in (DATA.weights, DATA.means, DATA.covs))
     )
-    for t in (0.01, 0.5):
-        np.testing.assert_allclose(DATA.logp(VP(), X, t), other.logp(VP(), X, t), rtol=1e-4)
-        want = other.score_fn(VP())(X, t)
-        np.testing.assert_allclose(DATA.score(VP())(X, jnp.asarray(t)), want, rtol=1e-4, atol=1e-4)
+    logps = jax.jit(lambda x, t: (DATA.logp(VP(), x, t), other.logp(VP(), x, t)))
+    scores = jax.jit(lambda x, t: (DATA.score(VP())(x, t), other.score_fn(VP())(x, t)))
+    for t in np.float32([0.01, 0.5]):
+        np.testing.assert_allclose(*logps(X, t), rtol=1e-4)
+        np.testing.assert_allclose(*scores(X, t), rtol=1e-4, atol=1e-4)
     drawn = np.asarray(DATA.sample(jax.random.key(0), 20_000))
     np.testing.assert_allclose(drawn.mean(axis=0), DATA.mean, atol=0.03)
     np.testing.assert_allclose(np.cov(drawn.T), DATA.cov, atol=0.03)
@@ -80,31 +81,41 @@ def test_the_posterior_of_a_mixture_is_that_of_bayes(noise_std):
 @pytest.mark.parametrize("name", SDES)
 def test_an_exact_classifier_gives_the_exact_conditional(name):
     sde = SDES[name]
-    score = DATA.score(sde)
+    wanted = [DATA.component(k).score(sde) for k in (0, 1)]
+    guided = [
+        classifier_guidance(sde, DATA.score(sde), DATA.logits(sde), y)
+        for y in (0, 1, jnp.arange(6) % 2)
+    ]
+
+    @jax.jit
+    def both(x, times, t):
+        at_t = guided[2](x, t), [want(x, t) for want in wanted]
+        return [g(x, times) for g in guided[:2]], [want(x, times) for want in wanted], *at_t
+
+    one_class, wants, each, wants_at_t = jax.device_get(both(X, TIMES, np.float32(0.3)))
     for k in (0, 1):
-        guided = jax.jit(classifier_guidance(sde, score, DATA.logits(sde), k))
-        want = DATA.component(k).score(sde)(X, TIMES)
-        np.testing.assert_allclose(guided(X, TIMES), want, rtol=2e-3, atol=2e-3)
-    y = jnp.arange(6) % 2
-    each = classifier_guidance(sde, score, DATA.logits(sde), y)(X, jnp.asarray(0.3))
-    for k in (0, 1):
-        want = DATA.component(k).score(sde)(X, jnp.asarray(0.3))
-        np.testing.assert_allclose(each[k::2], want[k::2], rtol=1e-3, atol=1e-3)
+        np.testing.assert_allclose(one_class[k], wants[k], rtol=2e-3, atol=2e-3)
+        np.testing.assert_allclose(each[k::2], wants_at_t[k][k::2], rtol=1e-3, atol=1e-3)
 
 
 def test_guidance_with_and_without_a_classifier_agree_at_every_scale():
     """score(x | y) - score(x) is the gradient of the exact classifier: two ways to the same."""
     sde = VP()
     score, class_1 = DATA.score(sde), DATA.component(1).score(sde)
-    for scale in (0.0, 1.0, 3.0, lambda t: 1 + t):
-        free = classifier_free(class_1, score, scale=scale)
-        by_classifier = classifier_guidance(sde, score, DATA.logits(sde), 1, scale=scale)
-        np.testing.assert_allclose(
-            free(X, TIMES), by_classifier(X, TIMES), rtol=1e-3, atol=1e-3, err_msg=str(scale)
-        )
-    t = jnp.asarray(0.4)
-    one = classifier_free(class_1, score, scale=1.0)
-    np.testing.assert_array_equal(one(X, t), class_1(X, t))
+    scales = (0.0, 1.0, 3.0, lambda t: 1 + t)
+
+    @jax.jit
+    def both(x, times, t):
+        free = [classifier_free(class_1, score, scale=s) for s in scales]
+        logits = DATA.logits(sde)
+        classified = [classifier_guidance(sde, score, logits, 1, scale=s) for s in scales]
+        ways = [[guided(x, times) for guided in way] for way in (free, classified)]
+        return *ways, free[1](x, t), class_1(x, t)
+
+    free, classified, one, want = both(X, TIMES, np.float32(0.4))
+    for scale, a, b in zip(scales, free, classified, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-3, err_msg=str(scale))
+    np.testing.assert_array_equal(one, want)
 
 
 def test_temperature_divides_the_logits():
@@ -188,9 +199,11 @@ def test_the_flow_and_the_likelihood_take_a_guided_score():
     flow = jax.jit(lambda s, z: probability_flow(sde, s, z, **options).x, static_argnums=0)
     np.testing.assert_allclose(flow(guided, z), flow(class_1.score(sde), z), atol=2e-3)
     x = class_1.sample(jax.random.key(2), 20)
-    found = likelihood.log_likelihood(jax.random.key(3), sde, guided, x, t0=1e-4)
+    found = jax.jit(
+        lambda x: likelihood.log_likelihood(jax.random.key(3), sde, guided, x, t0=1e-4).logp
+    )
     want = class_1.logp(sde, x, 1e-4)
-    np.testing.assert_allclose(found.logp, want, atol=0.05)
+    np.testing.assert_allclose(found(x), want, atol=0.05)
 
 
 N = 50
@@ -209,10 +222,10 @@ def test_on_a_schedule_the_exact_classifier_gives_the_exact_conditional():
     guided = guide(SCHEDULE, plain, on_x(logp))
     step = lambda score, **options: ancestral(SCHEDULE, score, variance=LARGE, **options)
     gradient = guidance.gradient_of(logp)
+    denoised = jax.jit(lambda x, t: [denoise(SCHEDULE, s, x, t) for s in (guided, wanted)])
     for k, i in enumerate((1, 3, 6, 15, 30, 49)):
         t = SCHEDULE.time_of(i)
-        got, want = (denoise(SCHEDULE, s, X, t) for s in (guided, wanted))
-        np.testing.assert_allclose(got, want, rtol=2e-3, atol=5e-3)
+        np.testing.assert_allclose(*denoised(X, t), rtol=2e-3, atol=5e-3)
         mean = lambda made, t_next, t=t: move(made, jax.random.key(0), X, t, t_next).x_mean
         for t_next in (SCHEDULE.time_of(i - 1), SCHEDULE.time_of(0)):
             got, want = (mean(step(s), t_next) for s in (guided, wanted))
@@ -231,8 +244,8 @@ def test_ddim_on_a_schedule_draws_the_conditional_as_the_conditional_network_doe
     guided = guide(SCHEDULE, plain, on_x(logp))
     z = jax.random.normal(jax.random.key(0), (50, 2))
     sampler, grid = stepwise(ddim), schedule_grid(SCHEDULE)
-    run = lambda score: sampler.run(jax.random.key(1), SCHEDULE, score, z, grid).x
-    np.testing.assert_allclose(run(guided), run(wanted), atol=5e-3)
+    run = lambda score, z: sampler.run(jax.random.key(1), SCHEDULE, score, z, grid).x
+    np.testing.assert_allclose(*jax.jit(lambda z: (run(guided, z), run(wanted, z)))(z), atol=5e-3)
 
 
 def test_guidance_keeps_the_learned_variance_of_the_conditional():

@@ -24,14 +24,19 @@ class Mixture:
 
     def logp(self, sde, x, t):
         """log p_t(x) (b,) of the data carried by the SDE to the scalar time t; t=None: the data."""
-        m, s = (1.0, 0.0) if t is None else (sde.mean_coeff(t), sde.std(t))
-        flat = x.reshape(x.shape[0], -1)
-        covs = m**2 * self.covs + s**2 * jnp.eye(self.dim, dtype=x.dtype)[None]
-        logs = [
-            jnp.log(w) + normal_logpdf(flat - (m * mu)[None], cov)
-            for w, mu, cov in zip(self.weights, self.means, covs, strict=True)
-        ]
-        return jax.scipy.special.logsumexp(jnp.stack(logs), axis=0)
+
+        @jax.jit
+        def logp(x, t):
+            m, s = (1.0, 0.0) if t is None else (sde.mean_coeff(t), sde.std(t))
+            flat = x.reshape(x.shape[0], -1)
+            covs = m**2 * self.covs + s**2 * jnp.eye(self.dim, dtype=x.dtype)[None]
+            logs = [
+                jnp.log(w) + normal_logpdf(flat - (m * mu)[None], cov)
+                for w, mu, cov in zip(self.weights, self.means, covs, strict=True)
+            ]
+            return jax.scipy.special.logsumexp(jnp.stack(logs), axis=0)
+
+        return logp(x, t)
 
     def score_fn(self, sde):
         """The exact score as a ScoreFn."""
@@ -112,24 +117,34 @@ class Normal:
 
     def flow(self, sde, x, t, t_next):
         """Where the probability flow carries x from t to t_next, exactly: along each axis a ratio."""
-        along, variance = self._axes(sde, x, t)
-        _, after = self._axes(sde, x, t_next)
-        centre = (sde.mean_coeff(t_next) * self.mean)[None]
-        return (centre + (along * jnp.sqrt(after / variance)) @ self.basis.T).reshape(x.shape)
+
+        @jax.jit
+        def carried(x, t, t_next):
+            along, variance = self._axes(sde, x, t)
+            _, after = self._axes(sde, x, t_next)
+            centre = (sde.mean_coeff(t_next) * self.mean)[None]
+            return (centre + (along * jnp.sqrt(after / variance)) @ self.basis.T).reshape(x.shape)
+
+        return carried(x, t, t_next)
 
     def model_logp(self, sde, x, t0):
         """What the flow's likelihood is at t0: log p_t0 and the error that the prior's mismatch makes.
 
         The flow carries p_t exactly, and at t1 the prior stands in for it.
         """
-        t1 = jnp.asarray(sde.t1, x.dtype)
-        z = self.flow(sde, x, t0, t1)
-        return self.logp(sde, x, t0) + sde.prior_logp(z) - self.logp(sde, z, t1)
+
+        @jax.jit
+        def logp(x, t0):
+            t1 = jnp.asarray(sde.t1, x.dtype)
+            z = self.flow(sde, x, t0, t1)
+            return self.logp(sde, x, t0) + sde.prior_logp(z) - self.logp(sde, z, t1)
+
+        return logp(x, t0)
 
     def sample(self, n, seed=0):
-        z = jnp.asarray(np.random.default_rng(seed).normal(size=(n, len(self.mean))))
-        z = z.astype(self.mean.dtype)
-        return self.mean[None] + (z * jnp.sqrt(self.spread)[None]) @ self.basis.T
+        mean, basis, spread = (np.asarray(v) for v in (self.mean, self.basis, self.spread))
+        z = np.random.default_rng(seed).normal(size=(n, len(mean))).astype(mean.dtype)
+        return jnp.asarray(mean[None] + (z * np.sqrt(spread)[None]) @ basis.T)
 
 
 def random_normal(dim, seed=0, dtype=jnp.float32):

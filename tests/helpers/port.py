@@ -2,7 +2,6 @@
 
 import json
 
-import jax.numpy as jnp
 import numpy as np
 
 from score_jax.nets import DDPM, NCSNpp
@@ -87,13 +86,13 @@ def names(net, size):
 
 
 def _leaf(kind, value):
-    value = jnp.asarray(value, jnp.float32)
+    value = np.asarray(value, np.float32)
     if kind in ("bias", "b"):
         return "bias", value
     if kind == "W":
         return ("kernel", value) if value.ndim == 2 else ("frequency", value)
     if value.ndim == 4:
-        return "kernel", jnp.transpose(value, (2, 3, 1, 0))
+        return "kernel", np.transpose(value, (2, 3, 1, 0))
     return ("kernel", value.T) if value.ndim == 2 else ("scale", value)
 
 

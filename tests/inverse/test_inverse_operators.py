@@ -51,20 +51,26 @@ def test_an_operator_is_its_matrix(name):
     out = operator.out_shape(shape)
     assert operator.data_shape(out) == shape
     assert a.shape == (np.prod(out), np.prod(shape))
-    x, v = (jnp.asarray(RNG.normal(size=(3, *s)), jnp.float32) for s in (shape, out))
+    x, v = (RNG.normal(size=(3, *s)).astype(np.float32) for s in (shape, out))
+
+    @jax.jit
+    def all_of(x, v):
+        ridges = [operator.ridge(v, *w) for w in ((0.7, 0.2), (jnp.full(3, 0.7), jnp.full(3, 0.2)))]
+        return operator.forward(x), operator.adjoint(v), operator.pinv(v), *ridges
+
     flat = lambda z: np.asarray(z, np.float64).reshape(3, -1)
-    np.testing.assert_allclose(flat(operator.forward(x)), flat(x) @ a.T, atol=1e-5)
-    np.testing.assert_allclose(flat(operator.adjoint(v)), flat(v) @ a, atol=1e-5)
+    there, back, pinv, ridge, each = map(flat, all_of(x, v))
+    np.testing.assert_allclose(there, flat(x) @ a.T, atol=1e-5)
+    np.testing.assert_allclose(back, flat(v) @ a, atol=1e-5)
     u, s, vh = np.linalg.svd(a, full_matrices=False)
     told = s > cutoff * s.max()
     u, s, vh = u[:, told], s[told], vh[told]
     inverse = flat(v) @ u / s @ vh
     # Small singular values multiply the rounding of float32.
-    np.testing.assert_allclose(flat(operator.pinv(v)), inverse, atol=1e-4 * np.abs(inverse).max())
+    np.testing.assert_allclose(pinv, inverse, atol=1e-4 * np.abs(inverse).max())
     shrunk = flat(v) @ u * (s / (0.7 * s**2 + 0.2)) @ vh
-    np.testing.assert_allclose(flat(operator.ridge(v, 0.7, 0.2)), shrunk, atol=1e-5)
-    each = operator.ridge(v, jnp.full(3, 0.7), jnp.full(3, 0.2))
-    np.testing.assert_allclose(flat(each), shrunk, atol=1e-5)
+    np.testing.assert_allclose(ridge, shrunk, atol=1e-5)
+    np.testing.assert_allclose(each, shrunk, atol=1e-5)
 
 
 def test_a_blur_and_its_kernel_agree():

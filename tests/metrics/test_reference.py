@@ -157,7 +157,7 @@ def test_files_of_weights_are_checked(tmp_path, monkeypatch):
         script.writestr("x/code/__torch__.py", "")
         script.writestr("x/constants.pkl", pickle.dumps(()))
         script.writestr("x/data.pkl", b"\x80\x02c__torch__\nInception\n)\x81.")
-    with pytest.raises(ValueError, match=r"is a TorchScript program.*wanted is x\.pth"):
+    with pytest.raises(ValueError, match=r"is a TorchScript program.*the file must be x\.pth"):
         read_inception(tmp_path / "x.pt", any_file=True)
 
 
@@ -171,7 +171,7 @@ def test_weights_are_read_from_a_file_of_torch(tmp_path):
         read_inception(tmp_path / "x.pth")
     raw = (tmp_path / "x.pth").read_bytes()
     (tmp_path / "x.pth").write_bytes(raw[: len(raw) // 2])
-    with pytest.raises(ValueError, match=f"cannot be read.*wanted is {WANTED}"):
+    with pytest.raises(ValueError, match=f"cannot be read.*the file must be {WANTED}"):
         read_inception(tmp_path / "x.pth", any_file=True)
 
 

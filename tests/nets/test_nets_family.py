@@ -9,7 +9,7 @@ from jax import lax
 
 from score_jax.nets import MLP, NCSNpp, resample
 from score_jax.nets.layers import GroupNorm, check_inputs
-from tests.helpers.nets import forced
+from tests.helpers.nets import filled, forced
 from tests.helpers.port import load
 from tests.nets.test_nets import direct_upfirdn
 
@@ -22,10 +22,7 @@ def micro():
     """(params with nothing at zero, x, label) of the smallest network."""
     x = jax.random.normal(jax.random.key(1), (2, 4, 4, 1))
     label = jnp.array([10.0, 600.0])
-    shapes = jax.eval_shape(MICRO.init, jax.random.key(0), x, label)
-    rng = np.random.default_rng(2)
-    draw = lambda v: jnp.asarray(0.3 * rng.normal(size=v.shape), v.dtype)
-    return jax.tree.map(draw, shapes), x, label
+    return filled(MICRO, x, label), x, label
 
 
 @pytest.mark.parametrize("name", VARIANTS)
@@ -140,17 +137,19 @@ def test_fir_of_any_length_is_its_definition(taps):
     x = np.random.default_rng(0).normal(size=(2, 6, 4, 3)).astype(np.float32)
     kernel, p = np.outer(taps, taps) / np.sum(taps) ** 2, len(taps) - 2
     image = jnp.asarray(x)
+    ours = jax.jit(lambda v: (resample.fir_up(v, taps), resample.fir_down(v, taps)))(image)
     up = direct_upfirdn(x, 4 * kernel, 2, 1, (p + 1) // 2 + 1, p // 2)
-    np.testing.assert_allclose(resample.fir_up(image, taps), up, atol=1e-6)
+    np.testing.assert_allclose(ours[0], up, atol=1e-6)
     down = direct_upfirdn(x, kernel, 1, 2, (p + 1) // 2, p // 2)
-    np.testing.assert_allclose(resample.fir_down(image, taps), down, atol=1e-6)
+    np.testing.assert_allclose(ours[1], down, atol=1e-6)
 
 
 def test_two_equal_taps_copy_and_average():
     x = jax.random.normal(jax.random.key(0), (2, 4, 6, 3))
-    np.testing.assert_allclose(resample.fir_up(x, (1, 1)), resample.double(x), rtol=1e-6)
-    down = resample.fir_down(x, (1, 1))
-    np.testing.assert_allclose(down, resample.halve(x), rtol=1e-5, atol=1e-6)
+    up = jax.jit(lambda x: (resample.fir_up(x, (1, 1)), resample.double(x)))
+    np.testing.assert_allclose(*up(x), rtol=1e-6)
+    down = jax.jit(lambda x: (resample.fir_down(x, (1, 1)), resample.halve(x)))
+    np.testing.assert_allclose(*down(x), rtol=1e-5, atol=1e-6)
 
 
 def test_classes_of_zero_embedding_are_no_classes(micro):
@@ -170,17 +169,22 @@ def test_mlp_starts_at_zero_and_differentiates_both_ways():
     net = MLP(width=8, num_blocks=1, num_classes=2)
     x, label, y = jnp.ones((3, 2, 2)), jnp.array([1.0, 50.0, 999.0]), jnp.array([0, 1, 1])
     params = jax.jit(net.init)(jax.random.key(0), x, label, y)
-    np.testing.assert_array_equal(net.apply(params, x, label, y), jnp.zeros_like(x))
-    params = jax.tree.map(lambda p: p + 0.1 * jnp.cos(jnp.arange(p.size)).reshape(p.shape), params)
-    f = lambda x: net.apply(params, x, label, y)
-    v = jnp.sin(jnp.arange(12.0)).reshape(x.shape)
-    tangent = jax.jvp(f, (x,), (v,))[1].sum()
+    np.testing.assert_array_equal(jax.jit(net.apply)(params, x, label, y), np.zeros(x.shape))
+    wave = lambda p: np.float32(0.1 * np.cos(np.arange(p.size)).reshape(p.shape))
+    params = jax.tree.map(lambda p: np.asarray(p) + wave(p), params)
+    v = np.sin(np.arange(12, dtype=np.float32)).reshape(x.shape)
+
+    @jax.jit
+    def both_ways(params, x, y):
+        f = lambda x: net.apply(params, x, label, y)
+        out, tangent = jax.jvp(f, (x,), (v,))
+        return out, tangent.sum(), jax.grad(lambda x: f(x).sum())(x)
+
+    out, tangent, gradient = jax.device_get(both_ways(params, x, y))
     assert abs(float(tangent)) > 1e-3
-    gradient = jax.grad(lambda x: f(x).sum())(x)
     np.testing.assert_allclose((gradient * v).sum(), tangent, rtol=1e-4)
-    assert float(jnp.abs(f(x)[1] - f(x)[2]).max()) > 1e-4  # the label is heard
-    other = net.apply(params, x, label, 1 - y)
-    assert float(jnp.abs(f(x) - other).max()) > 1e-4  # and the class
+    assert np.abs(out[1] - out[2]).max() > 1e-4  # the label is heard
+    assert np.abs(out - both_ways(params, x, 1 - y)[0]).max() > 1e-4  # and the class
 
 
 @pytest.mark.parametrize(

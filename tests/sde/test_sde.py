@@ -57,30 +57,34 @@ every_sde = pytest.mark.parametrize("sde", SDES, ids=ids)
 @every_sde
 def test_drift_and_diffusion_follow_from_the_marginals(sde, x64):
     """d log m/dt = a and d s^2/dt - 2 a s^2 = g^2, by central differences in float64."""
-    t = jnp.linspace(0.01, 0.99, 41) * sde.t1
-    h = 1e-5
-    log_m = lambda u: jnp.log(sde.mean_coeff(u))
-    var = lambda u: jnp.square(sde.std(u))
-    a = (log_m(t + h) - log_m(t - h)) / (2 * h)
-    x = jnp.ones((41, 2, 1))
-    np.testing.assert_allclose(sde.drift(x, t)[:, 0, 0], a, rtol=1e-6, atol=1e-8)
-    g2 = (var(t + h) - var(t - h)) / (2 * h) - 2 * a * var(t)
-    np.testing.assert_allclose(jnp.square(sde.diffusion(t)), g2, rtol=1e-6)
+    t, h = np.linspace(0.01, 0.99, 41) * sde.t1, 1e-5
+    mean_coeff = jax.jit(lambda u: sde.mean_coeff(u))
+    var = jax.jit(lambda u: jnp.square(sde.std(u)))
+    a = (np.log(mean_coeff(t + h)) - np.log(mean_coeff(t - h))) / (2 * h)
+    drift, diffusion = jax.jit(lambda x, u: (sde.drift(x, u), sde.diffusion(u)))(
+        np.ones((41, 2, 1)), t
+    )
+    np.testing.assert_allclose(np.asarray(drift)[:, 0, 0], a, rtol=1e-6, atol=1e-8)
+    g2 = (np.asarray(var(t + h)) - var(t - h)) / (2 * h) - 2 * a * var(t)
+    np.testing.assert_allclose(np.square(diffusion), g2, rtol=1e-6)
 
 
 @pytest.mark.slow
 @every_sde
 def test_protocol_shapes_and_dtypes(sde):
     assert isinstance(sde, SDE)
-    t = jnp.array([0.3, 0.5, 0.9]) * sde.t1
-    for shape in [(3, 2), (3, 4, 2), (3, 4, 4, 1), (3, 2, 2, 2, 1)]:
-        for dtype in (jnp.float32, jnp.bfloat16):
-            x = jnp.ones(shape, dtype)
-            mean, std = sde.marginal(x, t)
-            assert mean.shape == shape and mean.dtype == dtype and std.shape == (3,)
-            drift = sde.drift(x, t[0])
-            assert drift.shape == shape and drift.dtype == dtype
-            np.testing.assert_array_equal(drift[0], sde.drift(x, t)[0])
+    t = np.array([0.3, 0.5, 0.9], np.float32) * np.float32(sde.t1)
+
+    @jax.jit
+    def of(xs, t):
+        return [(sde.marginal(x, t), sde.drift(x, t[0]), sde.drift(x, t)) for x in xs]
+
+    shapes = [(3, 2), (3, 4, 2), (3, 4, 4, 1), (3, 2, 2, 2, 1)]
+    xs = [np.ones(shape, dtype) for shape in shapes for dtype in (np.float32, jnp.bfloat16)]
+    for x, ((mean, std), drift, each) in zip(xs, of(xs, t), strict=True):
+        assert mean.shape == x.shape and mean.dtype == x.dtype and std.shape == (3,)
+        assert drift.shape == x.shape and drift.dtype == x.dtype
+        np.testing.assert_array_equal(np.asarray(drift)[0], np.asarray(each)[0])
     z = sde.prior_sample(jax.random.key(1), (4, 3))
     assert z.shape == (4, 3) and sde.prior_logp(z).shape == (4,)
 
@@ -148,10 +152,11 @@ def test_normal_logp_is_the_density():
 def test_from_marginals_of_vp_is_vp():
     vp = VP()
     twin = from_marginals(vp.mean_coeff, vp.std)
-    t = jnp.linspace(0.05, 1.0, 20)
-    np.testing.assert_allclose(twin.diffusion(t), vp.diffusion(t), rtol=1e-3)
-    x = jnp.ones((20, 3))
-    np.testing.assert_allclose(twin.drift(x, t), vp.drift(x, t), rtol=1e-4)
+    x, t = np.ones((20, 3), np.float32), np.linspace(0.05, 1.0, 20, dtype=np.float32)
+    of = lambda x, t: [(sde.diffusion(t), sde.drift(x, t)) for sde in (twin, vp)]
+    (diffusion, drift), (want_diffusion, want_drift) = jax.jit(of)(x, t)
+    np.testing.assert_allclose(diffusion, want_diffusion, rtol=1e-3)
+    np.testing.assert_allclose(drift, want_drift, rtol=1e-4)
 
 
 @every_sde
@@ -164,13 +169,16 @@ def test_reverse_drift_moves_the_moments_of_a_gaussian(sde, x64):
     c2 = 0.7
     var = lambda t: jnp.square(sde.mean_coeff(t)) * c2 + jnp.square(sde.std(t))
     score = lambda x, t: -x / var(t)
-    t = jnp.asarray(0.6 * sde.t1)
-    dv = jax.grad(var)(t)
-    x = jnp.ones((1, 1))
-    k_ode = reverse_drift(sde, score, x, t, ode=True)[0, 0]
-    k_sde = reverse_drift(sde, score, x, t)[0, 0]
-    np.testing.assert_allclose(2 * k_ode * var(t), dv, rtol=1e-8)
-    np.testing.assert_allclose(2 * k_sde * var(t) - sde.diffusion(t) ** 2, dv, rtol=1e-8)
+
+    @jax.jit
+    def sides(x, t):
+        k_ode, k_sde = (reverse_drift(sde, score, x, t, ode=ode)[0, 0] for ode in (True, False))
+        flow, noise = 2 * k_ode * var(t), 2 * k_sde * var(t) - sde.diffusion(t) ** 2
+        return flow, noise, jax.grad(var)(t)
+
+    flow, noise, dv = sides(np.ones((1, 1)), 0.6 * sde.t1)
+    np.testing.assert_allclose(flow, dv, rtol=1e-8)
+    np.testing.assert_allclose(noise, dv, rtol=1e-8)
 
 
 @pytest.mark.slow
@@ -179,11 +187,13 @@ def test_log_snr_is_exact_in_float32(sde):
     """Against 2 log(m/s) in float64, from data to the prior; it falls all the way."""
     t = np.concatenate([np.geomspace(1e-6, 1e-2, 9), np.linspace(0.02, 1, 50)]) * sde.t1
     t = t.astype(np.float32)
-    got = np.asarray(sde.log_snr(jnp.asarray(t)), np.float64)
+    got = np.asarray(jax.jit(lambda t: sde.log_snr(t))(t), np.float64)
+    slopes = jax.vmap(jax.grad(lambda u: sde.log_snr(u)))
     with jax.enable_x64(True):
-        t64 = jnp.asarray(t.astype(np.float64))
-        want = 2 * np.log(np.asarray(sde.mean_coeff(t64)) / np.asarray(sde.std(t64)))
-        slope = np.asarray(jax.vmap(jax.grad(lambda u: sde.log_snr(u)))(t64))
+        m, s, slope = jax.device_get(
+            jax.jit(lambda t: (sde.mean_coeff(t), sde.std(t), slopes(t)))(t.astype(np.float64))
+        )
+        want = 2 * np.log(m / s)
     assert want.dtype == np.float64
     # A rounding of t, and of the largest number on the way.
     np.testing.assert_allclose(
@@ -196,22 +206,21 @@ def test_log_snr_is_exact_in_float32(sde):
 def test_time_of_log_snr_is_the_inverse(sde):
     """Back to t, as exactly as the rounding of the log-SNR and of t allow."""
     t = np.concatenate([np.geomspace(1e-5, 1e-2, 9), np.linspace(0.02, 1, 50)]) * sde.t1
-    t = jnp.asarray(t, jnp.float32)
-    value = sde.log_snr(t)
-    back = jax.jit(lambda v: sde.time_of_log_snr(v))(value)
-    slope = jax.vmap(jax.grad(lambda u: sde.log_snr(u)))(t)
-    allowed = 4e-7 * t + 4e-7 * (jnp.abs(value) + 1) / jnp.abs(slope)
-    excess = jnp.abs(back - t) / allowed
-    assert float(excess.max()) <= 2, (t[excess.argmax()], excess.max())
+    t = t.astype(np.float32)
+    slopes = jax.vmap(jax.grad(lambda u: sde.log_snr(u)))
+    value, slope = jax.device_get(jax.jit(lambda t: (sde.log_snr(t), slopes(t)))(t))
+    back = np.asarray(jax.jit(lambda v: sde.time_of_log_snr(v))(value))
+    allowed = 4e-7 * t + 4e-7 * (np.abs(value) + 1) / np.abs(slope)
+    excess = np.abs(back - t) / allowed
+    assert excess.max() <= 2, (t[excess.argmax()], excess.max())
 
 
 @every_sde
 def test_time_of_log_snr_has_the_right_derivative(sde, x64):
-    t = jnp.asarray([0.11, 0.52, 0.93]) * sde.t1
-    value = sde.log_snr(t)
-    up = jax.vmap(jax.grad(lambda v: sde.time_of_log_snr(v)))(value)
-    h = 1e-6 * sde.t1
-    slope = (sde.log_snr(t + h) - sde.log_snr(t - h)) / (2 * h)
+    t, h = np.asarray([0.11, 0.52, 0.93]) * sde.t1, 1e-6 * sde.t1
+    log_snr = jax.jit(lambda t: sde.log_snr(t))
+    up = jax.jit(jax.vmap(jax.grad(lambda v: sde.time_of_log_snr(v))))(log_snr(t))
+    slope = (np.asarray(log_snr(t + h)) - log_snr(t - h)) / (2 * h)
     np.testing.assert_allclose(up * slope, 1.0, rtol=1e-6)
 
 
@@ -234,31 +243,35 @@ def test_an_sde_of_two_methods_has_all_others():
     """The bisection finds what VP knows in closed form, and so does the interval's transition."""
     own = Own()
     assert isinstance(own, SDE)
-    t = jnp.asarray([1e-5, 1e-3, 0.1, 0.7, 1.0])
-    value = VP().log_snr(t)
-    np.testing.assert_allclose(own.log_snr(t), value, atol=2e-5)
-    np.testing.assert_allclose(own.time_of_log_snr(value), t, rtol=5e-6)
+    t = np.asarray([1e-5, 1e-3, 0.1, 0.7, 1.0], np.float32)
+    value, found = jax.jit(lambda t: (VP().log_snr(t), own.log_snr(t)))(t)
+    np.testing.assert_allclose(found, value, atol=2e-5)
     # Beyond its range: the ends.
-    ends = own.time_of_log_snr(jnp.asarray([-50.0, 60.0]))
+    back = jax.jit(own.time_of_log_snr)(np.append(value, np.float32([-50, 60])))
+    back, ends = np.split(np.asarray(back), [5])
+    np.testing.assert_allclose(back, t, rtol=5e-6)
     np.testing.assert_allclose(ends, [1.0, 0.0], atol=1e-20)
 
 
 @every_sde
 def test_transitions_and_posteriors_compose_the_marginals(sde, x64):
     """The marginal at t is the one at t' carried by the transition; the posterior undoes it."""
-    t = jnp.asarray([0.2, 0.5, 0.97]) * sde.t1
-    t_next = jnp.asarray([0.1, 0.499, 0.001]) * sde.t1
-    a, g2 = sde.transition(t, t_next)
-    np.testing.assert_allclose(a * sde.mean_coeff(t_next), sde.mean_coeff(t), rtol=1e-9)
-    variance = a**2 * sde.std(t_next) ** 2 + g2
-    np.testing.assert_allclose(variance, sde.std(t) ** 2, rtol=1e-9)
+    t = np.asarray([0.2, 0.5, 0.97]) * sde.t1
+    t_next = np.asarray([0.1, 0.499, 0.001]) * sde.t1
+
+    @jax.jit
+    def all_of(t, t_next):
+        marginals = [(sde.mean_coeff(u), sde.std(u)) for u in (t, t_next)]
+        return sde.transition(t, t_next), bridge(sde, t, t_next), *marginals
+
+    (a, g2), found, (m, s), (m_next, s_next) = jax.device_get(all_of(t, t_next))
+    np.testing.assert_allclose(a * m_next, m, rtol=1e-9)
+    np.testing.assert_allclose(a**2 * s_next**2 + g2, s**2, rtol=1e-9)
     # E[x(t') | x0] and its variance through x(t) are those of the marginal.
-    found = bridge(sde, t, t_next)
-    mean = found.x0_coeff + found.x_coeff * sde.mean_coeff(t)
-    np.testing.assert_allclose(mean, sde.mean_coeff(t_next), rtol=1e-9)
-    total = found.x_coeff**2 * sde.std(t) ** 2 + jnp.exp(found.small)
-    np.testing.assert_allclose(total, sde.std(t_next) ** 2, rtol=1e-9)
-    np.testing.assert_allclose(jnp.exp(found.large), g2, rtol=1e-9)
+    np.testing.assert_allclose(found.x0_coeff + found.x_coeff * m, m_next, rtol=1e-9)
+    total = found.x_coeff**2 * s**2 + np.exp(found.small)
+    np.testing.assert_allclose(total, s_next**2, rtol=1e-9)
+    np.testing.assert_allclose(np.exp(found.large), g2, rtol=1e-9)
 
 
 def test_from_betas_is_the_table():
@@ -266,11 +279,12 @@ def test_from_betas_is_the_table():
     betas = golden("iddpm_process")["betas/cosine/1000"]
     sde = from_betas(betas)
     i = np.array([0, 1, 499, 997, 998, 999])
-    t = jnp.asarray((i + 1) / 1000, jnp.float32)
+    t = np.asarray((i + 1) / 1000, np.float32)
     alpha_bar = np.cumprod(1 - betas)[i]
-    np.testing.assert_allclose(jnp.square(sde.mean_coeff(t)), alpha_bar, rtol=3e-4)
-    np.testing.assert_allclose(jnp.square(sde.std(t)), 1 - alpha_bar, rtol=2e-6)
-    np.testing.assert_allclose(sde.beta(t), -1000 * np.log(1 - betas[i]), rtol=1e-6)
+    mean_coeff, std, rate = jax.jit(lambda t: (sde.mean_coeff(t), sde.std(t), sde.beta(t)))(t)
+    np.testing.assert_allclose(np.square(mean_coeff), alpha_bar, rtol=3e-4)
+    np.testing.assert_allclose(np.square(std), 1 - alpha_bar, rtol=2e-6)
+    np.testing.assert_allclose(rate, -1000 * np.log(1 - betas[i]), rtol=1e-6)
     assert sde == from_betas(betas) and hash(sde) == hash(from_betas(betas))
     assert sde != from_betas(betas[:-1]) and sde.n == 1000
     np.testing.assert_array_equal(sde.betas, betas)
@@ -281,8 +295,9 @@ def test_from_linear_betas_tends_to_vp():
     distance = []
     for n in (250, 1000):
         sde = from_betas(np.linspace(0.1 / n, 20 / n, n))
-        t = jnp.linspace(0.05, 1.0, 20)
-        distance.append(float(jnp.abs(sde.std(t) - VP().std(t)).max()))
+        stds = jax.jit(lambda t, sde=sde: (sde.std(t), VP().std(t)))
+        found, limit = jax.device_get(stds(np.linspace(0.05, 1, 20, dtype=np.float32)))
+        distance.append(np.abs(found - limit).max())
     assert distance[1] < 5e-3 and distance[0] / distance[1] == pytest.approx(4, rel=0.2)
 
 
@@ -293,15 +308,16 @@ def test_cosine_vp_is_the_limit_of_the_papers_table(n):
     t = (np.arange(n) + 1) / n
     want = np.cumprod(1 - betas)
     with jax.enable_x64(True):
-        got = np.asarray(jnp.square(CosineVP().mean_coeff(jnp.asarray(t))))
+        got = np.square(jax.jit(lambda t: CosineVP().mean_coeff(t))(t))
     before = t < 0.9994
     np.testing.assert_allclose(got[before], want[before], rtol=1e-8)
     # At the end: nothing left of the data, nothing infinite, and the clip in force.
     sde = CosineVP()
-    for f in (sde.mean_coeff, sde.std, sde.beta, sde.diffusion, sde.drift_coeff, sde.log_snr):
-        assert np.isfinite(f(jnp.float32(1.0)))
-    assert float(sde.beta(jnp.float32(1.0))) == pytest.approx(0.999 * 4000, rel=1e-6)
-    assert -17 < float(sde.log_snr(1.0)) < -16
+    names = ("mean_coeff", "std", "beta", "diffusion", "drift_coeff", "log_snr")
+    at = jax.jit(lambda t: {name: getattr(sde, name)(t) for name in names})(np.float32(1.0))
+    assert all(np.isfinite(value) for value in at.values())
+    assert float(at["beta"]) == pytest.approx(0.999 * 4000, rel=1e-6)
+    assert -17 < float(at["log_snr"]) < -16
 
 
 def test_linear_ve_is_the_noise_itself():
