@@ -436,8 +436,8 @@ class Dropout(nn.Module):
         limit = max(round((1 - self.rate) * 2**16), 1)
         n = (x.shape[-1] + 1) // 2
         words = jax.random.bits(self.make_rng("dropout"), (*x.shape[:-1], n))
-        # Cut where "rows" joins the two words of a block, and compared before all are joined: XLA then
-        # stores a byte an entry, in place of thirteen.
+        # Cut where the key of `row_key` joins the two words of a block, and compared before they are
+        # joined: XLA then stores a byte an entry, where it stored thirteen.
         parts = jnp.split(words, [(n + 1) // 2], axis=-1)
         halves = [*(part & 0xFFFF for part in parts), *(part >> 16 for part in parts)]
         keep = jnp.concatenate([half < limit for half in halves], axis=-1)[..., : x.shape[-1]]
