@@ -378,7 +378,9 @@ def dense(
 def matrix_of(operator: LinearOperator, shape: Shape) -> np.ndarray:
     """The matrix (q, n) of a linear operator on examples of this shape, entry by entry."""
     size = math.prod(shape)
-    columns = jax.jit(operator.forward)(jnp.eye(size).reshape(size, *shape))
+    columns = jax.jit(operator.forward)(
+        np.eye(size, dtype=jnp.zeros(0).dtype).reshape(size, *shape)
+    )
     return np.asarray(columns, np.float64).reshape(size, -1).T
 
 

@@ -120,7 +120,7 @@ class NoiseSchedule(RateSDE):
         return _Place(left, rest, jnp.clip(left - at_knot, 0, self.n - 1))
 
     def _read(self, values: np.ndarray, index: Int[Array, "..."], like: Coefficient) -> Coefficient:
-        return jnp.asarray(values, like.dtype)[index]
+        return jnp.asarray(values.astype(like.dtype))[index]
 
     def _integral(self, place: _Place) -> tuple[Coefficient, Coefficient]:
         """B in two parts: the knot's value, rounded, and all the rest."""

@@ -158,7 +158,7 @@ def drawn(run, name, data):
 @functools.cache
 def end_of(name):
     """The time at which s is 2 % of m."""
-    return float(SDES[name].time_of_log_snr(-2 * np.log(0.02)))
+    return float(jax.jit(lambda value: SDES[name].time_of_log_snr(value))(-2 * np.log(0.02)))
 
 
 @functools.cache

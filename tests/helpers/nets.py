@@ -1,6 +1,15 @@
-"""The convolution without rules of its own, and networks with fields that are not allowed."""
+"""Parameters, the convolution without rules of its own, and networks with fields that are not allowed."""
 
+import jax
+import numpy as np
 from jax import lax
+
+
+def filled(net, *inputs, **given):
+    """Variables of the network with nothing at zero, by NumPy: a program that draws them is large."""
+    shapes = jax.eval_shape(lambda: net.init(jax.random.key(0), *inputs, **given))
+    rng = np.random.default_rng(2)
+    return jax.tree.map(lambda v: (0.3 * rng.normal(size=v.shape)).astype(v.dtype), shapes)
 
 
 def xlas(x, w, padding, *, stride=1, dilation=1, spacing=1):

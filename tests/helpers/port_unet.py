@@ -51,7 +51,7 @@ def variables(state, shapes):
         elif path[-1] == "positional_embedding":
             value = value.T
         assert path not in out
-        out[path] = jnp.asarray(value)
+        out[path] = value
     return {"params": traverse_util.unflatten_dict(out)}
 
 

@@ -7,6 +7,7 @@ import pytest
 
 from score_jax.nets import DDPM, NCSNpp
 from score_jax.nets.layers import attend, divide_by_sigma, noise_levels
+from tests.helpers.nets import filled
 
 DDPM_MICRO = DDPM(
     channels=4, channel_mult=(1,), num_blocks=1, attention=(4,), dropout=0.0, norm_groups=2
@@ -16,20 +17,13 @@ X = jax.random.normal(jax.random.key(1), (2, 4, 4, 1))
 LABEL = jnp.array([10.0, 600.0])
 
 
-def drawn(net, *arguments):
-    """Parameters with nothing at zero."""
-    shapes = jax.eval_shape(net.init, jax.random.key(0), *arguments)
-    rng = np.random.default_rng(2)
-    return jax.tree.map(lambda v: jnp.asarray(0.3 * rng.normal(size=v.shape), v.dtype), shapes)
-
-
 @pytest.mark.parametrize(
     "net",
     [DDPM_MICRO, pytest.param(NCSNPP_MICRO, marks=pytest.mark.slow)],
     ids=["ddpm", "ncsnpp"],
 )
 def test_remat_changes_neither_names_nor_gradients(net):
-    params, nets = drawn(net, X, LABEL), [net, net.clone(remat=True)]
+    params, nets = filled(net, X, LABEL), [net, net.clone(remat=True)]
     make = lambda n: jax.eval_shape(n.init, jax.random.key(0), X, LABEL)
     first, second = (jax.tree.map(lambda v: (v.shape, v.dtype), make(n)) for n in nets)
     assert first == second
@@ -47,7 +41,7 @@ def test_remat_changes_neither_names_nor_gradients(net):
 
 
 def test_half_precision_is_near():
-    params = drawn(DDPM_MICRO, X, LABEL)
+    params = filled(DDPM_MICRO, X, LABEL)
     exact, half = jax.jit(
         lambda p: [DDPM_MICRO.clone(dtype=d).apply(p, X, LABEL) for d in (None, jnp.bfloat16)]
     )(params)
@@ -92,7 +86,7 @@ def test_attention_is_its_definition_in_either_precision(dtype, atol, x64):
 def test_unconditional_network_ignores_the_noise_input_and_has_no_parts_for_it():
     shapes = jax.eval_shape(DDPM_MICRO.init, jax.random.key(0), X, LABEL)["params"]
     net = DDPM_MICRO.clone(noise_conditional=False)
-    params = drawn(net, X, LABEL)
+    params = filled(net, X, LABEL)
     missing = {"embed0", "embed1"}
     assert set(shapes) - set(params["params"]) == missing
     assert "label" in shapes["mid0"] and "label" not in params["params"]["mid0"]

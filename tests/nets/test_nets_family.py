@@ -9,7 +9,7 @@ from jax import lax
 
 from score_jax.nets import MLP, NCSNpp, resample
 from score_jax.nets.layers import GroupNorm, check_inputs
-from tests.helpers.nets import forced
+from tests.helpers.nets import filled, forced
 from tests.helpers.port import load
 from tests.nets.test_nets import direct_upfirdn
 
@@ -22,10 +22,7 @@ def micro():
     """(params with nothing at zero, x, label) of the smallest network."""
     x = jax.random.normal(jax.random.key(1), (2, 4, 4, 1))
     label = jnp.array([10.0, 600.0])
-    shapes = jax.eval_shape(MICRO.init, jax.random.key(0), x, label)
-    rng = np.random.default_rng(2)
-    draw = lambda v: jnp.asarray(0.3 * rng.normal(size=v.shape), v.dtype)
-    return jax.tree.map(draw, shapes), x, label
+    return filled(MICRO, x, label), x, label
 
 
 @pytest.mark.parametrize("name", VARIANTS)
@@ -149,9 +146,10 @@ def test_fir_of_any_length_is_its_definition(taps):
 
 def test_two_equal_taps_copy_and_average():
     x = jax.random.normal(jax.random.key(0), (2, 4, 6, 3))
-    np.testing.assert_allclose(resample.fir_up(x, (1, 1)), resample.double(x), rtol=1e-6)
-    down = resample.fir_down(x, (1, 1))
-    np.testing.assert_allclose(down, resample.halve(x), rtol=1e-5, atol=1e-6)
+    up = jax.jit(lambda x: (resample.fir_up(x, (1, 1)), resample.double(x)))
+    np.testing.assert_allclose(*up(x), rtol=1e-6)
+    down = jax.jit(lambda x: (resample.fir_down(x, (1, 1)), resample.halve(x)))
+    np.testing.assert_allclose(*down(x), rtol=1e-5, atol=1e-6)
 
 
 def test_classes_of_zero_embedding_are_no_classes(micro):

@@ -9,6 +9,7 @@ import pytest
 
 from score_jax.nets import NCSNpp
 from score_jax.nets.layers import folded, unfolded
+from tests.helpers.nets import filled
 
 SMALL = {"channels": 4, "channel_mult": (1, 2), "num_blocks": 1, "attention": (), "dropout": 0.0}
 
@@ -32,9 +33,7 @@ def test_a_network_of_patches_is_that_of_their_channels():
     """It is the network without patches on the folded image, whose output is put together."""
     x, t = jax.random.normal(jax.random.key(1), (2, 4, 8, 1)), jnp.array([1.0, 500.0])
     net, plain = NCSNpp(**SMALL, patch=2), NCSNpp(**SMALL)
-    shapes = jax.eval_shape(net.init, jax.random.key(0), x, t)
-    rng = np.random.default_rng(2)
-    params = jax.tree.map(lambda v: jnp.asarray(0.3 * rng.normal(size=v.shape), v.dtype), shapes)
+    params = filled(net, x, t)
     out = jax.jit(net.apply)(params, x, t)
     assert out.shape == x.shape
     want = unfolded(jax.jit(plain.apply)(params, folded(x, 2), t), 2)

@@ -11,6 +11,7 @@ from score_jax.losses import dsm_loss
 from score_jax.nets import MLP, SeriesUNet
 from score_jax.parametrization import TimeInput
 from score_jax.sde import VP
+from tests.helpers.nets import filled
 
 FAST = {"xla_backend_optimization_level": 0}
 
@@ -19,7 +20,7 @@ FAST = {"xla_backend_optimization_level": 0}
 def test_series_network_learns_the_moons():
     """Predicting no noise costs 1; a network that has learned costs less."""
     net = SeriesUNet(channels=16, num_blocks=1)
-    x = two_moons(256).x
+    x = two_moons(128).x
     x = jnp.asarray(x, jnp.float32)
     params = jax.jit(net.init, compiler_options=FAST)(jax.random.key(0), x[:1], jnp.zeros(1))
     loss = dsm_loss(VP(), net.apply, noise_input=TimeInput())
@@ -36,15 +37,8 @@ def test_series_network_learns_the_moons():
         return jax.lax.scan(step, (params, optimiser.init(params)), jax.random.split(key, 60))
 
     (_, _), losses = train(params, jax.random.key(1))
-    assert abs(losses[0] - 1) < 0.25  # four standard deviations of the mean of 512 squares
+    assert abs(losses[0] - 1) < 0.36  # four standard deviations of the mean of 256 squares
     assert losses[-20:].mean() < 0.75
-
-
-def filled(net, *inputs):
-    """Variables of the network with nothing at zero."""
-    shapes = jax.eval_shape(net.init, jax.random.key(0), *inputs)
-    rng = np.random.default_rng(2)
-    return jax.tree.map(lambda v: jnp.asarray(0.3 * rng.normal(size=v.shape), v.dtype), shapes)
 
 
 def test_vectors_are_series_of_one_channel():

@@ -11,7 +11,7 @@ import pytest
 
 from score_jax.nets import EncoderUNet, UNet, layers
 from score_jax.nets.layers import sinusoids, with_low_res
-from tests.helpers.nets import xlas
+from tests.helpers.nets import filled, xlas
 from tests.helpers.port_unet import load
 from tests.helpers.published_unets import PUBLISHED, network
 
@@ -63,14 +63,6 @@ def test_published_networks_have_the_authors_size(name):
     assert count == PUBLISHED[name][2]
     said = [part for part in name.split("_") if part.endswith("M")]
     assert all(abs(count / 1e6 - float(part[:-1])) < 0.25 * float(part[:-1]) for part in said)
-
-
-def filled(net, x, label, **given):
-    """Variables of the network with nothing at zero."""
-    shapes = jax.eval_shape(lambda: net.init(jax.random.key(0), x, label, **given))
-    rng = np.random.default_rng(2)
-    draw = lambda v: jnp.asarray(0.3 * rng.normal(size=v.shape), v.dtype)
-    return jax.tree.map(draw, shapes)
 
 
 @pytest.fixture(scope="module")

@@ -74,6 +74,7 @@ def test_the_order_of_convergence_with_any_statistics(order, corrector):
         assert np.log2(errors[0] / errors[1]) > order + corrector - 0.35, errors
 
 
+@jax.jit
 def flow_of(z, mean=0.7, std=0.4):
     """The end of the flow of a normal distribution with independent entries."""
     m, s, m0, s0 = (f(jnp.asarray(t)) for t in (1.0, T0) for f in (SDE.mean_coeff, SDE.std))

@@ -1,5 +1,7 @@
 """The probability flow by diffrax: its coordinates, norms, adjoints, and the way itself."""
 
+import functools
+
 import diffrax
 import jax
 import jax.numpy as jnp
@@ -21,6 +23,7 @@ def law(sde, t, mean=MEAN):
     return mean * m, jnp.sqrt((STD * m) ** 2 + s**2)
 
 
+@functools.partial(jax.jit, static_argnums=0)
 def exact_flow(sde, x, t_from, t_to, mean=MEAN):
     """The flow of a Gaussian: x stays the quantile that it is."""
     (mean_from, std_from), (mean_to, std_to) = law(sde, t_from, mean), law(sde, t_to, mean)
@@ -97,7 +100,7 @@ def test_gradients_of_latent_parameter_and_times(coordinate, x64):
 
     truth = lambda z, mean, t_from, t_to: exact_flow(sde, z, t_from, t_to, mean).sum()
     at = (z, jnp.asarray(MEAN), jnp.asarray(0.9), jnp.asarray(0.1))
-    exact = jax.grad(truth, argnums=(0, 1, 2, 3))(*at)
+    exact = jax.jit(jax.grad(truth, argnums=(0, 1, 2, 3)))(*at)
     got = jax.jit(jax.grad(end, argnums=(0, 1, 2, 3)))(*at)
     for a, b in zip(got, exact, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
@@ -117,7 +120,7 @@ def test_the_path_knows_the_state_at_every_time(coordinate, x64):
         )
     )(x)  # fmt: skip
     ts = jnp.array([1e-2, 0.05, 0.3, 0.77, 1.0])
-    states = jax.vmap(path.at)(ts)
+    states = jax.jit(jax.vmap(path.at))(ts)
     for t, state in zip(ts, states, strict=True):
         np.testing.assert_allclose(state, exact_flow(sde, x, 1e-2, t), atol=2e-5)
     np.testing.assert_allclose(states[-1], path.x, rtol=1e-12)

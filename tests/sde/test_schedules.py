@@ -64,20 +64,27 @@ def test_respacing_keeps_the_published_steps(spelling):
     kept = d.spaced_indices(300, spelling)
     np.testing.assert_array_equal(kept, want)
     grid = d.schedule_grid(sde, kept)
-    np.testing.assert_allclose(grid[::-1], (want + 1) / 300, rtol=1e-7)
-    np.testing.assert_allclose(sde.mean_coeff(grid[::-1]) ** 2, sde.alpha_bar[want], rtol=1e-6)
+    np.testing.assert_allclose(np.asarray(grid)[::-1], (want + 1) / 300, rtol=1e-7)
+    m = np.asarray(jax.jit(lambda t: sde.mean_coeff(t))(np.asarray(grid)[::-1]))
+    np.testing.assert_allclose(m**2, sde.alpha_bar[want], rtol=1e-6)
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_coefficients_are_the_authors(name, x64):
     sde, g = schedule(name), arrays(name)
-    i = jnp.arange(50)
-    t, t_next = sde.time_of(i), sde.time_of(i - 1)
-    found = d.bridge(sde, t, t_next)
+    ones, options = jnp.ones((50, 1)), {"variance": SMALL, "first": sde.times[:2]}
+
+    @jax.jit
+    def all_of(i):
+        t, t_next = sde.time_of(i), sde.time_of(i - 1)
+        clipped = reverse_moments(sde, ones, None, ones, t, t_next, **options)
+        return d.bridge(sde, t, t_next), sde.mean_coeff(t_next), clipped
+
+    found, m_next, clipped = jax.device_get(all_of(np.arange(50)))
     assert found.small.dtype == jnp.float64 and sde.alpha_bar.dtype == np.float64
     pairs = {
         "alphas_cumprod": sde.alpha_bar,
-        "alphas_cumprod_prev": sde.mean_coeff(t_next) ** 2,
+        "alphas_cumprod_prev": m_next**2,
         "posterior_variance": posterior_variance(sde),
         "posterior_mean_coef1": found.x0_coeff,
         "posterior_mean_coef2": found.x_coeff,
@@ -88,10 +95,6 @@ def test_coefficients_are_the_authors(name, x64):
     want = g["posterior_log_variance_clipped"]
     np.testing.assert_allclose(found.small[1:], want[1:], rtol=1e-12, atol=1e-12)
     assert want[0] == want[1]
-    clipped = reverse_moments(
-        sde, jnp.ones((50, 1)), None, jnp.ones((50, 1)), t, t_next,
-        variance=SMALL, first=sde.times[:2],
-    )  # fmt: skip
     np.testing.assert_allclose(clipped.log_variance[:, 0], want, rtol=1e-12, atol=1e-12)
 
 
@@ -100,8 +103,9 @@ def test_forward_and_reverse_moments_are_the_authors(name):
     sde, g = schedule(name), arrays(name)
     x0, noise, i = jnp.asarray(g["x0"]), jnp.asarray(g["noise"]), jnp.asarray(g["t"], jnp.int32)
     x, t = jnp.asarray(g["x_t"]), sde.time_of(i)
-    close(noisy(sde, x0, i, noise), g["x_t"])
-    mean, log_variance = chain_posterior(sde, x0, x, i)
+    posterior = jax.jit(lambda x0, x, i: (noisy(sde, x0, i, noise), chain_posterior(sde, x0, x, i)))
+    made, (mean, log_variance) = posterior(x0, x, i)
+    close(made, g["x_t"])
     close(mean, g["q_posterior/mean"])
     width = np.broadcast_to(log_variance, x.shape)
     want = g["q_posterior/log_variance"]
@@ -112,7 +116,7 @@ def test_forward_and_reverse_moments_are_the_authors(name):
     )  # fmt: skip
     for flag, clean in (("True", static()), ("False", None)):
         reverse = reverse_fn(sde, score, variance=LEARNED_RANGE, clean=clean, first=sde.times[:2])
-        out = reverse(x, t, sde.time_of(i - 1))
+        out = jax.jit(reverse)(x, t, sde.time_of(i - 1))
         where = f"p_mean_variance/clip={flag}"
         close(out.mean, g[f"{where}/mean"])
         close(out.variance, g[f"{where}/variance"])
@@ -165,14 +169,18 @@ def test_a_perfect_prediction_of_any_kind_gives_x0_and_the_posterior(kind):
     sde = d.CosineBetas(20)
     keys = jax.random.split(jax.random.key(0), 2)
     x0, noise = (jax.random.normal(k, (5, 2, 3)) for k in keys)
-    i = jnp.array([0, 1, 7, 15, 19])
-    t, x = sde.time_of(i), noisy(sde, x0, i, noise)
-    value = kind.target(sde, x0, noise, x, t)
-    score = score_fn(
-        sde, lambda p, x, index: value, None, noise_input=IndexInput(), parametrization=kind
-    )
-    out = reverse_fn(sde, score)(x, t, sde.time_of(i - 1))
-    posterior, _ = chain_posterior(sde, x0, x, i)
+
+    @jax.jit
+    def both(x0, noise, i):
+        t, x = sde.time_of(i), noisy(sde, x0, i, noise)
+        value = kind.target(sde, x0, noise, x, t)
+        score = score_fn(
+            sde, lambda p, x, index: value, None, noise_input=IndexInput(), parametrization=kind
+        )
+        out = reverse_fn(sde, score)(x, t, sde.time_of(i - 1))
+        return out, chain_posterior(sde, x0, x, i)[0]
+
+    out, posterior = both(x0, noise, np.array([0, 1, 7, 15, 19]))
     close(out.mean, posterior, 1e-4)
     # The last beta is 0.999 of an alpha_bar near 1e-6: x0 keeps three digits there.
     close(out.x0[:4], x0[:4], 1e-3)
@@ -210,9 +218,9 @@ def test_a_posterior_over_any_interval_is_that_of_the_cut_schedule(betas, data):
 def test_intervals_keep_their_digits_on_a_long_schedule():
     """Where alpha_bar is near 1, and where its logarithm is large: both lose digits in float32."""
     sde = d.CosineBetas(4000)
-    x0, x = jnp.array([[0.4], [0.4], [0.4]]), jnp.array([[1.3], [1.3], [1.3]])
+    x0, x = np.full((3, 1), 0.4, np.float32), np.full((3, 1), 1.3, np.float32)
     i = np.array([1, 2000, 3990])
-    mean, log_variance = chain_posterior(sde, x0, x, i)
+    mean, log_variance = jax.jit(lambda *given: chain_posterior(sde, *given))(x0, x, i)
     before = np.append(1.0, sde.alpha_bar)[i]
     of_x0 = sde.betas[i] * np.sqrt(before) / (1 - sde.alpha_bar[i])
     of_x = (1 - before) * np.sqrt(1 - sde.betas[i]) / (1 - sde.alpha_bar[i])
@@ -224,13 +232,18 @@ def test_intervals_keep_their_digits_on_a_long_schedule():
 def test_coefficients_at_the_timesteps_are_the_float64_ones_rounded():
     """Whichever way a time was computed in float32, and for 4,000 steps."""
     sde = d.CosineBetas(4000)
-    for t in (sde.time_of(jnp.arange(4000)), 1 - jnp.arange(4000)[::-1] / 4000):
-        np.testing.assert_allclose(sde.mean_coeff(t), np.sqrt(sde.alpha_bar), rtol=2e-7)
-        np.testing.assert_allclose(sde.std(t), np.sqrt(1 - sde.alpha_bar), rtol=2e-7)
-        np.testing.assert_array_equal(sde.index_of(t), np.arange(4000))
-        rate = -4000 * np.log1p(-sde.betas)
-        np.testing.assert_allclose(sde.beta(t), rate, rtol=2e-7)
+
+    @jax.jit
+    def all_of(t):
         _, g2 = sde.transition(t, jnp.maximum(t - 1 / 4000, 0))
+        return sde.mean_coeff(t), sde.std(t), sde.index_of(t), sde.beta(t), g2
+
+    for t in (sde.time_of(jnp.arange(4000)), 1 - jnp.arange(4000)[::-1] / 4000):
+        mean_coeff, std, index, rate, g2 = all_of(t)
+        np.testing.assert_allclose(mean_coeff, np.sqrt(sde.alpha_bar), rtol=2e-7)
+        np.testing.assert_allclose(std, np.sqrt(1 - sde.alpha_bar), rtol=2e-7)
+        np.testing.assert_array_equal(index, np.arange(4000))
+        np.testing.assert_allclose(rate, -4000 * np.log1p(-sde.betas), rtol=2e-7)
         np.testing.assert_allclose(g2, sde.betas, rtol=2e-6)
 
 

@@ -256,19 +256,22 @@ def test_an_sde_of_two_methods_has_all_others():
 @every_sde
 def test_transitions_and_posteriors_compose_the_marginals(sde, x64):
     """The marginal at t is the one at t' carried by the transition; the posterior undoes it."""
-    t = jnp.asarray([0.2, 0.5, 0.97]) * sde.t1
-    t_next = jnp.asarray([0.1, 0.499, 0.001]) * sde.t1
-    a, g2 = sde.transition(t, t_next)
-    np.testing.assert_allclose(a * sde.mean_coeff(t_next), sde.mean_coeff(t), rtol=1e-9)
-    variance = a**2 * sde.std(t_next) ** 2 + g2
-    np.testing.assert_allclose(variance, sde.std(t) ** 2, rtol=1e-9)
+    t = np.asarray([0.2, 0.5, 0.97]) * sde.t1
+    t_next = np.asarray([0.1, 0.499, 0.001]) * sde.t1
+
+    @jax.jit
+    def all_of(t, t_next):
+        marginals = [(sde.mean_coeff(u), sde.std(u)) for u in (t, t_next)]
+        return sde.transition(t, t_next), bridge(sde, t, t_next), *marginals
+
+    (a, g2), found, (m, s), (m_next, s_next) = jax.device_get(all_of(t, t_next))
+    np.testing.assert_allclose(a * m_next, m, rtol=1e-9)
+    np.testing.assert_allclose(a**2 * s_next**2 + g2, s**2, rtol=1e-9)
     # E[x(t') | x0] and its variance through x(t) are those of the marginal.
-    found = bridge(sde, t, t_next)
-    mean = found.x0_coeff + found.x_coeff * sde.mean_coeff(t)
-    np.testing.assert_allclose(mean, sde.mean_coeff(t_next), rtol=1e-9)
-    total = found.x_coeff**2 * sde.std(t) ** 2 + jnp.exp(found.small)
-    np.testing.assert_allclose(total, sde.std(t_next) ** 2, rtol=1e-9)
-    np.testing.assert_allclose(jnp.exp(found.large), g2, rtol=1e-9)
+    np.testing.assert_allclose(found.x0_coeff + found.x_coeff * m, m_next, rtol=1e-9)
+    total = found.x_coeff**2 * s**2 + np.exp(found.small)
+    np.testing.assert_allclose(total, s_next**2, rtol=1e-9)
+    np.testing.assert_allclose(np.exp(found.large), g2, rtol=1e-9)
 
 
 def test_from_betas_is_the_table():
@@ -276,11 +279,12 @@ def test_from_betas_is_the_table():
     betas = golden("iddpm_process")["betas/cosine/1000"]
     sde = from_betas(betas)
     i = np.array([0, 1, 499, 997, 998, 999])
-    t = jnp.asarray((i + 1) / 1000, jnp.float32)
+    t = np.asarray((i + 1) / 1000, np.float32)
     alpha_bar = np.cumprod(1 - betas)[i]
-    np.testing.assert_allclose(jnp.square(sde.mean_coeff(t)), alpha_bar, rtol=3e-4)
-    np.testing.assert_allclose(jnp.square(sde.std(t)), 1 - alpha_bar, rtol=2e-6)
-    np.testing.assert_allclose(sde.beta(t), -1000 * np.log(1 - betas[i]), rtol=1e-6)
+    mean_coeff, std, rate = jax.jit(lambda t: (sde.mean_coeff(t), sde.std(t), sde.beta(t)))(t)
+    np.testing.assert_allclose(np.square(mean_coeff), alpha_bar, rtol=3e-4)
+    np.testing.assert_allclose(np.square(std), 1 - alpha_bar, rtol=2e-6)
+    np.testing.assert_allclose(rate, -1000 * np.log(1 - betas[i]), rtol=1e-6)
     assert sde == from_betas(betas) and hash(sde) == hash(from_betas(betas))
     assert sde != from_betas(betas[:-1]) and sde.n == 1000
     np.testing.assert_array_equal(sde.betas, betas)
@@ -291,8 +295,9 @@ def test_from_linear_betas_tends_to_vp():
     distance = []
     for n in (250, 1000):
         sde = from_betas(np.linspace(0.1 / n, 20 / n, n))
-        t = jnp.linspace(0.05, 1.0, 20)
-        distance.append(float(jnp.abs(sde.std(t) - VP().std(t)).max()))
+        stds = jax.jit(lambda t, sde=sde: (sde.std(t), VP().std(t)))
+        found, limit = jax.device_get(stds(np.linspace(0.05, 1, 20, dtype=np.float32)))
+        distance.append(np.abs(found - limit).max())
     assert distance[1] < 5e-3 and distance[0] / distance[1] == pytest.approx(4, rel=0.2)
 
 
@@ -303,15 +308,16 @@ def test_cosine_vp_is_the_limit_of_the_papers_table(n):
     t = (np.arange(n) + 1) / n
     want = np.cumprod(1 - betas)
     with jax.enable_x64(True):
-        got = np.asarray(jnp.square(CosineVP().mean_coeff(jnp.asarray(t))))
+        got = np.square(jax.jit(lambda t: CosineVP().mean_coeff(t))(t))
     before = t < 0.9994
     np.testing.assert_allclose(got[before], want[before], rtol=1e-8)
     # At the end: nothing left of the data, nothing infinite, and the clip in force.
     sde = CosineVP()
-    for f in (sde.mean_coeff, sde.std, sde.beta, sde.diffusion, sde.drift_coeff, sde.log_snr):
-        assert np.isfinite(f(jnp.float32(1.0)))
-    assert float(sde.beta(jnp.float32(1.0))) == pytest.approx(0.999 * 4000, rel=1e-6)
-    assert -17 < float(sde.log_snr(1.0)) < -16
+    names = ("mean_coeff", "std", "beta", "diffusion", "drift_coeff", "log_snr")
+    at = jax.jit(lambda t: {name: getattr(sde, name)(t) for name in names})(np.float32(1.0))
+    assert all(np.isfinite(value) for value in at.values())
+    assert float(at["beta"]) == pytest.approx(0.999 * 4000, rel=1e-6)
+    assert -17 < float(at["log_snr"]) < -16
 
 
 def test_linear_ve_is_the_noise_itself():
