@@ -21,7 +21,7 @@ from experiments.config import GuidanceConfig
 from experiments.evaluate import distances
 from experiments.parts import guiding, samplers, sampling
 from experiments.reports import bits
-from experiments.reports.features import feature_space
+from experiments.reports.features import feature_space, nearest_label
 from score_jax import metrics, viz
 from score_jax._files import write_json
 
@@ -114,11 +114,9 @@ def measure(args: Args) -> None:
     space, test = feature_space(run), run.source.examples(args.test)
     train = run.source.examples(len(run.source.split("train")), "train")
     flat = space.features(train["x"])
+    labels = nearest_label(space, flat, train["y"])
     asked = np.arange(max(args.num, args.guided)) % run.num_classes
     results: dict[str, Any] = {"step": step, "args": dataclasses.asdict(args)}
-
-    def labels(x: Any) -> np.ndarray:
-        return np.asarray(train["y"])[metrics.nearest(space.features(x), flat)[1]]
 
     def measured(x: Any) -> dict[str, float]:
         right = float((labels(x) == asked[: len(x)]).mean())

@@ -7,17 +7,17 @@
 (`experiments.train_classifier`). Judged by the classifier of `reports.features`, which sees no noise
 and none of the networks. Writes results.json, guidance.png and completed.png.
 
-Other images than digits are completed, too, and compared by their error alone, as with released weights;
-networks with classes are given none:
+Other images than digits are completed, too, as with released weights, and their class is taken to be that
+of the nearest training image; networks with classes are given none:
 
     python -m experiments.convert --from score_jax --file fashion_vp --workdir runs/fashion_vp
-    python -m benchmarks.guidance --plain runs/fashion_vp --scales --halves 32 --smc-halves 0
+    python -m benchmarks.guidance --plain runs/fashion_vp --scales --halves 32 --smc-halves 12
 """
 
 import dataclasses
 import json
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -26,7 +26,7 @@ import numpy as np
 from experiments import cli, runs
 from experiments.config import GuidanceConfig, SampleConfig
 from experiments.parts import guiding, sampling
-from experiments.reports.features import feature_space
+from experiments.reports.features import FeatureSpace, feature_space, nearest_label
 from experiments.runs import Run
 from score_jax import inverse, metrics, viz
 from score_jax.samplers import ancestral, log_snr_grid
@@ -92,17 +92,27 @@ def unlabelled(run: Run, num: int, workdir: pathlib.Path) -> dict[str, Any]:
 
 
 def by_particles(run: Run, score: Any, truth: Any, mask: Any, args: Args) -> Any:
-    """One draw of each of the first digits by twisted SMC, of measurements with noise."""
+    """One draw of each of the first images by twisted SMC, of measurements with noise.
+
+    NaN for an image whose particles all died.
+    """
     noisy = inverse.measure(
         jax.random.key(5), inverse.Mask(mask), truth[: args.smc_halves], noise_std=args.smc_noise
     )
     examples = run.source.on_levels(run.source.examples(1_000, "train")["x"])
-    out = inverse.twisted_smc(
-        jax.random.key(6), run.sde, score, noisy, grid=log_snr_grid(run.sde, args.smc_steps),
-        particles=args.particles, islands=1, chunk=4, progress=False,
-        data_std=inverse.measured_stds(noisy.operator, examples),
-    )  # fmt: skip
-    return np.concatenate([found.draw(1, seed=i) for i, found in enumerate(out.found)])
+    try:
+        out = inverse.twisted_smc(
+            jax.random.key(6), run.sde, score, noisy, grid=log_snr_grid(run.sde, args.smc_steps),
+            particles=args.particles, islands=1, chunk=4, progress=False,
+            data_std=inverse.measured_stds(noisy.operator, examples),
+        )  # fmt: skip
+        dead: tuple[int, ...] = ()
+    except inverse.ParticlesDied as error:
+        out, dead = error.systems, error.dead
+    x = np.full(np.shape(noisy.y), np.nan, np.float32)
+    for i, found in zip((i for i in range(len(x)) if i not in dead), out.found, strict=True):
+        x[i] = found.draw(1, seed=i)[0]
+    return x
 
 
 def forms(workdir: pathlib.Path, args: Args) -> dict[str, dict[str, Any]]:
@@ -145,9 +155,9 @@ def by_scale(workdir: pathlib.Path, args: Args, flags: dict[str, Any]) -> dict[s
 
 
 def completed(workdir: pathlib.Path, args: Args, out: pathlib.Path) -> dict[str, Any]:
-    """Accuracy and error of digits whose lower half was completed, beside a fill by the mean."""
+    """Accuracy and error of images whose lower half was completed, beside a fill by the mean."""
     run, params, _ = runs.load(workdir)
-    space = feature_space(run)
+    classify = classifier(run, feature_space(run))
     test = run.source.examples(args.halves)
     truth, y = np.asarray(run.source.on_levels(test["x"]), np.float32), test.get("y")
     mask = np.indices(run.shape)[0] < run.shape[0] // 2
@@ -165,24 +175,38 @@ def completed(workdir: pathlib.Path, args: Args, out: pathlib.Path) -> dict[str,
             grid=log_snr_grid(run.sde, args.half_steps), sampler=ancestral, chunk=args.halves,
             progress=False,
         ).x  # fmt: skip
-        print(name, _judge(run, space, images[name], truth, y), flush=True)
+        print(name, _judge(run, classify, images[name], truth, y), flush=True)
     if args.smc_halves:
         each = score(unlabelled(run, args.particles, workdir))
         images["smc"] = by_particles(run, each, truth, mask, args)
-        print("smc", _judge(run, space, images["smc"], truth, y), flush=True)
+        print("smc", _judge(run, classify, images["smc"], truth, y), flush=True)
     few = min(12, *map(len, images.values()))
-    rows = np.stack([x[:few] for x in images.values()])
+    rows = np.stack([np.nan_to_num(x[:few]) for x in images.values()])
     grid = viz.image_grid(rows.reshape(-1, *run.shape), columns=few, scale=max(1, 48 // len(mask)))
     viz.save_image(viz.labelled(grid, rows=list(images)), out / "completed.png")
-    return {name: _judge(run, space, x, truth, y) for name, x in images.items()}
+    return {name: _judge(run, classify, x, truth, y) for name, x in images.items()}
 
 
-def _judge(run: Run, space: Any, x: Any, truth: Any, y: Any) -> dict[str, float]:
-    n, half = len(x), run.shape[0] // 2
-    error = float(np.sqrt(np.mean((x - truth[:n])[:, half:] ** 2)))
-    found = {"examples": n, "rms_error": error}
-    if space.classify is not None:
-        found["accuracy"] = float((space.classify(run.source.to_data(x)) == y[:n]).mean())
+def classifier(run: Run, space: FeatureSpace) -> Callable[[Any], np.ndarray] | None:
+    """The classifier of the space, or by the nearest training image; None for data without labels."""
+    if space.classify is not None or not run.source.num_classes:
+        return space.classify
+    train = run.source.examples(len(run.source.split("train")), "train")
+    return nearest_label(space, space.features(train["x"]), train["y"])
+
+
+def _judge(run: Run, classify: Any, x: Any, truth: Any, y: Any) -> dict[str, float]:
+    """Error, and share of the right class, of the images that are finite."""
+    alive = np.isfinite(x).all(axis=(1, 2, 3))
+    half, left = run.shape[0] // 2, np.flatnonzero(alive)
+    found = {"examples": len(x), "died": int((~alive).sum())}
+    if not len(left):
+        return found
+    error = (x[left] - truth[left])[:, half:]
+    found["rms_error"] = float(np.sqrt(np.mean(np.square(error))))
+    if classify is not None:
+        right = classify(run.source.to_data(x[left])) == y[left]
+        found["accuracy"] = float(right.mean())
     return found
 
 

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from score_jax import runtime
+from score_jax import metrics, runtime
 from score_jax._files import write_npz
 
 from ..runs import Run
@@ -87,6 +87,15 @@ def feature_space(run: Run, folder: pathlib.Path | None = None) -> FeatureSpace:
 
     accuracy = float((classify(test["x"]) == test["y"]).mean())
     return FeatureSpace(hidden, classify, accuracy, "classifier of the digits")
+
+
+def nearest_label(space: FeatureSpace, features: np.ndarray, y: Any) -> Callable[[Any], np.ndarray]:
+    """A classifier of raw data where the space has none: the label of the nearest training example.
+
+    `features` (m, k) are those of the examples in the space, y (m,) their labels.
+    """
+    labels = np.asarray(y)
+    return lambda x: labels[metrics.nearest(space.features(x), features)[1]]
 
 
 def _fit(x: np.ndarray, y: np.ndarray, iterations: int) -> dict[str, np.ndarray]:

@@ -48,6 +48,7 @@ from score_jax.inverse.operators import as_matrix as as_matrix
 from score_jax.inverse.operators import dense as dense
 from score_jax.inverse.operators import grayscale as grayscale
 from score_jax.inverse.operators import matrix_of as matrix_of
+from score_jax.inverse.particles import ParticlesDied as ParticlesDied
 from score_jax.inverse.particles import twisted_smc as twisted_smc
 from score_jax.inverse.renoising import daps as daps
 from score_jax.inverse.renoising import ddrm as ddrm

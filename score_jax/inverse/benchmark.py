@@ -39,7 +39,7 @@ from score_jax.inverse.combining import example_of
 from score_jax.inverse.exact import conditioner, exact, log_evidence
 from score_jax.inverse.measurement import Measurement, measure, measurement_logp
 from score_jax.inverse.operators import LinearOperator, Operator
-from score_jax.inverse.particles import twisted_smc
+from score_jax.inverse.particles import ParticlesDied, twisted_smc
 from score_jax.inverse.sampling import posterior_sample
 from score_jax.metrics.distances import Estimate, frechet_distance, sliced_wasserstein
 from score_jax.samplers import ancestral, log_snr_grid
@@ -225,7 +225,7 @@ def by_particles(
     """A drawer of `twisted_smc` with one system of `times` * num particles for each y.
 
     `nfe` are the evaluations of a particle, the steps of `grid(sde, n)`; options are those of
-    `twisted_smc`.
+    `twisted_smc`. The draws of a y whose particles all died are NaN, and its p(y) is 0.
 
     >>> drawer = by_particles(times=4, data_std=0.5)
     """
@@ -235,12 +235,19 @@ def by_particles(
         cost = 1 if method is None else 2
         with warnings.catch_warnings():  # of few particles, whose error the figures show
             warnings.filterwarnings("ignore", "too few particles", UserWarning)
-            out = twisted_smc(
-                key, sde, score, measurement, method, grid=grid(sde, nfe // cost),
-                particles=times * num, islands=1, progress=False, **options,
-            )  # fmt: skip
-        x = np.stack([one.draw(num, seed=i) for i, one in enumerate(out.found)])
-        evidence = np.array([one.log_evidence for one in out.found])
+            try:
+                out = twisted_smc(
+                    key, sde, score, measurement, method, grid=grid(sde, nfe // cost),
+                    particles=times * num, islands=1, progress=False, **options,
+                )  # fmt: skip
+                dead: tuple[int, ...] = ()
+            except ParticlesDied as error:
+                out, dead = error.systems, error.dead
+        alive = [i for i in range(len(measurement.y)) if i not in dead]
+        x = np.full((len(measurement.y), num, *measurement.shape), np.nan)
+        evidence = np.full(len(measurement.y), -np.inf)
+        for i, one in zip(alive, out.found, strict=True):
+            x[i], evidence[i] = one.draw(num, seed=i), one.log_evidence
         return Drawn(x, float(nfe * times), out.seconds, evidence)
 
     return draw
@@ -359,8 +366,7 @@ def compare(
     """Compare drawers on a posed problem: their figures by name, after those of exact draws.
 
     `score` is the exact one of the prior unless given. A drawer that raises ValueError for this problem,
-    such as one for linear operators only, or FloatingPointError, as when all particles died, is left
-    out with a warning.
+    such as one for linear operators only, or FloatingPointError is left out with a warning.
 
     >>> posed = pose(key, Problem(data, Mask(mask), 0.1))
     >>> compare(key, sde, posed, {"pigdm": by_steps(pigdm), "exact": by_exact_score(data)})

@@ -60,6 +60,7 @@ class _Problem(NamedTuple):
     method: Any
     options: tuple[tuple[str, Any], ...]
     stds: Any
+    limit: float
     shape: tuple[int, ...]
     particles: int
     threshold: float
@@ -85,14 +86,39 @@ class Systems(NamedTuple):
 
     found: the weighted particles of each of the b measurements, all islands together; resamplings
     (b, islands): how often each system was drawn again; ancestors (b, islands): the effective number of
-    the first particles from which the last ones descend; seconds and compile_seconds as in `Samples`.
+    the first particles from which the last ones descend; variances (b, islands): that of p(y) which
+    follows from the ancestors of each system, relative to p(y)^2, before it is widened; seconds and
+    compile_seconds as in `Samples`.
     """
 
     found: list[Weighted]
     resamplings: np.ndarray
     ancestors: np.ndarray
+    variances: np.ndarray
     seconds: float
     compile_seconds: float
+
+
+class ParticlesDied(FloatingPointError):
+    """All particles of some measurements died: every weight is 0 or not a number.
+
+    dead (n,): the numbers of these measurements; systems: the `Systems` of the others, in order.
+
+    >>> try:
+    ...     systems, dead = twisted_smc(key, sde, score, measurement, grid=grid), []
+    ... except ParticlesDied as error:
+    ...     systems, dead = error.systems, error.dead
+    """
+
+    def __init__(self, dead: Sequence[int], systems: Systems) -> None:
+        self.dead, self.systems = tuple(dead), systems
+        named = ", ".join(map(str, self.dead[:5])) + (", ..." if len(dead) > 5 else "")
+        super().__init__(
+            f"all particles died of {len(dead)} of {len(dead) + len(systems.found)} measurements "
+            f"({named}): every weight is 0 or not a number. Use more particles, a finer grid, a larger "
+            "noise_std, a smaller limit, or a data_std nearer to that of the data. The error's "
+            "`systems` has the others"
+        )
 
 
 def _resampled(key: Any, logs: Any, threshold: float) -> tuple[Any, Any, Any]:
@@ -116,7 +142,7 @@ def _guess(problem: _Problem, measurement: Any, x: Any, t: Any) -> Guess:
     guided = None
     if problem.method is not None:
         guided = problem.method(sde, score, measurement, **dict(problem.options))
-    return isotropic(sde, score, measurement, guided, problem.stds, x, t)
+    return isotropic(sde, score, measurement, guided, problem.stds, problem.limit, x, t)
 
 
 def _system(problem: _Problem, part: Any) -> tuple[Any, ...]:
@@ -194,6 +220,7 @@ def twisted_smc(
     islands: int = 4,
     threshold: float = 0.5,
     data_std: ArrayLike | Sequence[float] | None = 1.0,
+    limit: float = 10.0,
     options: dict[str, Any] | None = None,
     chunk: int = 16,
     divided: bool = False,
@@ -209,9 +236,11 @@ def twisted_smc(
     `options`, such as `mmps`; one that acts on the steps is not possible. A system is resampled when its
     effective number falls below `threshold` times the particles: 0 never, 1 at every step. `data_std` as
     in `pigdm`; with None the covariance of x0 given x is taken from the derivative of the score, so that
-    the weights vary far less: for an accurate score of up to some hundred entries. Systems are spread
-    over the `devices`, `chunk` at a time. With `divided` the particles of every system are, which must be
-    a multiple of the devices: for more of them than one device can evaluate, with the same draws up to
+    the weights vary far less: for an accurate score of up to some hundred entries. `limit` as in
+    `pigdm`, for moves by the gradient: it changes how many particles are needed, and not what their
+    draws converge to; the default hardly touches moves by an exact score. Systems are spread over the
+    `devices`, `chunk` at a time. With `divided` the particles of every system are, which must be a
+    multiple of the devices: for more of them than one device can evaluate, with the same draws up to
     rounding.
 
     Costs an evaluation and a backward pass a step and particle, an evaluation more with a method;
@@ -223,8 +252,8 @@ def twisted_smc(
     details of the posterior.
 
     Raises ValueError for a measurement without noise or of another shape, arguments out of range, a
-    method without data_std and methods that act on steps; FloatingPointError if all particles of a y
-    died.
+    method without data_std and methods that act on steps; ParticlesDied, a FloatingPointError with the
+    results of the others, if all particles of a y died.
 
     >>> out = twisted_smc(key, sde, score, Measurement(operator, y[None], 0.1),
     ...                   grid=log_snr_grid(sde, 100), particles=1000)
@@ -242,18 +271,17 @@ def twisted_smc(
     check_count(islands=islands)
     check_count(chunk=chunk)
     require("threshold", threshold, 0 <= threshold <= 1, "in [0, 1]")
+    require("limit", limit, limit > 0, "> 0")
     devices = jax.local_devices() if devices is None else list(devices)
     pieces = max(1, len(devices)) if divided else 1
     require("particles", particles, particles % pieces == 0, f"a multiple of {pieces} devices")
-    fits = method is None or data_std is not None
-    require("data_std", data_std, fits, "given with a method, which moves with one variance")
-    _check_method(sde, score, measurement, method, options)
+    _check_method(sde, score, measurement, method, options, data_std)
     times = np.append(np.asarray(check_grid(grid, sde.t1)), np.float32(0))
     stds = None if data_std is None else check_stds(data_std)
     given = tuple(sorted((options or {}).items()))
     problem = _Problem(
-        key, jnp.asarray(times), sde, score, shared(measurement), method, given, stds, shape, particles,
-        float(threshold), pieces,
+        key, jnp.asarray(times), sde, score, shared(measurement), method, given, stds, float(limit),
+        shape, particles, float(threshold), pieces,
     )  # fmt: skip
     part = (np.asarray(measurement.y), own_operators(measurement.operator))
     num = islands * len(measurement.y)
@@ -274,10 +302,14 @@ def twisted_smc(
     return _systems(parts, done.seconds, done.compile_seconds)
 
 
-def _check_method(sde: Any, score: Any, measurement: Any, method: Any, options: Any) -> None:
-    """Raise ValueError for a method whose steps are not moves by a score."""
+def _check_method(
+    sde: Any, score: Any, measurement: Any, method: Any, options: Any, data_std: Any
+) -> None:
+    """Raise ValueError for a method whose steps are not moves by a score with one variance."""
     if method is None:
         return
+    fits = data_std is not None
+    require("data_std", data_std, fits, "given with a method, which moves with one variance")
     if method(sde, score, example_of(measurement, 0), **(options or {})).wrap is not None:
         raise ValueError(
             "method must be a score alone, such as pigdm, mmps or tmpd: the moves of one that acts on "
@@ -288,10 +320,16 @@ def _check_method(sde: Any, score: Any, measurement: Any, method: Any, options: 
 def _systems(parts: Sequence[np.ndarray], seconds: float, compile_seconds: float) -> Systems:
     """The result of what `_system` returns for each of the b measurements and islands."""
     x, logs, evidence, resamplings, variances, ancestors = parts
-    every = zip(x, logs, evidence, variances, ancestors, strict=True)
-    found = [_joined(*part) for part in every]
-    _warn(found, ancestors)
-    return Systems(found, resamplings, ancestors, seconds, compile_seconds)
+    alive = np.isfinite(logs + evidence[..., None]).any(axis=(1, 2))
+    number = np.flatnonzero(alive)
+    found = [_joined(x[i], logs[i], evidence[i], variances[i], ancestors[i]) for i in number]
+    _warn(found, number, ancestors[alive])
+    out = Systems(
+        found, resamplings[alive], ancestors[alive], variances[alive], seconds, compile_seconds
+    )
+    if len(found) < len(alive):
+        raise ParticlesDied(np.flatnonzero(~alive).tolist(), out)
+    return out
 
 
 def _joined(
@@ -299,19 +337,14 @@ def _joined(
 ) -> Weighted:
     """The systems of one y, x (i, p, *d), logs (i, p), evidence and the others (i,), as one set."""
     logs = logs.astype(np.float64) + evidence[:, None]
-    if not np.isfinite(logs).any():
-        raise FloatingPointError(
-            "all particles died: every weight is 0 or not a number. Use more particles, a finer grid, "
-            "a larger noise_std, or a data_std nearer to that of the data"
-        )
     each = np.logaddexp.reduce(logs, axis=1) - math.log(logs.shape[1])
     total = float(np.logaddexp.reduce(each) - math.log(len(each)))
     error = evidence_error(each, variances, ancestors, logs.shape[1])
     return Weighted(x.reshape(-1, *x.shape[2:]), logs.reshape(-1), total, error)
 
 
-def _warn(found: list[Weighted], ancestors: np.ndarray) -> None:
-    """Warn of measurements whose particles are too few."""
+def _warn(found: list[Weighted], number: np.ndarray, ancestors: np.ndarray) -> None:
+    """Warn of measurements whose particles are too few; `number` (b,) is theirs."""
     errors = np.array([one.error for one in found])
     unsure = np.flatnonzero(~(errors <= _KNOWN))
     if not len(unsure):
@@ -321,8 +354,8 @@ def _warn(found: list[Weighted], ancestors: np.ndarray) -> None:
     error = f"an error of {one.error:.2g}" if np.isfinite(one.error) else "no known error"
     warnings.warn(
         f"too few particles: for {len(unsure)} of {len(found)} measurements the relative error of p(y) "
-        f"is above {_KNOWN:g}, or not known with fewer than {FAMILIES:g} ancestors. Number {worst} has "
-        f"{error}, an effective sample size of {one.ess:.0f} of {len(one.x)}, and "
+        f"is above {_KNOWN:g}, or not known with fewer than {FAMILIES:g} ancestors. Number "
+        f"{number[worst]} has {error}, an effective sample size of {one.ess:.0f} of {len(one.x)}, and "
         f"{ancestors[worst].mean():.1f} ancestors a system. p(y) is then mostly too low and the draws "
         "are alike. Use more particles, data_std=None, or a method such as mmps, which moves the "
         "particles",

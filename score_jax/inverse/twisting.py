@@ -11,11 +11,16 @@ where x0' and V' are mean and covariance of x0 given x and y, and share, rest an
 bridge between two times. Two choices of V:
 
     isotropic    r^2 I, the variance that normal data of known deviations would have; x0' follows the
-                 gradient of psi, and V' is V. One evaluation, one backward pass
+                 gradient of psi, as far as a limit, and V' is V. One evaluation, one backward pass
     covariances  (s^2 / m) dx0/dx, which is the covariance of p(x0 | x) by Tweedie's second formula: one
                  derivative of the score for each entry of x0, and dense matrices
 
 With covariances all weights are p(y) for normal data and a linear operator, on any grid.
+
+At high noise the derivative of a network is far from that of an exact score, and 1 / m magnifies its
+errors: without the limit particles can leave the data within a few steps, until nothing is finite. x0'
+is therefore at most `limit` times as far from x0 as it would be with the average derivative, m r^2 / s^2.
+Any x0' gives the right answer in the limit of many particles.
 """
 
 import math
@@ -27,7 +32,7 @@ import jax.numpy as jnp
 
 from score_jax._math import batch_sum
 from score_jax.inverse.measurement import Measurement, measurement_logp
-from score_jax.inverse.methods import spread
+from score_jax.inverse.methods import no_longer, spread
 from score_jax.inverse.operators import LinearOperator
 from score_jax.score import denoise
 from score_jax.types import SDE, Data, PerExample, ScoreFn, Time
@@ -75,7 +80,14 @@ def twist(measurement: Measurement, x0: Data, r2: Any) -> PerExample:
 
 
 def isotropic(
-    sde: SDE, score: ScoreFn, measurement: Measurement, guided: Any, stds: Any, x: Data, t: Time
+    sde: SDE,
+    score: ScoreFn,
+    measurement: Measurement,
+    guided: Any,
+    stds: Any,
+    limit: float,
+    x: Data,
+    t: Time,
 ) -> Guess:
     """The guess for V = r^2 I; `guided`, the score of a method, replaces the gradient of psi."""
     r2 = spread(sde, t, stds)
@@ -85,14 +97,13 @@ def isotropic(
         logs = twist(measurement, x0, r2)
         return Guess(x0, denoise(sde, guided, x, t), logs, variance, variance)
 
-    def guess(x: Any) -> tuple[Any, Any]:
-        x0 = denoise(sde, score, x, t)
-        logs = twist(measurement, x0, r2)
-        return logs.sum(), (x0, logs)
-
-    slope, (x0, logs) = jax.grad(guess, has_aux=True)(x)
-    wanted = x0 + jnp.square(sde.std(t)) / sde.mean_coeff(t) * slope
-    return Guess(x0, wanted, logs, variance, variance)
+    x0, pull = jax.vjp(lambda v: denoise(sde, score, v, t), x)
+    logs, climb = jax.vjp(lambda v: twist(measurement, v, r2), x0)
+    slope = climb(jnp.ones_like(logs))[0]
+    away = jnp.square(sde.std(t)) / sde.mean_coeff(t) * pull(slope)[0]
+    if math.isfinite(limit):
+        away = no_longer(away, r2 * slope, limit)
+    return Guess(x0, x0 + away, logs, variance, variance)
 
 
 def _matrices(push: Callable[[Any], Any], x: Data) -> Any:

@@ -7,12 +7,21 @@ import numpy as np
 import pytest
 
 from score_jax.analytic import Mixture
-from score_jax.inverse import Mask, Nonlinear, dps, log_evidence, measured_stds, pigdm
+from score_jax.inverse import (
+    Mask,
+    Measurement,
+    Nonlinear,
+    dps,
+    log_evidence,
+    measured_stds,
+    pigdm,
+)
 from score_jax.inverse.benchmark import (
     EXACT,
     Drawn,
     Problem,
     by_exact_score,
+    by_particles,
     by_steps,
     compare,
     compare_draws,
@@ -100,6 +109,15 @@ def test_the_evidence_of_a_drawer_is_compared_with_the_exact_one(posed):
     found = compare_draws(posed, Drawn(x, 0.0, 0.0, half)).figures["evidence"]
     assert found.value == pytest.approx(0.5, rel=1e-5) and found.error < 1e-5
     assert "evidence" not in compare_draws(posed, Drawn(x, 0.0, 0.0)).figures
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:too few particles")
+def test_the_draws_of_dead_particles_are_not_finite_and_the_others_are_there():
+    y = Measurement(Mask([True, False]), np.asarray([[1e25, 0.0], [0.5, 0.0]], np.float32), 0.1)
+    drawn = by_particles(nfe=4)(jax.random.key(0), SDE, DATA.score(SDE), y, 8)
+    assert np.isnan(drawn.x[0]).all() and np.isfinite(drawn.x[1]).all()
+    assert drawn.log_evidence[0] == -np.inf and np.isfinite(drawn.log_evidence[1])
 
 
 @pytest.mark.slow

@@ -11,6 +11,7 @@ from score_jax.analytic import Mixture, gaussian, importance_posterior
 from score_jax.inverse import (
     Measurement,
     Nonlinear,
+    ParticlesDied,
     dense,
     exact_posterior,
     log_evidence,
@@ -187,11 +188,37 @@ def test_particles_divided_over_devices_are_the_same():
         assert b.log_evidence == pytest.approx(a.log_evidence, abs=1e-4)
 
 
+def like_a_network(x, t):
+    """The score of WHITE with the faults of a network: it has ripples and does not extrapolate."""
+    m, s = SDE.mean_coeff(t), SDE.std(t)
+    noise = s * (x - 0.5 * m) / (jnp.square(m * TAU) + jnp.square(s))
+    return -(jnp.clip(noise, -4, 4) + 0.004 * jnp.sin(400 * x)) / s
+
+
 @pytest.mark.slow
-def test_particles_that_all_die_are_an_error_that_helps():
-    lost = lambda x, t: jnp.nan * x
-    with pytest.raises(FloatingPointError, match=r"all particles died.*more particles"):
-        smc(lost, Y)
+@pytest.mark.filterwarnings("ignore:too few particles")
+def test_the_derivative_of_a_network_does_not_drive_particles_away():
+    """At high noise 1 / m magnifies it: without the limit no particle is finite at the end."""
+    fine = {"particles": 400, "islands": 2, "data_std": TAU, "grid": log_snr_grid(SDE, 25)}
+    with pytest.raises(ParticlesDied, match="died of 2 of 2 measurements"):
+        smc(like_a_network, Y, limit=np.inf, **fine)
+    for i, found in enumerate(smc(like_a_network, Y, **fine).found):
+        truth = exact_posterior(WHITE, dataclasses.replace(Y, y=Y.y[i : i + 1]))
+        np.testing.assert_allclose(found.mean, truth.mean, atol=0.4)
+        assert abs(found.x).max() < 6
+
+
+@pytest.mark.slow
+def test_particles_that_all_die_leave_the_other_measurements_their_results():
+    far = dataclasses.replace(Y, y=jnp.asarray([[1.6], [1e25]]))
+    with pytest.raises(
+        ParticlesDied, match=r"1 of 2 measurements \(1\).*Use more particles"
+    ) as caught:
+        smc(WHITE.score(SDE), far, particles=50, islands=2, data_std=TAU)
+    assert isinstance(caught.value, FloatingPointError) and caught.value.dead == (1,)
+    systems = caught.value.systems
+    assert systems.ancestors.shape == systems.variances.shape == (1, 2)
+    assert abs(systems.found[0].log_evidence - log_evidence(WHITE, Y)[0]) < 0.3
 
 
 @pytest.mark.parametrize(
@@ -201,6 +228,7 @@ def test_particles_that_all_die_are_an_error_that_helps():
         ({"islands": 0}, "islands must be"),
         ({"particles": 7, "divided": True}, "particles must be a multiple of"),
         ({"threshold": 1.5}, "threshold must be"),
+        ({"limit": 0.0}, "limit must be > 0"),
         ({"data_std": 0.0}, "data_std must be"),
         ({"method": mmps, "data_std": None}, "data_std must be given with a method"),
         ({"grid": [0.1, 0.5]}, "grid must decrease"),
@@ -212,6 +240,7 @@ def test_particles_that_all_die_are_an_error_that_helps():
         "islands",
         "divided",
         "threshold",
+        "limit",
         "data_std",
         "both",
         "grid",

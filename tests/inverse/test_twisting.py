@@ -25,7 +25,7 @@ def moves_of_the_chain(t, t_next):
     every = dataclasses.replace(SEEN, y=jnp.zeros((3, 1)))
 
     def one(t, t_next):
-        guess = isotropic(SDE, DATA.score(SDE), every, None, jnp.ones(1), points, t)
+        guess = isotropic(SDE, DATA.score(SDE), every, None, jnp.ones(1), np.inf, points, t)
         guess = guess._replace(wanted=guess.x0)
         still = move(SDE, guess, points, t, t_next, jnp.zeros((3, 2)))[0]
         return still, move(SDE, guess, points, t, t_next, jnp.ones((3, 2)))[0] - still
