@@ -64,13 +64,12 @@ def test_tmpd_is_exact_for_independent_entries_under_a_mask():
     )
     # With correlations it is not, and says nothing else than finite numbers.
     again = Measurement(ys.operator, ys.y, 0.2)
-    found, want, other = jax.jit(
-        lambda x, t: (
-            tmpd(SDE, data.score(SDE), ys, limit=math.inf)(x, t),
-            exact(data, ys)(SDE, data.score(SDE), ys)(x, t),
-            tmpd(SDE, DATA.score(SDE), again)(x, t),
-        )
-    )(X, TIMES)
+    scores = [
+        tmpd(SDE, data.score(SDE), ys, limit=math.inf),
+        exact(data, ys)(SDE, data.score(SDE), ys),
+        tmpd(SDE, DATA.score(SDE), again),
+    ]
+    found, want, other = jax.jit(lambda x, t: [score(x, t) for score in scores])(X, TIMES)
     assert relative(found, want).max() < 2e-2
     assert np.isfinite(other).all()
 
