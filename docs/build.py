@@ -76,7 +76,12 @@ def signature(value: Any) -> str:
     except (TypeError, ValueError):
         return ""
     text = re.sub(r"<(?:function|class) ['\"]?(?:\w+\.)*(\w+)[^>]*>", r"\1", text)
-    return re.sub(r"\b(?:\w+\.)+(?=[A-Za-z_]\w*)", "", text)
+    text = re.sub(r"\b(?:\w+\.)+(?=[A-Za-z_]\w*)", "", text)
+    # The alias ArrayLike is written out in a signature, alone or as a part of a longer union.
+    text = re.sub(
+        r"Array(, | \| )ndarray\1bool_?\1number\1bool\1int\1float\1complex", "ArrayLike", text
+    )
+    return text.replace("Union[ArrayLike]", "ArrayLike")
 
 
 def call(name: str, text: str) -> str:

@@ -97,7 +97,12 @@ SHORT = (
 # The same of --full --steps N: only what would take hours is shorter.
 CUT = (
     (r"^train (?!.*(--help|--dry-run))", "--train.steps {steps}"),
-    (r"^train .*--profile", "--profile 2:4"),
+    (r"^train .*--profile", "--profile 10:20"),
+    # Networks that are large for a processor.
+    (
+        r"^train .*(--data.size 64|records)",
+        "--train.steps 2 --train.steps-per-call 1 --train.batch-size 4",
+    ),
     (r"^train_classifier", "--steps {steps}"),
     (r"--num 50000", "--num 100"),
     (r"^posterior (?!.*(--check-adjoint|--join))", "--repeats 2 --num 16"),
@@ -261,9 +266,17 @@ def runs(folder: pathlib.Path) -> None:
 
 
 def copies(folder: pathlib.Path) -> None:
-    """Give the runs of the tutorials their names."""
+    """Give the runs of the tutorials their names, where they are made."""
     for name, source in COPIES.items():
-        shutil.copytree(folder / "runs" / source, folder / "runs" / name)
+        if (folder / "runs" / source).exists():
+            shutil.copytree(folder / "runs" / source, folder / "runs" / name)
+
+
+def needed(commands: Sequence[Shown]) -> list[str]:
+    """The runs of `RUNS` that commands name, by their own name or by that of a copy."""
+    words = {word for command in commands for word in command.words}
+    named = {name for name in (*RUNS, *COPIES) if f"runs/{name}" in words}
+    return [name for name in RUNS if name in {COPIES.get(name, name) for name in named}]
 
 
 def without_own_runs(folder: pathlib.Path, commands: Sequence[Shown]) -> None:
@@ -304,7 +317,7 @@ def here(command: Shown) -> str | None:
 def apart(command: Shown) -> str | None:
     """The same in a process of its own, with its output on the screen."""
     argv = [sys.executable, "-m", f"experiments.{command.words[0]}", *command.words[1:]]
-    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "WANDB_MODE": "offline"}
     code = subprocess.run(argv, env=env, check=False).returncode
     return f"{command.line}: exit code {code}" if code else None
 
@@ -319,6 +332,51 @@ def run_code(code: Code, space: dict[str, object]) -> str | None:
     return None
 
 
+def walk(
+    order: dict[str, list[Shown | Code]], home: pathlib.Path, *, full: bool, only: str
+) -> Iterator[str | None]:
+    """Run the steps of each page in a copy of `home`: what each says where it fails, or None."""
+    done: set[str] = set()
+    for page, found in order.items():
+        place = home.parent / "page"
+        shutil.copytree(home, place)
+        os.chdir(place)
+        without_own_runs(place, [step for step in found if isinstance(step, Shown)])
+        space: dict[str, object] = {"__name__": "__main__"}
+        for step in found:
+            if isinstance(step, Code):
+                yield run_code(step, space)
+                continue
+            if step.left_out or only not in step.line or step.line in done:
+                continue
+            # What makes files for those after it runs on every page.
+            done |= {step.line} if step.words[0] in REPORTS else set()
+            clock = time.perf_counter()
+            fault = (apart if full else here)(step)
+            yield fault
+            how = "FAILED" if fault else "ran"
+            print(f"{page}: {how} in {time.perf_counter() - clock:.1f} s: {step.line}", flush=True)
+        os.chdir(home)
+        shutil.rmtree(place)
+
+
+def trained(
+    order: dict[str, list[Shown | Code]], only: str, steps: int | None
+) -> Iterator[str | None]:
+    """Train the runs that the steps of the pages name."""
+    named = [
+        step
+        for found in order.values()
+        for step in found
+        if isinstance(step, Shown) and not step.left_out and only in step.line
+    ]
+    for name in needed(named):
+        words = ("train", "--config", *RUNS[name].split(), "--workdir", f"runs/{name}")
+        last = steps or (None if name == "x" else 200)
+        cut = () if last is None else ("--train.steps", str(last))
+        yield apart(Shown("runs", (*words, *cut)))
+
+
 def main() -> None:
     """Run the commands; exit code 1 if one fails."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -329,46 +387,22 @@ def main() -> None:
     args = parser.parse_args()
     if args.steps is not None and not args.full:
         parser.error("--steps is for --full: without it everything is short")
-    faults, done = [], set()
+    options = {"full": args.full, "steps": args.steps}
+    texts = {page: (ROOT / page).read_text(encoding="utf-8") for page in args.pages}
+    order = {page: list(in_order(page, text, **options)) for page, text in texts.items()}
+    faults: list[str | None] = []
     with tempfile.TemporaryDirectory() as made:
         home = pathlib.Path(made) / "world"
         home.mkdir()
         world(home)
         os.chdir(home)
-        if not args.full:
+        if args.full:
+            faults += trained(order, args.only, args.steps)
+            copies(home)
+        else:
             sys.path.insert(0, str(ROOT))
             runs(home)
-        for name, options in RUNS.items() if args.full else ():
-            words = ("train", "--config", *options.split(), "--workdir", f"runs/{name}")
-            last = args.steps or (None if name == "x" else 200)
-            cut = () if last is None else ("--train.steps", str(last))
-            faults.append(apart(Shown("runs", (*words, *cut))))
-        if args.full:
-            copies(home)
-        for page in args.pages:
-            place = pathlib.Path(made) / "page"
-            shutil.copytree(home, place)
-            os.chdir(place)
-            text = (ROOT / page).read_text(encoding="utf-8")
-            found = list(in_order(page, text, full=args.full, steps=args.steps))
-            without_own_runs(place, [step for step in found if isinstance(step, Shown)])
-            space: dict[str, object] = {"__name__": "__main__"}
-            for command in found:
-                if isinstance(command, Code):
-                    faults.append(run_code(command, space))
-                    continue
-                if command.left_out or args.only not in command.line or command.line in done:
-                    continue
-                # What makes files for those after it runs on every page.
-                done |= {command.line} if command.words[0] in REPORTS else set()
-                clock = time.perf_counter()
-                fault = (apart if args.full else here)(command)
-                faults.append(fault)
-                how = "FAILED" if fault else "ran"
-                seconds = time.perf_counter() - clock
-                print(f"{page}: {how} in {seconds:.1f} s: {command.line}", flush=True)
-            os.chdir(home)
-            shutil.rmtree(place)
+        faults += walk(order, home, full=args.full, only=args.only)
     failed = [fault for fault in faults if fault]
     print("\n".join(["", *failed, f"{len(faults)} commands, {len(failed)} failed"]))
     sys.exit(bool(failed))

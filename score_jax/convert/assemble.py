@@ -202,7 +202,8 @@ def assemble(
         place = tree
         for part in slot.path[:-1]:
             place = place.setdefault(part, {})
-        place[slot.path[-1]] = jnp.asarray(value, jnp.float32)
+        # Converted by NumPy, which compiles nothing.
+        place[slot.path[-1]] = jnp.asarray(np.asarray(value, np.float32))
     return {"params": tree}
 
 

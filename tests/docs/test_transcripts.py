@@ -176,6 +176,15 @@ def test_every_reason_for_leaving_a_command_out_is_needed():
     for pattern, test in ELSEWHERE.items():
         assert any(re.search(pattern, command.line) for command in lines), pattern
         assert (ROOT / test).exists()
+    assert transcripts.needed(lines) == list(transcripts.RUNS)
+    assert transcripts.needed([transcripts.Shown("p", ("info", "runs/digits"))]) == ["x"]
+    long = "python -m experiments.sample --workdir RUN --num 50000"
+    assert [c.line for c in transcripts.shown("p", long, full=True)] == [
+        "sample --workdir runs/x --num 50000"
+    ]
+    assert [c.line for c in transcripts.shown("p", long, full=True, steps=3)] == [
+        "sample --workdir runs/x --num 100"
+    ]
     assert transcripts.changed(["a", "--b", "1", "--c"], ["--b", "2", "3", "--d"]) == (
         "a", "--b", "2", "3", "--c", "--d",
     )  # fmt: skip
