@@ -38,12 +38,12 @@ def normalised(x: Float[Array, "..."], axes: tuple[int, ...]) -> Float[Array, ".
 
 
 def mp_silu(x: Float[Array, "..."]) -> Float[Array, "..."]:
-    """SiLU, scaled to unit variance for unit normal x; rounded once, as all sums of this file are."""
+    """SiLU, scaled to unit variance for unit normal x, computed in float32 or better."""
     return (nn.silu(at_least_float32(x)) / SILU_RMS).astype(x.dtype)
 
 
 def mp_sum(a: Float[Array, "..."], b: Float[Array, "..."], t: float) -> Float[Array, "..."]:
-    """The sum of (1 - t) a and t b, scaled to unit variance."""
+    """The sum of (1 - t) a and t b, scaled to unit variance, computed in float32 or better."""
     wide_a, wide_b = at_least_float32(a), at_least_float32(b)
     return (((1 - t) * wide_a + t * wide_b) / math.hypot(1 - t, t)).astype(a.dtype)
 
