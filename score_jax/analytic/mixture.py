@@ -6,7 +6,6 @@ conditional of such data has an exact score: the reference of approximate method
 """
 
 import dataclasses
-import functools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -176,14 +175,6 @@ class Mixture:
 
     def sample(self, key: Key[Array, ""], n: int) -> Float[Array, "n *d"]:
         """Draw n examples: (n, *d)."""
-        return self._draw(key, n)
-
-    @functools.cached_property
-    def _draw(self) -> Callable[[Key[Array, ""], int], Float[Array, "n *d"]]:
-        """`sample` as one program for each n, in place of some twenty."""
-        return jax.jit(self._drawn, static_argnums=1)
-
-    def _drawn(self, key: Key[Array, ""], n: int) -> Float[Array, "n *d"]:
         which_key, noise_key = jax.random.split(key)
         which = jax.random.choice(
             which_key, len(self.weights), (n,), p=jnp.asarray(self.weights, jnp.zeros(0).dtype)

@@ -383,10 +383,10 @@ def check_adjoint(operator: Any, shape: Shape, *, tolerance: float = 1e-4, seed:
         )
     parts = (x, back, v, there, operator.forward(u), operator.forward(x + 2 * u))
     one, of_v, other, of_one, of_u, of_both = (np.asarray(a, np.float64).ravel() for a in parts)
-    norm = np.linalg.norm
+    norm = lambda a: float(np.linalg.norm(a))
     size = max(norm(of_one) * norm(other), norm(of_v) * norm(one), 1e-30)
-    apart = abs(float(of_one @ other - one @ of_v) / size)
-    bent = float(norm(of_both - of_one - 2 * of_u) / max(norm(of_one), 1e-30))
+    apart = abs(float(of_one @ other - one @ of_v)) / size
+    bent = norm(of_both - of_one - 2 * of_u) / max(norm(of_one), 1e-30)
     if not bent <= tolerance:
         raise ValueError(f"{name} is not linear: A(x + 2 u) differs from A x + 2 A u by {bent:.2g}")
     if not apart <= tolerance:

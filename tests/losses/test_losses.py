@@ -24,7 +24,7 @@ def zero_net(params, x, given, **kwargs):
 def test_zero_noise_prediction_costs_one(name):
     """E||z||^2 = 1 per entry, or d/2 as a half sum, with noise weighting."""
     x = jnp.zeros((512, 4, 4, 2))
-    run = lambda loss: float(loss(None, jax.random.key(0), {"x": x})[0])
+    run = lambda loss: float(jax.jit(loss)(None, jax.random.key(0), {"x": x})[0])
     mean = losses.dsm_loss(SDES[name], zero_net, noise_input=TimeInput())
     half = losses.dsm_loss(
         SDES[name], zero_net, noise_input=TimeInput(), reduction=losses.half_sum_reduction
@@ -47,10 +47,16 @@ def test_best_denoiser_reaches_the_known_minimum(name):
         SCORE: lambda p, x, given: -x / v,
         DENOISED: lambda p, x, given: m * c2 / v * x,
     }
-    for kind, net in best.items():
-        got = losses.dsm_per_example(
-            sde, net, None, x0, t, z, noise_input=TimeInput(), parametrization=kind
-        ).mean()
+
+    @jax.jit
+    def all_of(x0, z):
+        options = {"noise_input": TimeInput()}
+        return [
+            losses.dsm_per_example(sde, net, None, x0, t, z, parametrization=kind, **options).mean()
+            for kind, net in best.items()
+        ]
+
+    for got in all_of(x0, z):
         assert float(got) == pytest.approx(m * m * c2 / v, rel=0.03)
 
 
@@ -60,11 +66,16 @@ def test_likelihood_weighting_is_g_squared(name):
     sde = SDES[name]
     t = jnp.array([0.1, 0.5, 0.9])
     x0, z = jnp.ones((3, 5)), jnp.ones((3, 5))
-    got = losses.dsm_per_example(
-        sde, zero_net, None, x0, t, z,
-        noise_input=TimeInput(), weighting=losses.likelihood_weighting,
-    )  # fmt: skip
-    np.testing.assert_allclose(got, sde.diffusion(t) ** 2 / sde.std(t) ** 2, rtol=1e-5)
+
+    @jax.jit
+    def both(x0, z, t):
+        loss = losses.dsm_per_example(
+            sde, zero_net, None, x0, t, z,
+            noise_input=TimeInput(), weighting=losses.likelihood_weighting,
+        )  # fmt: skip
+        return loss, sde.diffusion(t) ** 2 / sde.std(t) ** 2
+
+    np.testing.assert_allclose(*both(x0, z, t), rtol=1e-5)
 
 
 @pytest.mark.parametrize("stratified", [False, True])

@@ -29,8 +29,9 @@ def test_a_network_that_returns_zero_has_the_score_of_gaussian_data(name):
     score = Model(sde, zero, LogSigmaInput(), edm(D)).score({})
     exact = isotropic(sde, 0.0, D)
     x = jax.random.normal(jax.random.key(0), (5, 3))
-    for t in jnp.array([1e-3, 0.1, 0.5, 1.0]) * sde.t1:
-        np.testing.assert_allclose(score(x, t), exact(x, t), rtol=2e-5)
+    both = jax.jit(lambda x, t: (score(x, t), exact(x, t)))
+    for t in np.float32([1e-3, 0.1, 0.5, 1.0]) * np.float32(sde.t1):
+        np.testing.assert_allclose(*both(x, t), rtol=2e-5)
 
 
 @pytest.mark.parametrize("name", SDES)
@@ -40,18 +41,22 @@ def test_inputs_and_targets_have_unit_variance_at_every_level(name):
     a, b = jax.random.split(jax.random.key(1))
     x0 = D * jax.random.normal(a, (4_000, 2))
     z = jax.random.normal(b, x0.shape)
-    for t in np.array([0.02, 0.3, 1.0], np.float32) * sde.t1:
-        times = jnp.full(len(x0), t)
+
+    @jax.jit
+    def figures(x0, z, times):
         mean, std = sde.marginal(x0, times)
         x = mean + std[:, None] * z
-        values = form.to_input(sde, x, times), form.target(sde, x0, z, x, times)
-        for value in values:
-            assert abs(float(jnp.std(value)) - 1) < 0.03
         loss = losses.dsm_per_example(
             sde, zero, {}, x0, times, z, noise_input=LogSigmaInput(), parametrization=form,
             weighting=losses.edm_weighting(D),
         )  # fmt: skip
-        assert abs(float(loss.mean()) - 1) < 0.06
+        values = form.to_input(sde, x, times), form.target(sde, x0, z, x, times)
+        return *map(jnp.std, values), loss.mean()
+
+    for t in np.array([0.02, 0.3, 1.0], np.float32) * sde.t1:
+        given, target, loss = figures(x0, z, np.full(len(x0), t, np.float32))
+        assert abs(float(given) - 1) < 0.03 and abs(float(target) - 1) < 0.03
+        assert abs(float(loss) - 1) < 0.06
 
 
 @pytest.mark.parametrize("name", SDES)
@@ -61,19 +66,22 @@ def test_the_forms_are_those_of_the_paper(name):
     keys = jax.random.split(jax.random.key(2), 2)
     x, value = (jax.random.normal(key, (4, 2)) for key in keys)
     t = jnp.linspace(0.1, 0.9, 4) * sde.t1
-    m, s = (np.asarray(v, np.float64)[:, None] for v in (sde.mean_coeff(t), sde.std(t)))
+
+    @jax.jit
+    def all_of(x, value, t):
+        z = form.to_noise(sde, value, x, t)
+        back, given = form.from_noise(sde, z, x, t), form.to_input(sde, x, t)
+        return (sde.mean_coeff(t), sde.std(t)), z, back, given, LogSigmaInput(0.25, 0.5)(sde, t)
+
+    marginals, z, back, given, label = all_of(x, value, t)
+    m, s = (np.asarray(v, np.float64)[:, None] for v in marginals)
     sigma, u = s / m, np.asarray(x, np.float64) / m
     skip, out = D**2 / (sigma**2 + D**2), sigma * D / np.sqrt(sigma**2 + D**2)
-    z = form.to_noise(sde, value, x, t)
     denoised = skip * u + out * np.asarray(value, np.float64)
     np.testing.assert_allclose(z, (u - denoised) / sigma, rtol=2e-4, atol=1e-4)
-    np.testing.assert_allclose(form.from_noise(sde, z, x, t), value, rtol=2e-3, atol=2e-3)
-    np.testing.assert_allclose(
-        form.to_input(sde, x, t), u / np.sqrt(sigma**2 + D**2), rtol=1e-5, atol=1e-6
-    )
-    np.testing.assert_allclose(
-        LogSigmaInput(0.25, 0.5)(sde, t), np.log(0.5 * sigma[:, 0]) / 4, rtol=1e-4, atol=1e-5
-    )
+    np.testing.assert_allclose(back, value, rtol=2e-3, atol=2e-3)
+    np.testing.assert_allclose(given, u / np.sqrt(sigma**2 + D**2), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(label, np.log(0.5 * sigma[:, 0]) / 4, rtol=1e-4, atol=1e-5)
     assert DENOISED.to_input(sde, x, t) is x
 
 

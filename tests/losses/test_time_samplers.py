@@ -56,8 +56,8 @@ def test_one_batch_is_recorded_as_one_loss_after_the_other():
     index = jnp.asarray(rng.integers(0, 3, 50), jnp.int32)
     values = jnp.asarray(rng.uniform(1, 2, 50), jnp.float32)
     sampler = losses.loss_second_moment(3, history=7)
-    at_once = sampler.update(sampler.init(), index, values)
     singly, update = sampler.init(), jax.jit(sampler.update)
+    at_once = update(singly, index, values)
     for k in range(50):
         singly = update(singly, index[k : k + 1], values[k : k + 1])
     np.testing.assert_array_equal(at_once.losses, singly.losses)
@@ -70,11 +70,11 @@ def test_one_batch_is_recorded_as_one_loss_after_the_other():
 @pytest.mark.slow
 def test_uniform_until_every_index_has_its_ten():
     sampler = losses.loss_second_moment(2)
-    state = sampler.init()
+    state, update = sampler.init(), jax.jit(sampler.update)
     index = jnp.array([0] * 30 + [1] * 9, jnp.int32)
-    state = sampler.update(state, index, jnp.where(index == 0, 8.0, 1.0))
+    state = update(state, index, jnp.where(index == 0, 8.0, 1.0))
     np.testing.assert_allclose(losses.index_probabilities(state), [0.5, 0.5])
-    state = sampler.update(state, jnp.array([1], jnp.int32), jnp.array([1.0]))
+    state = update(state, jnp.array([1], jnp.int32), jnp.array([1.0]))
     p = losses.index_probabilities(state)
     np.testing.assert_allclose(p, 0.999 * np.array([8, 1]) / 9 + 0.0005, rtol=1e-6)
     nothing = losses.LossHistory(jnp.zeros((2, 10)), jnp.full(2, 10, jnp.int32))
@@ -91,7 +91,7 @@ def per_index_loss(params, key, batch):
 
 def filled(sampler):
     index = jnp.repeat(jnp.arange(N, dtype=jnp.int32), 10)
-    return sampler.update(sampler.init(), index, SIZES[index])
+    return jax.jit(sampler.update)(sampler.init(), index, SIZES[index])
 
 
 @pytest.mark.slow

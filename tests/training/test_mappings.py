@@ -105,9 +105,12 @@ def test_examples_draw_by_their_place_in_the_whole_batch(key, reuse):
 @pytest.mark.parametrize("shape", [(), (5, 7), (4, 6)], ids=str)
 def test_rows_are_drawn_by_their_place_in_the_whole_batch(key, reuse, shape):
     whole = number(key, 8)
-    bits = lambda draw, kind: jax.random.bits(row_key(key, draw), (len(draw.row), *shape), kind)
+    bits = jax.jit(
+        lambda draw, kind: jax.random.bits(row_key(key, draw), (len(draw.row), *shape), kind),
+        static_argnums=1,
+    )
     for kind in (jnp.uint8, jnp.uint32):
-        expected = bits(whole, kind)
+        expected = np.asarray(bits(whole, kind))
         np.testing.assert_array_equal(bits(number(key, 3, first=2, total=8), kind), expected[2:5])
         odd = Draw(*(leaf[1::2] for leaf in whole))
         np.testing.assert_array_equal(bits(odd, kind), expected[1::2])
