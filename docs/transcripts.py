@@ -137,7 +137,7 @@ def shown(page: str, text: str, *, full: bool = False, steps: int | None = None)
     text = text.replace("\\\n", " ").replace("--config NAME", "--config digits_vp")
     seen: set[Shown] = set()  # a reader types a command once
     blocks = [m.span() for m in re.finditer(r"^```.*?^```", text, re.M | re.S)]
-    for found in re.finditer(r"python3? -m experiments\.(\w+)([^\n`|;&#>\"]*)", text):
+    for found in re.finditer(r"python3? -m experiments\.(\w+)\b(?!\.)([^\n`|;&#>\"]*)", text):
         module, given = found.groups()
         words = [WORDS.get(word.strip("'"), word.strip("'")) for word in given.split()]
         line = re.sub(*FEATURES, " ".join([module, *words]).replace("--fid ", ""))
@@ -220,6 +220,7 @@ def world(folder: pathlib.Path) -> None:
     np.save(folder / "coloured.npy", coloured)
     x = draws.normal(size=(40, 6)).astype(np.float32)
     np.savez(folder / "weather.npz", x=x, yesterday=np.roll(x, 1, axis=0))
+    np.save(folder / "today.npy", x[:16])
     own = "def colours(x):\n    return x.astype('float32').mean((1, 2))\n\n\nblocks = colours\n"
     (folder / "own.py").write_text(own)
     (folder / "my_package").mkdir()

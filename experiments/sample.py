@@ -115,7 +115,7 @@ def conditions(args: Args) -> np.ndarray | None:
         return None
     try:
         found: np.ndarray = np.load(args.cond, allow_pickle=False)
-    except ValueError as error:
+    except (OSError, ValueError) as error:
         raise ValueError(f"--cond {args.cond!r} cannot be read as an array: {error}") from None
     if not found.size or found.ndim < 2:
         raise ValueError(f"--cond must hold an array (m, *d), m >= 1, got shape {found.shape}")
