@@ -29,6 +29,7 @@ from experiments.parts import guiding, sampling
 from experiments.reports.features import FeatureSpace, feature_space, nearest_label
 from experiments.runs import Run
 from score_jax import inverse, metrics, viz
+from score_jax.inverse.benchmark import survivors
 from score_jax.samplers import ancestral, log_snr_grid
 
 TITLES = {
@@ -100,17 +101,13 @@ def by_particles(run: Run, score: Any, truth: Any, mask: Any, args: Args) -> Any
         jax.random.key(5), inverse.Mask(mask), truth[: args.smc_halves], noise_std=args.smc_noise
     )
     examples = run.source.on_levels(run.source.examples(1_000, "train")["x"])
-    try:
-        out = inverse.twisted_smc(
-            jax.random.key(6), run.sde, score, noisy, grid=log_snr_grid(run.sde, args.smc_steps),
-            particles=args.particles, islands=1, chunk=4, progress=False,
-            data_std=inverse.measured_stds(noisy.operator, examples),
-        )  # fmt: skip
-        dead: tuple[int, ...] = ()
-    except inverse.ParticlesDied as error:
-        out, dead = error.systems, error.dead
+    out, alive = survivors(
+        jax.random.key(6), run.sde, score, noisy, grid=log_snr_grid(run.sde, args.smc_steps),
+        particles=args.particles, islands=1, chunk=4, progress=False,
+        data_std=inverse.measured_stds(noisy.operator, examples),
+    )  # fmt: skip
     x = np.full(np.shape(noisy.y), np.nan, np.float32)
-    for i, found in zip((i for i in range(len(x)) if i not in dead), out.found, strict=True):
+    for i, found in zip(alive, out.found, strict=True):
         x[i] = found.draw(1, seed=i)[0]
     return x
 

@@ -22,11 +22,12 @@ _MOVES = {
     "get-tuple-element",
 }  # fmt: skip
 _TORCH = {
-    "convolutions": r"conv", "products": r"(add|b|ba)?(mm|dot)(_|$)|linear", "copies":
-    r"copy|clone|cat|pad|contiguous|zero|fill|empty|to$|slice|upsample|resize|view|reshape",
+    "convolutions": r"conv",
+    "products": r"(add|b|ba)?(mm|dot)(_|$)|linear",
+    "copies": r"copy|clone|cat|pad|contiguous|zero|fill|empty|to$|slice|upsample|resize|view|reshape",
     "random bits": r"rand|normal|uniform|bernoulli|dropout",
     "sums and norms": r"norm|sum|mean|softmax",
-}  # fmt: skip
+}
 
 
 def of_torch(name: str) -> str:

@@ -18,7 +18,7 @@ from experiments.presets.__main__ import DATA
 from experiments.presets.figures import PARAMETERS
 
 WIDTH = 100  # of the help text: one column of boxes, and the text of an option on lines of its own
-REQUIRED = "required"  # stands in the place of a default
+REQUIRED = "required"  # what the column of defaults shows for an option without a default
 
 
 class Option(NamedTuple):

@@ -39,7 +39,7 @@ from score_jax.inverse.combining import example_of
 from score_jax.inverse.exact import conditioner, exact, log_evidence
 from score_jax.inverse.measurement import Measurement, measure, measurement_logp
 from score_jax.inverse.operators import LinearOperator, Operator
-from score_jax.inverse.particles import ParticlesDied, twisted_smc
+from score_jax.inverse.particles import ParticlesDied, Systems, twisted_smc
 from score_jax.inverse.sampling import posterior_sample
 from score_jax.metrics.distances import Estimate, frechet_distance, sliced_wasserstein
 from score_jax.samplers import ancestral, log_snr_grid
@@ -214,6 +214,23 @@ def by_exact_score(prior: Mixture, **kwargs: Any) -> Drawer:
     return draw
 
 
+def survivors(
+    key: Any, sde: SDE, score: Any, measurement: Measurement, *args: Any, **kwargs: Any
+) -> tuple[Systems, list[int]]:
+    """The `twisted_smc` of the measurements whose particles do not all die, and their numbers.
+
+    Arguments are those of `twisted_smc`; the numbers (n,) are in the order of the systems.
+
+    >>> systems, alive = survivors(key, sde, score, measurement, grid=grid, particles=100)
+    """
+    dead: tuple[int, ...] = ()
+    try:
+        out = twisted_smc(key, sde, score, measurement, *args, **kwargs)
+    except ParticlesDied as error:
+        out, dead = error.systems, error.dead
+    return out, [i for i in range(len(measurement.y)) if i not in dead]
+
+
 def by_particles(
     method: Callable[..., Any] | None = None,
     *,
@@ -235,15 +252,10 @@ def by_particles(
         cost = 1 if method is None else 2
         with warnings.catch_warnings():  # of few particles, whose error the figures show
             warnings.filterwarnings("ignore", "too few particles", UserWarning)
-            try:
-                out = twisted_smc(
-                    key, sde, score, measurement, method, grid=grid(sde, nfe // cost),
-                    particles=times * num, islands=1, progress=False, **options,
-                )  # fmt: skip
-                dead: tuple[int, ...] = ()
-            except ParticlesDied as error:
-                out, dead = error.systems, error.dead
-        alive = [i for i in range(len(measurement.y)) if i not in dead]
+            out, alive = survivors(
+                key, sde, score, measurement, method, grid=grid(sde, nfe // cost),
+                particles=times * num, islands=1, progress=False, **options,
+            )  # fmt: skip
         x = np.full((len(measurement.y), num, *measurement.shape), np.nan)
         evidence = np.full(len(measurement.y), -np.inf)
         for i, one in zip(alive, out.found, strict=True):
