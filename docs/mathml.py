@@ -9,9 +9,6 @@ import importlib.resources
 import pathlib
 import re
 
-from fontTools import subset
-from latex2mathml.converter import convert
-
 # What formulas need of the font: Latin and Greek letters, upright and italic, signs and operators.
 CHARACTERS = (
     (0x20, 0x17F), (0x2B0, 0x3FF), (0x2000, 0x206F), (0x2100, 0x214F), (0x2190, 0x22FF),
@@ -31,6 +28,8 @@ _PRIME = re.compile(r"<msup>(<mi>[^<]*</mi>)<mi>(&#x02032;)</mi></msup>")
 
 def mathml(latex: str, display: str = "inline") -> str:
     """A formula as an element <math>; ValueError naming a formula that cannot be converted."""
+    from latex2mathml.converter import convert
+
     try:
         text = convert(latex, display=display)
     except Exception as error:  # of the converter, of many kinds
@@ -61,6 +60,8 @@ def with_mathml(text: str) -> str:
 
 def write_font(path: pathlib.Path) -> None:
     """Write the part of STIX Two Math (in the package ziamath) that formulas need, as a WOFF file."""
+    from fontTools import subset
+
     options = subset.Options(flavor="woff", layout_features=["*"])
     with importlib.resources.path("ziamath.fonts", "STIXTwoMath-Regular.ttf") as source:
         font = subset.load_font(str(source), options)
