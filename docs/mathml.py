@@ -5,7 +5,7 @@ which may end with the number of an equation, \\tag{1}.
 """
 
 import html
-import importlib.resources
+import importlib.util
 import pathlib
 import re
 
@@ -33,10 +33,10 @@ def mathml(latex: str, display: str = "inline") -> str:
     try:
         text = convert(latex, display=display)
     except Exception as error:  # of the converter, of many kinds
-        raise ValueError(f"formula {latex!r} cannot be converted: {error!r}") from None
+        raise ValueError(f"formula {latex} cannot be converted: {error!r}") from None
     unknown = re.search(r"\\[A-Za-z]+", html.unescape(text))
     if unknown:
-        raise ValueError(f"formula {latex!r}: {unknown[0]} is not known")
+        raise ValueError(f"formula {latex}: {unknown[0]} is not known")
     text = _PRIME.sub(r'\1<mo lspace="0" rspace="0">\2</mo>', text)
     text = re.sub(rf"({_NAME})(?=<m(?!o[ >]))", rf"\1{_SPACE}", text)
     return re.sub(rf"(</m(?:[in]|sub|sup|frac|sqrt)>)(?={_NAME})", rf"\1{_SPACE}", text)
@@ -63,9 +63,13 @@ def write_font(path: pathlib.Path) -> None:
     from fontTools import subset
 
     options = subset.Options(flavor="woff", layout_features=["*"])
-    with importlib.resources.path("ziamath.fonts", "STIXTwoMath-Regular.ttf") as source:
-        font = subset.load_font(str(source), options)
-    part = subset.Subsetter(options)
-    part.populate(unicodes=[code for first, last in CHARACTERS for code in range(first, last + 1)])
-    part.subset(font)
-    subset.save_font(font, str(path), options)
+    found = importlib.util.find_spec("ziamath")  # its code is not needed
+    if found is None or found.origin is None:
+        raise ModuleNotFoundError("ziamath must be installed: pip install ziamath", name="ziamath")
+    source = pathlib.Path(found.origin).parent / "fonts" / "STIXTwoMath-Regular.ttf"
+    codes = [code for first, last in CHARACTERS for code in range(first, last + 1)]
+    with subset.load_font(str(source), options) as font:
+        part = subset.Subsetter(options)
+        part.populate(unicodes=codes)
+        part.subset(font)
+        subset.save_font(font, str(path), options)
