@@ -172,11 +172,13 @@ def gathering(mesh: Mesh, sharding_of: ShardingOf) -> Callable[[Gradient], Gradi
 
     Every device gathers the parameters, computes the gradient of its part of the batch, and receives its
     own part of the mean over all devices, which is computed in float32. The gradient's metrics are
-    averaged too, except "per_example".
+    averaged too, except "per_example". Devices that share images ("space") each add up a part of the
+    gradient over the rest of the devices.
     """
     axes = rows_of(mesh)
     last, n = axes[-1], math.prod(mesh.shape[name] for name in axes)
     rows, whole = PartitionSpec(axes), PartitionSpec()
+    space = mesh.shape.get(SPACE, 1)
 
     def axis_of(spec: PartitionSpec) -> int | None:
         return next((i for i, name in enumerate(spec) if name == last), None)
@@ -187,6 +189,16 @@ def gathering(mesh: Mesh, sharding_of: ShardingOf) -> Callable[[Gradient], Gradi
 
     def scatter(leaf: Any, spec: PartitionSpec) -> Any:
         axis = axis_of(spec)
+        free = [i for i, size in enumerate(leaf.shape) if size % space == 0 and i != axis]
+        if 1 in (space, n) or leaf.size < _WHOLE or not free:
+            return reduced(leaf, axis)
+        # XLA adds up a gradient over "space" before anything else is done with it. It then cuts it, and
+        # not the convolution before it, because the whole gradient is asked for first.
+        cut = PartitionSpec(*[None] * max(free, key=lambda i: leaf.shape[i]), SPACE)
+        lie = jax.lax.with_sharding_constraint
+        return lie(reduced(lie(lie(leaf, whole), cut), axis), whole)
+
+    def reduced(leaf: Any, axis: int | None) -> Any:
         if axis is None:
             return mean_over(leaf, axes)
         wide = leaf.astype(jnp.promote_types(leaf.dtype, jnp.float32))
