@@ -7,6 +7,7 @@ import importlib
 import os
 import pathlib
 import re
+import shlex
 from typing import Any, NamedTuple
 from unittest import mock
 
@@ -211,7 +212,8 @@ def as_option(field: str, value: Any) -> str:
     section, dot, name = field.replace("_", "-").rpartition(".")
     if isinstance(value, bool):
         return f"--{section}{dot}{name if value else f'no-{name}'}"
-    return f"--{section}{dot}{name} {shown(value)}"
+    text = shlex.quote(value) if isinstance(value, str) else shown(value)
+    return f"--{section}{dot}{name} {text}".rstrip()  # nothing behind it is an empty list
 
 
 def build(target: pathlib.Path) -> None:

@@ -186,7 +186,17 @@ def test_presets_are_described_by_what_they_change():
     assert reference.changes("digits_vp_conditional") == (
         "--class-conditional\n--loss.label-dropout 0.1"
     )
-    assert reference.as_option("data.pair_noise", False) == "--data.no-pair-noise"
+    for field, value, option in (
+        ("data.pair_noise", False, "--data.no-pair-noise"),
+        ("net.attention", [], "--net.attention"),
+        ("net.channel_mult", [1, 2], "--net.channel-mult 1 2"),
+        (
+            "parametrization",
+            "consistency(0.75, 0.002)",
+            "--parametrization 'consistency(0.75, 0.002)'",
+        ),
+    ):
+        assert reference.as_option(field, value) == option
     assert "--net.kind DiT\n" in reference.changes("digits_dit")
 
 
