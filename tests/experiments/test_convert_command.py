@@ -63,7 +63,7 @@ def made(tmp_path, source, file, config, *more):
 
 @pytest.mark.slow
 def test_a_checkpoint_of_the_authors_is_sampled_and_evaluated(tmp_path):
-    """The whole way on colour images from a file; `convert` in a process of its own."""
+    """The whole way on colour images from a file."""
     x = np.random.default_rng(0).integers(0, 256, (40, 8, 8, 3), np.uint8)
     np.save(tmp_path / "x.npy", x)
     config = Config(
@@ -75,7 +75,7 @@ def test_a_checkpoint_of_the_authors_is_sampled_and_evaluated(tmp_path):
     work = tmp_path / "runs" / "ddpmpp"
     options = ["--from", "score_sde_pytorch", "--file", unpacked("vp_ddpmpp_continuous.pth")]
     options += ["--config", tmp_path / "c.json", "--workdir", work]
-    out = run("convert", *options, check=0)
+    out = call("convert", *options, check=0)
     assert "parameters of step 1234" in out.stdout
     out = call("convert", *options, check=2)
     assert "exists already" in out.stderr and "Traceback" not in out.stderr
