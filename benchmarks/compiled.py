@@ -110,6 +110,21 @@ def _results(one: Instruction) -> list[Array]:
     return given
 
 
+def _group(one: Instruction) -> int:
+    """How many devices exchange: the groups are {{0,1},{2,3}}, [2,2]<=[4] or axes {'x'} of a mesh."""
+    groups = one.attributes.partition("replica_groups=")[2]
+    if groups.startswith("{{"):
+        return groups[: groups.index("}")].count(",") + 1
+    if groups.startswith("mesh["):
+        lengths = dict(re.findall(r"'(\w+)'=(\d+)", groups[: groups.index("]")]))
+        axes = re.search(r"\{([^}]*)\}", groups)
+        return math.prod(
+            int(lengths[name]) for name in re.findall(r"'(\w+)'", axes[1] if axes else "")
+        )
+    shape = re.match(r"\[\d+,(\d+)\]", groups)
+    return int(shape[1]) if shape else 1
+
+
 def _sizes(text: str) -> list[int]:
     """The lengths in {0,1} or ["0","1"]."""
     return [int(n) for n in re.findall(r"\d+", text)]
@@ -199,8 +214,13 @@ class Program:
         """(kind, array that is gathered or reduced on a device, how often, whether in a loop).
 
         A TPU's asynchronous operation is listed in the fusion that starts it, in those beside which it
-        runs, and in the one that ends it.
+        runs, and in the one that ends it. Its reduce-scatter is a fusion of an all-reduce and a slice.
         """
+        for kind, _, array, times, inside in self._sent():
+            yield kind, array, times, inside
+
+    def _sent(self) -> Iterator[tuple[str, int, Array, int, bool]]:
+        """What `communicated` yields, with the bytes of the whole array after the kind."""
         repeats = self.repeats()
         starts = {name for name, one in self if "AsyncCollectiveStart" in one.attributes}
         for name, one in self:
@@ -209,8 +229,22 @@ class Program:
                 continue
             if "async_collective_fusion_config" in one.attributes and name not in starts:
                 continue
-            for array in _results(one):
-                yield kind, array, *repeats.get(name, (1, False))
+            found, whole = _results(one), 1
+            if kind == "all-reduce" and name.startswith("all-reduce-scatter"):
+                kind, summed = "reduce-scatter", found[0]
+                found = arrays(self.computations[name][-1].type)
+                whole = summed.bytes // found[0].bytes
+            elif kind == "reduce-scatter":
+                whole = _group(one)
+            for array in found:
+                yield kind, whole * array.bytes, array, *repeats.get(name, (1, False))
+
+    def on_links(self) -> int:
+        """Bytes that a ring sends from each device: an array twice for an all-reduce, else once."""
+        return sum(
+            size * times * (2 if kind == "all-reduce" else 1)
+            for kind, size, _, times, _ in self._sent()
+        )
 
     def collectives(self) -> Counter[tuple[str, str, bool]]:
         """{(kind, type, whether in a loop): bytes that are gathered or reduced on a device}."""

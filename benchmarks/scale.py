@@ -170,22 +170,13 @@ class Bounds(NamedTuple):
         return "once" if self.once else "as often as they run"
 
 
-def on_links(sent: Counter[tuple[str, str, bool]], pieces: int) -> float:
-    """Bytes that a ring sends from each device: twice for an all-reduce, once for the others."""
-    total = 0.0
-    for (kind, _, _), size in sent.items():
-        whole = size * pieces if kind == "reduce-scatter" else size
-        total += whole * (2 if kind == "all-reduce" else 1)
-    return total
-
-
-def bounds(case: Case, program: Program, chip: clusters.Chip, pieces: int) -> Bounds:
+def bounds(case: Case, program: Program, chip: clusters.Chip) -> Bounds:
     """The roofline of a program."""
     cost = case.compiled.cost_analysis() or {}
     counted, accessed = cost.get("flops"), cost.get("bytes accessed", math.nan)
     flops = program.flops() if counted is None else counted
     moved = sum(program.moved().values())
-    sent = on_links(program.collectives(), pieces)
+    sent = program.on_links()
     links = sent / chip.links
     if chip.network is not None and case.hosts > 1:
         # The devices of a host share what it sends to others.
@@ -217,8 +208,7 @@ def report(args: argparse.Namespace, topology: str, case: Case) -> None:
 
     chip, program = clusters.chip_of(topology), Program(case.compiled.as_text())
     share, memory = training.share_of(case.state, case.lies), case.compiled.memory_analysis()
-    pieces = share.pieces if args.mapping == "fsdp" else case.chips
-    found, cost = bounds(case, program, chip, pieces), case.compiled.cost_analysis() or {}
+    found, cost = bounds(case, program, chip), case.compiled.cost_analysis() or {}
     print(f"{args.config}, {args.program}, {topology}: {case.chips} chips of {case.hosts} hosts, "
           f"{args.per_chip} examples a chip, {args.mapping}"
           + (" (compiled as shard_map of the same body)" if args.mapping == "pmap" else ""))  # fmt: skip
@@ -262,8 +252,7 @@ def row(args: argparse.Namespace, topology: str, case: Case) -> str:
 
     chip, program = clusters.chip_of(topology), Program(case.compiled.as_text())
     share = training.share_of(case.state, case.lies)
-    pieces = share.pieces if args.mapping == "fsdp" else case.chips
-    b = bounds(case, program, chip, pieces)
+    b = bounds(case, program, chip)
     peak = case.compiled.memory_analysis().peak_memory_in_bytes / 1e9
     return (
         f"| {case.chips} | {peak:.2f} | {share.held / 1e6:.1f} | {b.gflop:.0f} | {b.gigabytes:.2f} | "

@@ -3,8 +3,9 @@
 The pages stay plain Markdown that also reads well in the repository. This program copies them to
 build/pages in the order of the site, points their links to where the pages lie there (a link to a name in
 a public module, `../score_jax/model.py#model`, leads to its reference, and one to another file to the
-repository), renders the notebooks with their stored outputs, writes the reference from the docstrings
-(`docs.build`), and calls mkdocs, where every warning is an error.
+repository), sets their formulas in MathML (`docs.mathml`), renders the notebooks with their stored
+outputs, writes the reference from the docstrings (`docs.build`), and calls mkdocs, where every warning is
+an error.
 """
 
 import argparse
@@ -17,7 +18,7 @@ import subprocess
 import sys
 from typing import Any
 
-from docs import build, reference
+from docs import build, mathml, reference
 from docs.build import ROOT
 
 REPOSITORY = "https://github.com/score-jax/score_jax/blob/main/"
@@ -173,9 +174,11 @@ def assemble(folder: pathlib.Path = BUILD) -> list[str]:
         if path.suffix == ".ipynb":
             notebook(path, target)
         elif path.suffix == ".md":
-            target.write_text(relinked(path.read_text(encoding="utf-8"), source, targets))
+            text = relinked(path.read_text(encoding="utf-8"), source, targets)
+            target.write_text(mathml.with_mathml(text), encoding="utf-8")
         else:
             shutil.copyfile(path, target)
+    mathml.write_font(pages / "mathematics.woff")
     faults = build.build(pages / "reference")
     reference.build(pages / "reference")
     settings = {"INHERIT": str(ROOT / "docs" / "mkdocs.yml"), "nav": navigation(pages)}

@@ -94,7 +94,7 @@ def main(command: Callable[[], Any]) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
     except (ValueError, OSError, ArithmeticError, ImportError) as error:
-        text = f"error: {' '.join(str(error).split())}{hint(error)}"
+        text = f"error: {by_option(' '.join(str(error).split()))}{hint(error)}"
         if _is(error, "LostHost"):
             training.leave_at_once(training.STALLED, text)
         code = NOT_FINITE if _is(error, "NonFiniteLoss") else 2
@@ -104,6 +104,33 @@ def main(command: Callable[[], Any]) -> None:
             raise
         print(text, file=sys.stderr)
         _leave(code)
+
+
+# An argument with its value, as messages of the library advise one: levels=2, enlarge=True, size=(8, 8).
+_ARGUMENT = re.compile(r"(?<![\w.])([a-z]\w*)=(True|False|-?\d[\w.+-]*\b|\(\d+(?:, \d+)*\))")
+# The last command line that was read, for messages: prints its help.
+_last_help: list[Callable[[], None]] = []
+
+
+def by_option(text: str) -> str:
+    """A message of the library with options in place of arguments: "--data.levels 2" for "levels=2".
+
+    An argument stays as it is unless exactly one option of the command has its name.
+    """
+    if not (_ARGUMENT.search(text) and _last_help):
+        return text
+    lines = [line.strip("│ ") for line in printed(_last_help[-1]).splitlines()]
+    words = {word for line in lines if line.startswith("--") for word in line.split()}
+    options = {word.strip(",") for word in words if word.startswith("--")}
+
+    def option(found: re.Match[str]) -> str:
+        name, value = found[1].replace("_", "-"), found[2]
+        name = f"no-{name}" if value == "False" else name
+        known = [each for each in options if each[2:].rpartition(".")[2] == name]
+        given = "" if value in ("True", "False") else f" {value.strip('()').replace(',', '')}"
+        return f"{known[0]}{given}" if len(known) == 1 else found[0]
+
+    return _ARGUMENT.sub(option, text)
 
 
 def _leave(code: int) -> None:
@@ -137,6 +164,8 @@ class _Screen(io.StringIO):
 def _read(cls: Any, argv: Sequence[str] | None, **options: Any) -> Any:
     """Call tyro; its texts are set to the width of the screen, and its boxed values errors to a line."""
     out, err = _Screen(sys.stdout), _Screen(sys.stderr)
+    if "return_unknown_args" not in options:  # the whole command line, not its first part
+        _last_help[:] = [lambda: tyro.cli(cls, args=["--help"], **options)]
     try:
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
             return tyro.cli(cls, args=argv, **options)

@@ -130,7 +130,7 @@ def on_grids(names: Sequence[str], args: Args) -> list[tuple[str, str]]:
 
 
 def fit(run: Run, score: Any, base: SampleConfig, workdir: pathlib.Path, args: Args) -> Run:
-    """Fit what the flags ask for to the network and write it to the run folder: the run with it."""
+    """Fit what the flags name to the network and write it to the run folder: the run with it."""
     # Other latents than those of the comparison.
     key = jax.random.fold_in(jax.random.key(args.seed), 1)
     grid = log_snr_grid(run.sde, FINE_STEPS, t0=base.t0)

@@ -241,9 +241,10 @@ def _groups(result: dict[str, Any]) -> dict[tuple[str, float], list[dict[str, An
 def report(result: dict[str, Any]) -> str:
     """Set a comparison as Markdown tables, one a problem and noise level."""
     parts = [
-        "Value ± standard error. Units: the standard deviation of the posterior; residual: that of the "
-        "noise. SBC and TARP: distance of ranks and coverage to uniform. p: of all ranks and levels "
-        "being uniform, below 0.05 for 5 % of exact samplers. Z: estimate of p(y)."
+        "Values have their standard errors. Their unit is the standard deviation of the posterior, and "
+        "that of the noise for the residual. SBC and TARP are the distances of ranks and of coverage to "
+        "uniform. p is the p-value of all ranks and levels being uniform; it is below 0.05 for 5 % of "
+        "exact samplers. Z is the estimate of p(y)."
     ]
     for (problem, noise), rows in _groups(result).items():
         error = rows[0]["reference_error"]

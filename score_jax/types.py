@@ -49,11 +49,11 @@ class Clean(NamedTuple):
 
 
 class ScoreOut(NamedTuple):
-    """A score (b, *d) and what else its maker knows, each None where it knows nothing.
+    """A score (b, *d) and what is returned with it, each None where there is nothing.
 
-    variance: what the network says of the variance of a step, of the same shape; clean: the mean of x0,
+    variance: the network's output for the variance of a step, of the same shape; clean: the mean of x0,
     for processes whose last state is pure noise, where it does not follow from the score. A wrapper may
-    replace `score` alone: `score_jax.score.x0_of` adds what the change of the score does to x0.
+    replace `score` alone: `score_jax.score.x0_of` adds the effect of the change on x0.
     """
 
     score: Any

@@ -68,9 +68,41 @@ def test_what_xla_does_not_count_is_counted_with_loops_as_often_as_they_run(cost
     """XLA counts the body of a loop once on TPUs, and nothing on GPUs."""
     compiled = SimpleNamespace(cost_analysis=lambda: cost)
     case = scale.Case(compiled, None, None, 4, 1, (0.0, 0.0))
-    found = scale.bounds(case, Program(LOOP), clusters.CHIPS["h100"], 4)
+    found = scale.bounds(case, Program(LOOP), clusters.CHIPS["h100"])
     assert found.gflop * 1e9 == pytest.approx(flops)
     assert said in str(found)
+
+
+EXCHANGES = """HloModule jit_step, is_scheduled=true
+%all-reduce-scatter.1 (a: bf16[8,8]) -> bf16[8,2] {
+  %a = bf16[8,8]{1,0} parameter(0)
+  %r = bf16[8,8]{1,0} all-reduce(%a), channel_id=1, replica_groups={{0,1,2,3},{4,5,6,7}}, to_apply=%add
+  %i = s32[] constant(0)
+  ROOT %s = bf16[8,2]{1,0} dynamic-slice(%r, %i, %i), dynamic_slice_sizes={8,2}
+}
+
+ENTRY %main (x: bf16[8,8], y: f32[16]) -> f32[16] {
+  %x = bf16[8,8]{1,0} parameter(0)
+  %y = f32[16]{0} parameter(1)
+  %part = bf16[8,2]{1,0} fusion(%x), kind=kCustom, calls=%all-reduce-scatter.1
+  %more = bf16[8,2]{1,0} all-reduce(%part), channel_id=2, replica_groups=[4,2]<=[8], to_apply=%add
+  %whole = bf16[8,8]{1,0} all-gather(%more), channel_id=3, replica_groups=[2,4]<=[8], dimensions={1}
+  %b = f32[8]{0} reduce-scatter(%y), channel_id=4, replica_groups=[4,2]<=[8], dimensions={0}, to_apply=%add
+  %c = f32[2]{0} reduce-scatter(%y), channel_id=5, replica_groups=mesh['d'=1,'e'=8] {'d','e'}, dimensions={0}, to_apply=%add
+  ROOT %z = f32[16]{0} all-reduce(%y), channel_id=6, replica_groups={}, to_apply=%add
+}
+"""  # noqa: E501
+
+
+def test_a_scatter_sends_the_whole_array_once_and_an_all_reduce_twice():
+    """A TPU's scatter is written as a fusion of an all-reduce and a slice."""
+    program = Program(EXCHANGES)
+    assert program.collectives() == {
+        ("reduce-scatter", "bf16", False): 32, ("all-reduce", "bf16", False): 32,
+        ("all-gather", "bf16", False): 128, ("reduce-scatter", "f32", False): 32 + 8,
+        ("all-reduce", "f32", False): 64,
+    }  # fmt: skip
+    assert program.on_links() == 128 + 2 * 32 + 128 + 64 + 64 + 2 * 64
 
 
 @pytest.mark.parametrize("name", ["h100:4x8", "h100", "v9:2x2", "v5e:"])

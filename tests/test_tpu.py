@@ -14,7 +14,7 @@ import pytest
 from benchmarks.clusters import FOLDER
 from tests.helpers import ROOT
 
-CASES = ["v5e:2x2/shard_map", "v5e:2x2/fsdp", "v5e:4x4/jit", "v5e:4x4/fsdp"]
+CASES = ["v5e:2x2/shard_map", "v5e:2x2/fsdp", "v5e:4x4/jit", "v5e:4x4/fsdp", "v5e:4x4/space"]
 # The last convolution computes in float32; all others were asked for in bfloat16.
 IN_FLOAT32 = "/last/"
 
@@ -52,7 +52,7 @@ def test_everything_donated_is_aliased_and_nothing_is_wider_than_asked_for(compi
     assert len(facts["products"]["bf16"]) >= 5
 
 
-@pytest.mark.parametrize("case", [case for case in CASES if not case.endswith("fsdp")])
+@pytest.mark.parametrize("case", ["v5e:2x2/shard_map", "v5e:4x4/jit"])
 def test_a_replicated_state_communicates_gradients_alone_in_float32(compiled, case):
     found = sizes(compiled[case])
     found.pop(("all-reduce", "s32"), None)  # the wishes of several hosts to stop
@@ -88,3 +88,15 @@ def test_every_gradient_is_reduced_once_and_scattered_where_the_state_is_divided
     # What else is reduced are scalars: the loss and the norm of the gradients.
     assert set(whole + scattered - Counter(facts["parameters"])) <= {1}
     assert not Counter(facts["parameters"]) - whole - scattered
+
+
+def test_devices_that_share_images_each_add_up_a_part_of_the_gradient(compiled):
+    """Large kernels are scattered over the four chips of an image, and a quarter is added up over the
+    four groups of chips, then gathered."""
+    facts = compiled["v5e:4x4/space"]
+    large = [size for size in facts["parameters"] if size >= 2**12]
+    assert large and ["reduce-scatter", large[0] // 4] in facts["reduced"]
+    for size in set(large):
+        found = [kind for kind, n in facts["reduced"] if n == size // 4]
+        assert found.count("all-reduce") == found.count("reduce-scatter") == large.count(size)
+        assert ["all-reduce", size] not in facts["reduced"]

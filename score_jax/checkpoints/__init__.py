@@ -1,7 +1,7 @@
 """Checkpoints of everything a run needs, by Orbax, that never load damaged values silently.
 
 A folder holds steps, `step_00000100/`, each with two items: `state`, any pytree of arrays (typed keys
-included) in Orbax' standard layout, and `meta`, JSON: format and package version, the state of the
+included) in Orbax's standard layout, and `meta`, JSON: format and package version, the state of the
 data iterator, the caller's value (a config), and the shape, dtype and CRC-32 of every leaf. The
 checksums are needed because Orbax loads a flipped byte without complaint. A step is written beside
 its place and renamed, so a killed save leaves nothing that counts as a checkpoint.

@@ -1,4 +1,4 @@
-"""Orbax' manager as we use it: what is kept, which processes take part, and what a failure leaves."""
+"""Orbax's manager as we use it: what is kept, which processes take part, and what a failure leaves."""
 
 import logging
 import os

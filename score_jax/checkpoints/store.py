@@ -275,7 +275,7 @@ class Checkpoints:
         where = self._where(step)
         if step not in self._manager.all_steps():
             raise CheckpointError(f"{where} does not exist; there are {self.steps()}")
-        file = self._path(step) / "meta" / "metadata"  # as Orbax' JsonSave writes it
+        file = self._path(step) / "meta" / "metadata"  # as Orbax's JsonSave writes it
         meta = guard(f"cannot read {where}", lambda: json.loads(file.read_bytes()), reads=True)
         if not isinstance(meta, dict) or set(meta) != {"content", "crc32"}:
             raise DamagedCheckpoint(f"{where} is damaged: its JSON is not ours")

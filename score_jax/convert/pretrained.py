@@ -64,7 +64,7 @@ def load_network(
 ) -> tuple[nn.Module, Model, Params]:
     """The network itself beside what `load_pretrained` gives: (network, model, params).
 
-    A `Model` knows the function of its network alone; the module also knows, for one, its classes.
+    A `Model` has only the function of its network. The module also has its fields, such as its classes.
     Arguments and errors are those of `load_pretrained`.
 
     >>> net, model, params = load_network("runs/digits_vp")

@@ -152,7 +152,9 @@ class Decoder:
         wanted = f"{self.size[0]} x {self.size[1]}"
         if self.options.size is None:
             if found != self.size:
-                raise ValueError(f"{said}, but the first image is {wanted}: pass a size")
+                raise ValueError(
+                    f"{said}, but the first image is {wanted}: pass size={self.size} to bring all to one"
+                )
             return image
         if not self.options.enlarge and (found[0] < self.size[0] or found[1] < self.size[1]):
             raise ValueError(f"{said}, smaller than {wanted}: pass enlarge=True, or a smaller size")

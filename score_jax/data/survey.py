@@ -114,7 +114,7 @@ def survey(source: Any, *, most: int | None = None, leaf: str = "x") -> Survey:
 
 
 def labels_of(source: Any) -> np.ndarray | None:
-    """The labels (n,) of a source that knows them without reading its examples, or None."""
+    """The labels (n,) of a source that has them without reading its examples, or None."""
     if isinstance(source, Subset):
         found = labels_of(source.source)
         return None if found is None else found[source.indices]

@@ -148,7 +148,7 @@ def autoguidance(
 
     The worse model has the same data and SDE and makes the same errors, but larger ones: a smaller
     network, or the same one after fewer updates. With classes both are given the labels. It moves
-    samples where the two differ, away from what only the worse model considers likely, and needs no
+    samples where the two differ, away from what is likely under the worse model alone, and needs no
     labels. Two evaluations a call, where samplers count one. arXiv:2406.02507 eq. 3.
 
     Raises ValueError for a bad scale or interval.

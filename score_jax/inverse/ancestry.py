@@ -1,6 +1,6 @@
-r"""How well sequential Monte Carlo knows p(y): from the ancestors of its particles, and from repeats.
+r"""The error of p(y) by sequential Monte Carlo, from the ancestors of its particles and from repeats.
 
-The weights of the last particles say nothing of the noise of earlier steps, which resampling hides. The
+The weights of the last particles do not show the noise of earlier steps, which resampling hides. The
 ancestors do. Let E(i) be the first particle from which particle i descends, W the last weights (of sum
 1), and at each resampling N(i) the copies of particle i, whose weight was W_t(i). For p particles
 

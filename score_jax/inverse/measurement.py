@@ -33,7 +33,7 @@ class Measurement:
 
     noise_std is a number of Python, NumPy or JAX. Entries of y that a `Mask` hides may be NaN. `noise` is
     another kind than the normal one, such as `Poisson(30.0)`; noise_std is then its standard deviation,
-    for methods that know only normal noise.
+    for methods that assume normal noise.
 
     Raises ValueError for a noise_std that is not a number >= 0, and for y that is not floating point or
     not finite where it is measured.

@@ -135,7 +135,7 @@ def _resampled(key: Any, logs: Any, threshold: float) -> tuple[Any, Any, Any]:
 
 
 def _guess(problem: _Problem, measurement: Any, x: Any, t: Any) -> Guess:
-    """What the particles at x know of y."""
+    """The guess of p(y | x) at the particles x."""
     sde, score = problem.sde, problem.score
     if problem.stds is None:
         return covariances(sde, score, measurement, x, t)

@@ -1,4 +1,4 @@
-r"""What particles know at a time: a guess psi of p(y | x), and Gaussian moves without and with y.
+r"""A guess psi of p(y | x) for particles at a time, and their Gaussian moves without and with y.
 
 With p(x0 | x) replaced by N(x0(x), V), A' the derivative of A at x0(x) (A itself if it is linear), and
 S = sigma^2 I + A' V A'^T,

@@ -115,8 +115,8 @@ def log_likelihood(
     The result is a log density only if the score is the gradient of one density at every t. A guided
     score is not: its result is the density of its own flow.
 
-    Half precision is computed and returned in single. Raises ValueError unless 0 < t0 < t1 and x is
-    floating point, and for arguments of another kind.
+    Data in half precision are computed and returned in single precision. Raises ValueError unless
+    0 < t0 < t1 and x is floating point, and for arguments of another kind.
 
     >>> out = log_likelihood(key, VP(), score, x)
     >>> bpd = bits_per_dim(out.logp, x.shape[1:], levels=256, range=(-1, 1), x=x)

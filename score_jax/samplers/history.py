@@ -1,4 +1,4 @@
-"""What a multistep method remembers of its earlier steps: the state of its `Step`."""
+"""What a multistep method keeps of its earlier steps: the state of its `Step`."""
 
 from typing import NamedTuple
 

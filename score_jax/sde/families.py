@@ -169,8 +169,8 @@ class LinearLogSNR(RateSDE):
 class SubVP(_LinearBeta):
     """Sub-VP SDE: VP's drift with less noise, s(t) = 1 - exp(-B(t)).
 
-    dx = -beta(t) x / 2 dt + sqrt(beta(t) (1 - exp(-2 B(t)))) dw, arXiv:2011.13456 eq. 12; the best
-    of the three for likelihoods.
+    dx = -beta(t) x / 2 dt + sqrt(beta(t) (1 - exp(-2 B(t)))) dw, arXiv:2011.13456 eq. 12. It has
+    the best likelihoods of the paper's three.
 
     Raises ValueError unless 0 < beta_min <= beta_max and t1 > 0, all finite.
     """

@@ -119,7 +119,7 @@ def _ask(address: tuple[str, int], hello: dict[str, Any], until: float) -> None:
     while answer is None and time.monotonic() < until:
         with suppress(OSError), socket.create_connection(address, _ANSWER) as line:
             _send(line, hello)
-            # A little longer than the first host waits, which then tells who is missing.
+            # A little longer than the first host waits, which then names who is missing.
             line.settimeout(max(until - time.monotonic(), 0) + _ANSWER)
             answer = _line(line)
         if answer is None:

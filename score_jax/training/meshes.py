@@ -172,11 +172,13 @@ def gathering(mesh: Mesh, sharding_of: ShardingOf) -> Callable[[Gradient], Gradi
 
     Every device gathers the parameters, computes the gradient of its part of the batch, and receives its
     own part of the mean over all devices, which is computed in float32. The gradient's metrics are
-    averaged too, except "per_example".
+    averaged too, except "per_example". Devices that share images ("space") each average a part of a
+    large gradient over the rest of the devices, and gather it, unless the state is divided.
     """
     axes = rows_of(mesh)
     last, n = axes[-1], math.prod(mesh.shape[name] for name in axes)
     rows, whole = PartitionSpec(axes), PartitionSpec()
+    space = mesh.shape.get(SPACE, 1)
 
     def axis_of(spec: PartitionSpec) -> int | None:
         return next((i for i, name in enumerate(spec) if name == last), None)
@@ -185,10 +187,20 @@ def gathering(mesh: Mesh, sharding_of: ShardingOf) -> Callable[[Gradient], Gradi
         axis = axis_of(spec)
         return leaf if axis is None else jax.lax.all_gather(leaf, last, axis=axis, tiled=True)
 
+    def over_space(leaf: Any) -> Any:
+        # XLA adds up a gradient over "space" before anything else is done with it. Each device then adds
+        # up a part over the rest. The whole is asked for first, or XLA would cut the convolution.
+        free = [i for i, size in enumerate(leaf.shape) if size % space == 0]
+        if 1 in (space, n) or leaf.size < _WHOLE or not free:
+            return mean_over(leaf, axes)
+        cut = PartitionSpec(*[None] * max(free, key=lambda i: leaf.shape[i]), SPACE)
+        lie = jax.lax.with_sharding_constraint
+        return lie(mean_over(lie(lie(leaf, whole), cut), axes), whole)
+
     def scatter(leaf: Any, spec: PartitionSpec) -> Any:
         axis = axis_of(spec)
         if axis is None:
-            return mean_over(leaf, axes)
+            return over_space(leaf)
         wide = leaf.astype(jnp.promote_types(leaf.dtype, jnp.float32))
         part = jax.lax.psum_scatter(wide, last, scatter_dimension=axis, tiled=True)
         part = jax.lax.psum(part, axes[:-1]) if len(axes) > 1 else part

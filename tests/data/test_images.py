@@ -126,7 +126,7 @@ def test_a_ramp_stays_a_ramp_when_it_is_resized():
 
 def test_sizes_that_do_not_fit_are_named():
     with pytest.raises(
-        ValueError, match=r"b.png is 8 x 5 pixels.*first image is 6 x 5: pass a size"
+        ValueError, match=r"b.png is 8 x 5 pixels.*first image is 6 x 5: pass size=\(6, 5\)"
     ):
         decode(encoded(np.zeros((8, 5), np.uint8)), encoded(GREY), "b.png")
     with pytest.raises(

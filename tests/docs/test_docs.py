@@ -8,7 +8,7 @@ import types
 
 import pytest
 
-from docs import build, checks, reference, site, which_sampler
+from docs import build, checks, mathml, reference, site, which_sampler
 from experiments.parts.samplers import SAMPLERS
 from score_jax._renamed import RENAMED
 from tests.helpers import ROOT
@@ -110,6 +110,19 @@ def test_links_lead_to_the_same_targets_in_the_site():
     assert site.relinked(text, "docs/a.md", where | found) == (
         f"[VP](reference/api/score_jax.model.md#model) [m]({site.REPOSITORY}score_jax/model.py)"
     )
+
+
+def test_formulas_become_mathml():
+    block = "```math\n\\log p = \\frac{1}{2} \\tag{3a}\n```"
+    text = mathml.with_mathml(f"With $x'$ and `$a$`:\n\n{block}\n\n```bash\necho $A $B\n```\n")
+    assert '<mi>x</mi><mo lspace="0" rspace="0">&#x02032;</mo></mrow></math> and `$a$`' in text
+    assert '<mi>log</mi><mspace width="0.167em" /><mi>p</mi>' in text
+    assert "</math></div><span>(3a)</span></div>" in text and "echo $A $B" in text
+    with pytest.raises(ValueError, match=r"formula \\nothing: \\nothing is not known"):
+        mathml.with_mathml(r"$\nothing$")
+    # GitHub takes a backslash before a sign in a line for one of Markdown.
+    lines = [re.sub(mathml.CODE, "", p.read_text(), flags=re.M | re.S) for p in build.guides()]
+    assert [f for text in lines for f in re.findall(r"\$[^$\n]*\\[,;{}|!][^$\n]*\$", text)] == []
 
 
 def test_the_navigation_has_every_page_once(tmp_path):

@@ -120,7 +120,7 @@ CASES = [
     (f"{INPAINT} --test 1 --method magic", "method"),
     (f"{INPAINT} --test 1 --method ddrm --scale 2", "--scale is not used by --method 'ddrm'"),
     (f"{INPAINT} --test 1 --sampler ode --method dps", "acts on the steps"),
-    ("restore --workdir {plain} --task superres --test 1 --factor 3", "divisible by factor=3"),
+    ("restore --workdir {plain} --task superres --test 1 --factor 3", "divisible by --factor 3"),
     ("restore --workdir {plain} --task superres --test 1 --factor 0", "--factor must be at least"),
     ("restore --workdir {plain} --task superres --images {grey}", "must have 4 x 4 pixels"),
     ("restore --workdir {plain} --task deblur --test 1 --blur 0", "--blur must be finite and > 0"),
@@ -203,6 +203,20 @@ CASES = [
     ("convert --from nothing --file {grey} --config x --workdir {out}", "from"),
     ("demo --config nothing --workdir {out}", "nothing"),
     ("prepare --from {out} --out {out}2", "out"),
+    # Arguments of the library, which have other names here
+    (
+        "prepare --from {bits} --out {out}",
+        "pass --levels 2 if these are all, or --levels 256",
+    ),
+    (
+        "train --workdir {out} --data.name folder --data.path {sizes} --data.test-path {sizes}",
+        "first image is 8 x 8: pass --data.size 8 8 to bring",
+    ),
+    (
+        "train --workdir {out} --data.name folder --data.path {sizes} --data.test-path {sizes} "
+        "--data.size 16",
+        "smaller than 16 x 16: pass --data.enlarge, or",
+    ),
     ("info {out}", "holds no run|workdir|run"),
     # Reports that are there
     ("compare --workdir {plain} --out {reports}", "compare.md exists already.*--overwrite"),
@@ -234,6 +248,10 @@ def places(tmp_path_factory):
     (home / "broken.png").write_bytes((home / "grey.png").read_bytes()[:40])
     np.save(home / "x.npy", np.zeros((3, 5)))
     np.save(home / "holes.npy", np.where(np.arange(64) < 3, np.nan, 0.0).reshape(1, 8, 8, 1))
+    np.save(home / "bits.npy", (np.arange(192) % 2).astype(np.uint8).reshape(3, 8, 8, 1))
+    (home / "sizes").mkdir()
+    for i, name in enumerate(("grey.png", "tall.png")):
+        (home / "sizes" / f"{i}.png").write_bytes((home / name).read_bytes())
     for name in ("there.npz", "there.png"):
         (home / name).touch()
     (home / "reports").mkdir()
@@ -247,7 +265,10 @@ def places(tmp_path_factory):
         "classes": write_run(home / "classes", tiny(class_conditional=True, loss=hidden)),
         "points": write_run(home / "points", tiny("two_moons_vp")),
     }
-    names = ("grey.png", "white.png", "tall.png", "colour.png", "broken.png", "x.npy", "holes.npy")
+    names = (
+        "grey.png", "white.png", "tall.png", "colour.png", "broken.png", "x.npy", "holes.npy",
+        "bits.npy", "sizes",
+    )  # fmt: skip
     return (
         found
         | {"home": home, "out": home / "out", "there": home / "there", "reports": home / "reports"}

@@ -31,7 +31,7 @@ STEPS, BATCH = 4, 16
 
 def problem():
     """(loss, prepare, params): a conditional MLP with dropout, stratified times, noise on the data."""
-    net = MLP(width=16, num_blocks=1, dropout=0.3)
+    net = MLP(width=64, num_blocks=1, dropout=0.3)
     x = jnp.zeros((1, 3))
     params = jax.jit(net.init)(jax.random.key(0), x, jnp.ones(1))
     leaves, tree = jax.tree.flatten(params)
@@ -70,16 +70,18 @@ def mapped(mapping, n_devices, microbatches):
     devices = jax.local_devices()[:n_devices]
     step = training.make_train_step(
         loss, optimizer, prepare=prepare,
-        axis_name=None if mapping in ("jit", "fsdp") else "devices",
+        axis_name="devices" if mapping in ("pmap", "shard_map") else None,
         microbatches=microbatches, averages={"0.1": training.power(0.1)},
     )  # fmt: skip
     step = training.scan_steps(step, 2)
-    mesh = training.make_mesh(devices)
+    mesh = training.make_mesh(devices, space=2 if mapping == "space" else 1)
     return {
         "pmap": lambda: training.pmap_step(step, devices=devices),
         "shard_map": lambda: training.shard_map_step(step, devices=devices),
         "jit": lambda: training.global_step(step, devices=devices),
         "fsdp": lambda: training.global_step(step, sharding_of=training.divided(mesh, smallest=16)),
+        # These data have no height: both devices of a pair compute the same, and add up half of it each.
+        "space": lambda: training.global_step(step, sharding_of=training.replicated(mesh)),
     }[mapping]()
 
 

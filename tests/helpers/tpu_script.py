@@ -57,6 +57,9 @@ def main(names):
         if mapping == "fsdp":
             lies = training.divided(training.make_mesh(devices, fsdp=training.division(state, n)))
             step = training.global_step(whole, sharding_of=lies)
+        elif mapping == "space":
+            lies = training.replicated(training.make_mesh(devices, space=4))
+            step = training.global_step(whole, sharding_of=lies)
         elif mapping == "jit":
             lies = training.replicated(training.make_mesh(devices))
             step = training.global_step(whole, devices=devices)

@@ -24,7 +24,7 @@ from score_jax.training import (
 )
 from tests.helpers import ROOT
 
-SHORT = ["pmap/1/1", "pmap/8/1", "shard_map/4/1", "jit/8/1", "fsdp/8/1", "pmap/2/4"]
+SHORT = ["pmap/1/1", "pmap/8/1", "shard_map/4/1", "jit/8/1", "fsdp/8/1", "space/8/1", "pmap/2/4"]
 RESUMED = [f"shard_map/4/1+{second}" for second in ("pmap/1/1", "pmap/2/4", "fsdp/8/1")]
 RESUMED += [f"fsdp/8/1+fsdp/{n}/1" for n in (4, 16)]  # each part is read onto the other mesh
 LONG = [f"{m}/{n}/1" for m in ("pmap", "shard_map", "jit") for n in (1, 2, 4, 8)]

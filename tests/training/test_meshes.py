@@ -68,7 +68,7 @@ def start():
     """(optimiser, state, a batch of four images)."""
     rng = np.random.default_rng(0)
     draw = lambda *shape: jnp.asarray(0.1 * rng.normal(size=shape), jnp.float32)
-    shapes = {"a": (3, 3, 4, 16), "b": (3, 3, 16, 16), "c": (3, 3, 16, 4)}
+    shapes = {"a": (3, 3, 4, 24), "b": (3, 3, 24, 24), "c": (3, 3, 24, 4)}
     params = {name: draw(*shape) for name, shape in shapes.items()} | {"bias": draw(1, 1, 1, 4)}
     optimizer = optax.sgd(1.0)
     state = training.init_state(jax.random.key(1), params, optimizer)
@@ -113,7 +113,7 @@ def collectives(text):
 @pytest.mark.slow
 def test_parameters_are_gathered_and_gradients_scattered_in_float32(found):
     """The three kernels are divided by their output channels; the bias and the metrics are whole."""
-    counted, kernels = collectives(found["fsdp"][0]), 4 * 3 * 3 * (4 * 16 + 16 * 16 + 16 * 4)
+    counted, kernels = collectives(found["fsdp"][0]), 4 * 3 * 3 * (4 * 24 + 24 * 24 + 24 * 4)
     assert counted.pop(("all-gather", "f32")) == kernels
     assert counted.pop(("reduce-scatter", "f32")) == kernels / 2
     # A convolution divided by its channels would permute or gather activations.
@@ -133,7 +133,7 @@ def test_halves_of_images_exchange_their_borders(found):
     border = 4 * 8 * 4 * 2  # a row of four images with four channels in bfloat16
     assert sum(n for (kind, _), n in counted.items() if kind == "collective-permute") >= border
     # No device holds the activations of a whole image.
-    heights = set(re.findall(r"\w+\[4,(\d),8,16\]", found["space"][0]))
+    heights = set(re.findall(r"\w+\[4,(\d),8,24\]", found["space"][0]))
     assert "4" in heights and "8" not in heights
 
 
