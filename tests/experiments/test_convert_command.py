@@ -21,7 +21,7 @@ from score_jax.nets import DDPM, MLP, NCSNpp, UNet
 from score_jax.parametrization import NOISE, SCORE, SMALL, IndexInput, StdInput, TimeInput
 from score_jax.sde import VE, VP, CosineBetas, LinearBetas
 from tests.convert.test_convert_score_sde import flax_file
-from tests.experiments.test_experiments import call, run
+from tests.experiments.test_experiments import call
 from tests.helpers import port_unet
 from tests.helpers.convert_files import unpacked, write_torch
 

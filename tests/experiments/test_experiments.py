@@ -24,7 +24,7 @@ LOOP = [
     "--sample.steps", "5", "--sample.sampler", "ddim",
 ]  # fmt: skip
 UNET = ["--net.channels", "8", "--net.num-blocks", "1", "--net.channel-mult", "1", *LOOP]
-MLP = ["--net.kind", "MLP", "--net.width", "16", *LOOP]
+MLP = ["--net.kind", "MLP", "--net.width", "16", "--net.num-blocks", "1", *LOOP]
 
 
 def run(command, *args, check=None, env=None):
