@@ -16,7 +16,7 @@ from score_jax.sde import log_snr_ends
 from score_jax.types import SDE
 
 
-def _placed(values: np.ndarray) -> Float[Array, " n"]:
+def _placed(values: np.ndarray) -> Float[Array, "..."]:
     """Floating-point numbers as an array of JAX, converted by NumPy: nothing is compiled."""
     dtype = jnp.result_type(values)
     return jnp.asarray(values.astype(dtype), dtype)
@@ -32,8 +32,10 @@ def check_grid(grid: object, t1: float | None = None) -> Float[Array, " n"]:
     values = np.asarray(grid) if known(grid) else None
     if values is not None and values.dtype.kind in "USO":
         raise ValueError(f"grid must be a list of times, as of uniform_grid, got {grid!r:.60}")
-    floating = values is not None and values.dtype.kind == "f"
-    array = _placed(values) if floating else jnp.asarray(grid if values is None else values)
+    if values is not None and values.dtype.kind == "f":
+        array = _placed(values)
+    else:
+        array = jnp.asarray(grid if values is None else values)
     if array.ndim != 1 or array.shape[0] < 2:
         raise ValueError(f"grid must be a list of at least two times, got shape {array.shape}")
     if not jnp.issubdtype(array.dtype, jnp.floating):
