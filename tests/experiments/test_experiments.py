@@ -24,7 +24,7 @@ LOOP = [
     "--sample.steps", "5", "--sample.sampler", "ddim",
 ]  # fmt: skip
 UNET = ["--net.channels", "8", "--net.num-blocks", "1", "--net.channel-mult", "1", *LOOP]
-MLP = ["--net.kind", "MLP", "--net.width", "16", *LOOP]
+MLP = ["--net.kind", "MLP", "--net.width", "16", "--net.num-blocks", "1", *LOOP]
 
 
 def run(command, *args, check=None, env=None):
@@ -109,7 +109,7 @@ CONDITIONAL = ["--config", "digits_vp_conditional"]
 def workdir(tmp_path_factory):
     """A tiny conditional U-Net trained by the command itself."""
     folder = tmp_path_factory.mktemp("run") / "tiny"
-    out = run("train", *CONDITIONAL, "--workdir", folder, *UNET, check=0)
+    out = call("train", *CONDITIONAL, "--workdir", folder, *UNET, check=0)
     assert "trained to step 20" in out.stdout
     return folder
 
@@ -264,11 +264,11 @@ def checksums(folder):
 
 
 @pytest.mark.slow
-def test_killed_training_ends_with_the_same_bits(workdir, tmp_path):
+def test_killed_training_ends_with_the_same_bits(quick, tmp_path):
     """SIGKILL as soon as a checkpoint is there, then the same command again."""
     command = [
-        sys.executable, "-m", "experiments.train", "--config", "digits_vp_conditional",
-        "--workdir", str(tmp_path / "killed"), *UNET,
+        sys.executable, "-m", "experiments.train", *CONDITIONAL,
+        "--workdir", str(tmp_path / "killed"), *MLP,
     ]  # fmt: skip
     env = dict(os.environ)
     process = subprocess.Popen(command, cwd=ROOT, env=env, stdout=subprocess.DEVNULL)
@@ -279,7 +279,7 @@ def test_killed_training_ends_with_the_same_bits(workdir, tmp_path):
     process.kill()
     process.wait()
     run("train", *command[3:], check=0)
-    assert checksums(tmp_path / "killed") == checksums(workdir)
+    assert checksums(tmp_path / "killed") == checksums(quick)
     rows = (tmp_path / "killed" / "metrics.jsonl").read_text().splitlines()
     trained = [row for row in map(json.loads, rows) if "loss" in row]
     assert [row["step"] for row in trained] == [5, 10, 15, 20]
