@@ -179,8 +179,19 @@ def test_the_options_of_a_command_are_read_from_its_help():
 def test_presets_are_described_by_what_they_change():
     assert reference.changes("digits_vp") == "all fields have their defaults"
     assert reference.changes("digits_vp_conditional") == (
-        "--class-conditional True\n--loss.label-dropout 0.1"
+        "--class-conditional\n--loss.label-dropout 0.1"
     )
+    for field, value, option in (
+        ("data.pair_noise", False, "--data.no-pair-noise"),
+        ("net.attention", [], "--net.attention"),
+        ("net.channel_mult", [1, 2], "--net.channel-mult 1 2"),
+        (
+            "parametrization",
+            "consistency(0.75, 0.002)",
+            "--parametrization 'consistency(0.75, 0.002)'",
+        ),
+    ):
+        assert reference.as_option(field, value) == option
     assert "--net.kind DiT\n" in reference.changes("digits_dit")
 
 
