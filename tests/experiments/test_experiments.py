@@ -230,32 +230,6 @@ def test_array_files_train_and_bad_ones_are_refused(tmp_path):
     assert "another config" in out.stderr and "optim.lr: 0.002 -> 0.5" in out.stderr
 
 
-LOCAL = [n for n in presets.CONFIGS if presets.get(n).data.name in ("digits", "two_moons")]
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", LOCAL)
-def test_every_preset_fits_its_data_and_network(name):
-    """Traced only: the gradient of the loss on one raw batch of the preset's own data.
-
-    Those whose data have to be prepared first are traced in tests/experiments/test_presets.py.
-    """
-    import jax
-    import jax.numpy as jnp
-
-    exp = runs.build(presets.get(name))
-    batch = {"x": jnp.asarray(exp.source.train.x[:8]), "y": jnp.asarray(exp.source.train.y[:8])}
-
-    def gradient(key):
-        params = exp.init_params(key)
-        loss = lambda p: exp.loss(p, key, exp.source.prepare(key, batch))[0]
-        return jax.grad(loss)(params)
-
-    with jax.debug_key_reuse(False):  # one key for all: nothing is drawn
-        shapes = jax.eval_shape(gradient, jax.random.key(0))
-    assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(shapes))
-
-
 def checksums(folder):
     """CRC-32 of every leaf of the newest checkpoint."""
     newest = max((folder / "checkpoints").glob("step_*"))
