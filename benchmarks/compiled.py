@@ -12,6 +12,7 @@ from collections.abc import Iterator
 
 BITS = {"pred": 8, "bf16": 16}
 KINDS = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
+PASSES = {"high": 3, "highest": 6}  # of jax.lax.Precision on a TPU
 # Instructions that move nothing by themselves.
 _FREE = {
     "parameter", "constant", "tuple", "get-tuple-element", "bitcast", "while", "conditional", "call",
@@ -270,16 +271,34 @@ class Program:
                 found[widest][one.source] += 1
         return found
 
-    def flops(self) -> float:
-        """FLOP of its products, with loops as often as they run."""
-        repeats, total = self.repeats(), 0.0
+    def _multiplied(self) -> Iterator[tuple[Instruction, list[Array], float]]:
+        """(product, its operands, its FLOP with loops as often as they run)."""
+        repeats = self.repeats()
         for name, instructions in self.computations.items():
             types = {one.name: one.type for one in instructions}
             for one in instructions:
                 if one.operation in ("dot", "convolution", "custom-call"):
                     given = [a for n in one.operands for a in arrays(types.get(n, ""))]
-                    total += repeats.get(name, (1, False))[0] * _flops(one, given, arrays(one.type))
-        return total
+                    times = repeats.get(name, (1, False))[0]
+                    yield one, given, times * _flops(one, given, arrays(one.type))
+
+    def flops(self) -> float:
+        """FLOP of its products, with loops as often as they run."""
+        return sum(flops for _, _, flops in self._multiplied())
+
+    def passes(self) -> float:
+        """How often a TPU multiplies in bfloat16 for a product, on average over the FLOP.
+
+        Once for bfloat16 and for float32 at the default precision, three times at "high" and six times at
+        "highest", which the text states for each product.
+        """
+        total = weighed = 0.0
+        for one, given, flops in self._multiplied():
+            asked = re.search(r"operand_precision=\{(\w+)", one.attributes)
+            wide = any(a.dtype == "f32" for a in given)
+            total += flops
+            weighed += flops * (PASSES.get(asked[1], 1) if asked and wide else 1)
+        return weighed / total if total else 1.0
 
     def moved(self) -> Counter[str]:
         """{operation: bytes read from and written to main memory}, with loops as often as they run."""

@@ -150,6 +150,7 @@ class Bounds(NamedTuple):
     links: float
     accessed: float  # ms, by XLA's count of all accesses
     gflop: float
+    passes: float  # in bfloat16, for a product
     gigabytes: float  # of main memory
     megabytes: float  # over the links
     once: bool  # whether the body of a loop counts once in gflop, as XLA counts it
@@ -157,7 +158,10 @@ class Bounds(NamedTuple):
     def __str__(self) -> str:
         """The least times, with the largest of them named."""
         limits = {
-            "arithmetic": (self.arithmetic, f"{self.gflop:.1f} GFLOP, loops {self.loops}"),
+            "arithmetic": (
+                self.arithmetic,
+                f"{self.gflop:.1f} GFLOP in {self.passes:.2g} passes, loops {self.loops}",
+            ),
             "main memory": (self.memory, f"{self.gigabytes:.2f} GB"),
             "links": (self.links, f"{self.megabytes:.0f} MB"),
         }
@@ -175,15 +179,16 @@ def bounds(case: Case, program: Program, chip: clusters.Chip) -> Bounds:
     cost = case.compiled.cost_analysis() or {}
     counted, accessed = cost.get("flops"), cost.get("bytes accessed", math.nan)
     flops = program.flops() if counted is None else counted
-    moved = sum(program.moved().values())
+    passes, moved = program.passes(), sum(program.moved().values())
     sent = program.on_links()
     links = sent / chip.links
     if chip.network is not None and case.hosts > 1:
         # The devices of a host share what it sends to others.
         links = max(links, sent / (case.chips / case.hosts) / chip.network)
     return Bounds(
-        flops / chip.tflops / 1e9, moved / chip.bandwidth / 1e6, links / 1e6,
-        accessed / chip.bandwidth / 1e6, flops / 1e9, moved / 1e9, sent / 1e6, counted is not None,
+        flops * passes / chip.tflops / 1e9, moved / chip.bandwidth / 1e6, links / 1e6,
+        accessed / chip.bandwidth / 1e6, flops / 1e9, passes, moved / 1e9, sent / 1e6,
+        counted is not None,
     )  # fmt: skip
 
 

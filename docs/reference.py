@@ -7,6 +7,7 @@ import importlib
 import os
 import pathlib
 import re
+import shlex
 from typing import Any, NamedTuple
 from unittest import mock
 
@@ -202,8 +203,17 @@ def changes(name: str) -> str:
         other = "kind" in value and value["kind"] != default[key]["kind"]
         before = {} if other else default[key]
         found |= {f"{key}.{k}": v for k, v in value.items() if k not in before or before[k] != v}
-    lines = [f"--{key.replace('_', '-')} {shown(value)}" for key, value in found.items()]
+    lines = [as_option(key, value) for key, value in found.items()]
     return "\n".join(lines) or "all fields have their defaults"
+
+
+def as_option(field: str, value: Any) -> str:
+    """The option that sets a field: `--net.patch 2`, and `--net.no-fir` for False."""
+    section, dot, name = field.replace("_", "-").rpartition(".")
+    if isinstance(value, bool):
+        return f"--{section}{dot}{name if value else f'no-{name}'}"
+    text = shlex.quote(value) if isinstance(value, str) else shown(value)
+    return f"--{section}{dot}{name} {text}".rstrip()  # nothing behind it is an empty list
 
 
 def build(target: pathlib.Path) -> None:

@@ -108,6 +108,8 @@ def main(command: Callable[[], Any]) -> None:
 
 # An argument with its value, as messages of the library advise one: levels=2, enlarge=True, size=(8, 8).
 _ARGUMENT = re.compile(r"(?<![\w.])([a-z]\w*)=(True|False|-?\d[\w.+-]*\b|\(\d+(?:, \d+)*\))")
+# Arguments whose options have another name and the opposite sense.
+_RENAMED = {"ema=False": ("raw", "init-raw")}
 # The last command line that was read, for messages: prints its help.
 _last_help: list[Callable[[], None]] = []
 
@@ -120,15 +122,16 @@ def by_option(text: str) -> str:
     if not (_ARGUMENT.search(text) and _last_help):
         return text
     lines = [line.strip("│ ") for line in printed(_last_help[-1]).splitlines()]
-    words = {word for line in lines if line.startswith("--") for word in line.split()}
-    options = {word.strip(",") for word in words if word.startswith("--")}
+    heads = (line.split("  ")[0] for line in lines if line.startswith("--"))
+    words = {word.strip(",") for head in heads for word in head.split()}
+    options = {word[2:] for word in words if word.startswith("--")}
 
     def option(found: re.Match[str]) -> str:
         name, value = found[1].replace("_", "-"), found[2]
-        name = f"no-{name}" if value == "False" else name
-        known = [each for each in options if each[2:].rpartition(".")[2] == name]
+        names = _RENAMED.get(found[0], (f"no-{name}" if value == "False" else name,))
+        known = [each for each in options if each.rpartition(".")[2] in names]
         given = "" if value in ("True", "False") else f" {value.strip('()').replace(',', '')}"
-        return f"{known[0]}{given}" if len(known) == 1 else found[0]
+        return f"--{known[0]}{given}" if len(known) == 1 else found[0]
 
     return _ARGUMENT.sub(option, text)
 

@@ -73,6 +73,19 @@ def test_what_xla_does_not_count_is_counted_with_loops_as_often_as_they_run(cost
     assert said in str(found)
 
 
+@pytest.mark.parametrize(("asked", "times"), [("", 1), ("high", 3), ("highest", 6)])
+def test_float32_takes_passes_in_bfloat16(asked, times):
+    """XLA counts a product once at each precision; a TPU multiplies up to six times for it."""
+    said = f", operand_precision={{{asked},{asked}}}" if asked else ""
+    text = LOOP.replace("rhs_contracting_dims={0}", f"rhs_contracting_dims={{0}}{said}")
+    case = scale.Case(SimpleNamespace(cost_analysis=lambda: None), None, None, 4, 1, (0.0, 0.0))
+    found = scale.bounds(case, Program(text), clusters.CHIPS["v5e"])
+    assert found.passes == times
+    assert found.arithmetic == pytest.approx(times * found.gflop / 197)
+    halves = scale.bounds(case, Program(text.replace("f32", "bf16")), clusters.CHIPS["v5e"])
+    assert halves.passes == 1
+
+
 EXCHANGES = """HloModule jit_step, is_scheduled=true
 %all-reduce-scatter.1 (a: bf16[8,8]) -> bf16[8,2] {
   %a = bf16[8,8]{1,0} parameter(0)

@@ -12,6 +12,7 @@ from docs import build, checks, mathml, reference, site, which_sampler
 from experiments.parts.samplers import SAMPLERS
 from score_jax._renamed import RENAMED
 from tests.helpers import ROOT
+from tests.helpers.tiny_runs import small_release
 
 
 def blocks(text):
@@ -20,19 +21,11 @@ def blocks(text):
     return [(text.count("\n", 0, m.start(1)) + 1, m.group(1)) for m in found]
 
 
-# What takes long by computing and not by what it shows: (as written, as run).
-SHORTER = {"README.md": ("uniform_grid(model.sde, 40)", "uniform_grid(model.sde, 2)")}
-
-
 def run_blocks(path, folder, monkeypatch):
     """Execute the blocks of a file in one namespace, in an empty folder; errors show their line."""
     monkeypatch.chdir(folder)
     space = {"__name__": "__main__"}
-    text = path.read_text()
-    if path.name in SHORTER:
-        assert text.count(SHORTER[path.name][0]) == 1
-        text = text.replace(*SHORTER[path.name])
-    for line, code in blocks(text):
+    for line, code in blocks(path.read_text()):
         # Empty lines before it, so that a traceback names the line of the Markdown file.
         exec(compile("\n" * (line - 1) + code, str(path), "exec"), space)
     return space
@@ -53,6 +46,8 @@ def with_code():
 @pytest.mark.slow
 @pytest.mark.parametrize("name", with_code())
 def test_the_code_of_the_docs_runs(name, tmp_path, monkeypatch):
+    if name == "README.md":  # the weights themselves are tested in tests/test_pretrained.py
+        small_release(tmp_path / "pretrained", monkeypatch)
     run_blocks(ROOT / name, tmp_path, monkeypatch)
 
 
@@ -184,8 +179,19 @@ def test_the_options_of_a_command_are_read_from_its_help():
 def test_presets_are_described_by_what_they_change():
     assert reference.changes("digits_vp") == "all fields have their defaults"
     assert reference.changes("digits_vp_conditional") == (
-        "--class-conditional True\n--loss.label-dropout 0.1"
+        "--class-conditional\n--loss.label-dropout 0.1"
     )
+    for field, value, option in (
+        ("data.pair_noise", False, "--data.no-pair-noise"),
+        ("net.attention", [], "--net.attention"),
+        ("net.channel_mult", [1, 2], "--net.channel-mult 1 2"),
+        (
+            "parametrization",
+            "consistency(0.75, 0.002)",
+            "--parametrization 'consistency(0.75, 0.002)'",
+        ),
+    ):
+        assert reference.as_option(field, value) == option
     assert "--net.kind DiT\n" in reference.changes("digits_dit")
 
 

@@ -305,3 +305,24 @@ def test_one_line_names_the_option(words, named, places, monkeypatch):
     assert re.search(named, " ".join(said.replace("│", " ").split())), said
     assert "Traceback" not in said
     assert listing(places["home"]) == before
+
+
+def test_arguments_of_the_library_are_named_as_options():
+    """By the help of the command that was read last; what no option or several have stays."""
+    help = """
+│ --workdir STR       Folder, see --key │
+│ --data.levels INT                     │
+│         How many grey levels.         │
+│ --raw, --no-raw                       │
+│ --train.steps INT                     │
+│ --sample.steps INT                    │
+│ --data.size INT [INT ...]             │
+"""
+    said = "pass levels=2, or size=(8, 16): key=3, steps=5, loss.levels=3; ema=False takes those it has"
+    with mock.patch.object(cli, "_last_help", [lambda: print(help)]):
+        assert cli.by_option(said) == (
+            "pass --data.levels 2, or --data.size 8 16: key=3, steps=5, loss.levels=3; "
+            "--raw takes those it has"
+        )
+    with mock.patch.object(cli, "_last_help", []):
+        assert cli.by_option(said) == said

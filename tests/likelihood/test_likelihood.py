@@ -235,14 +235,15 @@ def test_wrong_use_is_named():
 
 
 # The SDE; how near bits and latents (in units of the prior's scale) come to theirs; by how many
-# evaluations the two solves may differ. Under VP-DDPM one step is refused by one program and taken by
-# the other, for the rounding of its error estimate: six evaluations, and a difference far below the
-# solver's own error.
+# evaluations the two solves may differ. Rounding differs between versions of XLA, most with jaxlib
+# 0.10.0: latents and bits by 1.6e-4, bits under VP-DDPM by 3.4e-3. Under VP-DDPM one step is refused
+# by one program and taken by the other, for the rounding of its error estimate: six evaluations, and
+# a difference far below the solver's own error.
 NETWORKS = {
-    "vp_ddpmpp_continuous": (VP, 1e-4, 1e-4, 0),
+    "vp_ddpmpp_continuous": (VP, 3e-4, 3e-4, 0),
     "subvp_ddpmpp_continuous": (SubVP, 5e-4, 1e-4, 0),
     "ve_ncsnpp_continuous": (VE, 1e-3, 1e-3, 0),
-    "vp_ddpm_continuous": (VP, 3e-3, 1e-2, 6),
+    "vp_ddpm_continuous": (VP, 5e-3, 1e-2, 6),
 }
 
 
