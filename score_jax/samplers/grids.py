@@ -32,7 +32,7 @@ def check_grid(grid: object, t1: float | None = None) -> Float[Array, " n"]:
     values = np.asarray(grid) if known(grid) else None
     if values is not None and values.dtype.kind in "USO":
         raise ValueError(f"grid must be a list of times, as of uniform_grid, got {grid!r:.60}")
-    if values is not None and values.dtype.kind in "f":
+    if values is not None and np.issubdtype(values.dtype, np.floating):
         array = _placed(values)
     else:
         array = jnp.asarray(grid if values is None else values)

@@ -167,8 +167,8 @@ class NoiseSchedule(RateSDE):
     def time_of_log_snr(self, value: TimeLike) -> Coefficient:
         """The t with log_snr(t) = value, in [0, 1]: shape of value."""
         b = jax.nn.softplus(-as_time(value))
-        both = self._knots, self._rates
-        knots, rates = (jnp.asarray(v.astype(b.dtype), b.dtype) for v in both)
+        values = self._knots, self._rates
+        knots, rates = (jnp.asarray(v.astype(b.dtype), b.dtype) for v in values)
         i = jnp.clip(jnp.searchsorted(knots, b, side="right") - 1, 0, self.n - 1)
         return jnp.clip((i + (b - knots[i]) / rates[i]) / self.n, 0, 1)
 
