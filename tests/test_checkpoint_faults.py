@@ -3,7 +3,9 @@
 import errno
 import os
 import shutil
+import sys
 import threading
+from types import SimpleNamespace
 from unittest import mock
 
 import jax
@@ -90,6 +92,20 @@ def test_a_save_that_cannot_start_leaves_no_threads(copied, monkeypatch):
         monkeypatch.undo()
         store.save(3, make_state(3))
     assert sorted(p.name for p in copied.iterdir()) == [f"step_0000000{i}" for i in (1, 2, 3)]
+
+
+def test_what_a_failed_save_abandons_is_not_printed(copied, monkeypatch):
+    """TensorStore tells Orbax's event loop of each part that was not written, when it is closed."""
+    seen = []
+    monkeypatch.setattr(sys, "unraisablehook", seen.append)
+    lose = lambda text: sys.unraisablehook(
+        SimpleNamespace(object=None, exc_value=RuntimeError(text))
+    )
+    with open_checkpoints(copied), open_checkpoints(copied, read_only=True):
+        lose("Event loop is closed")
+        lose("another")
+    lose("Event loop is closed")
+    assert [str(one.exc_value) for one in seen] == ["another", "Event loop is closed"]
 
 
 def test_a_folder_that_was_removed_is_not_made_anew(copied):

@@ -9,6 +9,7 @@ import pytest
 
 from docs import checks
 from experiments import presets
+from score_jax import load_pretrained
 from score_jax._files import sha256_of
 from score_jax.convert import PUBLISHED_FILES, from_release
 
@@ -26,6 +27,8 @@ def test_a_release_is_the_file_that_the_library_and_the_card_name(path):
     assert sha256_of(path) == known.sha256 and known.sha256 in CARD.read_text()
     assert path.stat().st_size <= checks.LARGEST_WEIGHTS
     model, params, info = from_release(path)
+    found = load_pretrained(path.stem)[1]
+    assert jax.tree.all(jax.tree.map(np.array_equal, found, params))
     config = presets.get(path.stem)
     assert (model.sde, model.parametrization) == (config.sde, config.parametrization)
     assert info["module"].clone(num_classes=None) == config.net

@@ -69,8 +69,11 @@ def _is_damage(error: BaseException | None) -> bool:
 
 
 @contextmanager
-def _without_abandoned() -> Iterator[None]:
-    """Collect what Orbax abandons when one of many reads or writes fails, without a page for each."""
+def without_abandoned() -> Iterator[None]:
+    """Leave out what Orbax abandons when one of many reads or writes fails: a page for each.
+
+    A save in the background abandons it at any time, so that a store does this as long as it is open.
+    """
     old_hook, log = sys.unraisablehook, logging.getLogger("asyncio")
 
     def hook(unraisable: Any) -> None:
@@ -83,16 +86,19 @@ def _without_abandoned() -> Iterator[None]:
 
     sys.unraisablehook = hook
     log.addFilter(wanted)
-    failed = True
     try:
         yield
-        failed = False
     finally:
-        if failed:
-            gc.collect()
-            time.sleep(0.1)
         log.removeFilter(wanted)
-        sys.unraisablehook = old_hook
+        if sys.unraisablehook is hook:  # otherwise one that was set later passes on to it
+            sys.unraisablehook = old_hook
+
+
+def collect_abandoned() -> None:
+    """Collect it now, under `without_abandoned`, with what its threads finish meanwhile."""
+    gc.collect()
+    time.sleep(0.1)
+    gc.collect()
 
 
 def _outcome(what: str, call: Callable[[], _T]) -> tuple[_T | None, str | None, bool]:
@@ -112,8 +118,9 @@ def guard(what: str, call: Callable[[], _T], *, reads: bool = False) -> _T:
     reads: an error that comes from what is on the disk is a DamagedCheckpoint. The cause is not
     chained, because its frames would keep what Orbax has abandoned.
     """
-    with _without_abandoned():
+    with without_abandoned():
         value, message, damage = _outcome(what, call)
         if message is None:
             return value  # type: ignore[return-value]
+        collect_abandoned()
         raise (DamagedCheckpoint if reads and damage else CheckpointError)(message)

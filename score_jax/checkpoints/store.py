@@ -1,6 +1,7 @@
 """The folder of a run's checkpoints: save, restore, keep the newest and the best."""
 
 import base64
+import contextlib
 import json
 import logging
 import math
@@ -17,7 +18,14 @@ import orbax.checkpoint as ocp
 from score_jax import __version__, _hosts
 from score_jax._check import check
 from score_jax.checkpoints import leaves, manager
-from score_jax.checkpoints.errors import CheckpointError, DamagedCheckpoint, Quiet, guard
+from score_jax.checkpoints.errors import (
+    CheckpointError,
+    DamagedCheckpoint,
+    Quiet,
+    collect_abandoned,
+    guard,
+    without_abandoned,
+)
 from score_jax.types import Restored
 
 FORMAT_VERSION = 2
@@ -59,9 +67,11 @@ class Checkpoints:
         self._scores: manager.Scores = {}
         self._quiet = Quiet()
         logging.getLogger("absl").addFilter(self._quiet)
+        self._hooks, self._failed = contextlib.ExitStack(), False
         options: dict[str, Any] = {"read_only": read_only, "together": self.together}
         self._manager = manager.make(folder, keep=keep, scores=self._scores, **options)
         self._held = guard(f"cannot open {folder}", lambda: manager.Held(folder))
+        self._hooks.enter_context(without_abandoned())
 
     def __enter__(self) -> "Checkpoints":
         return self
@@ -212,7 +222,12 @@ class Checkpoints:
         finally:
             self._held.close()
             logging.getLogger("absl").removeFilter(self._quiet)
-            guard(f"cannot close {self.folder}", self._manager.close)
+            try:
+                guard(f"cannot close {self.folder}", self._manager.close)
+            finally:
+                if self._failed:
+                    collect_abandoned()
+                self._hooks.close()
 
     def _where(self, step: int) -> str:
         return f"the checkpoint of step {step} in {self.folder}"
@@ -228,6 +243,7 @@ class Checkpoints:
         return {step: self._scores[step] for step in self.steps()}
 
     def _after_failure(self) -> None:
+        self._failed = True
         if self._writes:
             manager.remove_unfinished(self.folder)
         # Orbax has already removed from its list the steps that it was about to delete.

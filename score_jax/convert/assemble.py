@@ -202,8 +202,8 @@ def assemble(
         place = tree
         for part in slot.path[:-1]:
             place = place.setdefault(part, {})
-        # Converted by NumPy, which compiles nothing.
-        place[slot.path[-1]] = jnp.asarray(np.asarray(value, np.float32))
+        # Converted by NumPy: with its own type given, an array is placed without compiling anything.
+        place[slot.path[-1]] = jnp.asarray(np.asarray(value, np.float32), jnp.float32)
     return {"params": tree}
 
 

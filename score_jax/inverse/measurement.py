@@ -64,7 +64,7 @@ class Measurement:
     def _measured(self) -> Any:
         """y without entries that are not measured; y as it is where the operator does not fit it."""
         try:
-            return self.operator.measured(jnp.asarray(self.y))
+            return self.operator.measured(jnp.asarray(self.y, jnp.result_type(self.y)))
         except (AttributeError, ValueError, TypeError):
             return self.y
 

@@ -120,7 +120,7 @@ class NoiseSchedule(RateSDE):
         return _Place(left, rest, jnp.clip(left - at_knot, 0, self.n - 1))
 
     def _read(self, values: np.ndarray, index: Int[Array, "..."], like: Coefficient) -> Coefficient:
-        return jnp.asarray(values.astype(like.dtype))[index]
+        return jnp.asarray(values.astype(like.dtype), like.dtype)[index]
 
     def _integral(self, place: _Place) -> tuple[Coefficient, Coefficient]:
         """B in two parts: the knot's value, rounded, and all the rest."""
@@ -167,7 +167,8 @@ class NoiseSchedule(RateSDE):
     def time_of_log_snr(self, value: TimeLike) -> Coefficient:
         """The t with log_snr(t) = value, in [0, 1]: shape of value."""
         b = jax.nn.softplus(-as_time(value))
-        knots, rates = (jnp.asarray(v, b.dtype) for v in (self._knots, self._rates))
+        values = self._knots, self._rates
+        knots, rates = (jnp.asarray(v.astype(b.dtype), b.dtype) for v in values)
         i = jnp.clip(jnp.searchsorted(knots, b, side="right") - 1, 0, self.n - 1)
         return jnp.clip((i + (b - knots[i]) / rates[i]) / self.n, 0, 1)
 

@@ -12,6 +12,7 @@ from docs import build, checks, mathml, reference, site, which_sampler
 from experiments.parts.samplers import SAMPLERS
 from score_jax._renamed import RENAMED
 from tests.helpers import ROOT
+from tests.helpers.tiny_runs import small_release
 
 
 def blocks(text):
@@ -20,19 +21,11 @@ def blocks(text):
     return [(text.count("\n", 0, m.start(1)) + 1, m.group(1)) for m in found]
 
 
-# What takes long by computing and not by what it shows: (as written, as run).
-SHORTER = {"README.md": ("uniform_grid(model.sde, 40)", "uniform_grid(model.sde, 2)")}
-
-
 def run_blocks(path, folder, monkeypatch):
     """Execute the blocks of a file in one namespace, in an empty folder; errors show their line."""
     monkeypatch.chdir(folder)
     space = {"__name__": "__main__"}
-    text = path.read_text()
-    if path.name in SHORTER:
-        assert text.count(SHORTER[path.name][0]) == 1
-        text = text.replace(*SHORTER[path.name])
-    for line, code in blocks(text):
+    for line, code in blocks(path.read_text()):
         # Empty lines before it, so that a traceback names the line of the Markdown file.
         exec(compile("\n" * (line - 1) + code, str(path), "exec"), space)
     return space
@@ -53,6 +46,8 @@ def with_code():
 @pytest.mark.slow
 @pytest.mark.parametrize("name", with_code())
 def test_the_code_of_the_docs_runs(name, tmp_path, monkeypatch):
+    if name == "README.md":  # the weights themselves are tested in tests/test_pretrained.py
+        small_release(tmp_path / "pretrained", monkeypatch)
     run_blocks(ROOT / name, tmp_path, monkeypatch)
 
 

@@ -2,34 +2,15 @@
 
 import shutil
 
-import jax
 import jax.numpy as jnp
 import pytest
 
 from docs import presets
-from score_jax.convert import PUBLISHED_FILES, Ingredients, to_release
-from score_jax.data import Description
-from score_jax.nets import MLP
-from score_jax.parametrization import TimeInput
-from score_jax.sde import VP
 from tests.convert.test_convert_score_sde import flax_file
 from tests.docs import test_docs
 from tests.helpers import port_unet
 from tests.helpers.convert_files import unpacked, write_torch
-
-
-def small_release(folder, monkeypatch):
-    """A network of random weights in the place of fashion_vp, which is found first."""
-    folder.mkdir()
-    net = MLP(width=8, num_blocks=1, num_classes=11)
-    label = jnp.zeros(1, jnp.int32)
-    params = jax.jit(net.init)(jax.random.key(0), jnp.zeros((1, 28, 28, 1)), jnp.zeros(1), label)
-    names = (*map(str, range(9)), "Ankle boot")
-    data = Description((28, 28, 1), "uint8", 256, 10, names)
-    whole = Ingredients(net, VP(), TimeInput())
-    to_release(folder / "fashion_vp.npz", whole, params, data)
-    known = PUBLISHED_FILES["fashion_vp"]._replace(sha256=None)
-    monkeypatch.setitem(PUBLISHED_FILES, "fashion_vp", known)
+from tests.helpers.tiny_runs import small_release
 
 
 @pytest.mark.slow

@@ -21,7 +21,7 @@ from score_jax.nets import DDPM, MLP, NCSNpp, UNet
 from score_jax.parametrization import NOISE, SCORE, SMALL, IndexInput, StdInput, TimeInput
 from score_jax.sde import VE, VP, CosineBetas, LinearBetas
 from tests.convert.test_convert_score_sde import flax_file
-from tests.experiments.test_experiments import call, run
+from tests.experiments.test_experiments import call
 from tests.helpers import port_unet
 from tests.helpers.convert_files import unpacked, write_torch
 
@@ -63,7 +63,7 @@ def made(tmp_path, source, file, config, *more):
 
 @pytest.mark.slow
 def test_a_checkpoint_of_the_authors_is_sampled_and_evaluated(tmp_path):
-    """The whole way on colour images from a file; `convert` in a process of its own."""
+    """The whole way on colour images from a file."""
     x = np.random.default_rng(0).integers(0, 256, (40, 8, 8, 3), np.uint8)
     np.save(tmp_path / "x.npy", x)
     config = Config(
@@ -75,7 +75,7 @@ def test_a_checkpoint_of_the_authors_is_sampled_and_evaluated(tmp_path):
     work = tmp_path / "runs" / "ddpmpp"
     options = ["--from", "score_sde_pytorch", "--file", unpacked("vp_ddpmpp_continuous.pth")]
     options += ["--config", tmp_path / "c.json", "--workdir", work]
-    out = run("convert", *options, check=0)
+    out = call("convert", *options, check=0)
     assert "parameters of step 1234" in out.stdout
     out = call("convert", *options, check=2)
     assert "exists already" in out.stderr and "Traceback" not in out.stderr

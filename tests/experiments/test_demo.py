@@ -9,8 +9,7 @@ import pytest
 from experiments import cli, demo, presets, runs
 from experiments.config import TrainConfig
 from score_jax.convert import PUBLISHED_FILES
-from tests.docs.test_weights_page import small_release
-from tests.helpers.tiny_runs import tiny
+from tests.helpers.tiny_runs import small_release, tiny
 
 
 def test_real_examples_have_the_classes_of_their_columns():

@@ -33,6 +33,18 @@ def network(name):
     return exp, (exp.net, exp.shape, exp.num_classes, exp.config.data.low_res_factor)
 
 
+TRACED = {}
+
+
+def parameters(name):
+    """The shapes of the parameters of a preset, traced once for all presets that share them."""
+    exp, made_of = network(name)
+    place = made_of, exp.config.loss.uncertainty
+    if place not in TRACED:
+        TRACED[place] = jax.eval_shape(exp.init_params, jax.random.key(0))
+    return TRACED[place]
+
+
 def one_of_each():
     """The first preset of every network."""
     found = {}
@@ -49,13 +61,31 @@ GROUPS = one_of_each()
     [n if SIZES.get(n, 0) < 1e6 else pytest.param(n, marks=pytest.mark.slow) for n in GROUPS],
 )
 def test_presets_have_the_size_of_the_originals(name):
-    exp, _ = network(name)
-    shapes = jax.eval_shape(exp.init_params, jax.random.key(0))
+    shapes = dict(parameters(name))
     assert ("uncertainty" in shapes) == ("edm2" in name)
     shapes.pop("uncertainty", None)  # of the loss and not of the network
     assert {v.dtype for v in jax.tree.leaves(shapes)} == {jnp.dtype("float32")}
     count = sum(math.prod(v.shape) for v in jax.tree.leaves(shapes))
     assert {SIZES.get(other, count) for other in GROUPS[name]} == {count}
+
+
+LOCAL = [n for n in presets.CONFIGS if presets.get(n).data.name in ("digits", "two_moons")]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", LOCAL)
+def test_every_preset_fits_its_data_and_network(name):
+    """Traced only: the gradient of the loss on one raw batch of the preset's own data."""
+    exp, _ = network(name)
+    batch = {"x": exp.source.train.x[:8], "y": exp.source.train.y[:8]}
+
+    def gradient(params, key, batch):
+        loss = lambda p: exp.loss(p, key, exp.source.prepare(key, batch))[0]
+        return jax.grad(loss)(params)
+
+    with jax.debug_key_reuse(False):  # one key for all: nothing is drawn
+        shapes = jax.eval_shape(gradient, parameters(name), jax.random.key(0), batch)
+    assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(shapes))
 
 
 def test_every_published_preset_has_a_size_and_the_39_runs_are_there():

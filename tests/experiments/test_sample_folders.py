@@ -21,7 +21,7 @@ NUM, CHUNK = 22, 8
 
 def write_run(folder, name="digits_vp", **changes):
     """A run folder of a network that was not trained."""
-    config = dataclasses.replace(presets.get(name), net=MLP(width=16), **changes)
+    config = dataclasses.replace(presets.get(name), net=MLP(width=16, num_blocks=1), **changes)
     run = runs.build(config)
     runs.write(folder, run, run.init_params(jax.random.key(3)), 7, {})
     return folder

@@ -82,7 +82,7 @@ def main(folder, mapping, steps, sleep):
     rng = np.random.default_rng(0)
     examples = data.from_arrays(rng.normal(size=(50, 3)).astype(np.float32))
     batches = data.batches(
-        examples, 8, process_index=jax.process_index(), process_count=jax.process_count()
+        examples, 12, process_index=jax.process_index(), process_count=jax.process_count()
     )
     optimizer, mapped = make(mapping)
     w = jnp.asarray(rng.normal(size=(3, 8)), jnp.float32) @ jnp.ones((8, 3)) / 8

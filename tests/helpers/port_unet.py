@@ -3,7 +3,6 @@
 import json
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
@@ -81,8 +80,8 @@ def load(name):
     inputs |= {k: arrays[k] for k in ("y", "low_res") if k in arrays}
     if "y" in inputs:
         inputs["y"] = inputs["y"].astype(np.int32)
-    inputs = {k: jnp.asarray(v) for k, v in inputs.items()}
+    inputs = jax.device_put(inputs)
     shapes = jax.eval_shape(lambda: net.init(jax.random.key(0), **inputs))
     params = variables(state, shapes)
-    assert jax.tree.map(jnp.shape, params) == jax.tree.map(jnp.shape, shapes), name
+    assert jax.tree.map(np.shape, params) == jax.tree.map(np.shape, shapes), name
     return net, params, inputs, arrays["out"]

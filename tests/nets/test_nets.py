@@ -59,11 +59,11 @@ def convolved(name):
     """(fields, x, w, g) of a geometry: data, a kernel, and what is sent back."""
     fields = dict(GEOMETRIES[name])
     size = fields.pop("size", (8, 6))
-    keys = jax.random.split(jax.random.key(0), 3)
-    x = jax.random.normal(keys[0], (2, *size, 3))
-    w = jax.random.normal(keys[1], (3,) * len(size) + (3, 4))
+    rng = np.random.default_rng(0)
+    normal = lambda shape: jax.device_put(rng.normal(size=shape))
+    x, w = normal((2, *size, 3)), normal((3,) * len(size) + (3, 4))
     shape = jax.eval_shape(lambda x, w: cv.conv(x, w, **fields), x, w).shape
-    return fields, x, w, jax.random.normal(keys[2], shape)
+    return fields, x, w, normal(shape)
 
 
 def near(a, b):

@@ -13,8 +13,6 @@ from score_jax import _batched
 from score_jax import samplers as sm
 from score_jax.samplers import sampling as module
 from score_jax.sde import VE, VP
-from tests.docs.test_docs import run_blocks
-from tests.helpers import ROOT
 from tests.helpers.closed_form import isotropic
 
 SDE = VP()
@@ -343,8 +341,3 @@ def test_what_cannot_be_compared_samples_too():
         progress=False,
     )
     assert np.isfinite(out.x).all()
-
-
-@pytest.mark.slow
-def test_the_examples_of_the_documentation(tmp_path, monkeypatch):
-    run_blocks(ROOT / "docs" / "samplers.md", tmp_path, monkeypatch)
