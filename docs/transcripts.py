@@ -103,6 +103,8 @@ CUT = (
         r"^train .*(--data.size 64|records)",
         "--train.steps 2 --train.steps-per-call 1 --train.batch-size 4",
     ),
+    # The pictures that stand for the reader's own have 64 pixels.
+    (r"^prepare .*--size 256", "--size 64"),
     (r"^train_classifier", "--steps {steps}"),
     (r"--num 50000", "--num 100"),
     (r"^posterior (?!.*(--check-adjoint|--join))", "--repeats 2 --num 16"),
