@@ -273,13 +273,15 @@ def shares(names: list[str]) -> None:
     from experiments import presets, runs
     from score_jax import training
 
-    print("| preset | parameters | state MB | on 4 | 16 | 64 to 1,024 | times an even share |")
+    print("| preset | parameters | state MB | on 4 | 16 | 32 to 1,024 | times an even share |")
     print("|---" * 7 + "|")
     for name in names or presets.CONFIGS:
         state = runs.build(presets.get(name)).shapes
         found = [
-            training.share_of(state, training.divided(AbstractMesh((n,), ("fsdp",))))
-            for n in (4, 16, 64)
+            training.share_of(
+                state, training.divided(AbstractMesh((training.division(state, n),), ("fsdp",)))
+            )
+            for n in (4, 16, 32)
         ]
         count = sum(leaf.size for leaf in jax.tree.leaves(state.params))
         held = " | ".join(f"{share.held / 1e6:.1f}" for share in found)

@@ -22,7 +22,9 @@ def free(paths: Sequence[pathlib.Path], *, overwrite: bool, out: str = "") -> No
 
 
 def files(out: pathlib.Path, endings: Sequence[str], *, overwrite: bool) -> list[pathlib.Path]:
-    """OUT with each of the endings; ValueError as `free`."""
+    """OUT with each of the endings, of which OUT may have one already; ValueError as `free`."""
+    if out.suffix in endings:
+        out = out.with_suffix("")
     found = [out.with_name(out.name + ending) for ending in endings]
     free(found, overwrite=overwrite, out=str(out))
     return found

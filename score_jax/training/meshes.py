@@ -8,7 +8,8 @@
 | "space" | the height of every image, where one image is too much work for one device |
 
 More devices than `MOST` on the axis "fsdp" would save little memory and leave few entries of each array
-to a device, so further devices repeat the division along the axis "data". Each step gathers the
+to a device: a TPU's compiler scatters gradients only where a device keeps a multiple of eight output
+channels. Further devices repeat the division along the axis "data". Each step gathers the
 parameters before it uses them, and sums the gradients so that each device receives its own part of
 them: fully sharded data parallelism (arXiv:1910.02054, arXiv:2004.13336).
 """
@@ -29,7 +30,7 @@ from score_jax.types import Batch, Metrics, Params, PRNGKey
 
 AXIS = "devices"
 DATA, FSDP, SPACE = "data", "fsdp", "space"
-MOST = 64  # devices that a state is divided over
+MOST = 32  # devices that a state is divided over
 _WHOLE = 2**12  # entries: smaller arrays are not divided
 
 ShardingOf = Callable[[Any], NamedSharding]  # a leaf, or its shape -> how it lies on the devices
@@ -158,7 +159,7 @@ def division(state: Any, n_devices: int, *, most: int = MOST) -> int:
     state: the state or its shapes.
 
     >>> division(state, 256)
-    64
+    32
     """
     check("n_devices", n_devices, n_devices >= 1, ">= 1")
     check("most", most, most >= 1, ">= 1")

@@ -89,7 +89,7 @@ def test_films_precision_and_files_that_are_there(folders, tmp_path):
     with Image.open(tmp_path / "a.gif") as film:
         assert film.n_frames == 6
     before = (tmp_path / "a.npz").read_bytes()
-    _, err = call(sample, *run, "--out", tmp_path / "a", code=2)
+    _, err = call(sample, *run, "--out", tmp_path / "a.npz", code=2)  # not to a.npz.npz
     assert "--overwrite" in err and (tmp_path / "a.npz").read_bytes() == before
     call(sample, *run, "--precision", "bfloat16", "--out", tmp_path / "a", "--overwrite")
     load = lambda path: np.load(path)["x"].astype(int)

@@ -146,7 +146,7 @@ LONG = pytest.mark.skipif(
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [n if n in SHORT else pytest.param(n, marks=LONG) for n in CASES])
 def test_gradients_of_networks_are_as_near_as_rounding_allows(name):
-    """Every parameter's gradient within 10 %, or three times as far as rounding takes float32.
+    """Every parameter's gradient within 10 %, or five times as far as rounding takes float32.
 
     Medians over draws near the initial parameters: with maxima or few places in a norm, a network has
     draws at which a rounding changes its gradient by its whole length.
@@ -165,7 +165,7 @@ def test_gradients_of_networks_are_as_near_as_rounding_allows(name):
     rng = np.random.default_rng(0)
     normal = lambda v: jnp.asarray(rng.normal(size=v.shape), v.dtype)
     draws = [
-        every(jax.tree.map(lambda v: v + 0.1 * normal(v), start), x + normal(x)) for _ in range(5)
+        every(jax.tree.map(lambda v: v + 0.1 * normal(v), start), x + normal(x)) for _ in range(9)
     ]
     each = lambda name: [distances(found[name], found["exact"]) for found in draws]
     off, allowed = (
@@ -175,4 +175,4 @@ def test_gradients_of_networks_are_as_near_as_rounding_allows(name):
     # The bias of an attention's keys cancels in the softmax: its gradient is rounding alone.
     worst = max((p for p in off if allowed[p] < 1), key=lambda p: off[p])
     print(f"{name}: {worst} {off[worst]:.3f} ({allowed[worst]:.3f} by rounding)")
-    assert all(v < max(0.1, 3 * allowed[p]) for p, v in off.items())
+    assert all(v < max(0.1, 5 * allowed[p]) for p, v in off.items())
