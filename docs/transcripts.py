@@ -52,6 +52,7 @@ LEFT_OUT = {
     r"^train --config vp_cifar10\S* --workdir \S+ --net.dtype": "data of others",
     r"runs/(ct|cd|edm)\b": "a run of another process, which a test of its own trains and samples",
     r"--workdir runs/fashion_vp --task superres": "sides that 4 does not divide",
+    r"^compare --workdir runs/fashion_vp .*--fit-grid": "a run that another page makes",
     r"^average|--guidance-worse-step": "the snapshots of a long run",
 }
 LATER = {  # only with --full, without --steps

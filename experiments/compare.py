@@ -49,7 +49,8 @@ with late():
 TOLERANCES = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5)
 # Of the fine solution that errors are measured against.
 FINE = 1e-6
-# Samples of the fitted grid, and steps of the fine solution whose times it and the statistics have.
+# Samples of the fitted grid, and the least steps of the fine solution whose times it and the statistics
+# have; a fitted grid has at most as many.
 FIT_SAMPLES, FINE_STEPS = 64, 64
 # Not for few evaluations: Langevin dynamics alone, and the authors' tables, which have no short ones. Not
 # for diffusion models: "consistency", which is the only one for consistency models.
@@ -129,11 +130,16 @@ def on_grids(names: Sequence[str], args: Args) -> list[tuple[str, str]]:
     return found
 
 
+def fine_steps(nfe: Sequence[int]) -> int:
+    """Steps of the fine solution, from which a grid can be fitted for each of the evaluations."""
+    return max(FINE_STEPS, *nfe)
+
+
 def fit(run: Run, score: Any, base: SampleConfig, workdir: pathlib.Path, args: Args) -> Run:
     """Fit what the flags name to the network and write it to the run folder: the run with it."""
     # Other latents than those of the comparison.
     key = jax.random.fold_in(jax.random.key(args.seed), 1)
-    grid = log_snr_grid(run.sde, FINE_STEPS, t0=base.t0)
+    grid = log_snr_grid(run.sde, fine_steps(args.nfe), t0=base.t0)
 
     def measured(measure: Callable[..., Any], num: int) -> Any:
         given = {"y": sampling.labels(run, num), "grid": grid, "chunk": args.chunk}

@@ -14,7 +14,7 @@ from unittest import mock
 import numpy as np
 import pytest
 
-from experiments import cli, presets, runs
+from experiments import cli, compare, presets, runs
 from experiments.run_config import differences, from_json, to_json
 from tests.helpers import ROOT
 
@@ -169,6 +169,12 @@ def test_the_sampler_card(quick):
     assert errors[1] < errors[0] and errors[2:4] == [None, None] and None not in errors[4:]
     assert (quick / "compare.png").stat().st_size > 1_000
     assert "| pc | 2 steps | 5 |" in (quick / "compare.md").read_text()
+
+
+def test_a_grid_can_be_fitted_for_all_evaluations_of_the_card():
+    """No sampler takes more steps than evaluations; 100 are compared by default."""
+    assert compare.fine_steps(compare.Args("x").nfe) >= max(compare.Args("x").nfe) == 100
+    assert compare.fine_steps((4, 200, 10)) == 200 and compare.fine_steps((4,)) == 64
 
 
 @pytest.mark.slow
