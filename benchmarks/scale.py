@@ -205,8 +205,8 @@ def _undivided(case: Case) -> list[str]:
     return [f"{name} {size / 1e3:.0f} kB" for size, name in sorted(found, reverse=True)[:4]]
 
 
-def report(args: argparse.Namespace, topology: str, case: Case) -> None:
-    """Print everything that is known of a program."""
+def report(args: argparse.Namespace, topology: str, case: Case) -> str:
+    """Print everything that is known of a program, and return its line of the table."""
     import jax
 
     from score_jax import training
@@ -236,33 +236,30 @@ def report(args: argparse.Namespace, topology: str, case: Case) -> None:
     print(f"copies {operations['copy']}, transposes {operations['transpose']}, "
           f"loops {sorted(map(str, program.loops().values()))}")  # fmt: skip
     print(found)
-    if not cost:
-        return
+    if cost:
+        print(_counted(found, cost, chip))
+    return (
+        f"| {case.chips} | {memory.peak_memory_in_bytes / 1e9:.2f} | {share.held / 1e6:.1f} | "
+        f"{found.gflop:.0f} | {found.gigabytes:.2f} | {found.megabytes:.0f} | "
+        f"{found.arithmetic:.2f} | {found.memory:.2f} | {found.links:.2f} |"
+    )
+
+
+def _counted(found: Bounds, cost: Any, chip: clusters.Chip) -> str:
+    """What XLA itself counts and estimates."""
     own = cost.get("optimal_seconds", math.nan)
     own += math.ceil(max(-own, 0)) if math.isfinite(own) else 0  # -1 for some of the custom calls
-    print(f"XLA counts {found.accessed * chip.bandwidth / 1e3:.2f} GB of accesses, those to the chip's "
-          f"own memory among them ({found.accessed:.2f} ms at the rate of main memory); its estimate "
-          f"without the -1 of custom calls: {1e3 * own:.2f} ms")  # fmt: skip
+    return (
+        f"XLA counts {found.accessed * chip.bandwidth / 1e3:.2f} GB of accesses, those to the chip's "
+        f"own memory among them ({found.accessed:.2f} ms at the rate of main memory); its estimate "
+        f"without the -1 of custom calls: {1e3 * own:.2f} ms"
+    )
 
 
 HEAD = (
     "| chips | GB peak | state MB | GFLOP | GB moved | MB sent | "
     "arithmetic ms | memory ms | links ms |"
 )
-
-
-def row(args: argparse.Namespace, topology: str, case: Case) -> str:
-    """A line of the table."""
-    from score_jax import training
-
-    chip, program = clusters.chip_of(topology), Program(case.compiled.as_text())
-    share = training.share_of(case.state, case.lies)
-    b = bounds(case, program, chip)
-    peak = case.compiled.memory_analysis().peak_memory_in_bytes / 1e9
-    return (
-        f"| {case.chips} | {peak:.2f} | {share.held / 1e6:.1f} | {b.gflop:.0f} | {b.gigabytes:.2f} | "
-        f"{b.megabytes:.0f} | {b.arithmetic:.2f} | {b.memory:.2f} | {b.links:.2f} |"
-    )
 
 
 def shares(names: list[str]) -> None:
@@ -336,8 +333,7 @@ def main(argv: list[str] | None = None) -> None:
         lines = [HEAD, "|---" * 9 + "|"]
         for topology in sizes:
             case = compile_for(args, topology)
-            report(args, topology, case)
-            lines.append(row(args, topology, case))
+            lines.append(report(args, topology, case))
             if args.text:
                 with open(args.text, "w", encoding="utf-8") as file:
                     file.write(case.compiled.as_text())

@@ -22,7 +22,7 @@ _NUMBER = re.compile(r"\\tag\{(\w+)\}\s*$")
 # The names of functions, which LaTeX sets with a space on each side unless a bracket follows.
 _NAME = r"<mi>(?:log|exp|cos)</mi>|<msub><mi>log</mi>.*?</msub>|<msup><mi>cos</mi>.*?</msup>"
 _SPACE = '<mspace width="0.167em" />'
-# A prime is raised by its shape, so that it is no superscript.
+# The sign of a prime is already raised, so it must not be set as a superscript too.
 _PRIME = re.compile(r"<msup>(<mi>[^<]*</mi>)<mi>(&#x02032;)</mi></msup>")
 
 

@@ -35,7 +35,7 @@ def write_run(folder, config):
 
 
 def small_release(folder, monkeypatch):
-    """A network of random weights in the place of fashion_vp, which is found first."""
+    """Write a release of random weights that is found in place of fashion_vp."""
     folder.mkdir()
     net = MLP(width=8, num_blocks=1, num_classes=11)
     label = jnp.zeros(1, jnp.int32)
