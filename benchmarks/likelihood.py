@@ -27,6 +27,7 @@ import numpy as np
 from scipy.integrate import solve_ivp
 
 from benchmarks.ode_solvers import mixture_score, needed, trained_mlp
+from experiments import cli
 from score_jax import likelihood as lk
 from score_jax import samplers as sm
 from score_jax.sde import VE, VP, SubVP, reverse_drift
@@ -234,4 +235,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    cli.main(main)
