@@ -97,13 +97,18 @@ def test_a_save_that_cannot_start_leaves_no_threads(copied, monkeypatch):
 def test_what_a_failed_save_abandons_is_not_printed(copied, monkeypatch):
     """TensorStore tells Orbax's event loop of each part that was not written, when it is closed."""
     seen = []
-    monkeypatch.setattr(sys, "unraisablehook", seen.append)
+    hook = seen.append
+    monkeypatch.setattr(sys, "unraisablehook", hook)
     lose = lambda text: sys.unraisablehook(
         SimpleNamespace(object=None, exc_value=RuntimeError(text))
     )
-    with open_checkpoints(copied), open_checkpoints(copied, read_only=True):
-        lose("Event loop is closed")
-        lose("another")
+    first, second = open_checkpoints(copied), open_checkpoints(copied, read_only=True)
+    lose("Event loop is closed")
+    lose("another")
+    first.close()  # in the order of opening
+    lose("Event loop is closed")
+    second.close()
+    assert sys.unraisablehook is hook
     lose("Event loop is closed")
     assert [str(one.exc_value) for one in seen] == ["another", "Event loop is closed"]
 
