@@ -47,6 +47,7 @@ SIZES = {
     "v6e": ["2x2", "4x4", "8x8", "16x16"],
     GPU: ["1x1x4", "1x2x8", "1x8x8", "1x32x8"],
 }
+MOST = 16  # chips along a side, of TPUs
 # What XLA asks for about an H100 SXM: limits of compute capability 9.0 from the CUDA C++ Programming
 # Guide, sizes and rates from NVIDIA's data sheet.
 H100 = """
@@ -97,15 +98,24 @@ def prepare(topology: str = "") -> None:
 def chip_of(topology: str) -> Chip:
     """The chip of a topology such as v5e:16x16. Raises ValueError for an unknown one."""
     name, _, shape = topology.partition(":")
-    whole = shape.replace("x", "").isdigit() and (name != GPU or shape.count("x") == 2)
-    if name not in CHIPS or not whole:
+    sides = [int(side) if side.isdecimal() else 0 for side in shape.split("x")]
+    like = SIZES.get(name, [""])[0].split("x")
+    if name not in CHIPS or min(sides) < 1 or len(sides) != len(like):
         known = ", ".join(f"{name}:{sizes[1]}" for name, sizes in SIZES.items())
         raise ValueError(f"--topology must be like one of {known}, got {topology!r}")
+    # libtpu ends the process for more.
+    if name != GPU and max(sides) > MOST:
+        raise ValueError(
+            f"--topology must have at most {MOST} chips along a side, got {topology!r}"
+        )
     return CHIPS[name]
 
 
 def devices(topology: str) -> list[Any]:
-    """The devices of a topology. Raises NotInstalled without the compiler for them."""
+    """The devices of a topology.
+
+    Raises NotInstalled without the compiler for them, ValueError for sizes that no machine has.
+    """
     chip_of(topology)
     from jax.experimental import topologies
 
@@ -119,7 +129,10 @@ def devices(topology: str) -> list[Any]:
         return list(found.devices)
     if importlib.util.find_spec("libtpu") is None:
         raise NotInstalled("libtpu is not installed: make libtpu, or the extra tpu-compile")
-    found = topologies.get_topology_desc(platform="tpu", topology_name=topology)
+    try:
+        found = topologies.get_topology_desc(platform="tpu", topology_name=topology)
+    except RuntimeError as error:
+        raise ValueError(f"--topology {topology}: {str(error).splitlines()[0]}") from None
     return list(found.devices)
 
 

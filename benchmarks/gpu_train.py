@@ -1,25 +1,35 @@
-"""Training steps a second of CIFAR-10-size networks on one accelerator: float32, TF32, bfloat16.
+"""Training steps a second of published networks on one accelerator: float32, TF32, bfloat16.
 
     python -m benchmarks.gpu_train [--nets ddpmpp ncsnpp] [--batch 128] [--peaks 67 495 989] [--torch]
+    python -m benchmarks.gpu_train --nets unet2d --torch      beside diffusers' own program
     python -m benchmarks.gpu_train --tiny          tries the program itself, on any machine
 
-The published networks (VP DDPM++ and VE NCSN++, continuous, 32 x 32 x 3, dropout as published) with
-all that their presets have inside the step (Adam, clipping, EMA, dequantisation, flips),
-`steps_per_call` steps as one program, random data, no reading of files. Prints steps/s and examples/s
-(median of the rounds), FLOP of a step as XLA counts them before compiling (it cannot see into the
-vendor's kernels after), model FLOP utilisation against `--peaks` (dense TFLOP/s in float32, TF32 and
-bfloat16; the default is NVIDIA's data sheet for an H100 SXM), the utilisation that `--bandwidth` (GB/s)
-would allow the compiled program, where XLA counts its bytes, and memory: by XLA's analysis, and the peak
-that the device reports. --torch adds the same networks in PyTorch (`benchmarks.nets_torch`), eager and
-by `torch.compile`, with Adam, clipping and EMA.
+The published networks (VP DDPM++ and VE NCSN++, continuous, 32 x 32 x 3, dropout as published; unet2d:
+diffusers' UNet2DModel of its script for unconditional images, 64 x 64 x 3) with all that their presets
+have inside the step (Adam, clipping, EMA, dequantisation, flips), `steps_per_call` steps as one program,
+random data, no reading of files. Prints steps/s and examples/s (median of the rounds), FLOP of a step as
+XLA counts them before compiling (it cannot see into the vendor's kernels after), model FLOP utilisation
+against `--peaks` (dense TFLOP/s in float32, TF32 and bfloat16; the default is NVIDIA's data sheet for an
+H100 SXM), the utilisation that those and `--bandwidth` (GB/s) allow the compiled program, whose accesses
+to main memory are counted in its text as `benchmarks.scale` counts them, which part of that was reached,
+and memory: by XLA's analysis, and the peak that the device reports. --torch adds the same networks in
+PyTorch (`benchmarks.nets_torch`; unet2d: diffusers' own, with the same weights), eager and by
+`torch.compile`, with Adam, clipping and EMA.
 """
 
 import argparse
 import dataclasses
 import statistics
+import tempfile
 import time
 
-PRESETS = {"ddpmpp": "vp_cifar10_ddpmpp_continuous", "ncsnpp": "ve_cifar10_ncsnpp_continuous"}
+from benchmarks.compiled import Program
+from experiments import cli
+
+PRESETS = {
+    "ddpmpp": "vp_cifar10_ddpmpp_continuous", "ncsnpp": "ve_cifar10_ncsnpp_continuous",
+    "unet2d": "iddpm_unet2d_64",
+}  # fmt: skip
 # name -> (precision of float32 products, dtype of the network)
 PRECISIONS = {
     "float32": ("highest", "float32"),
@@ -36,17 +46,16 @@ def config_of(name, dtype, args):
 
     config = presets.get(PRESETS[name])
     net = config.net.clone(dtype={"bfloat16": jnp.bfloat16}.get(dtype))
-    data = config.data
     if args.tiny:
-        # The shapes stay those of CIFAR-10, the network does not.
-        net = net.clone(channels=8, num_blocks=1, channel_mult=(1, 1))
+        # The shapes stay those of the preset, the network does not.
+        net = net.clone(channels=32, num_blocks=1, channel_mult=(1, 1))
     train = dataclasses.replace(
         config.train, batch_size=args.batch, steps_per_call=args.steps_per_call,
         steps=args.steps_per_call * 10, log_every=args.steps_per_call,
         sample_every=args.steps_per_call, checkpoint_every=args.steps_per_call,
         remat=args.remat,
     )  # fmt: skip
-    return dataclasses.replace(config, net=net, data=data, train=train)
+    return dataclasses.replace(config, net=net, train=train)
 
 
 def measure(name, precision, args):
@@ -83,17 +92,39 @@ def measure(name, precision, args):
     assert bool(np.isfinite(metrics["loss"]).all()), "the loss is not finite"
     rate = statistics.median(rates)
     peak = dict(zip(PRECISIONS, args.peaks, strict=True))[precision] * 1e12
-    moved = (compiled.cost_analysis() or {}).get("bytes accessed", 0) / args.steps_per_call
-    allowed = min(1, flops / peak / (moved / (args.bandwidth * 1e9))) if moved else float("nan")
+    moved = sum(Program(compiled.as_text()).moved().values()) / args.steps_per_call
+    reached = rate * flops / peak
+    allowed = min(1, flops / peak / (moved / (args.bandwidth * 1e9)))
     device = jax.local_devices()[0].memory_stats() or {}
     used = device.get("peak_bytes_in_use")
     print(
         f"| {name} | {precision} | {rate:.2f} | {rate * args.batch:.0f} | {flops / 1e9:.1f} | "
-        f"{100 * rate * flops / peak:.2f} % | {100 * allowed:.0f} % | "
+        f"{moved / 1e9:.2f} | {100 * reached:.2f} % | {100 * allowed:.0f} % | "
+        f"{100 * reached / allowed:.1f} % | "
         f"{(held.argument_size_in_bytes + held.temp_size_in_bytes) / 2**30:.2f} | "
         f"{'?' if used is None else f'{used / 2**30:.2f}'} | {seconds:.0f} |",
         flush=True,
     )
+
+
+def same_in_torch(run):
+    """(the network as a torch module, how it, or what torch.compile makes of it, is called)."""
+    import jax
+
+    from benchmarks.nets_torch import filled, torch_network
+    from score_jax import convert, nets
+
+    if not isinstance(run.net, nets.UNet):
+        net = run.net.clone(sigmas=None)
+        return torch_network(net, filled(net)), lambda net, x, given: net(x, given, train=True)
+    import diffusers
+
+    with tempfile.TemporaryDirectory() as home:
+        params = run.init_params(jax.random.key(0))
+        convert.to_diffusers(f"{home}/net", run.ingredients, params, run.shape)
+        network = diffusers.UNet2DModel.from_pretrained(f"{home}/net/unet")
+    # Half of the outputs are the variance.
+    return network.train(), lambda net, x, given: net(x, given).sample[:, : x.shape[1]]
 
 
 def torch_rate(name, precision, compiled, args):
@@ -101,25 +132,27 @@ def torch_rate(name, precision, compiled, args):
     import jax
     import torch
 
-    from benchmarks.nets_torch import filled, torch_network
+    from experiments import runs
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = precision != "float32"
     torch.backends.cudnn.benchmark = True
-    net = config_of(name, None, args).net.clone(sigmas=None)
+    run = runs.build(config_of(name, None, args))
     with jax.default_device(jax.local_devices(backend="cpu")[0]):
-        network = torch_network(net, filled(net)).to(device)
+        network, call = same_in_torch(run)
+    network = network.to(device)
     weights = list(network.parameters())
     averages = [w.detach().clone() for w in weights]
     optimizer = torch.optim.Adam(weights, lr=2e-4, fused=device.type == "cuda")
-    call = torch.compile(network) if compiled else network
-    x = torch.randn(args.batch, 3, 32, 32, device=device)
+    used = torch.compile(network) if compiled else network
+    h, w, c = run.shape
+    x = torch.randn(args.batch, c, h, w, device=device)
     half = torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16")
 
     def step():
         noise, given = torch.randn_like(x), 1 + 40 * torch.rand(args.batch, device=device)
         with half:
-            out = call(x + noise, given, train=True)
+            out = call(used, x + noise, given)
         torch.square(out.float() - noise).mean().backward()
         torch.nn.utils.clip_grad_norm_(weights, 1.0)
         optimizer.step()
@@ -169,8 +202,8 @@ def main():
     import jax
 
     print(f"{jax.devices()[0].device_kind}, jax {jax.__version__}, batch {args.batch}")
-    print("| network | precision | steps/s | examples/s | GFLOP a step | MFU | allowed | GiB, XLA | GiB, peak | s to compile |")  # noqa: E501  # fmt: skip
-    print("|---|---|---|---|---|---|---|---|---|---|")
+    print("| network | precision | steps/s | examples/s | GFLOP a step | GB a step | MFU | allowed | of it | GiB, XLA | GiB, peak | s to compile |")  # noqa: E501  # fmt: skip
+    print("|---" * 12 + "|")
     for name in args.nets:
         for precision in args.precisions:
             measure(name, precision, args)
@@ -179,4 +212,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    cli.main(main)

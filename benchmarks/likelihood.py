@@ -27,8 +27,10 @@ import numpy as np
 from scipy.integrate import solve_ivp
 
 from benchmarks.ode_solvers import mixture_score, needed, trained_mlp
+from experiments import cli
 from score_jax import likelihood as lk
 from score_jax import samplers as sm
+from score_jax.parametrization import TimeInput
 from score_jax.sde import VE, VP, SubVP, reverse_drift
 
 PARTS = ("stages", "solves", "coordinates")
@@ -197,12 +199,12 @@ def networks(workdir, batch):
     rng = np.random.default_rng(0)
     made = {}
     x = jnp.asarray(rng.normal(size=(16 * batch, 2)), jnp.float32)
-    made["mlp"] = VP(), trained_mlp(VP()), x, 1e-3
+    made["mlp"] = VP(), trained_mlp(VP(), TimeInput(), 500), x, 1e-3
     if workdir is not None:
         from experiments.runs import load as restore
 
         exp, params, _ = restore(pathlib.Path(workdir))
-        x = exp.source.from_data(jax.random.key(0), exp.source.test.x[:batch])
+        x = exp.source.from_data(jax.random.key(0), exp.source.examples(batch)["x"])
         made["network"] = exp.sde, exp.score(params), x, exp.config.loss.t0
     for label, (sde, score, x, t0) in made.items():
         probe = jnp.asarray(rng.choice([-1.0, 1.0], size=x.shape), jnp.float32)
@@ -234,4 +236,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    cli.main(main)

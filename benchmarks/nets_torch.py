@@ -226,7 +226,7 @@ def jax_runs(net, params):
 
         given = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), held[name])
         key = jax.eval_shape(lambda: jax.random.key(0))
-        call.text = lambda: program.lower(given, key).compile().as_text()
+        call.text = lambda: program.lower(given, key).compile().as_text()  # type: ignore[attr-defined]
         return call
 
     return {

@@ -24,13 +24,13 @@ import argparse
 import dataclasses
 import math
 import os
-import sys
 import time
 from collections import Counter
 from typing import Any, NamedTuple
 
 from benchmarks import clusters
 from benchmarks.compiled import Program
+from experiments import cli
 
 MAPPINGS = {"pmap": "shard_map", "shard_map": "shard_map", "jit": "jit", "fsdp": "jit"}
 
@@ -340,9 +340,7 @@ def main(argv: list[str] | None = None) -> None:
         print("\n".join(lines))
     except clusters.NotInstalled as error:
         print(f"skipped: {error}")
-    except ValueError as error:
-        sys.exit(f"error: {error}")
 
 
 if __name__ == "__main__":
-    main()
+    cli.main(main)

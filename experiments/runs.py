@@ -8,7 +8,6 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -21,15 +20,12 @@ from score_jax._hosts import agreed
 from score_jax.convert.pretrained import CHECKPOINTS, MODEL_FILE
 from score_jax.convert.records import Ingredients
 from score_jax.convert.records import to_json as ingredients_to_json
-from score_jax.data import AUGMENT_SIZE
 from score_jax.model import Model
-from score_jax.nets import EDM2, unit_directions
 from score_jax.nets.layers import KEPT
-from score_jax.parametrization import SIGMA_DATA, LevelInput
 from score_jax.score import NetworkScore
 from score_jax.types import IndexSampler, Loss, Params, PRNGKey
 
-from .parts import datasets, describe, fitted, fitting, run_folder, teachers, upgrade
+from .parts import datasets, describe, fitted, fitting, objectives, run_folder, teachers, upgrade
 from .parts.fitted import NOTHING, Fitted
 from .run_config import Config, differences, flatten, from_json, to_json, to_record
 
@@ -41,7 +37,6 @@ SNAPSHOTS = "averages"
 METRICS = "metrics.jsonl"
 # Fields that each host may have of its own.
 OF_A_HOST = ("data.path", "data.test_path", "data.workers", "data.processes")
-LEVELS = 8  # of noise, by which training logs the loss
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,8 +99,8 @@ class Run:
         """The loss in training, with dropout."""
         remat = self.config.train.remat
         net = self.net if remat == "none" else self.net.clone(remat=True)
-        loss = _make_loss(self, dataclasses.replace(self.model, apply=net.apply), train=True)
-        loss = _with_precision(loss, self.config.train.matmul_precision)
+        loss = self._loss_on(dataclasses.replace(self.model, apply=net.apply), train=True)
+        loss = objectives.with_precision(loss, self.config.train.matmul_precision)
         if remat != "full":
             return loss
         # Only the outputs of the blocks are kept, not the values computed from them.
@@ -114,7 +109,13 @@ class Run:
     @functools.cached_property
     def test_loss(self) -> Loss:
         """The loss on held-out data."""
-        return _make_loss(self, self.model, train=False)
+        return self._loss_on(self.model, train=False)
+
+    def _loss_on(self, model: Model, *, train: bool) -> Loss:
+        return objectives.make_loss(
+            self.config, model, decoder=self.decoder, teacher=self.teacher,
+            null_class=self.null_class, train=train,
+        )  # fmt: skip
 
     @functools.cached_property
     def teacher(self) -> losses.Teacher | None:
@@ -230,155 +231,10 @@ def of_data(config: Config, source: datasets.RunData) -> Run:
     if classes is not None and config.loss.label_dropout:
         classes += 1  # the class of hidden labels
     ingredients = Ingredients(
-        _resolved(config, source, classes), config.sde, config.noise_input,
+        fitting.resolved(config, source, classes), config.sde, config.noise_input,
         config.parametrization, config.variance,
     )  # fmt: skip
-    return Run(config, source, ingredients, make_optimizer(config))
-
-
-def _resolved(config: Config, source: datasets.RunData, classes: int | None) -> nn.Module:
-    """The network with the fields filled in that follow from the data and the process."""
-    net: Any = config.net
-    kind, known = type(net).__name__, {f.name for f in dataclasses.fields(net)}
-    fitting.check_fit(net, source.shape)
-    if classes is not None and "num_classes" not in known:
-        raise ValueError(f"net.kind={kind!r} cannot be conditioned on classes")
-    cond = None if source.cond is None else source.cond.shape
-    needs = None if cond is None else "cond_size" if len(cond) == 1 else "super_resolution"
-    if needs is not None and needs not in known:
-        what = "a vector" if needs == "cond_size" else "a field"
-        fit = fitting.kinds_for(source.shape, needs)
-        raise ValueError(f"net.kind={kind!r} cannot be conditioned on {what}: use one of {fit}")
-    if config.data.augment and "augment_size" not in known:
-        fit = fitting.kinds_for(source.shape, "augment_size")
-        raise ValueError(f"net.kind={kind!r} cannot be given data.augment: use one of {fit}")
-    if config.data.augment and not getattr(net, "noise_conditional", True):
-        raise ValueError(
-            "data.augment needs net.noise_conditional: it is given beside the noise input"
-        )
-    if config.learns_variance and "out_channels" not in known:
-        raise ValueError(
-            f"variance={config.variance and config.variance.name!r} needs twice the channels, which "
-            f"net.kind={kind!r} cannot return: use net.kind 'UNet', or variance 'small' or 'large'"
-        )
-    values: dict[str, Any] = {
-        "num_classes": classes,
-        "out_channels": source.shape[-1] * (2 if config.learns_variance else 1),
-        "dims": len(source.shape) - 1,
-        "centered": config.data.range[0] < 0,
-        "super_resolution": config.data.low_res_factor is not None or needs == "super_resolution",
-        "cond_size": cond[0] if cond is not None and needs == "cond_size" else None,
-        "augment_size": AUGMENT_SIZE if config.data.augment else 0,
-    }
-    if isinstance(config.noise_input, LevelInput):
-        sde: Any = config.sde
-        values["num_levels"] = config.noise_input.n
-        if getattr(net, "scale_by_sigma", False):
-            values["sigmas"] = (sde.sigma_max, sde.sigma_min, config.noise_input.n)
-    elif "num_levels" in known:
-        raise ValueError(f"net.kind={kind!r} needs noise levels: use noise_input.kind 'LevelInput'")
-    return net.clone(**{k: v for k, v in values.items() if k in known})
-
-
-def _with_precision(loss: Loss, precision: str) -> Loss:
-    """The loss, and so its gradient, with this precision of the products of float32."""
-    if precision == "default":
-        return loss
-
-    def precise(params: Params, key: PRNGKey, batch: Any) -> Any:
-        with jax.default_matmul_precision(precision):
-            return loss(params, key, batch)
-
-    return precise
-
-
-def _make_loss(run: Run, model: Model, *, train: bool) -> Loss:
-    """The loss of a config on a model."""
-    c, sde = run.config.loss, model.sde
-    weightings = {
-        "noise": losses.noise_weighting, "likelihood": losses.likelihood_weighting,
-        "edm": losses.edm_weighting(model.parametrization.sigma_data or SIGMA_DATA),
-        "velocity": losses.velocity_weighting,
-        "min_snr": losses.min_snr_weighting(c.gamma or 5.0),
-        "p2": losses.p2_weighting(c.gamma or 1.0), "sigmoid": losses.sigmoid_weighting(c.bias),
-    }  # fmt: skip
-    reductions = {
-        "mean": losses.mean_reduction, "half_sum": losses.half_sum_reduction,
-        "pseudo_huber": losses.pseudo_huber_reduction(),
-    }  # fmt: skip
-    reduction: losses.Reduction = reductions[c.reduction]
-    weighting: losses.Weighting = weightings[c.weighting]
-    times = None
-    if c.times == "importance":
-        weighting, times = losses.importance_weighting(sde, c.t0), losses.log_snr_times(sde)
-    if c.times == "log_normal":
-        times = losses.log_normal_times(sde, c.log_sigma_mean, c.log_sigma_std)
-    if c.times == "logit_normal":
-        times = losses.logit_normal_times(c.logit_mean, c.logit_std)
-    if c.shift != 1:
-        times = losses.shifted_times(c.shift, losses.uniform_times if times is None else times)
-    if isinstance(model.noise_input, LevelInput):
-        n = model.noise_input.n
-        times = losses.timesteps(np.arange(n) / (n - 1))
-    objectives = {
-        "dsm": lambda: losses.dsm(weighting=weighting, reduction=reduction),
-        "simple": losses.simple,
-        "hybrid": lambda: losses.hybrid(weight=c.weight, decoder=run.decoder),
-        "variational": lambda: losses.variational(decoder=run.decoder),
-        "consistency": lambda: losses.consistency_matching(
-            intervals=losses.doubling_intervals(*c.intervals, steps=run.config.train.steps),
-            teacher=run.teacher,
-            reduction=reduction,
-        ),
-    }
-    return model.loss(
-        objectives[c.objective](),
-        times=times,
-        stratified=c.times != "uniform",
-        t0=c.t0,
-        label_dropout=c.label_dropout,
-        null_class=run.null_class,
-        train=train,
-        noise_levels=LEVELS,
-        uncertainty=losses.Uncertainty() if c.uncertainty else None,
-    )
-
-
-def make_schedule(config: Config) -> Any:
-    """The learning rate after the warm-up: a number, or a schedule of optax over the whole run."""
-    c, n = config.optim, config.train.steps
-    low = c.lr * c.final_lr
-    return {
-        "constant": lambda: c.lr,
-        "cosine": lambda: optax.cosine_decay_schedule(c.lr, n, c.final_lr),
-        "linear": lambda: optax.linear_schedule(c.lr, low, n),
-        "exponential": lambda: optax.exponential_decay(c.lr, n, c.final_lr),
-        "polynomial": lambda: optax.polynomial_schedule(c.lr, low, 2, n),
-        "one_cycle": lambda: optax.cosine_onecycle_schedule(n, c.lr),
-        "inverse_sqrt": lambda: training.inverse_sqrt(c.lr, c.decay_after),
-    }[c.schedule]()
-
-
-def make_optimizer(config: Config) -> optax.GradientTransformation:
-    """The rule of the config with warm-up and clipping, and the projection that the network needs."""
-    c = config.optim
-    made = training.make_optimizer(
-        learning_rate=make_schedule(config),
-        warmup=c.warmup,
-        grad_clip=c.grad_clip,
-        b1=c.beta1,
-        b2=c.beta2,
-        eps=c.eps,
-        weight_decay=c.weight_decay,
-        rule=optax.scale_by_lion(c.beta1, c.beta2) if c.rule == "lion" else None,
-    )
-    return training.projected(made, unit_directions) if isinstance(config.net, EDM2) else made
-
-
-def make_averages(config: Config) -> dict[str, training.Decay]:
-    """The further averages: "0.9999" for a decay, "power_0.05" for a relative width."""
-    decays = {f"{d:g}": training.exponential(d) for d in config.optim.averages}
-    return decays | {f"power_{w:g}": training.power(w) for w in config.optim.power_averages}
+    return Run(config, source, ingredients, objectives.make_optimizer(config))
 
 
 def make_step(run: Run, axis_name: str | None = None) -> training.TrainStep:
@@ -390,14 +246,14 @@ def make_step(run: Run, axis_name: str | None = None) -> training.TrainStep:
         prepare=functools.partial(run.source.prepare, training=True),
         axis_name=axis_name,
         index_sampler=run.index_sampler,
-        averages=make_averages(run.config),
+        averages=objectives.make_averages(run.config),
         microbatches=run.config.train.microbatches,
     )
 
 
 def make_state(run: Run, key: PRNGKey, params: Params) -> training.TrainState:
     """The state of a run before its first step, from parameters that are given."""
-    averages = tuple(make_averages(run.config))
+    averages = tuple(objectives.make_averages(run.config))
     return training.init_state(
         key, params, run.optimizer, index_sampler=run.index_sampler, averages=averages
     )

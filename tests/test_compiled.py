@@ -118,10 +118,15 @@ def test_a_scatter_sends_the_whole_array_once_and_an_all_reduce_twice():
     assert program.on_links() == 128 + 2 * 32 + 128 + 64 + 64 + 2 * 64
 
 
-@pytest.mark.parametrize("name", ["h100:4x8", "h100", "v9:2x2", "v5e:"])
+@pytest.mark.parametrize("name", ["h100:4x8", "h100", "v9:2x2", "v5e:", "v5e:4x4x4", "v5p:0x2x2"])
 def test_unknown_topologies_are_answered_with_known_ones(name):
     with pytest.raises(ValueError, match=r"v5e:4x4.*h100:1x2x8"):
         clusters.chip_of(name)
+
+
+def test_topologies_for_which_the_compiler_ends_the_process_are_refused():
+    with pytest.raises(ValueError, match=r"at most 16 .* got 'v5e:64x64'"):
+        clusters.chip_of("v5e:64x64")
 
 
 def test_without_the_libraries_of_cuda_gpus_are_skipped(monkeypatch, tmp_path):

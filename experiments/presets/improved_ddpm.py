@@ -18,7 +18,8 @@ _replace = dataclasses.replace
 
 # The smallest time is that of the likelihood's ODE.
 _HYBRID = LossConfig(objective="hybrid", times="uniform", t0=1e-3)
-_VLB = _replace(_HYBRID, objective="variational", indices="loss_second_moment")
+# Indices that are drawn by their losses leave no times to choose.
+_VLB = LossConfig(objective="variational", indices="loss_second_moment", t0=_HYBRID.t0)
 # Grey levels are points here, at both ends of the range: x = -1 + 2 k / (levels - 1).
 _SAMPLE = SampleConfig(sampler="ancestral", steps=250, threshold="static")
 

@@ -8,7 +8,8 @@ import numpy as np
 from score_jax import viz
 from score_jax.losses import level_edges
 
-from ..runs import LEVELS, Run
+from ..parts.objectives import LEVELS
+from ..runs import Run
 from .pictures import read_metrics
 
 TRAIN, TEST = "loss_by_level", "test_loss_by_level"

@@ -5,7 +5,7 @@
 | `jit_step` | on one device | the whole batch |
 | `pmap_step` | a copy on every device | its share, by `jax.pmap` |
 | `shard_map_step` | replicated over a mesh | its share, by `jax.shard_map` |
-| `global_step` | replicated, or divided over the mesh | the part of the whole step that XLA assigns |
+| `global_step` | replicated, or divided over a mesh | its share, and its part of the update |
 
 All but the first support devices of several hosts (`score_jax.training.hosts`). Each host then places
 its own part of every batch, and a stop request to one host reaches all hosts in the same call.
@@ -338,10 +338,10 @@ def global_step(
 ) -> MappedStep:
     """The step jitted on global arrays: rows of the batch divided over `devices`, state donated.
 
-    The state is replicated, and XLA divides the work and adds the communication, unless `sharding_of`
-    (`divided`, `replicated`) gives the sharding of each leaf. Each device then holds and updates its part
-    of the state, gathers the parameters in every step and computes the gradient of its part of the
-    batch; the devices are those of its mesh, which may divide images too.
+    Each device computes the gradient of its part of the batch, which is averaged in float32. The state
+    is replicated, unless `sharding_of` (`divided`, `replicated`) gives the sharding of each leaf. Each
+    device then holds and updates its part of the state, and gathers the parameters in every step; the
+    devices are those of its mesh, which may divide images too.
 
     Raises ValueError if the step has a mapped axis.
 
@@ -354,8 +354,7 @@ def global_step(
     whole = NamedSharding(mesh, PartitionSpec())
     lies = sharding_of or replicated(mesh)
     devices = list(mesh.devices.flat)
-    spread = None if sharding_of is None else gathering(mesh, sharding_of)
-    run = _stoppable(train_step, devices, jnp.max, spread)
+    run = _stoppable(train_step, devices, jnp.max, gathering(mesh, lies))
 
     def constrained(state: Any, *inputs: Any) -> tuple[Any, Metrics]:
         state, metrics = run(state, *inputs)

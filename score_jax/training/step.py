@@ -26,7 +26,7 @@ class TrainStep:
     """A pure step: `run(state, batch) -> (state, metrics)`, also called directly.
 
     run: also takes `spread`, a function of the gradient's function, by which `global_step` has the
-    gradient of a divided state computed. axis_name: the mapped axis it averages over, None for one
+    gradient computed on a mesh. axis_name: the mapped axis it averages over, None for one
     device or for global arrays. n_steps: None for one step with scalar metrics; n for a scan of n,
     whose batches and metrics have a leading axis n. microbatches: the number of microbatches of each
     device's share of a batch.

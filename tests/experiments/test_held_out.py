@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from experiments import presets, runs, train
+from experiments.parts import objectives
 from experiments.reports.held_out import _function, held_out_loss
 from score_jax import training
 
@@ -57,7 +58,7 @@ def test_labels_and_grey_levels_go_along(key):
         part,
     )
     assert losses.shape == (6,) and losses.dtype == jnp.float32
-    assert levels.shape == (6, 2, runs.LEVELS)
+    assert levels.shape == (6, 2, objectives.LEVELS)
 
 
 @pytest.mark.slow

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from experiments import completion, info, presets, runs
-from experiments.parts import loggers, mapping
+from experiments.parts import loggers, mapping, objectives
 from experiments.reports import terminal
 from score_jax.training.run import Run
 from tests.experiments.test_experiments import call
@@ -72,7 +72,7 @@ def test_the_loss_by_noise_level_is_logged_and_drawn(workdir):
     assert [row["step"] for row in trained] == [10, 20]
     for row in trained:
         known = [v for v in row["loss_by_level"] if v is not None]
-        assert len(row["loss_by_level"]) == runs.LEVELS and len(known) > 4
+        assert len(row["loss_by_level"]) == objectives.LEVELS and len(known) > 4
         assert min(known) > 0
     (held_out,) = [row for row in rows if "test_loss" in row]
     known = [v for v in held_out["test_loss_by_level"] if v is not None]

@@ -74,14 +74,16 @@ def mapped(mapping, n_devices, microbatches):
         microbatches=microbatches, averages={"0.1": training.power(0.1)},
     )  # fmt: skip
     step = training.scan_steps(step, 2)
-    mesh = training.make_mesh(devices, space=2 if mapping == "space" else 1)
+    mesh = training.make_mesh(devices, space=2 if mapping in ("space", "both") else 1)
+    divided = training.divided(mesh, smallest=16)
     return {
         "pmap": lambda: training.pmap_step(step, devices=devices),
         "shard_map": lambda: training.shard_map_step(step, devices=devices),
         "jit": lambda: training.global_step(step, devices=devices),
-        "fsdp": lambda: training.global_step(step, sharding_of=training.divided(mesh, smallest=16)),
+        "fsdp": lambda: training.global_step(step, sharding_of=divided),
         # These data have no height: both devices of a pair compute the same, and add up half of it each.
         "space": lambda: training.global_step(step, sharding_of=training.replicated(mesh)),
+        "both": lambda: training.global_step(step, sharding_of=divided),
     }[mapping]()
 
 
@@ -94,7 +96,7 @@ def run(name, folder):
     with open_checkpoints(folder) as store:
         for i, (mapping, n, parts) in enumerate(stages, start=1):
             step = mapped(mapping, int(n), int(parts))
-            if mapping == "fsdp" and n != "1":
+            if mapping in ("fsdp", "both") and n != "1":
                 leaves = jax.tree.leaves(step.enter(state))
                 divided = [leaf.addressable_shards[0].data.size < leaf.size for leaf in leaves]
                 assert sum(divided) >= 8, "nothing is divided"

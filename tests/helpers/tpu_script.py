@@ -60,6 +60,9 @@ def main(names):
         elif mapping == "space":
             lies = training.replicated(training.make_mesh(devices, space=4))
             step = training.global_step(whole, sharding_of=lies)
+        elif mapping == "both":
+            lies = training.divided(training.make_mesh(devices, fsdp=n // 4, space=4))
+            step = training.global_step(whole, sharding_of=lies)
         elif mapping == "jit":
             lies = training.replicated(training.make_mesh(devices))
             step = training.global_step(whole, devices=devices)

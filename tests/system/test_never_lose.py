@@ -229,7 +229,7 @@ def test_lion_moves_by_the_sign():
 def test_schedules_by_name_end_where_they_should():
     import dataclasses
 
-    from experiments.runs import make_schedule
+    from experiments.parts.objectives import make_schedule
 
     base = presets.get("digits_vp")
     ends = {"cosine": 0.1, "linear": 0.1, "exponential": 0.1, "polynomial": 0.1}
