@@ -4,9 +4,9 @@
 
 Each process holds its part of a float32 state (parameters, averages and two moments of Adam in leaves of
 64 MB) on its CPU devices, saves it twice, and reads it onto the same and half of the devices, as
-after a restart on fewer chips. Prints seconds, the bytes on the disk, the largest resident set of a
-process, and the seconds of the checksums alone. On CPUs a save copies the state once, so that memory is
-twice the state while it runs; accelerators copy to the host instead.
+after a restart on fewer chips. Prints seconds, the bytes on the disk, the largest resident set of each
+process, and the seconds of the checksums alone. On CPUs a save copies the state once, so that all
+processes together need twice the state while it runs; accelerators copy to the host instead.
 """
 
 import argparse
@@ -88,8 +88,8 @@ def child(args):
             seconds = time.perf_counter() - clock
             del found
             say(f"read onto {name} devices, verified: {seconds:.1f} s", flush=True)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
-    say(f"largest resident set of the first process: {peak:.2f} GB")
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
+    print(f"largest resident set of process {jax.process_index()}: {peak:.2f} GB", flush=True)
 
 
 def main():

@@ -24,7 +24,7 @@ from scipy.integrate import solve_ivp
 from benchmarks.fewstep import runner
 from score_jax import samplers as sm
 from score_jax import viz
-from score_jax.parametrization import TimeInput
+from score_jax.parametrization import LogSigmaInput, TimeInput
 from score_jax.sde import VE, VP, SubVP, reverse_drift
 
 SDES = {"vp": (VP(), 1e-3), "subvp": (SubVP(), 1e-3), "ve": (VE(), 1e-5)}
@@ -189,11 +189,6 @@ def digits(workdir, batch=16):
     return {"digits": made}
 
 
-def told_log_noise(sde):
-    """Label log(s/m) / 4 (arXiv:2206.00364 table 1)."""
-    return lambda t: -sde.log_snr(t) / 8
-
-
 def trained_mlp(sde, label, steps, batch=1024):
     """A 4x256 MLP taught for so many steps on a mixture in two dimensions: a ScoreFn.
 
@@ -299,7 +294,7 @@ def wall(rounds, mlp_steps):
     x = jnp.asarray(np.random.default_rng(5).normal(size=(1024, 2)), jnp.float32)
     score = mixture_score(sde, 2, 5, 1.5, 0.3, 1, jnp.float32)
     wall_of("mixture", sde, score, x, 1e-3, (1e-3, 1e-4), rounds)
-    smooth = trained_mlp(sde, told_log_noise(sde), mlp_steps)
+    smooth = trained_mlp(sde, LogSigmaInput(), mlp_steps)
     rough = trained_mlp(sde, TimeInput(), mlp_steps)
     wall_of("mlp, log(s/m)/4", sde, smooth, x, 1e-3, (1e-3, 1e-4), rounds)
     wall_of("mlp, 999 t", sde, rough, x, 1e-3, (1e-2,), rounds)

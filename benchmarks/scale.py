@@ -10,7 +10,7 @@ The training step is that of `experiments.train`; `--program sample` compiles th
 `likelihood` the solve of the flow, each with the batch divided over the chips. JAX cannot compile pmap
 for absent devices: it is compiled as shard_map of the same body. Nothing here ran: times are the least
 that arithmetic, main memory or the links allow, by the chip's data sheet. Needs libtpu (`make libtpu`),
-or for H100s the plugin and libraries of CUDA (`make cuda`), and, for large networks, 5 to 10 GB of memory
+or for H100s the plugin and libraries of CUDA (`make cuda`), and, for large networks, 5 to 15 GB of memory
 and many minutes.
 
 XLA's cost model counts the body of a loop once, counts accesses to the chip's own memory as others, and

@@ -1,10 +1,12 @@
-"""The only broadcasting code: times against data of any rank, reductions over all but the batch."""
+"""Times against data of any rank, reductions over all but the batch, numbers of NumPy in JAX."""
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 Elementwise = Callable[[Float[Array, "..."]], Float[Array, "..."]]
@@ -53,6 +55,15 @@ def as_time(t: float | Float[Array, "..."]) -> Float[Array, "..."]:
     """A time as a floating-point array, at the precision JAX is set to."""
     t = jnp.asarray(t)
     return t if jnp.issubdtype(t.dtype, jnp.floating) else t.astype(jnp.zeros(0).dtype)
+
+
+def placed(values: Any, dtype: Any = None) -> Array:
+    """An array in JAX, of its own type or `dtype`, converted by NumPy: nothing is compiled.
+
+    `jnp.asarray(values)` would compile a program for each shape.
+    """
+    dtype = jnp.result_type(values) if dtype is None else dtype
+    return jnp.asarray(values if isinstance(values, jax.Array) else np.array(values, dtype), dtype)
 
 
 def elementwise_grad(f: Elementwise) -> Elementwise:

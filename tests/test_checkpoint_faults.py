@@ -1,10 +1,12 @@
 """Faults of checkpoints found by injection: each is told in a line, and nothing good is lost for it."""
 
 import errno
+import mmap
 import os
 import shutil
 import sys
 import threading
+from pathlib import Path
 from types import SimpleNamespace
 from unittest import mock
 
@@ -19,6 +21,7 @@ from score_jax.checkpoints import (
     CheckpointError,
     DamagedCheckpoint,
     leaves,
+    memory,
     open_checkpoints,
     restore_params,
 )
@@ -97,13 +100,18 @@ def test_a_save_that_cannot_start_leaves_no_threads(copied, monkeypatch):
 def test_what_a_failed_save_abandons_is_not_printed(copied, monkeypatch):
     """TensorStore tells Orbax's event loop of each part that was not written, when it is closed."""
     seen = []
-    monkeypatch.setattr(sys, "unraisablehook", seen.append)
+    hook = seen.append
+    monkeypatch.setattr(sys, "unraisablehook", hook)
     lose = lambda text: sys.unraisablehook(
         SimpleNamespace(object=None, exc_value=RuntimeError(text))
     )
-    with open_checkpoints(copied), open_checkpoints(copied, read_only=True):
-        lose("Event loop is closed")
-        lose("another")
+    first, second = open_checkpoints(copied), open_checkpoints(copied, read_only=True)
+    lose("Event loop is closed")
+    lose("another")
+    first.close()  # in the order of opening
+    lose("Event loop is closed")
+    second.close()
+    assert sys.unraisablehook is hook
     lose("Event loop is closed")
     assert [str(one.exc_value) for one in seen] == ["another", "Event loop is closed"]
 
@@ -186,3 +194,27 @@ def test_snapshots_of_a_run_that_is_gone_do_not_count(copied, caplog):
         "later_step_00000001", "later_step_00000002", "later_step_00000002_2"
     ]  # fmt: skip
     assert "set aside, as training starts before it" in caplog.text
+
+
+def test_memory_beside_the_state_is_bounded(tmp_path):
+    """No compressed second copy is written, and one leaf or a gigabyte is read at a time."""
+    with open_checkpoints(tmp_path) as store:
+        store.save(1, {"params": jnp.zeros(2**18)})
+    assert sum(p.stat().st_size for p in tmp_path.rglob("*") if p.is_file()) > 2**20
+    leaf = lambda n: jax.ShapeDtypeStruct((n, 10**6), jnp.float32)
+    with mock.patch.object(ocp, "PyTreeCheckpointHandler") as handler:
+        for tree in ({"a": leaf(3), "b": leaf(2)}, {"a": leaf(100), "b": leaf(600)}):
+            memory.reader(None, tree)
+    assert [call.kwargs["restore_concurrent_gb"] for call in handler.call_args_list] == [1, 3]
+
+
+@pytest.mark.skipif(memory._trim() is None, reason="another C library than glibc")
+def test_memory_that_is_free_is_handed_back():
+    """glibc keeps the space of arrays below 32 MB, here 96 MB under the last, which is still used."""
+    resident = lambda: int(Path("/proc/self/statm").read_text().split()[1]) * mmap.PAGESIZE
+    np.ones(2**24, np.uint8)  # once it is freed, glibc takes smaller ones from its heap
+    arrays = [np.ones(2**22, np.uint8) for _ in range(25)]
+    del arrays[:24]
+    before = resident()
+    memory.give_back()
+    assert before - resident() > 64 * 2**20

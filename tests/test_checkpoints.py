@@ -103,16 +103,18 @@ def test_saved_on_one_set_of_devices_read_on_another(tmp_path):
 
 
 def test_a_donated_state_does_not_reach_into_a_save(tmp_path):
-    state = {"x": jnp.zeros(300_000)}
+    state, host = {"x": jnp.zeros(300_000)}, np.zeros(300_000, np.float32)
     bump = jax.jit(lambda s: jax.tree.map(lambda a: a + 1, s), donate_argnums=0)
     with open_checkpoints(tmp_path, keep=10) as checkpoints:
         for step in range(5):
-            checkpoints.save(step, state)
+            checkpoints.save(step, state | {"host": host})
+            host += 3
             for _ in range(3):
                 state = bump(state)
         for step in range(5):
-            saved = np.asarray(checkpoints.restore(step, state).state["x"])
-            np.testing.assert_array_equal(saved, np.full(300_000, 3.0 * step, np.float32))
+            saved = checkpoints.restore(step, state | {"host": host}).state
+            for name in saved:
+                np.testing.assert_array_equal(saved[name], np.full(300_000, 3.0 * step))
 
 
 def test_keeps_the_newest_and_leaves_strangers_alone(tmp_path):

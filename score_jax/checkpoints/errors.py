@@ -7,6 +7,7 @@ import logging
 import os
 import re
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -68,30 +69,61 @@ def _is_damage(error: BaseException | None) -> bool:
     return True
 
 
+class _Abandoned(logging.Filter):
+    """The one filter of what Orbax abandons, in place from its first user to its last."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._lock, self._users = threading.Lock(), 0
+        self._hook = self._old_hook = sys.unraisablehook
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether to keep a record of asyncio."""
+        return "never retrieved" not in record.getMessage()
+
+    def begin(self) -> None:
+        """Count one user more."""
+        with self._lock:
+            self._users += 1
+            if self._users == 1:
+                self._old_hook = sys.unraisablehook
+                self._hook = sys.unraisablehook = self._made(self._old_hook)
+                logging.getLogger("asyncio").addFilter(self)
+
+    def end(self) -> None:
+        """Count one user less."""
+        with self._lock:
+            self._users -= 1
+            if self._users == 0:
+                logging.getLogger("asyncio").removeFilter(self)
+                # One that was set later passes on to ours, which then leaves nothing out.
+                if sys.unraisablehook is self._hook:
+                    sys.unraisablehook = self._old_hook
+
+    def _made(self, old_hook: Callable[[Any], Any]) -> Callable[[Any], Any]:
+        def hook(unraisable: Any) -> None:
+            abandoned = inspect.iscoroutine(unraisable.object)
+            closed = "Event loop is closed" in str(unraisable.exc_value)
+            if not self._users or not (abandoned or closed):
+                old_hook(unraisable)
+
+        return hook
+
+
+_abandoned = _Abandoned()
+
+
 @contextmanager
 def without_abandoned() -> Iterator[None]:
     """Leave out what Orbax abandons when one of many reads or writes fails: a page for each.
 
     A save in the background abandons it at any time, so that a store does this as long as it is open.
     """
-    old_hook, log = sys.unraisablehook, logging.getLogger("asyncio")
-
-    def hook(unraisable: Any) -> None:
-        abandoned = inspect.iscoroutine(unraisable.object)
-        if not abandoned and "Event loop is closed" not in str(unraisable.exc_value):
-            old_hook(unraisable)
-
-    def wanted(record: logging.LogRecord) -> bool:
-        return "never retrieved" not in record.getMessage()
-
-    sys.unraisablehook = hook
-    log.addFilter(wanted)
+    _abandoned.begin()
     try:
         yield
     finally:
-        log.removeFilter(wanted)
-        if sys.unraisablehook is hook:  # otherwise one that was set later passes on to it
-            sys.unraisablehook = old_hook
+        _abandoned.end()
 
 
 def collect_abandoned() -> None:

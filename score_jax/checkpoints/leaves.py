@@ -98,14 +98,15 @@ def layout(raw: Any, sums: Mapping[str, int]) -> dict[str, dict[str, Any]]:
 
 
 def to_raw(leaf: Any) -> Any:
-    """What is written for a leaf: the words of a typed key, a buffer that only the save owns."""
+    """What is written for a leaf: the words of a typed key, a buffer that only the save owns.
+
+    A NumPy array is copied by Orbax, before it returns from the call.
+    """
     if _is_key(leaf):
         leaf = jax.random.key_data(leaf)
-    if not isinstance(leaf, jax.Array):
-        return np.array(leaf)
-    if jax.process_count() > 1 and leaf.is_fully_addressable:
-        # One of several processes writes what all hold, as a numpy array, or Orbax refuses it.
-        return np.array(leaf)
+    if not isinstance(leaf, jax.Array) or (jax.process_count() > 1 and leaf.is_fully_addressable):
+        # One of several processes writes what all hold, as a NumPy array, or Orbax refuses it.
+        return np.asarray(leaf)
     # On a CPU the host "copy" of a background save is a view, which a donated step could overwrite.
     on_cpu = all(device.platform == "cpu" for device in leaf.devices())
     return _copy(leaf) if on_cpu else leaf

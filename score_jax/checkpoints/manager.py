@@ -12,6 +12,7 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from score_jax import _hosts
+from score_jax.checkpoints import memory
 from score_jax.checkpoints.errors import CheckpointError, guard
 
 PREFIX = "step"
@@ -57,6 +58,8 @@ def processes(together: bool, name: str) -> Any:
 
 def make(folder: Path, *, keep: int | None, scores: Scores, read_only: bool, together: bool) -> Any:
     """The manager of a folder, which is made if it is missing unless `read_only`."""
+    taking_part = processes(together, folder.name)
+    handlers = ocp.handlers.create_default_handler_registry(state=memory.writer(taking_part))
     options = ocp.CheckpointManagerOptions(
         step_prefix=PREFIX,
         step_format_fixed_length=8,
@@ -64,7 +67,7 @@ def make(folder: Path, *, keep: int | None, scores: Scores, read_only: bool, tog
         create=False,
         read_only=read_only,
         cleanup_tmp_directories=not read_only,
-        multiprocessing_options=processes(together, folder.name),
+        multiprocessing_options=taking_part,
         # A folder that cannot be made is then an error of `save`. Made in the background, it would
         # leave threads that wait five minutes for it and keep the process alive.
         async_options=ocp.AsyncOptions(create_directories_asynchronously=False),
@@ -75,7 +78,9 @@ def make(folder: Path, *, keep: int | None, scores: Scores, read_only: bool, tog
         _hosts.agreed(made, only_first=True) if together else made()
     if together:
         _check_shared(folder, writes=not read_only)
-    return guard(what, lambda: ocp.CheckpointManager(folder, options=options))
+    return guard(
+        what, lambda: ocp.CheckpointManager(folder, options=options, handler_registry=handlers)
+    )
 
 
 def _check_shared(folder: Path, *, writes: bool) -> None:

@@ -17,7 +17,7 @@ import orbax.checkpoint as ocp
 
 from score_jax import __version__, _hosts
 from score_jax._check import check
-from score_jax.checkpoints import leaves, manager
+from score_jax.checkpoints import leaves, manager, memory
 from score_jax.checkpoints.errors import (
     CheckpointError,
     DamagedCheckpoint,
@@ -123,6 +123,7 @@ class Checkpoints:
             raise ValueError(f"step {step} is older than the newest checkpoint, step {latest}")
         if step == latest:
             return False
+        memory.give_back()
         raw = jax.tree.map(leaves.to_raw, state)
         content = {
             "format_version": FORMAT_VERSION,
@@ -136,7 +137,7 @@ class Checkpoints:
         }
         content = json.loads(json.dumps(content))
         args = ocp.args.Composite(
-            state=ocp.args.StandardSave(raw),
+            state=ocp.args.PyTreeSave(raw),
             meta=ocp.args.JsonSave({"content": content, "crc32": _crc_json(content)}),
         )
         self._read_scores()
@@ -321,9 +322,10 @@ class Checkpoints:
             abstract, restore_args=ocp.checkpoint_utils.construct_restore_args(abstract), **options
         )
         path = self._path(step) / "state"
+        memory.give_back()
 
         def read() -> Any:
-            with self._reader() as reader:
+            with self._reader(abstract) as reader:
                 return guard(
                     f"cannot read {where}", lambda: reader.restore(path, args=args), reads=True
                 )
@@ -342,10 +344,10 @@ class Checkpoints:
         self._agreed(verify)
         return jax.tree.map(leaves.from_raw, template, raw)
 
-    def _reader(self) -> Any:
-        """A reader of whole states and of parts, which waits for no other process."""
+    def _reader(self, tree: Any = ()) -> Any:
+        """A reader of a tree of shapes, which waits for no other process."""
         options = manager.processes(False, self.folder.name)
-        handler = ocp.PyTreeCheckpointHandler(multiprocessing_options=options)
+        handler = memory.reader(options, tree)
         return ocp.Checkpointer(handler, multiprocessing_options=options)
 
     def _field(self, step: int, template: Any, field: str) -> Restored:

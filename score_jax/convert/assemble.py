@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from score_jax._check import brief
+from score_jax._math import placed
 
 Move = Callable[[np.ndarray], np.ndarray]
 Tree = dict[str, Any]
@@ -202,8 +203,7 @@ def assemble(
         place = tree
         for part in slot.path[:-1]:
             place = place.setdefault(part, {})
-        # Converted by NumPy: with its own type given, an array is placed without compiling anything.
-        place[slot.path[-1]] = jnp.asarray(np.asarray(value, np.float32), jnp.float32)
+        place[slot.path[-1]] = placed(value, jnp.float32)
     return {"params": tree}
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Key
 
 from score_jax._check import check, check_finite, is_number, known, plain
-from score_jax._math import batch_sum
+from score_jax._math import batch_sum, placed
 from score_jax.inverse.noises import Noise
 from score_jax.inverse.operators import (
     Examples,
@@ -64,7 +64,7 @@ class Measurement:
     def _measured(self) -> Any:
         """y without entries that are not measured; y as it is where the operator does not fit it."""
         try:
-            return self.operator.measured(jnp.asarray(self.y, jnp.result_type(self.y)))
+            return self.operator.measured(placed(self.y))
         except (AttributeError, ValueError, TypeError):
             return self.y
 

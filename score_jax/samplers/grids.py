@@ -12,14 +12,9 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from score_jax._check import known
+from score_jax._math import placed
 from score_jax.sde import log_snr_ends
 from score_jax.types import SDE
-
-
-def _placed(values: np.ndarray) -> Float[Array, "..."]:
-    """Floating-point numbers as an array of JAX, converted by NumPy: nothing is compiled."""
-    dtype = jnp.result_type(values)
-    return jnp.asarray(values.astype(dtype), dtype)
 
 
 def check_grid(grid: object, t1: float | None = None) -> Float[Array, " n"]:
@@ -33,7 +28,7 @@ def check_grid(grid: object, t1: float | None = None) -> Float[Array, " n"]:
     if values is not None and values.dtype.kind in "USO":
         raise ValueError(f"grid must be a list of times, as of uniform_grid, got {grid!r:.60}")
     if values is not None and np.issubdtype(values.dtype, np.floating):
-        array = _placed(values)
+        array = placed(values)
     else:
         array = jnp.asarray(grid if values is None else values)
     if array.ndim != 1 or array.shape[0] < 2:
@@ -73,7 +68,7 @@ def uniform_grid(sde: SDE, n: int, *, t0: float = 1e-3) -> Float[Array, " m"]:
     Array([1. , 0.8, 0.6, 0.4, 0.2], dtype=float32)
     """
     _check(sde, n, t0)
-    return _placed(np.linspace(sde.t1, t0, n + 1))
+    return placed(np.linspace(sde.t1, t0, n + 1))
 
 
 def power_grid(sde: SDE, n: int, *, t0: float = 1e-3, power: float = 2.0) -> Float[Array, " m"]:
@@ -86,7 +81,7 @@ def power_grid(sde: SDE, n: int, *, t0: float = 1e-3, power: float = 2.0) -> Flo
         raise ValueError(f"power must be > 0, got {power}")
     times = np.linspace(sde.t1 ** (1 / power), t0 ** (1 / power), n + 1) ** power
     times[0], times[-1] = sde.t1, t0
-    return _placed(times)
+    return placed(times)
 
 
 def quadratic_grid(sde: SDE, n: int, *, t0: float = 1e-3) -> Float[Array, " m"]:
@@ -97,7 +92,7 @@ def quadratic_grid(sde: SDE, n: int, *, t0: float = 1e-3) -> Float[Array, " m"]:
 def times_at(sde: SDE, log_snr: np.ndarray, ends: tuple[float, float]) -> Float[Array, " m"]:
     """The times with these log-SNRs (n + 1,), the first and the last exactly `ends`: a grid (n + 1,)."""
     with jax.ensure_compile_time_eval():
-        times = np.array(sde.time_of_log_snr(_placed(log_snr)))
+        times = np.array(sde.time_of_log_snr(placed(log_snr)))
         times[0], times[-1] = ends
         return check_grid(times, sde.t1)
 

@@ -27,7 +27,7 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Bool, Float, Int
 
 from score_jax._check import check, check_count, known
-from score_jax._math import as_time
+from score_jax._math import as_time, placed
 from score_jax.sde.base import Coefficient, TimeLike
 from score_jax.sde.families import RateSDE
 
@@ -120,7 +120,7 @@ class NoiseSchedule(RateSDE):
         return _Place(left, rest, jnp.clip(left - at_knot, 0, self.n - 1))
 
     def _read(self, values: np.ndarray, index: Int[Array, "..."], like: Coefficient) -> Coefficient:
-        return jnp.asarray(values.astype(like.dtype), like.dtype)[index]
+        return placed(values, like.dtype)[index]
 
     def _integral(self, place: _Place) -> tuple[Coefficient, Coefficient]:
         """B in two parts: the knot's value, rounded, and all the rest."""
@@ -168,7 +168,7 @@ class NoiseSchedule(RateSDE):
         """The t with log_snr(t) = value, in [0, 1]: shape of value."""
         b = jax.nn.softplus(-as_time(value))
         values = self._knots, self._rates
-        knots, rates = (jnp.asarray(v.astype(b.dtype), b.dtype) for v in values)
+        knots, rates = (placed(v, b.dtype) for v in values)
         i = jnp.clip(jnp.searchsorted(knots, b, side="right") - 1, 0, self.n - 1)
         return jnp.clip((i + (b - knots[i]) / rates[i]) / self.n, 0, 1)
 
@@ -374,4 +374,4 @@ def schedule_grid(
     chosen = np.sort(chosen)
     if chosen[0] < 0 or chosen[-1] >= n or (np.diff(chosen) == 0).any():
         raise ValueError(f"indices must be different and in 0..{n - 1}, got {indices!r}")
-    return jnp.asarray(schedule.times[chosen[::-1]], jnp.zeros(0).dtype)
+    return placed(schedule.times[chosen[::-1]])

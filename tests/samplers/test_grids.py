@@ -4,6 +4,7 @@ import inspect
 import math
 
 import hypothesis.strategies as st
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -131,3 +132,16 @@ BAD = [
 def test_bad_grids_are_named(make, named):
     with pytest.raises(ValueError, match=named):
         make()
+
+
+def test_grids_are_placed_without_compiling(caplog):
+    """A program for each number of steps would take longer than a small network's sampler."""
+    with jax.log_compiles():
+        made = sm.uniform_grid(VP(), 37), sm.schedule_grid(CosineBetas(41))
+        levels = np.linspace(1, 0.1, 43, dtype=np.float32)
+        checked = sm.check_grid(levels)
+        jnp.ones(47) + 1
+    levels[:] = 0
+    assert checked[0] == 1 and all(grid.dtype == jnp.float32 for grid in made)
+    compiled = [r.getMessage() for r in caplog.records if "Compiling" in r.getMessage()]
+    assert compiled and all("[47]" in text or "[]" in text for text in compiled)
