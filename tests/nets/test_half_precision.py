@@ -46,17 +46,11 @@ class Moved(nn.Module):
 LAYERS["moved"] = (Moved(), IMAGE)
 
 
-def norm(tree):
-    """The Euclidean norm of every leaf."""
-    return jax.tree.map(lambda a: float(jnp.linalg.norm(jnp.ravel(a.astype(jnp.float32)))), tree)
-
-
 def distances(grads, exact):
-    """Path -> |g - exact| / |exact| of every leaf with a gradient."""
-    paths = [jax.tree_util.keystr(path) for path, _ in jax.tree.leaves_with_path(exact)]
-    off = jax.tree.leaves(norm(jax.tree.map(jnp.subtract, grads, exact)))
-    sizes = jax.tree.leaves(norm(exact))
-    return {p: a / b for p, a, b in zip(paths, off, sizes, strict=True) if b > 0}
+    """Path -> |g - exact| / |exact| of every leaf, NaN where there is no gradient."""
+    size = lambda v: jnp.linalg.norm(jnp.ravel(v.astype(jnp.float32)))
+    off = jax.tree.map(lambda g, e: size(g - e) / size(e), grads, exact)
+    return {jax.tree_util.keystr(path): v for path, v in jax.tree.leaves_with_path(off)}
 
 
 def in_float32(net):
@@ -88,8 +82,8 @@ def test_every_layer_sums_its_gradients_in_float32():
 
         return jax.grad(total)(params)
 
-    off = distances(*jax.jit(lambda: (gradients(True), gradients(False)))())
-    assert max(off.values()) < 0.01
+    off = jax.jit(lambda: distances(gradients(True), gradients(False)))()
+    assert np.nanmax(list(off.values())) < 0.01
 
 
 @jax.custom_vjp
@@ -146,10 +140,11 @@ LONG = pytest.mark.skipif(
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [n if n in SHORT else pytest.param(n, marks=LONG) for n in CASES])
 def test_gradients_of_networks_are_as_near_as_rounding_allows(name):
-    """Every parameter's gradient within 10 %, or five times as far as rounding takes float32.
+    """Every parameter's gradient within 10 %, or half as far again as rounding takes float32.
 
-    Medians over draws near the initial parameters: with maxima or few places in a norm, a network has
-    draws at which a rounding changes its gradient by its whole length.
+    Medians over draws near the initial parameters. With maxima one draw may be ten times as far as
+    another: among 150 parameters the largest quotient of two medians over nine draws is 2.4, over 201
+    draws 1.2, where both have the same distribution.
     """
     net, shape = CASES[name]
     half, (x, label) = net.clone(dtype=HALF), inputs(shape)
@@ -160,19 +155,26 @@ def test_gradients_of_networks_are_as_near_as_rounding_allows(name):
         "rounded": lambda p, x: explained(traced.jaxpr, traced.consts, *jax.tree.leaves(p), x)[0],
         "exact": lambda p, x: net.apply(p, x, label),
     }
-    gradient = lambda out: jax.grad(lambda p, x: jnp.square(out(p, x) - 1).mean())
-    every = jax.jit(lambda p, x: {name: gradient(out)(p, x) for name, out in outs.items()})
+
+    @jax.jit
+    def every(p, x):
+        loss = lambda out: lambda p: jnp.square(out(p, x) - 1).mean()
+        *found, exact = (jax.grad(loss(out))(p) for out in outs.values())
+        return [distances(grads, exact) for grads in found]
+
     rng = np.random.default_rng(0)
     normal = lambda v: jnp.asarray(rng.normal(size=v.shape), v.dtype)
     draws = [
-        every(jax.tree.map(lambda v: v + 0.1 * normal(v), start), x + normal(x)) for _ in range(9)
+        every(jax.tree.map(lambda v: v + 0.1 * normal(v), start), x + normal(x))
+        for _ in range(9 if name in SHORT else 201)
     ]
-    each = lambda name: [distances(found[name], found["exact"]) for found in draws]
     off, allowed = (
-        {path: np.median([d[path] for d in each(name)]) for path in each(name)[0]}
-        for name in ("half", "rounded")
+        {path: np.median([d[path] for d in each]) for path, v in each[0].items() if v >= 0}
+        for each in zip(*draws, strict=True)
     )
     # The bias of an attention's keys cancels in the softmax: its gradient is rounding alone.
     worst = max((p for p in off if allowed[p] < 1), key=lambda p: off[p])
     print(f"{name}: {worst} {off[worst]:.3f} ({allowed[worst]:.3f} by rounding)")
-    assert all(v < max(0.1, 5 * allowed[p]) for p, v in off.items())
+    times = max(off, key=lambda p: off[p] / allowed[p])
+    print(f"{name}: {times} {off[times]:.3f}, {off[times] / allowed[times]:.2f} times as far")
+    assert all(v < max(0.1, 1.5 * allowed[p]) for p, v in off.items())

@@ -136,6 +136,22 @@ def test_convolutions_in_half_and_in_double_precision(x64):
             assert jnp.abs(a - b).max() <= bound * jnp.abs(b).max()
 
 
+@pytest.mark.parametrize("name", ["stride", "along_three"])
+def test_a_convolution_in_half_precision_rounds_once(name):
+    """The value and the gradient of x: float32's of the same arrays, rounded."""
+    fields, *arrays = convolved(name)
+    half = [a.astype(jnp.bfloat16) for a in arrays]
+
+    @jax.jit
+    def both(x, w, g):
+        out, back = jax.vjp(lambda x: cv.conv(x, w, **fields), x)
+        return out, *back(g)
+
+    for a, b in zip(both(*half), both(*(a.astype(jnp.float32) for a in half)), strict=True):
+        assert a.dtype == jnp.bfloat16
+        np.testing.assert_allclose(a.astype(jnp.float32), b, rtol=2.0**-8, atol=1e-5)
+
+
 PLATFORMS = ("cpu", "tpu", "cuda")
 
 
