@@ -140,11 +140,11 @@ LONG = pytest.mark.skipif(
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [n if n in SHORT else pytest.param(n, marks=LONG) for n in CASES])
 def test_gradients_of_networks_are_as_near_as_rounding_allows(name):
-    """Every parameter's gradient within 10 %, or half as far again as rounding takes float32.
+    """Every parameter's gradient at most half as far again as rounding takes float32.
 
     Medians over draws near the initial parameters. With maxima one draw may be ten times as far as
     another: among 150 parameters the largest quotient of two medians over nine draws is 2.4, over 201
-    draws 1.2, where both have the same distribution.
+    draws 1.2, where both have the same distribution. The short tests draw nine, and allow 10 %.
     """
     net, shape = CASES[name]
     half, (x, label) = net.clone(dtype=HALF), inputs(shape)
@@ -177,4 +177,5 @@ def test_gradients_of_networks_are_as_near_as_rounding_allows(name):
     print(f"{name}: {worst} {off[worst]:.3f} ({allowed[worst]:.3f} by rounding)")
     times = max(off, key=lambda p: off[p] / allowed[p])
     print(f"{name}: {times} {off[times]:.3f}, {off[times] / allowed[times]:.2f} times as far")
-    assert all(v < max(0.1, 1.5 * allowed[p]) for p, v in off.items())
+    least = 0.1 if name in SHORT else 0
+    assert all(v < max(least, 1.5 * allowed[p]) for p, v in off.items())
