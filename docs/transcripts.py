@@ -51,7 +51,7 @@ LEFT_OUT = {
     r"cifar10-32x32\.zip|--init network\.pkl": "data of others",
     r"^train --config vp_cifar10\S* --workdir \S+ --net.dtype": "data of others",
     r"runs/(ct|cd|edm)\b": "a run of another process, which a test of its own trains and samples",
-    r"--workdir runs/fashion_vp --task superres": "sides that 4 does not divide",
+    r"--workdir runs/fashion_vp --task": "data of others",
     r"^compare --workdir runs/fashion_vp .*--fit-grid": "a run that another page makes",
     r"^average|--guidance-worse-step": "the snapshots of a long run",
 }

@@ -10,8 +10,8 @@ from ..config import DataConfig
 from ..late import late
 
 with late():
+    from score_jax import data
     from score_jax.convert import records
-    from score_jax.data import AUGMENT_SIZE
     from score_jax.parametrization import LevelInput
 
     from ..run_config import Config
@@ -93,7 +93,7 @@ def resolved(config: Config, source: datasets.RunData, classes: int | None) -> A
         "centered": config.data.range[0] < 0,
         "super_resolution": config.data.low_res_factor is not None or needs == "super_resolution",
         "cond_size": cond[0] if cond is not None and needs == "cond_size" else None,
-        "augment_size": AUGMENT_SIZE if config.data.augment else 0,
+        "augment_size": data.AUGMENT_SIZE if config.data.augment else 0,
     }
     if isinstance(config.noise_input, LevelInput):
         sde: Any = config.sde
