@@ -17,10 +17,13 @@ dilation r, kernel size k and left padding l,
 Along three axes sums of matrix products are faster there. On other platforms the gradients are XLA's
 own transposes. The platform is that for which a program is compiled.
 
-A linear map is the same form without an axis of space. Kernels keep their own type, and dT/dw is made in
-it: where a network computes in bfloat16, the gradients of its float32 kernels are never rounded to
-bfloat16, and their sum over devices is float32 (docs/adr/0025). The precision of the products is that of
-`jax.default_matmul_precision` where a convolution is traced, also for its derivatives.
+A linear map is the same form with a kernel that has no axis of space. Its places stay axes of their own:
+devices that share images would have to gather them before they could be flattened.
+
+Kernels keep their own type, and dT/dw is made in it: where a network computes in bfloat16, the gradients
+of its float32 kernels are never rounded to bfloat16, and their sum over devices is float32
+(docs/adr/0025). The precision of the products is that of `jax.default_matmul_precision` where a
+convolution is traced, also for its derivatives.
 """
 
 import functools
@@ -79,7 +82,7 @@ def conv(
     dilation: int | Sizes = 1,
     spacing: int = 1,
 ) -> Float[Array, "b *e o"]:
-    """Convolve x with w along one, two or three axes; without an axis of space, x @ w.
+    """Convolve x with w along one, two or three axes; of a matrix w, x @ w at every place.
 
     Args:
       x: data, channels last. The result has its type.
@@ -92,7 +95,7 @@ def conv(
 
     >>> y = conv(jnp.ones((1, 8, 8, 3)), jnp.ones((3, 3, 3, 16)), (1, 1))
     """
-    d = x.ndim - 2
+    d = w.ndim - 2
     each = lambda n: n if isinstance(n, tuple) else (n,) * d
     geometry = Geometry(
         x.shape[1:-1], w.shape[:-2], each(stride), each_axis(padding, d), each(dilation),
@@ -133,6 +136,9 @@ def _forward(x: Array, w: Array, n: Geometry) -> Array:
 
 def _taps(x: Array, n: Geometry) -> Iterator[tuple[Sizes, Array]]:
     """Each tap of the kernel, and the part of x that it is multiplied with."""
+    if not n.w_size:
+        yield (), x
+        return
     gaps = ((low, high, u - 1) for (low, high), u in zip(n.padding, n.dilation, strict=True))
     x = lax.pad(x, jnp.zeros((), x.dtype), ((0, 0, 0), *gaps, (0, 0, 0)))
     for tap in np.ndindex(*n.w_size):

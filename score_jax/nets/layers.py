@@ -356,7 +356,7 @@ class Dense(nn.Module):
         """Map x."""
         w = self.param("kernel", self.kernel_init, (x.shape[-1], self.features))
         x = x.astype(nn.dtypes.canonicalize_dtype(x, w, dtype=self.dtype))
-        y = conv(x.reshape(-1, x.shape[-1]), w, ()).reshape(*x.shape[:-1], self.features)
+        y = conv(jnp.atleast_2d(x), w, ()).reshape(*x.shape[:-1], self.features)
         if not self.use_bias:
             return y
         bias = self.param("bias", self.bias_init, (self.features,))

@@ -14,7 +14,7 @@ def filled(net, *inputs, **given):
 
 def xlas(x, w, padding, *, stride=1, dilation=1, spacing=1):
     """The convolution without rules of ours."""
-    d = x.ndim - 2
+    d = w.ndim - 2
     if d == 0:
         return x @ w
     each = lambda n: n if isinstance(n, tuple) else (n,) * d

@@ -12,7 +12,7 @@ from jax import lax
 
 from score_jax.nets import MLP, NCSNpp, resample
 from score_jax.nets import convolution as cv
-from score_jax.nets.layers import GroupNorm, default_groups, sinusoids
+from score_jax.nets.layers import Dense, GroupNorm, default_groups, sinusoids
 from tests.helpers.nets import filled, forced, xlas
 from tests.helpers.port import load
 
@@ -150,6 +150,16 @@ def test_a_convolution_in_half_precision_rounds_once(name):
     for a, b in zip(both(*half), both(*(a.astype(jnp.float32) for a in half)), strict=True):
         assert a.dtype == jnp.bfloat16
         np.testing.assert_allclose(a.astype(jnp.float32), b, rtol=2.0**-8, atol=1e-5)
+
+
+def test_a_linear_map_leaves_the_places_where_they_are():
+    """Devices that share images would have to gather them before they could be flattened."""
+    layer, x = Dense(4, use_bias=False), jnp.ones((2, 6, 5, 3))
+    params = layer.init(jax.random.key(0), x)
+    total = lambda params, x: jnp.square(layer.apply(params, x)).sum()
+    text = jax.jit(jax.grad(total, (0, 1))).lower(params, x).as_text()
+    assert "tensor<2x6x5x4xf32>" in text and "tensor<60x" not in text
+    assert layer.apply(params, x[0, 0, 0]).shape == (4,)
 
 
 PLATFORMS = ("cpu", "tpu", "cuda")
