@@ -14,6 +14,7 @@ import dataclasses
 import statistics
 
 from benchmarks.gpu_train import PRECISIONS, PRESETS, config_of
+from experiments import cli
 
 
 def measure(name, precision, sampler, args):
