@@ -63,9 +63,6 @@ def main(names):
         elif mapping == "both":
             lies = training.divided(training.make_mesh(devices, fsdp=n // 4, space=4))
             step = training.global_step(whole, sharding_of=lies)
-        elif mapping == "jit":
-            lies = training.replicated(training.make_mesh(devices))
-            step = training.global_step(whole, devices=devices)
         else:
             lies = training.replicated(training.make_mesh(devices))
             each = training.make_train_step(loss, optimizer, axis_name="devices")
