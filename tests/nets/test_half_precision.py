@@ -47,7 +47,7 @@ LAYERS["moved"] = (Moved(), IMAGE)
 
 
 def distances(grads, exact):
-    """Path -> |g - exact| / |exact| of every leaf, NaN where there is no gradient."""
+    """For the path of every leaf, |g - exact| / |exact|; it is NaN where the gradient is zero."""
     size = lambda v: jnp.linalg.norm(jnp.ravel(v.astype(jnp.float32)))
     off = jax.tree.map(lambda g, e: size(g - e) / size(e), grads, exact)
     return {jax.tree_util.keystr(path): v for path, v in jax.tree.leaves_with_path(off)}
